@@ -1,0 +1,41 @@
+# Everything from a fresh clone, nothing installed before: `make demo` or `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= report
+
+.PHONY: setup demo test lint types bench mini clean
+.DEFAULT_GOAL := test
+
+setup: $(VENV)/installed
+
+# torch comes first and pinned: on a machine without CUDA a newer one would bring gigabytes of it
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/neuroscope run --out $(OUT)
+
+test: setup lint types
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check neuroscope tests assets benchmarks
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/attribution.py
+	$(BIN)/python benchmarks/ablation.py
+
+mini: setup
+	$(BIN)/python assets/build_mini.py
+
+clean:
+	rm -rf $(VENV) $(OUT)

@@ -1,0 +1,90 @@
+"""neuroscope: which neurons does a task use, are they its own, and what happens without them?
+
+    import neuroscope as ns
+
+    model = ns.load("mini")
+    tasks = ns.load_tasks("mini")
+    mask = ns.attribute(model, tasks["sentiment-food"]).top(0.10)
+    with ns.ablate(model, mask):
+        ns.evaluate(model, tasks["sentiment-food"])
+
+Names are imported when they are first used, so that `import neuroscope` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuroscope.attribution import attribute as attribute
+    from neuroscope.errors import NeuroscopeError as NeuroscopeError
+    from neuroscope.evaluation import evaluate as evaluate
+    from neuroscope.evidence import cross_ablation as cross_ablation
+    from neuroscope.evidence import deactivation as deactivation
+    from neuroscope.interventions import ablate as ablate
+    from neuroscope.interventions import add as add
+    from neuroscope.interventions import lens_hooks as lens_hooks
+    from neuroscope.interventions import nnsight_code as nnsight_code
+    from neuroscope.interventions import patch as patch
+    from neuroscope.interventions import scale as scale
+    from neuroscope.masks import NeuronMask as NeuronMask
+    from neuroscope.masks import Scores as Scores
+    from neuroscope.masks import load_lape as load_lape
+    from neuroscope.masks import save_lape as save_lape
+    from neuroscope.models import Model as Model
+    from neuroscope.models import load as load
+    from neuroscope.models import tap_experts as tap_experts
+    from neuroscope.models import untap_experts as untap_experts
+    from neuroscope.overlap import overlap as overlap
+    from neuroscope.overlap import overlap_sweep as overlap_sweep
+    from neuroscope.patching import patch_sweep as patch_sweep
+    from neuroscope.pipeline import run as run
+    from neuroscope.report import write_report as write_report
+    from neuroscope.tasks import Example as Example
+    from neuroscope.tasks import Task as Task
+    from neuroscope.tasks import load_tasks as load_tasks
+
+__version__ = "0.1.0"
+
+HOME = {
+    "Example": "tasks",
+    "Model": "models",
+    "NeuronMask": "masks",
+    "NeuroscopeError": "errors",
+    "Scores": "masks",
+    "Task": "tasks",
+    "ablate": "interventions",
+    "add": "interventions",
+    "attribute": "attribution",
+    "cross_ablation": "evidence",
+    "deactivation": "evidence",
+    "evaluate": "evaluation",
+    "lens_hooks": "interventions",
+    "load": "models",
+    "load_lape": "masks",
+    "load_tasks": "tasks",
+    "nnsight_code": "interventions",
+    "overlap": "overlap",
+    "overlap_sweep": "overlap",
+    "patch": "interventions",
+    "patch_sweep": "patching",
+    "run": "pipeline",
+    "save_lape": "masks",
+    "scale": "interventions",
+    "tap_experts": "models",
+    "untap_experts": "models",
+    "write_report": "report",
+}
+
+__all__ = sorted(HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOME:
+        raise AttributeError(f"module 'neuroscope' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"neuroscope.{HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOME])

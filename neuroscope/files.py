@@ -1,0 +1,102 @@
+"""Reading and writing: atomically, and without ever unpickling."""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from neuroscope.errors import FileError
+
+FORMAT = 1  # of every file that neuroscope writes
+PACKAGES = ("neuroscope", "torch", "transformers", "transformer-lens", "nnsight", "peft")
+
+
+def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any]) -> Path:
+    """Write a file atomically: a reader sees the old file or the whole new one, also after a kill.
+
+    `content` is the text, the bytes, or a function that writes to the temporary path it is given.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        if callable(content):
+            content(partial)
+        elif isinstance(content, bytes):
+            partial.write_bytes(content)
+        else:
+            partial.write_text(content, encoding="utf-8")
+        partial.chmod(0o666 & ~_umask())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_json(path: str | os.PathLike, kind: str) -> Any:
+    """Parse a JSON file that should hold `kind`."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"read {kind} from {path}", str(error), "check the path") from None
+    except ValueError as error:
+        raise FileError(
+            f"read {kind} from {path}", f"not JSON: {error}", "the file is truncated or of another kind; write it again"
+        ) from None
+
+
+def digest(*parts: Any) -> str:
+    """16 hexadecimal digits that change with any of the parts (anything whose `repr` says all there is to say)."""
+    return hashlib.sha256("\x1f".join(map(repr, parts)).encode()).hexdigest()[:16]
+
+
+class Journal:
+    """Finished measurements by key, kept in memory and, where a path is given, in a file that survives a kill.
+
+    The file has one JSON line per measurement; a last line that was cut off by a kill is dropped and measured again.
+    """
+
+    def __init__(self, path: str | os.PathLike | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self.known: dict[str, Any] = {}
+        if self.path is not None and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").split("\n")
+            for line in lines[:-1]:  # what follows the last line break is empty, or cut off
+                key, value = json.loads(line)
+                self.known[key] = value
+            if lines[-1]:
+                write(self.path, "".join(line + "\n" for line in lines[:-1]))
+
+    def get(self, key: str, measure: Callable[[], Any]) -> Any:
+        """The value under the key, measured now if it is not known."""
+        if key not in self.known:
+            self.known[key] = measure()
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([key, self.known[key]]) + "\n")
+        return self.known[key]
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on, without importing any of the packages."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

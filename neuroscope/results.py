@@ -1,0 +1,60 @@
+"""What every result can do: become a tidy frame, a figure, a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from neuroscope import files
+from neuroscope.errors import FileError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A frozen table of numbers with the manifest that says where they come from.
+
+    Attributes:
+        table: tidy: one row per measurement, one column per variable.
+        manifest: model, data hash, seed, dtype, versions and settings behind the numbers.
+    """
+
+    table: pd.DataFrame
+    manifest: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A copy of the tidy table."""
+        return self.table.copy()
+
+    def figure(self) -> go.Figure:
+        """The result as an interactive plotly figure (never shown by itself)."""
+        raise TypeError(f"{type(self).__name__} has no figure; use to_frame()")
+
+    def save(self, path: str | PathLike) -> Path:
+        """Write the result as one JSON file, atomically."""
+        content = {
+            "format": files.FORMAT,
+            "kind": type(self).__name__,
+            "manifest": self.manifest,
+            "table": json.loads(self.table.to_json(orient="table", index=False, double_precision=15)),
+        }
+        return files.write(path, json.dumps(content, indent=1))
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> Self:
+        """Read back what `save` wrote."""
+        import pandas as pd  # heavy: only where a table is read
+
+        content = files.read_json(path, cls.__name__)
+        kind = content.get("kind") if isinstance(content, dict) else None
+        if kind != cls.__name__:
+            raise FileError(f"read {cls.__name__} from {path}", f"a file of kind {kind!r}", "load it with that class")
+        table = pd.read_json(io.StringIO(json.dumps(content["table"])), orient="table", precise_float=True)
+        return cls(table=table, manifest=content["manifest"])
