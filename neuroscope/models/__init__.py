@@ -1,0 +1,149 @@
+"""Open any model: a name, a Hugging Face or PEFT model, a TransformerBridge, an nnsight model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from neuroscope.errors import ModelError, public
+from neuroscope.models import experts
+from neuroscope.models.hugging_face import open_hugging_face
+from neuroscope.models.model import UNITS, Model, require_parameters
+
+__all__ = ["UNITS", "Model", "bundled", "load", "require_parameters", "resolve", "tap_experts", "untap_experts"]
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def bundled(name: str) -> Path | None:
+    """The folder of a bundled model, in a checkout or in an installed package; None if there is none of that name."""
+    for folder in (PACKAGE / "assets" / name, PACKAGE.parent / "assets" / name):
+        if (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+@public
+def load(
+    model: Any,
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    dtype: torch.dtype | str = "auto",
+    device: str | torch.device | None = None,
+    device_map: Any = None,
+) -> Model:
+    """Open a model and check it.
+
+    Args:
+        model: "mini" (bundled), a Hub id, a local folder, or a model object of any supported kind.
+        tokenizer: for a model object that does not know its own.
+        revision: of the Hub repository.
+        dtype: of the weights, for a model loaded by name.
+        device: where to put a model loaded by name.
+        device_map: as in transformers, for models beyond one device.
+
+    Returns:
+        A `Model`; its repr says what was found. `model.original` is the object itself.
+
+    Raises:
+        ModelError: nothing to load under that name, or a model that cannot be opened.
+
+    Example:
+        >>> model = load("mini")
+        >>> model.style, len(model.sites("hidden")), len(model.sites("head"))
+        ('causal', 4, 4)
+    """
+    if not isinstance(model, (str, Path)):
+        return resolve(model, tokenizer)
+    loaded, found = _from_pretrained(str(bundled(str(model)) or model), revision, dtype, device_map)
+    if device is not None:
+        loaded.to(device)
+    experts.tap(loaded)
+    return open_hugging_face(loaded.eval(), tokenizer if tokenizer is not None else found)
+
+
+def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: Any) -> tuple[nn.Module, Any]:
+    import transformers  # heavy: only when a model is loaded by name
+
+    kwargs = {"revision": revision} if revision else {}
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **kwargs)
+        kind = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0], None)
+        if kind is None or not hasattr(kind, "from_pretrained") or kind.__name__.endswith("Model"):
+            kind = kind if kind is not None and "LMHead" in kind.__name__ else transformers.AutoModelForCausalLM
+        model = kind.from_pretrained(name, dtype=dtype, device_map=device_map, **kwargs)
+    except Exception as error:  # transformers, safetensors and the Hub raise a dozen kinds; the text is what helps
+        text = " ".join(str(error).split())
+        raise ModelError(
+            f"load model {name!r}",
+            f"{type(error).__name__}: {text[:300]}",
+            "give 'mini', a Hub id that this machine can reach, or a local folder with config.json and safetensors",
+        ) from error
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **kwargs)
+    except (OSError, ValueError):
+        tokenizer = None
+    return model, tokenizer
+
+
+def resolve(model: Any, tokenizer: Any = None) -> Model:
+    """Open anything that can be opened. A `Model` is returned as it is, so what is called often should be given one."""
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, (str, Path)):
+        return load(str(model))
+    return _open(model, tokenizer)
+
+
+def _open(model: Any, tokenizer: Any) -> Model:
+    made_by = {base.__module__.split(".")[0] for base in type(model).__mro__}
+    if hasattr(model, "_orig_mod"):
+        raise ModelError(
+            f"open a {type(model).__name__}",
+            "a model under torch.compile, which ignores hooks that are added later",
+            "pass the model itself (compiled._orig_mod), and compile it afterwards if you must",
+        )
+    if "transformer_lens" in made_by:
+        from neuroscope.models.lens import open_bridge  # imports nothing of TransformerLens, but is rarely needed
+
+        return open_bridge(model, tokenizer)
+    if "nnsight" in made_by:
+        from neuroscope.models.nnsight import open_nnsight
+
+        return open_nnsight(model, tokenizer)
+    if isinstance(model, nn.Module):
+        return open_hugging_face(model, tokenizer)
+    raise ModelError(
+        f"open a {type(model).__name__}",
+        "not a model",
+        "give 'mini', a Hub id, a folder, a Hugging Face or PEFT model, a TransformerBridge or an nnsight model",
+    )
+
+
+@public
+def tap_experts(model: Any) -> Any:
+    """Give every expert of a mixture a hook point of its own, in place; returns the model.
+
+    The model computes the same function to rounding, one expert at a time, which is slower than the fused kernels.
+    """
+    experts.tap(_torch_model(model))
+    return model
+
+
+@public
+def untap_experts(model: Any) -> Any:
+    """Undo `tap_experts`, in place; returns the model."""
+    experts.untap(_torch_model(model))
+    return model
+
+
+def _torch_model(model: Any) -> nn.Module:
+    if isinstance(model, Model):
+        return model.root
+    if hasattr(type(model), "original_model"):
+        return model.original_model
+    return model if isinstance(model, nn.Module) else model._module

@@ -1,0 +1,123 @@
+"""Open a TransformerLens `TransformerBridge`: its sites are TransformerLens' own HookPoints, by their own names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from neuroscope.errors import ModelError
+from neuroscope.models.experts import expert_sites, untapped
+from neuroscope.models.hugging_face import find_tokenizer, in_order, probe, style_of
+from neuroscope.models.model import Model, check_finite, quiet
+from neuroscope.sites import Site, edit
+
+# unit -> what an address looks like; where a second pattern is given, the HookPoint must be that one too, because on a
+# mixture TransformerLens' mlp.hook_post is the block's output, not neurons
+HOOKS = {
+    "hidden": [(r"(mlp|mlp\.shared_expert)\.hook_post", r"\1.out.hook_in")],
+    "output": [(r"mlp\.out\.hook_out", None), (r"mlp\.hook_out", None)],
+    "head": [(r"(?:self_|cross_)?attn\.hook_z", None)],
+}
+
+
+def open_bridge(bridge: Any, tokenizer: Any = None) -> Model:
+    """Find the HookPoints that carry neurons, and check that they fire (in compatibility mode too)."""
+    root = bridge.original_model
+    style = style_of(root)
+    inputs = probe(root, style)
+    candidates = {unit: _candidates(bridge, unit) for unit in HOOKS}
+    every = [site for sites in candidates.values() for site in sites]
+    widths: dict[str, int] = {}
+
+    def measure(site: Site, h: Tensor, tokens: Tensor | None) -> None:
+        widths[site.address] = h.shape[-1]
+
+    with quiet(root), edit(every, measure):
+        check_finite(root, inputs)
+    units = {unit: _fired(sites, widths, root.config) for unit, sites in candidates.items()}
+    taps = expert_sites(root)
+    units["hidden"] = in_order([*units["hidden"].values(), *taps])
+    return Model(
+        name=getattr(root.config, "_name_or_path", "") or bridge.cfg.model_name,
+        backend="transformer_bridge",
+        style=style,
+        root=root,
+        tokenizer=tokenizer or bridge.tokenizer or find_tokenizer(root),
+        original=bridge,
+        units=units,
+        problems=_problems(units, root),
+        has_parameters=False,
+    )
+
+
+def _candidates(bridge: Any, unit: str) -> list[Site]:
+    hooks: dict[str, nn.Module] = bridge.hook_dict
+    paths = {id(m): p for p, m in bridge.original_model.named_modules()}
+    sites: dict[str, Site] = {}
+    for pattern, own in HOOKS[unit]:
+        for name, hook in hooks.items():
+            match = re.fullmatch(rf"((?:encoder_|decoder_)?blocks\.(\d+))\.({pattern})", name)
+            if match is None or (own and hooks.get(f"{match[1]}.{re.sub(pattern, own, match[3])}") is not hook):
+                continue
+            path = _hugging_face_path(paths.get(id(hook), name), bridge.original_model)
+            site = Site(name, path, hook, 0, int(match[2]), unit, "output" if unit == "output" else "input")
+            # attention has several kinds in a block; an FFN's output is its projection's, or the mixture's as a whole
+            sites.setdefault(match[1] if unit == "output" else name, site)
+    return list(sites.values())
+
+
+def _hugging_face_path(path: str, root: nn.Module) -> str:
+    """The path of the component that owns a HookPoint, as it is called in the Hugging Face model."""
+    owner = path.rpartition(".")[0]
+    own_name = getattr(root.get_submodule(owner), "name", None) or owner  # TransformerLens renames some: c_proj to o
+    return ".".join([*owner.split(".")[:-1], own_name.split(".")[-1]]).replace("._original_component", "")
+
+
+def _fired(sites: list[Site], widths: Mapping[str, int], config: Any) -> dict[str, Site]:
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", None) or config.n_head
+    fired = []
+    for s in sites:
+        if s.address in widths:
+            width = heads if s.unit == "head" else widths[s.address]
+            fired.append(replace(s, width=width, group=widths[s.address] // width))
+    return in_order(fired)
+
+
+def _problems(units: dict, root: nn.Module) -> dict[str, ModelError]:
+    problems = {}
+    for unit, found in units.items():
+        if not found:
+            problems[unit] = ModelError(
+                f"the {unit} neurons of a TransformerBridge",
+                "no HookPoint of that kind fires",
+                "open the Hugging Face model itself",
+            )
+    closed = untapped(root)
+    if closed:
+        problems["hidden"] = ModelError(
+            "the FFN neurons of a TransformerBridge",
+            f"experts that are not tapped ({closed[0]} and {len(closed) - 1} more)",
+            "call ns.tap_experts(model) first",
+        )
+    return problems
+
+
+def hooks_for(
+    chosen: Mapping[str, Int[Tensor, " chosen"]], value: float = 0.0
+) -> list[tuple[str, Callable[[Tensor, Any], Tensor]]]:
+    """TransformerLens `fwd_hooks` that set chosen neurons to a value: `bridge.run_with_hooks(tokens, fwd_hooks=...)`."""
+
+    def setter(neurons: Tensor, by_head: bool) -> Callable[[Tensor, Any], Tensor]:
+        def fill(activation: Tensor, hook: Any) -> Tensor:
+            # TransformerLens shows heads as [batch, pos, head, d_head]
+            return activation.index_fill(-2 if by_head else -1, neurons.to(activation.device), value)
+
+        return fill
+
+    return [(name, setter(torch.as_tensor(n), name.endswith("hook_z"))) for name, n in chosen.items() if len(n)]

@@ -1,0 +1,206 @@
+"""Model: an opened model, the same for every backend."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from neuroscope.errors import ModelError, NumericalError, choose
+from neuroscope.sites import Site
+
+UNITS = ("hidden", "output", "head")
+Style = Literal["causal", "seq2seq", "masked"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Model:
+    """What was found when a model was opened. Every public function takes one, or anything that can be opened.
+
+    Attributes:
+        name: Hub id, folder, or class name.
+        backend: "hugging_face", "transformer_bridge" or "nnsight".
+        style: "causal", "seq2seq" or "masked".
+        root: the torch model, called with Hugging Face keyword arguments.
+        tokenizer: its tokenizer, or None.
+        has_parameters: False on a TransformerBridge, whose parameters are not the model's own.
+        original: the object that the user opened.
+    """
+
+    name: str
+    backend: str
+    style: Style
+    root: nn.Module
+    tokenizer: Any
+    original: Any
+    units: Mapping[str, Mapping[str, Site]]
+    problems: Mapping[str, ModelError] = field(default_factory=dict)
+    has_parameters: bool = True
+
+    def sites(self, unit: str = "hidden") -> Mapping[str, Site]:
+        """Sites by address, in forward order.
+
+        Raises:
+            ModelError: the model's neurons of this unit cannot be reached; the text says what to do.
+        """
+        choose(unit, UNITS, "unit")
+        if unit in self.problems:
+            raise self.problems[unit]
+        return self.units[unit]
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration."""
+        return self.root.config
+
+    @property
+    def base(self) -> nn.Module:
+        """The model under any PEFT wrapper."""
+        return self.root.get_base_model() if hasattr(self.root, "get_base_model") else self.root
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.base.get_input_embeddings().weight.device
+
+    @property
+    def context(self) -> int | None:
+        """The longest input in tokens, or None where the configuration sets no limit."""
+        if self.config.model_type == "opt":
+            return self.config.max_position_embeddings
+        for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+            if isinstance(getattr(self.config, name, None), int):
+                return getattr(self.config, name)
+        return None
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks that hold sites."""
+        return len({site.address.split(".mlp")[0].split(".hook")[0] for site in self.units["output"].values()})
+
+    def logits(
+        self, inputs: dict[str, Tensor], keep: Int[Tensor, " kept"] | None = None
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """One forward pass. With `keep`, only these positions' logits (computed alone where the model can)."""
+        signature = inspect.signature(self.base.forward).parameters
+        inputs = dict(inputs) | ({"use_cache": False} if "use_cache" in signature else {})
+        if keep is None:
+            return self.root(**inputs).logits
+        if "logits_to_keep" in signature:
+            return self.root(**inputs, logits_to_keep=keep).logits
+        return self.root(**inputs).logits[:, keep]
+
+    @torch.no_grad()
+    def generate(
+        self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"], max_new_tokens: int
+    ) -> Int[Tensor, "batch new"]:
+        """Greedy continuation of left-padded prompts; only the new tokens, padded after the end."""
+        from transformers import GenerationConfig  # transformers is heavy: only where a model is run
+
+        if self.style == "masked":
+            raise ModelError(
+                f"generate with {self.name}", "a masked language model", "use a classification task, or a causal model"
+            )
+        settings = self.base.generation_config
+        eos = (
+            settings.eos_token_id
+            if settings.eos_token_id is not None
+            else getattr(self.tokenizer, "eos_token_id", None)
+        )
+        first_eos = eos[0] if isinstance(eos, list) else eos
+        pad = settings.pad_token_id if settings.pad_token_id is not None else first_eos
+        config = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=eos,
+            pad_token_id=pad,
+            decoder_start_token_id=settings.decoder_start_token_id,
+        )
+        out = self.root.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+        return out[:, 1:] if self.style == "seq2seq" else out[:, input_ids.shape[1] :]
+
+    def quiet(self) -> contextlib.AbstractContextManager[None]:
+        """Evaluation mode and frozen parameters in the scope; every mode and `requires_grad` is restored on exit."""
+        return quiet(self.root)
+
+    def fingerprint(self) -> str:
+        """16 digits that change with the architecture or the weights (64 evenly spaced entries of each parameter)."""
+        state = hashlib.sha256()
+        for name, parameter in self.root.named_parameters():
+            flat = parameter.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 64)].float().cpu()
+            state.update(f"{name.replace('._original_component', '')}{tuple(parameter.shape)}".encode())
+            state.update(sample.numpy().tobytes())
+        return state.hexdigest()[:16]
+
+    def provenance(self) -> dict[str, Any]:
+        """What a manifest says of the model."""
+        return {
+            "model": self.name,
+            "revision": getattr(self.config, "_commit_hash", None),
+            "fingerprint": self.fingerprint(),
+            "backend": self.backend,
+            "dtype": str(next(self.root.parameters()).dtype).removeprefix("torch."),
+        }
+
+    def __repr__(self) -> str:
+        lines = [f"Model({self.name}: {type(self.base).__name__}, {self.style}, {self.backend}, on {self.device})"]
+        for unit in UNITS:
+            if unit in self.problems:
+                lines.append(f"  {unit:7} {self.problems[unit].found}")
+                continue
+            sites = list(self.units[unit].values())
+            total = sum(s.width for s in sites)
+            span = f", {sites[0].address} .. {sites[-1].address}" if sites else ""
+            lines.append(f"  {unit:7} {total:,} neurons at {len(sites)} sites{span}")
+        return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def quiet(root: nn.Module) -> Iterator[None]:
+    """Evaluation mode and frozen parameters in the scope; every mode and `requires_grad` is restored on exit."""
+    modes = [(m, m.training) for m in root.modules()]
+    trained = [p for p in root.parameters() if p.requires_grad]
+    try:
+        for module, _ in modes:
+            module.training = False
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def require_parameters(model: Model, asked: str) -> None:
+    """Refuse a model whose own parameters are out of reach."""
+    if not model.has_parameters:
+        raise ModelError(
+            asked,
+            "a TransformerBridge, which splits and rewrites the weights",
+            "open the Hugging Face model itself (before it is booted into a Bridge), or another method",
+        )
+
+
+def check_finite(root: nn.Module, inputs: dict[str, Tensor]) -> None:
+    """Refuse a model whose logits on a tiny input are not finite, naming the parameters that are not."""
+    with torch.no_grad():
+        logits = root(**inputs).logits
+    if not torch.isfinite(logits).all():
+        bad = [name for name, p in root.named_parameters() if not torch.isfinite(p).all()]
+        where = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise NumericalError(
+            f"open {type(root).__name__}",
+            f"non-finite weights in {where}" if bad else "finite weights, but non-finite logits (an overflow)",
+            "load the weights again" if bad else "open the model in float32 or bfloat16",
+        )
