@@ -1,0 +1,394 @@
+"""Scores and masks: one number per neuron, and a set of neurons; with the files that carry them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from neuroscope import figures, files
+from neuroscope.errors import ArgumentError, FileError, MaskError, NumericalError, choose, public
+from neuroscope.sites import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Match = Literal["uniform", "layer"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PerNeuron(Mapping[str, Tensor]):
+    """A tensor per site, by address, in forward order. `len` counts neurons, not sites.
+
+    Attributes:
+        values_by_site: the tensors.
+        widths: number of neurons of every site of the model.
+        unit: "hidden", "output" or "head".
+        manifest: where the numbers come from.
+        means: mean activation of every neuron on the examples it was scored on, if known (for mean ablation).
+    """
+
+    values_by_site: Mapping[str, Tensor]
+    widths: Mapping[str, int]
+    unit: str = "hidden"
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    means: Mapping[str, Float[Tensor, " coordinate"]] | None = None
+
+    def __getitem__(self, address: str) -> Tensor:
+        return self.values_by_site[address]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_site)
+
+    def __len__(self) -> int:
+        return sum(len(v) for v in self.values_by_site.values())
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other) or not isinstance(other, PerNeuron):
+            return NotImplemented
+        same_shape = dict(self.widths) == dict(other.widths) and list(self) == list(other)
+        return same_shape and all(torch.equal(self[a], other[a]) for a in self)
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, tuple(self.widths.items()), tuple(tuple(v.tolist()) for v in self.values())))
+
+    def save(self, path: str | PathLike) -> Path:
+        """Write a safetensors file with the manifest inside, atomically."""
+        from safetensors.torch import save_file  # only where a file is written
+
+        tensors = {f"values/{a}": self._stored(v) for a, v in self.items()}
+        tensors |= {f"means/{a}": self._stored(v.float()) for a, v in (self.means or {}).items()}
+        about = {"format": files.FORMAT, "kind": type(self).__name__, "unit": self.unit, "widths": dict(self.widths)}
+        metadata = {"neuroscope": json.dumps(about), "manifest": json.dumps(dict(self.manifest))}
+        return files.write(path, lambda partial: save_file(tensors, partial, metadata))
+
+    @staticmethod
+    def _stored(values: Tensor) -> Tensor:
+        # a copy, because safetensors refuses two names for one storage
+        return values.to(torch.float32 if values.is_floating_point() else torch.int32).clone().contiguous()
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileError: the file is missing, truncated, or holds something else.
+        """
+        tensors, about, manifest = _read_safetensors(path, cls.__name__)
+        missing = [a for a in about["widths"] if f"values/{a}" not in tensors]
+        if missing:
+            raise FileError(f"read {cls.__name__} from {path}", f"no values for {missing[0]}", "write the file again")
+        values = {a: tensors[f"values/{a}"] for a in about["widths"]}
+        means = {a: tensors[f"means/{a}"] for a in about["widths"] if f"means/{a}" in tensors}
+        return cls(values, about["widths"], about["unit"], manifest, means or None)
+
+    def fits(self, sites: Mapping[str, Site], asked: str) -> None:
+        """Refuse sites of another shape.
+
+        Raises:
+            MaskError: names both shapes.
+        """
+        theirs = {a: s.width for a, s in sites.items()}
+        if dict(self.widths) != theirs:
+            raise MaskError(
+                asked, f"{shape(self.widths)}; the model has {shape(theirs)}", "find the neurons on this model"
+            )
+
+
+@dataclass(frozen=True, eq=False, repr=False)  # again, for __post_init__ to be called
+class Scores(PerNeuron):
+    """One relevance per neuron: address -> float tensor `[width]`."""
+
+    def __post_init__(self) -> None:
+        bad = {a: int((~torch.isfinite(v)).sum()) for a, v in self.items() if not torch.isfinite(v).all()}
+        if sum(bad.values()) != len(self) - self.measured:
+            raise NumericalError(
+                f"scores by {self.manifest.get('method', 'an unknown method')}",
+                f"{sum(bad.values())} non-finite values, the first at {next(iter(bad), 'no site')}",
+                "check the model's weights and dtype (bfloat16 or float32, not float16)",
+            )
+
+    @property
+    def measured(self) -> int:
+        """How many neurons were scored; the others (of a sampled exact ablation) are NaN."""
+        return self.manifest.get("measured", len(self))
+
+    def _complete(self, asked: str) -> None:
+        if self.measured < len(self):
+            found = f"{self.measured:,} of {len(self):,} neurons were measured"
+            raise ArgumentError(asked, found, "score all neurons, or compare the measured ones through vector()")
+
+    def vector(self) -> Float[Tensor, " neuron"]:
+        """All relevances in forward order."""
+        return torch.cat([v.float() for v in self.values()])
+
+    def top(self, k: float, *, per_layer: bool = False) -> NeuronMask:
+        """The most relevant share of all neurons of the model together (LX24 §3.1: k = 0.1), or of every site.
+
+        Equal relevances are taken in forward order, so that the result does not depend on the machine.
+
+        Raises:
+            ArgumentError: k is not in (0, 1].
+        """
+        if isinstance(k, bool) or not isinstance(k, (int, float)) or not 0 < k <= 1:
+            raise ArgumentError(f"top({k!r})", "k is the share of neurons to take", "give 0 < k <= 1, such as 0.10")
+        self._complete(f"top({k!r})")
+        groups = [[a] for a in self] if per_layer else [list(self)]
+        flags: dict[str, Tensor] = {}
+        for addresses in groups:
+            relevance = torch.cat([self[a].float() for a in addresses])
+            chosen = torch.zeros(len(relevance), dtype=torch.bool)
+            order = torch.sort(relevance.cpu(), descending=True, stable=True).indices
+            chosen[order[: max(1, round(k * len(relevance)))]] = True
+            flags |= dict(zip(addresses, chosen.split([self.widths[a] for a in addresses]), strict=True))
+        return self._mask(flags, {"k": k, "per_layer": per_layer})
+
+    def threshold(self, minimum: float) -> NeuronMask:
+        """The neurons whose relevance is at least `minimum`."""
+        self._complete(f"threshold({minimum!r})")
+        return self._mask({a: v >= minimum for a, v in self.items()}, {"minimum": minimum})
+
+    def _mask(self, flags: Mapping[str, Bool[Tensor, " width"]], selection: dict[str, Any]) -> NeuronMask:
+        neurons = {a: flags[a].nonzero().flatten().cpu() for a in self}
+        return NeuronMask(neurons, self.widths, self.unit, {**self.manifest, "selection": selection}, self.means)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per neuron: address, layer, neuron, relevance."""
+        return _frame(self, {a: torch.arange(len(v)) for a, v in self.items()}, relevance=self.vector())
+
+    def figure(self, k: float = 0.10) -> go.Figure:
+        """Relevance by rank, with the cut at the top k."""
+        return figures.distribution(
+            {str(self.manifest.get("task", "scores")): self.vector().cpu().numpy()},
+            k=k,
+            title=f"Relevance by rank ({self.manifest.get('method', '')})",
+        )
+
+    def __repr__(self) -> str:
+        about = ", ".join(
+            f"{n}={self.manifest[n]}" for n in ("method", "task", "reduction", "examples") if n in self.manifest
+        )
+        return f"Scores({len(self):,} {self.unit} neurons at {len(self.widths)} sites{', ' + about if about else ''})"
+
+
+class NeuronMask(PerNeuron):
+    """A set of neurons: address -> sorted LongTensor of neuron indices; every site is present, also without a neuron.
+
+    Example:
+        >>> a = NeuronMask.of({"blocks.0.mlp.hook_post": [1, 2]}, {"blocks.0.mlp.hook_post": 4})
+        >>> b = NeuronMask.of({"blocks.0.mlp.hook_post": [2, 3]}, {"blocks.0.mlp.hook_post": 4})
+        >>> len(a | b), (a & b)["blocks.0.mlp.hook_post"].tolist(), len(~a), round(a.jaccard(b), 3)
+        (3, [2], 2, 0.333)
+    """
+
+    @classmethod
+    def of(
+        cls,
+        neurons: Mapping[str, Sequence[int] | Tensor],
+        widths: Mapping[str, int],
+        unit: str = "hidden",
+        manifest: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A mask from plain indices; sites that are not named have no neuron in it.
+
+        Raises:
+            MaskError: an address or an index that the widths do not have.
+        """
+        unknown = [a for a in neurons if a not in widths]
+        if unknown:
+            raise MaskError("a mask", f"address {unknown[0]!r}", f"use one of {', '.join(list(widths)[:3])}, ...")
+        found = {}
+        for address, width in widths.items():
+            indices = torch.as_tensor(neurons.get(address, []), dtype=torch.long).flatten().unique()
+            outside = indices[(indices < 0) | (indices >= width)].tolist()
+            if outside:
+                found_there = f"neuron {outside[0]}; the site has {width}"
+                raise MaskError(f"a mask at {address}", found_there, f"use indices from 0 to {width - 1}")
+            found[address] = indices
+        return cls(found, dict(widths), unit, manifest or {})
+
+    def flags(self) -> Bool[Tensor, " neuron"]:
+        """Membership of every neuron of the model, in forward order."""
+        return torch.cat([_flags(v, self.widths[a]) for a, v in self.items()])
+
+    @property
+    def density(self) -> float:
+        """The share of the model's neurons that is in the mask."""
+        return len(self) / sum(self.widths.values())
+
+    def _from_flags(self, flags: Bool[Tensor, " neuron"], manifest: Mapping[str, Any]) -> NeuronMask:
+        parts = flags.split(list(self.widths.values()))
+        neurons = {a: part.nonzero().flatten() for a, part in zip(self.widths, parts, strict=True)}
+        return NeuronMask(neurons, self.widths, self.unit, manifest, self.means)
+
+    def _combine(self, other: object, symbol: str, rule: Callable[[Tensor, Tensor], Tensor]) -> NeuronMask:
+        if not isinstance(other, NeuronMask):
+            return NotImplemented
+        if dict(self.widths) != dict(other.widths):
+            raise MaskError(
+                f"mask {symbol} mask", f"{shape(self.widths)} and {shape(other.widths)}", "combine masks of one model"
+            )
+        manifest = {"operation": symbol, "operands": [dict(self.manifest), dict(other.manifest)]}
+        return self._from_flags(rule(self.flags(), other.flags()), manifest)
+
+    def __or__(self, other: NeuronMask) -> NeuronMask:
+        return self._combine(other, "|", torch.logical_or)
+
+    def __and__(self, other: NeuronMask) -> NeuronMask:
+        return self._combine(other, "&", torch.logical_and)
+
+    def __xor__(self, other: NeuronMask) -> NeuronMask:
+        return self._combine(other, "^", torch.logical_xor)
+
+    def __sub__(self, other: NeuronMask) -> NeuronMask:
+        return self._combine(other, "-", lambda a, b: a & ~b)
+
+    def __invert__(self) -> NeuronMask:
+        return self._from_flags(~self.flags(), {"operation": "~", "operands": [dict(self.manifest)]})
+
+    def jaccard(self, other: NeuronMask) -> float:
+        """Shared neurons over neurons in either; NaN if both are empty."""
+        union = len(self | other)
+        return len(self & other) / union if union else math.nan
+
+    @property
+    def identity(self) -> str:
+        """16 digits that change with any neuron of the mask, or with the shape of the model."""
+        return files.digest(dict(self.widths), self.unit, self.flags().numpy().tobytes())
+
+    def random_like(self, *, seed: int, match: Match = "layer") -> NeuronMask:
+        """A random mask of the same size.
+
+        Args:
+            seed: of a generator of its own; the global one is left alone.
+            match: "uniform" draws from all neurons; "layer" keeps the number at every site.
+        """
+        choose(match, ("uniform", "layer"), "match")
+        generator = torch.Generator().manual_seed(seed)
+        flags = []
+        sizes = [(w, len(self[a])) for a, w in self.widths.items()]
+        for width, count in sizes if match == "layer" else [(sum(self.widths.values()), len(self))]:
+            flags.append(_flags(torch.randperm(width, generator=generator)[:count], width))
+        manifest = {"random_like": dict(self.manifest), "seed": seed, "match": match}
+        return self._from_flags(torch.cat(flags), manifest)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per chosen neuron: address, layer, neuron."""
+        return _frame(self, dict(self))
+
+    def figure(self) -> go.Figure:
+        """Where in depth the mask's neurons are."""
+        return figures.depth_map({str(self.manifest.get("task", "mask")): self.counts()}, dict(self.widths))
+
+    def counts(self) -> dict[str, int]:
+        """Number of chosen neurons at every site."""
+        return {a: len(v) for a, v in self.items()}
+
+    def __repr__(self) -> str:
+        task = f" for {self.manifest['task']}" if "task" in self.manifest else ""
+        return (
+            f"NeuronMask({len(self):,} of {sum(self.widths.values()):,} {self.unit} neurons{task}, {self.density:.1%})"
+        )
+
+
+def _flags(indices: Int[Tensor, " chosen"], width: int) -> Bool[Tensor, " width"]:
+    return torch.zeros(width, dtype=torch.bool).index_fill_(0, indices, True)
+
+
+def shape(widths: Mapping[str, int]) -> str:
+    """A model's neurons in words, for error texts."""
+    sizes = sorted(set(widths.values()))
+    first = next(iter(widths), "no site")
+    return f"{len(widths)} sites of {' / '.join(map(str, sizes))} neurons (first {first})"
+
+
+def _frame(mapping: PerNeuron, indices: Mapping[str, Tensor], **columns: Tensor) -> pd.DataFrame:
+    import pandas as pd  # heavy: only for tables
+
+    addresses = [a for a in mapping for _ in range(len(indices[a]))]
+    data: dict[str, Any] = {
+        "address": addresses,
+        "layer": [next(int(p) for p in a.split(".") if p.isdigit()) for a in addresses],
+        "neuron": torch.cat([indices[a] for a in mapping]).tolist(),
+    }
+    return pd.DataFrame(data | {name: c.cpu().numpy() for name, c in columns.items()})
+
+
+def _read_safetensors(path: str | PathLike, kind: str) -> tuple[dict[str, Tensor], dict, dict]:
+    from safetensors import SafetensorError, safe_open  # only where a file is read
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"read {kind} from {path}", str(error), "the path is wrong, or the file truncated") from None
+    if "neuroscope" not in metadata:
+        raise FileError(f"read {kind} from {path}", "a safetensors file without our manifest", "write it with .save()")
+    try:
+        about, manifest = json.loads(metadata["neuroscope"]), json.loads(metadata["manifest"])
+        is_ours = about["kind"] == kind and about["format"] <= files.FORMAT
+        found = f"{about['kind']}, format {about['format']}"
+        is_ours = is_ours and {"unit", "widths"} <= about.keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        is_ours, found = False, f"a damaged manifest ({type(error).__name__}: {error})"
+    if not is_ours:
+        raise FileError(f"read {kind} from {path}", found, "load it with the class that wrote it, or update")
+    tensors = {k: v.long() if v.dtype == torch.int32 else v for k, v in tensors.items()}
+    return tensors, about, manifest
+
+
+@public
+def load_lape(path: str | PathLike, *, names: Sequence[str], width: int) -> dict[str, NeuronMask]:
+    """Read published language-specific neurons (Tang et al. 2024), without unpickling.
+
+    Args:
+        path: their `.neuron.pth`: a list over languages of a list over layers of LongTensors of hidden neurons.
+        names: the languages, in the file's order.
+        width: FFN width of the model (Llama-2-7b: 11008).
+
+    Raises:
+        FileError: not such a file, or another number of languages.
+    """
+    asked = f"read LAPE masks from {path}"
+    try:
+        languages = torch.load(path, weights_only=True, map_location="cpu")
+        layers = {len(language) for language in languages}
+        tensors_inside = all(torch.is_tensor(layer) for language in languages for layer in language)
+    except Exception as error:  # a broken pickle raises nearly anything
+        text = str(error).partition("\n")[0]
+        raise FileError(asked, f"{type(error).__name__}: {text}", "check the path") from None
+    if len(layers) != 1 or not tensors_inside or not isinstance(languages, list):
+        raise FileError(asked, "something else than a list of languages of layers", "give a LAPE .neuron.pth file")
+    if len(languages) != len(names):
+        raise FileError(asked, f"{len(languages)} languages for {len(names)} names", "give a name for each, in order")
+    widths = {f"blocks.{i}.mlp.hook_post": width for i in range(layers.pop())}
+    return {
+        name: NeuronMask.of(dict(zip(widths, language, strict=True)), widths, manifest={"method": "lape", "task": name})
+        for name, language in zip(names, languages, strict=True)
+    }
+
+
+@public
+def save_lape(masks: Mapping[str, NeuronMask], path: str | PathLike) -> Path:
+    """Write masks in LAPE's `.neuron.pth` format: languages in the mapping's order.
+
+    Raises:
+        MaskError: neurons that the format has no place for (experts, output units, heads, encoders).
+    """
+    for name, mask in masks.items():
+        plain = [f"blocks.{i}.mlp.hook_post" for i in range(len(mask.widths))]
+        if list(mask.widths) != plain:
+            other = next(a for a, b in zip(mask.widths, plain, strict=True) if a != b)
+            raise MaskError(f"write {name!r} as LAPE masks", f"a site {other}", "use mask.save(path), which keeps any site")
+    languages = [list(mask.values()) for mask in masks.values()]
+    return files.write(path, lambda partial: torch.save(languages, partial))

@@ -1,0 +1,170 @@
+"""How sure a number is: bootstrap intervals, paired permutation tests, and the false discovery rate of a table.
+
+Pure numpy, no model in sight. Every draw comes from a generator made of `seed`, so equal arguments give equal answers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from neuroscope.errors import ArgumentError, NumericalError, public
+
+EXACT = 12  # non-zero differences up to which all 2**n sign flips are enumerated
+BATCH = 1 << 21  # random numbers held at a time
+
+Floats = NDArray[np.float64]
+
+
+@public
+def bootstrap_interval(
+    values: ArrayLike, seed: int = 0, level: float = 0.95, resamples: int = 2000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron & Tibshirani 1993, §13.3).
+
+    Args:
+        values: one number per example, shape [n], in any unit; the interval has the same unit.
+        seed: of the resampling.
+        level: share of the bootstrap means inside the interval.
+        resamples: number of bootstrap means.
+
+    Returns:
+        Lower and upper end. Examples that all agree, or one example alone, give an interval of width zero.
+
+    Raises:
+        ArgumentError: no values, or a level or number of resamples that cannot be.
+        NumericalError: a value is NaN or infinite.
+
+    Example:
+        >>> low, high = bootstrap_interval([0, 1] * 50)
+        >>> low < 0.5 < high
+        True
+    """
+    sample = _finite(values, "a bootstrap interval")
+    if not 0 < level < 1:
+        raise ArgumentError(f"level={level!r}", "not between 0 and 1", "0.95 is usual")
+    _positive(resamples, "resamples")
+    rng = np.random.default_rng(seed)
+    means = np.concatenate(
+        [
+            sample[rng.integers(sample.size, size=(rows, sample.size))].mean(1)
+            for rows in _batches(resamples, sample.size)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@public
+def paired_permutation(a: ArrayLike, b: ArrayLike, seed: int = 0, permutations: int = 4999) -> float:
+    """Two-sided sign-flip p of the mean difference between two measurements of the same examples.
+
+    Under the null hypothesis the two measurements of an example could be swapped, so every difference `a - b` is as
+    likely to have the other sign. Up to 12 non-zero differences all flips are counted and p is exact; beyond, flips
+    are drawn and p is `(1 + hits) / (1 + permutations)`, which is valid and never 0 (Phipson & Smyth 2010).
+
+    Args:
+        a: one number per example, shape [n].
+        b: the other measurement of the same examples in the same order, shape [n].
+        seed: of the drawn flips.
+        permutations: number of drawn flips.
+
+    Returns:
+        p in (0, 1]; 1 where no example differs.
+
+    Raises:
+        ArgumentError: no values, or different numbers of them.
+        NumericalError: a value is NaN or infinite.
+
+    Example:
+        >>> paired_permutation([1, 1, 1, 1], [0, 0, 0, 0])  # 2 of the 16 sign patterns are as extreme
+        0.125
+    """
+    first, second = _finite(a, "a paired permutation test"), _finite(b, "a paired permutation test")
+    if first.size != second.size:
+        raise ArgumentError(
+            "a paired permutation test",
+            f"{first.size} and {second.size} values",
+            "give the same examples in the same order",
+        )
+    _positive(permutations, "permutations")
+    difference = first - second
+    difference = difference[difference != 0]  # a zero stays zero under every flip
+    if not difference.size:
+        return 1.0
+    # Sums that are equal on paper may differ in the last digit: they count as equal.
+    bar = abs(difference.sum()) - 1e-9 * np.abs(difference).sum()
+    if difference.size <= EXACT:
+        patterns = np.arange(1 << difference.size)[:, None] >> np.arange(difference.size)
+        return float(np.mean(_flipped(patterns & 1, difference) >= bar))
+    rng = np.random.default_rng(seed)
+    hits = sum(
+        int(np.sum(_flipped(rng.integers(2, size=(rows, difference.size), dtype=np.int8), difference) >= bar))
+        for rows in _batches(permutations, difference.size)
+    )
+    return (1 + hits) / (1 + permutations)
+
+
+@public
+def benjamini_hochberg(p: ArrayLike) -> Floats:
+    """Benjamini-Hochberg q of every p in a table: the smallest false discovery rate at which it would be a finding.
+
+    Args:
+        p: p values of any shape, in [0, 1]. NaN marks a test that was not made: it stays NaN and is not counted.
+
+    Returns:
+        q values of the same shape (Benjamini & Hochberg 1995).
+
+    Raises:
+        ArgumentError: a p outside [0, 1], or no p at all.
+
+    Example:
+        >>> benjamini_hochberg([0.01, float("nan"), 0.04]).tolist()
+        [0.02, nan, 0.04]
+    """
+    table = np.asarray(p, dtype=np.float64)
+    made = ~np.isnan(table)
+    values = table[made]
+    if not table.size:
+        raise ArgumentError("Benjamini-Hochberg q", "no p values", "give at least one")
+    if np.any((values < 0) | (values > 1)):
+        raise ArgumentError("Benjamini-Hochberg q", f"p from {values.min()} to {values.max()}", "p lies in [0, 1]")
+    order = np.argsort(values)[::-1]
+    ranks = np.arange(values.size, 0, -1)
+    q = np.full(table.shape, np.nan)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum.accumulate(values[order] * values.size / ranks)
+    q[made] = adjusted  # never above 1: the largest p is multiplied by 1
+    return q
+
+
+def _flipped(bits: NDArray[np.integer], difference: Floats) -> Floats:
+    """|sum| of the differences under every row of sign bits."""
+    sums: Floats = np.abs(difference.sum() - 2 * (bits @ difference))
+    return sums
+
+
+def _finite(values: ArrayLike, what: str) -> Floats:
+    """`values` as one finite, non-empty row."""
+    row = np.asarray(values, dtype=np.float64)
+    if row.ndim != 1 or not row.size:
+        raise ArgumentError(what, f"values of shape {row.shape}", "give one number per example, at least one")
+    bad = np.flatnonzero(~np.isfinite(row))
+    if bad.size:
+        raise NumericalError(
+            what,
+            f"{bad.size} of {row.size} values are not finite (the first, number {bad[0]}, is {row[bad[0]]})",
+            "leave those examples out knowingly, or find out why they have no value",
+        )
+    return row
+
+
+def _positive(count: int, name: str) -> None:
+    if count < 1:
+        raise ArgumentError(f"{name}={count!r}", "fewer than one", "ask for one or more")
+
+
+def _batches(rows: int, width: int) -> list[int]:
+    """`rows` cut into pieces of at most BATCH numbers each (one row at least)."""
+    size = max(1, BATCH // width)
+    return [min(size, rows - start) for start in range(0, rows, size)]

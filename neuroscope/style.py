@@ -1,0 +1,201 @@
+"""The house style of the figures: colours, fonts, template, and the small parts that figures are made of.
+
+Colours can be told apart by colour-blind readers: Okabe & Ito's for categories, one blue ramp for amounts, orange - blue
+for signed values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from neuroscope.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# Okabe & Ito 2008, ordered by how well they read on white; their yellow does not and is left out.
+CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES = ("solid", "dash", "dot", "dashdot")
+SCALES = {
+    "sequential": ["#f7fafc", "#d3e3ef", "#9cc3dd", "#5b9bc6", "#2a70a8", "#124a80", "#062a54"],
+    "diverging": ["#a04100", "#d55e00", "#f2b27a", "#f7f7f7", "#8fbfdf", "#0072b2", "#00456e"],
+}
+INK, FAINT, MISSING = "#1f2933", "#e4e7eb", "#eceff1"
+FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
+
+
+def house_figure(traces: Sequence[Any], title: str, subtitle: str, height: int) -> go.Figure:
+    """The traces in the house style. The template stays with the figure: plotly's global default is not touched."""
+    import plotly.graph_objects as go
+
+    soft = {"size": 13, "color": "#52606d"}
+    axis = {
+        "automargin": True, "gridcolor": FAINT, "linecolor": "#9aa5b1", "zeroline": False, "showline": True,
+        "ticks": "outside", "tickcolor": "#9aa5b1", "ticklen": 4, "title": {"standoff": 14, "font": soft},
+    }  # fmt: skip
+    heading_style = {
+        "x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top",
+        "pad": {"t": 14, "l": 2}, "font": {"size": 16}, "subtitle": {"font": soft},
+    }  # fmt: skip
+    house = go.layout.Template(
+        layout={
+            "font": {"family": FONT, "size": 13, "color": INK},
+            "title": heading_style,
+            "colorway": CATEGORIES,
+            "plot_bgcolor": "white",
+            "paper_bgcolor": "white",
+            "hoverlabel": {"bgcolor": "white", "bordercolor": "#9aa5b1", "font": {"color": INK}, "align": "left"},
+            "margin": {"l": 60, "r": 20, "t": 100, "b": 20},
+            "xaxis": axis,
+            "yaxis": axis,
+        }
+    )
+    heading = {"text": f"<b>{title}</b>", "subtitle": {"text": subtitle}}
+    return go.Figure(
+        traces, layout={"template": house, "title": heading, "height": height, "margin_t": 100 if subtitle else 76}
+    )
+
+
+def colour_bar(label: str) -> dict[str, Any]:
+    """The legend of a colour scale, its label along the bar."""
+    title = {"text": label, "side": "right", "font": {"size": 12, "color": "#52606d"}}
+    return {"title": title, "thickness": 12, "outlinewidth": 0, "len": 1, "ypad": 0, "tickfont": {"size": 11}}
+
+
+def short_names(addresses: Sequence[str]) -> list[str]:
+    """Dotted addresses without the first and last parts that all of them share; unchanged if nothing would be left.
+
+    Example:
+        >>> short_names(["blocks.0.mlp.hook_post", "blocks.1.mlp.hook_post"])
+        ['0', '1']
+    """
+    parts = [address.split(".") for address in addresses]
+    columns = list(zip(*parts, strict=False))
+    head = next((i for i, column in enumerate(columns) if len(set(column)) > 1), 0)
+    tails = zip(*(reversed(p[head:]) for p in parts), strict=False)
+    tail = next((i for i, column in enumerate(tails) if len(set(column)) > 1), 0)
+    short = [".".join(p[head : len(p) - tail]) for p in parts]
+    return short if all(short) else list(addresses)
+
+
+def legend_on_top(entries: int) -> dict[str, Any]:
+    return {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "visible": entries > 1}
+
+
+def bracket(figure: go.Figure, x: Sequence[str], y: Sequence[str], groups: Mapping[str, str]) -> None:
+    """Separators between neighbouring families, their names above, and an outline where a family meets itself."""
+    runs_x, runs_y = _runs(x, groups), _runs(y, groups)
+    line = {"color": "white", "width": 4}
+    for _, start, _ in runs_x[1:]:
+        figure.add_shape(type="line", x0=start - 0.5, x1=start - 0.5, y0=-0.5, y1=len(y) - 0.5, line=line)
+    for _, start, _ in runs_y[1:]:
+        figure.add_shape(type="line", y0=start - 0.5, y1=start - 0.5, x0=-0.5, x1=len(x) - 0.5, line=line)
+    for family, start, end in runs_x:
+        figure.add_annotation(
+            x=(start + end) / 2, y=1, yref="paper", yanchor="bottom", text=family, showarrow=False, yshift=2,
+            font={"size": 11, "color": "#52606d"},
+        )  # fmt: skip
+        for other, low, high in runs_y:
+            if other == family != "":
+                figure.add_shape(
+                    type="rect", x0=start - 0.5, x1=end + 0.5, y0=low - 0.5, y1=high + 0.5,
+                    line={"color": CATEGORIES[1], "width": 2}, fillcolor="rgba(0,0,0,0)",
+                )  # fmt: skip
+
+
+def _runs(names: Sequence[str], groups: Mapping[str, str]) -> list[tuple[str, int, int]]:
+    """(family, first, last position) of each stretch of neighbours of one family; "" for names without one."""
+    families = groupby(enumerate(names), key=lambda item: groups.get(item[1], ""))
+    members = [(family, [i for i, _ in run]) for family, run in families]
+    return [(family, run[0], run[-1]) for family, run in members]
+
+
+def line_styles(names: Collection[str], groups: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
+    """name -> (colour, dash), all different for 28 names: by family and member, or colours first, then dashes."""
+    if groups is None:
+        pairs = [(i % len(CATEGORIES), i // len(CATEGORIES)) for i in range(len(names))]
+    else:
+        families = list(dict.fromkeys(groups.get(name, "") for name in names))
+        seen: dict[str, int] = dict.fromkeys(families, -1)
+        pairs = []
+        for name in names:
+            family = groups.get(name, "")
+            seen[family] += 1
+            pairs.append((families.index(family) % len(CATEGORIES), seen[family]))
+    return {
+        name: (CATEGORIES[colour], DASHES[dash % len(DASHES)])
+        for name, (colour, dash) in zip(names, pairs, strict=True)
+    }
+
+
+def shade(label: str, x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> Any:
+    """The area between two curves, as one closed outline."""
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[*x, *list(x)[::-1]], y=[*high, *list(low)[::-1]], fill="toself", fillcolor=fade(colour, 0.18), line={"width": 0},
+        mode="lines", hoverinfo="skip", showlegend=False, legendgroup=label, name=f"{label}: band",
+    )  # fmt: skip
+
+
+def marks(marks: Sequence[tuple[float, float, str, str]], name: str) -> Any:
+    """One trace with a marker per (x, y, hover, colour)."""
+    import plotly.graph_objects as go
+
+    x, y, hover, colour = zip(*marks, strict=True)
+    return go.Scatter(
+        name=name, x=x, y=y, mode="markers", customdata=hover, showlegend=False,
+        marker={"color": colour, "size": 7, "line": {"color": "white", "width": 1}},
+        hovertemplate="%{customdata}<br>threshold %{y:.3g}<extra></extra>",
+    )  # fmt: skip
+
+
+def error_bar(
+    value: Sequence[float], low: Sequence[float] | None, high: Sequence[float] | None, *, colour: str, band: bool
+) -> dict[str, Any] | None:
+    """Whiskers, or (band) one thick stroke that reads as a shaded box."""
+    if low is None or high is None:
+        return None
+    shape = {"thickness": 9, "width": 0} if band else {"thickness": 1.3, "width": 3}
+    up, down = np.subtract(high, value), np.subtract(value, low)
+    return {"type": "data", "array": up, "arrayminus": down, "color": colour, **shape}
+
+
+def bar_hover(
+    label: str, value: Sequence[float], low: Sequence[float] | None, high: Sequence[float] | None, span: str,
+    more: Sequence[str],
+) -> list[str]:  # fmt: skip
+    lines = [f"{label}: {v:.4g}" for v in value]
+    if low is not None and high is not None:
+        lines = [f"{line}<br>{span}: {a:.4g} to {b:.4g}" for line, a, b in zip(lines, low, high, strict=True)]
+    return [f"{line}<br>{extra}" if extra else line for line, extra in zip(lines, more, strict=True)]
+
+
+def fade(colour: str, alpha: float) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def matrix(values: ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    try:
+        table = np.asarray(values, dtype=np.float64)
+    except ValueError:  # rows of different lengths
+        raise ArgumentError(f"a figure of {what}", "rows of different lengths", f"give shape {shape}") from None
+    _check_shape(table, shape, what)
+    return table
+
+
+def texts(values: ArrayLike, shape: tuple[int, ...], what: str) -> Any:
+    table = np.asarray(values, dtype=object)
+    _check_shape(table, shape, what)
+    return table
+
+
+def _check_shape(table: Any, shape: tuple[int, ...], what: str) -> None:
+    if table.shape != shape:
+        raise ArgumentError(f"a figure of {what}", f"shape {table.shape}", f"give shape {shape}, rows first")

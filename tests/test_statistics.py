@@ -1,0 +1,121 @@
+"""Intervals, p and q against closed forms and against scipy."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuroscope import statistics
+from neuroscope.errors import ArgumentError, NumericalError
+from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
+
+
+def sample(n, seed=0):
+    return np.random.default_rng(seed).gamma(2.0, size=n)
+
+
+def test_bootstrap_agrees_with_scipy():
+    values = sample(60)
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert bootstrap_interval(values, resamples=20000) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_bootstrap_of_a_coin_is_the_binomial_quantile():
+    heads, n = 30, 100  # a bootstrap mean is Binomial(n, 0.3) / n
+    low, high = scipy.stats.binom.ppf([0.05, 0.95], n, heads / n) / n
+    coin = [1] * heads + [0] * (n - heads)
+    assert bootstrap_interval(coin, level=0.9, resamples=20000) == pytest.approx((low, high), abs=0.011)
+
+
+def test_bootstrap_edges():
+    assert bootstrap_interval([0.25]) == (0.25, 0.25)
+    assert bootstrap_interval([3.0] * 7) == (3.0, 3.0)
+
+
+def test_a_seed_is_the_whole_of_the_chance(monkeypatch):
+    values = sample(40)
+    state = np.random.get_state()[1].copy()
+    first = bootstrap_interval(values, seed=3)
+    assert first == bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    p = paired_permutation(values, sample(40, 1), seed=3)
+    assert p == paired_permutation(values, sample(40, 1), seed=3)
+    assert (np.random.get_state()[1] == state).all()
+    monkeypatch.setattr(statistics, "BATCH", 1)  # one row at a time: still the right number of rows
+    assert bootstrap_interval(values, resamples=400) == pytest.approx(first, abs=0.2)
+    assert paired_permutation([1.0] * 30, [0.0] * 30, permutations=99) == 1 / 100
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_exact_permutation_agrees_with_scipy(n):
+    a, b = sample(n, 1), sample(n, 2)
+    theirs = scipy.stats.permutation_test(
+        (a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert paired_permutation(a, b) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_exact_permutation_ignores_ties():
+    a, b = np.zeros(100), np.zeros(100)
+    a[:5] = 1
+    assert paired_permutation(a, b) == 2 / 2**5
+    assert paired_permutation(b, b) == 1.0
+    assert paired_permutation([1], [0]) == 1.0  # one example: both flips are as extreme
+
+
+def test_equal_sums_count_as_equal_despite_rounding():
+    # 0.1 + 0.2 - 0.3 is 2.8e-17 in floats and 0 on paper: every flip is as extreme as no difference at all.
+    assert paired_permutation([0.1, 0.2, -0.3], [0, 0, 0]) == 1.0
+
+
+def test_drawn_permutation_is_the_sign_test_for_equal_differences():
+    a = np.array([1.0] * 20 + [0.0] * 10)
+    expected = scipy.stats.binomtest(20, 30).pvalue
+    assert paired_permutation(a, 1 - a, permutations=20000) == pytest.approx(expected, abs=0.01)
+    assert paired_permutation(1 - a, a, permutations=20000) == pytest.approx(expected, abs=0.01)
+
+
+def test_drawn_p_is_never_zero():
+    assert paired_permutation(np.ones(200), np.zeros(200), permutations=999) == 1 / 1000
+
+
+def test_q_agrees_with_scipy():
+    p = np.random.default_rng(0).beta(0.5, 2, size=(6, 6))
+    np.testing.assert_allclose(
+        benjamini_hochberg(p).ravel(), scipy.stats.false_discovery_control(p.ravel()), rtol=1e-12
+    )
+
+
+@given(st.lists(st.one_of(st.just(float("nan")), st.floats(0, 1)), min_size=1, max_size=30))
+def test_q_with_missing_tests(p):
+    q, p = benjamini_hochberg(p), np.asarray(p)
+    made = ~np.isnan(p)
+    assert (np.isnan(q) == ~made).all()
+    if made.any():
+        np.testing.assert_allclose(q[made], scipy.stats.false_discovery_control(p[made]), rtol=1e-12, atol=0)
+        assert (q[made] >= p[made] * (1 - 1e-12)).all() and q[made].max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: bootstrap_interval([]), ArgumentError, "shape (0,)"),
+        (lambda: bootstrap_interval([[1.0]]), ArgumentError, "shape (1, 1)"),
+        (lambda: bootstrap_interval([1, float("nan"), 2]), NumericalError, "1 of 3 values are not finite"),
+        (lambda: bootstrap_interval([1, 2], level=95), ArgumentError, "level=95"),
+        (lambda: bootstrap_interval([1, 2], resamples=0), ArgumentError, "resamples=0"),
+        (lambda: bootstrap_interval([1, 2], sede=0), ArgumentError, "did you mean 'seed'"),
+        (lambda: paired_permutation([], []), ArgumentError, "shape (0,)"),
+        (lambda: paired_permutation([1], [1, 2]), ArgumentError, "1 and 2 values"),
+        (lambda: paired_permutation([1, 2], [1, float("inf")]), NumericalError, "number 1, is inf"),
+        (lambda: paired_permutation([1], [2], permutations=0), ArgumentError, "permutations=0"),
+        (lambda: benjamini_hochberg([0.5, 1.5]), ArgumentError, "p from 0.5 to 1.5"),
+        (lambda: benjamini_hochberg([]), ArgumentError, "no p values"),
+    ],
+)
+def test_refusals(call, error, text):
+    with pytest.raises(error) as caught:
+        call()
+    assert text in str(caught.value)
