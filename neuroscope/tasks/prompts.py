@@ -1,0 +1,273 @@
+"""Text to tensors: an example becomes token ids, and token ids become batches that score each example on its own.
+
+1. `encode` splits prompt and answer into tokens, by the model's style. The ids that predict the answer's last token
+   are the last ones shown: that token itself is never an input, so one-token answers to one prompt share their inputs.
+   - causal: `prompt + separator + answer` is tokenized whole, the answer is what follows the prompt's tokens; trailing
+     whitespace of the prompt moves to the answer (as lm-evaluation-harness does).
+   - seq2seq: the encoder reads the prompt, the decoder start token and the answer.
+   - masked: one mask token per answer token stands before the tokenizer's closing special tokens.
+2. `batches` sorts by length, pads, and aligns targets with logits: `logits[b, t]` should predict `targets[b, t]`.
+
+Padding is told from tokens by position, never by id, so the end-of-text token may serve as padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import BoolTensor, LongTensor, Tensor
+
+from neuroscope.errors import ArgumentError, ModelError, TaskError, choose
+from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks.tokens import Pieces, decoder_start, end_ids, tokenize, tokenizer_of
+
+if TYPE_CHECKING:
+    from neuroscope.models import Model
+
+STYLES = ("causal", "seq2seq", "masked")
+UNSCORED = -100  # the target of a position that predicts no answer token
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One prompt with one answer, as token ids.
+
+    Attributes:
+        inputs: what the model (for seq2seq: its encoder) is shown.
+        answer: ids of the answer's tokens; empty where only the prompt was encoded.
+        first: position of the logits that predict `answer[0]`; `answer[i]` is predicted at `first + i`.
+        decoder: what the decoder is shown (seq2seq only).
+        corrupt: like `inputs`, from the corrupt prompt with the same answer; empty where not asked for.
+    """
+
+    inputs: list[int]
+    answer: list[int]
+    first: int
+    decoder: list[int] = field(default_factory=list)
+    corrupt: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples as padded tensors.
+
+    Attributes:
+        inputs: keyword arguments of the model: `input_ids` and `attention_mask` [batch, pos]; for seq2seq also
+            `decoder_input_ids` and `decoder_attention_mask` [batch, decoder pos].
+        targets: [batch, pos] (for seq2seq: decoder pos); `logits[b, t]` should predict `targets[b, t]`; -100: unscored.
+        keep: [kept] ascending positions of the logits that any example of the batch needs.
+        real: [batch, pos] True at the tokens of `input_ids` that are not padding.
+        index: [batch] place of each example in the caller's order.
+        corrupt: `inputs` of the corrupt prompts, position for position; None where not asked for.
+    """
+
+    inputs: dict[str, Tensor]
+    targets: LongTensor
+    keep: LongTensor
+    real: BoolTensor
+    index: LongTensor
+    corrupt: dict[str, Tensor] | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return replace(
+            self,
+            inputs={k: v.to(device) for k, v in self.inputs.items()},
+            corrupt=self.corrupt and {k: v.to(device) for k, v in self.corrupt.items()},
+            **{k: getattr(self, k).to(device) for k in ("targets", "keep", "real", "index")},
+        )
+
+    def real_at(self, address: str, h: Tensor, tokens: Tensor | None) -> Tensor:
+        """Which rows of a site's vector are tokens and not padding.
+
+        `h` is [batch, pos, coordinate], or [row, coordinate] with the flat token index of each row (None: all tokens).
+        """
+        real = self.inputs["decoder_attention_mask"].bool() if address.startswith("decoder_") else self.real
+        if h.ndim == 3:
+            return real
+        return real.flatten() if tokens is None else real.flatten()[tokens]
+
+
+def encode(
+    model: Model,
+    task: Task,
+    examples: Sequence[Example],
+    answers: Sequence[str] | None = None,
+    *,
+    corrupt: bool = False,
+    end: bool = False,
+) -> list[Encoded]:
+    """Encode each example's prompt with its answer.
+
+    Args:
+        answers: the texts to score in place of the examples' own answers.
+        corrupt: pair each prompt with its corrupt one, which must have as many tokens (for activation patching).
+        end: score the end-of-text token after the answer too (for training; evaluation and attribution do not).
+
+    Raises:
+        TaskError: a prompt with its answer is longer than the model's context, or encodes to no tokens, or a corrupt
+            prompt is missing or of another length.
+        ModelError: the model has no tokenizer, or a masked model's tokenizer no mask token.
+    """
+    answers = [example.answer for example in examples] if answers is None else list(answers)
+    if len(answers) != len(examples):
+        found = f"{len(examples)} examples, {len(answers)} answers"
+        raise ArgumentError("encode(examples, answers)", found, "give one answer for each example")
+    prompts = [example.prompt for example in examples]
+    encoded = _pair(model, task, prompts, answers, end)
+    if not corrupt:
+        return encoded
+    for i, example in enumerate(examples):
+        if example.corrupt is None:
+            raise TaskError(f"the corrupt prompt of {_where(task, i)}", "None", "give the example corrupt=...")
+    others = _pair(model, task, [example.corrupt or "" for example in examples], answers, end)
+    for i, (clean, other) in enumerate(zip(encoded, others, strict=True)):
+        if (len(clean.inputs), clean.first, clean.answer) != (len(other.inputs), other.first, other.answer):
+            raise TaskError(
+                f"a corrupt prompt as long as the prompt in {_where(task, i)}",
+                f"{len(clean.inputs)} tokens for {prompts[i]!r}, {len(other.inputs)} for {examples[i].corrupt!r}",
+                "make both prompts the same number of tokens, so that patched positions match",
+            )
+    return [replace(clean, corrupt=other.inputs) for clean, other in zip(encoded, others, strict=True)]
+
+
+def encode_prompts(model: Model, task: Task, examples: Sequence[Example]) -> list[Encoded]:
+    """Encode the prompts alone, for generation: the model continues with separator and answer.
+
+    Raises:
+        ModelError: the model is masked (it does not generate) or has no tokenizer.
+        TaskError: prompt and `task.max_new_tokens` together are longer than the model's context.
+    """
+    if model.style == "masked":
+        raise ModelError(f"generate answers to task {task.name!r}", "a masked model", "use a classification task")
+    tokens = tokenize(tokenizer_of(model), (example.prompt.rstrip() for example in examples))
+    encoded = []
+    for i, example in enumerate(examples):
+        prefix, body, suffix = tokens[example.prompt.rstrip()]
+        inputs = prefix + body + (suffix if model.style == "seq2seq" else [])
+        new = 0 if model.style == "seq2seq" else task.max_new_tokens
+        _check_length(model, task, i, len(inputs) + new, f"{len(inputs)} prompt tokens and {new} new ones")
+        if not inputs:
+            raise TaskError(f"a prompt to continue in {_where(task, i)}", "a prompt of no tokens", "give it some text")
+        encoded.append(Encoded(inputs, [], len(inputs) - 1))
+    return encoded
+
+
+def batches(
+    encoded: Sequence[Encoded],
+    batch_size: int,
+    pad_id: int,
+    device: torch.device | str,
+    style: str,
+    side: Literal["right", "left"] = "right",
+) -> Iterator[Batch]:
+    """Cut into batches, longest examples first (so that memory runs out at once or never).
+
+    `Batch.index` restores the caller's order: `out[batch.index] = values`. Pad on the right to score, on the left
+    (causal models only) to generate.
+    """
+    choose(style, STYLES, "style")
+    choose(side, ("right", "left"), "side")
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size={batch_size}", "fewer than one example", "give 1 or more")
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size]
+        yield _batch([encoded[i] for i in index], index, pad_id, style, side).to(device)
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id to pad with: the tokenizer's own, else its end-of-text token, else 0. The tokenizer is left as it is."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _batch(items: list[Encoded], index: list[int], pad: int, style: str, side: str) -> Batch:
+    ids, real = _pad([item.inputs for item in items], pad, side)
+    inputs = {"input_ids": ids, "attention_mask": real.long()}
+    scored = [item.inputs for item in items]
+    if style == "seq2seq" and items[0].decoder:
+        scored = [item.decoder for item in items]
+        decoder, told = _pad(scored, pad, side)
+        inputs |= {"decoder_input_ids": decoder, "decoder_attention_mask": told.long()}
+    targets, _ = _pad([_targets(item, len(row)) for item, row in zip(items, scored, strict=True)], UNSCORED, side)
+    corrupt = None
+    if items[0].corrupt:
+        corrupt = inputs | {"input_ids": _pad([item.corrupt for item in items], pad, side)[0]}
+    keep = (targets != UNSCORED).any(0).nonzero().flatten()
+    return Batch(inputs, targets, keep, real, torch.tensor(index), corrupt)  # type: ignore[arg-type]
+
+
+def _targets(item: Encoded, length: int) -> list[int]:
+    rest = length - item.first - len(item.answer)
+    return [UNSCORED] * item.first + item.answer + [UNSCORED] * rest
+
+
+def _pad(rows: list[list[int]], value: int, side: str) -> tuple[LongTensor, BoolTensor]:
+    """Rows of ids as one tensor [rows, longest], and True where a row has an id."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), value)
+    real = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[i, place] = torch.tensor(row, dtype=torch.long)
+        real[i, place] = True
+    return ids, real  # type: ignore[return-value]
+
+
+def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[str], end: bool) -> list[Encoded]:
+    """Each prompt with its answer, by the model's style."""
+    style = choose(model.style, STYLES, "style")
+    tokenizer = tokenizer_of(model)
+    texts = [(p.rstrip(), p[len(p.rstrip()) :] + task.separator + a) for p, a in zip(prompts, answers, strict=True)]
+    if style == "seq2seq":  # the decoder starts afresh: no separator
+        texts = [(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    wholes = [answer if style == "seq2seq" else prompt + answer for prompt, answer in texts]
+    tokens = tokenize(tokenizer, [prompt for prompt, _ in texts] + wholes)
+    last = end_ids(tokenizer, end)
+    encoded = []
+    for i, ((prompt, _), whole) in enumerate(zip(texts, wholes, strict=True)):
+        item = _assemble(model, style, tokens[prompt], tokens[whole].body, last)
+        if not item.answer[: len(item.answer) - len(last)]:
+            raise TaskError(
+                f"the answer {answers[i]!r} of {_where(task, i)}", "no tokens", "give an answer the tokenizer can write"
+            )
+        if item.first < 0:
+            raise TaskError(f"a prompt before the answer in {_where(task, i)}", "no tokens", "give it some text")
+        longest = max(len(item.inputs), len(item.decoder))
+        _check_length(model, task, i, longest, f"{longest} tokens for prompt and answer")
+        encoded.append(item)
+    return encoded
+
+
+def _assemble(model: Model, style: str, prompt: Pieces, whole: list[int], last: list[int]) -> Encoded:
+    """Lay out one prompt and `whole`: the text of prompt and answer (for seq2seq: of the answer)."""
+    if style == "seq2seq":
+        answer = whole + last
+        return Encoded(prompt.prefix + prompt.body + prompt.suffix, answer, 0, [decoder_start(model), *answer[:-1]])
+    cut = len(prompt.body)
+    answer, before = whole[cut:] + last, prompt.prefix + whole[:cut]
+    if style == "causal":
+        return Encoded(before + answer[:-1], answer, len(before) - 1)
+    mask = model.tokenizer.mask_token_id
+    if mask is None:
+        raise ModelError("score answers at mask tokens", "a tokenizer without one", "use the model's own tokenizer")
+    return Encoded(before + [mask] * len(answer) + prompt.suffix, answer, len(before))
+
+
+def _check_length(model: Model, task: Task, i: int, length: int, what: str) -> None:
+    if model.context is not None and length > model.context:
+        raise TaskError(
+            f"{what} in {_where(task, i)}",
+            f"a context of {model.context} tokens",
+            "load the task with max_words=..., leave the example out, or use a model with a longer context",
+        )
+
+
+def _where(task: Task, i: int) -> str:
+    return f"example {i} of task {task.name!r}"

@@ -1,0 +1,118 @@
+"""Rows of named fields become Examples, and Examples a Task: what every loader shares.
+
+A template names fields in braces, as in `str.format`: "{premise}", "{answers[text][0]}". A field that holds a list of
+texts reads as one text, joined by commas.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from neuroscope.errors import ArgumentError, TaskError, suggest
+from neuroscope.tasks.task import Example, Task
+
+PROMPT = "{text}\nAnswer:"
+OPTIONS = ("family", "domain", "metric", "separator", "max_new_tokens")  # of Task, passed through
+UNLABELLED = (-1, "-")  # the marks of a row without a gold label
+
+Row = dict[str, Any]
+Located = tuple[str, Row]  # where it stands, for errors; its fields
+Count = int | Mapping[str, int] | None
+
+
+def build(
+    found: Mapping[str, Sequence[Located]],
+    name: str,
+    key: Literal["label", "target"],
+    prompt: str,
+    labels: Sequence[str] | None,
+    max_words: int | None,
+    **options: Any,
+) -> Task:
+    """The task of the rows found for each split; the field `key` is the answer."""
+    if key == "label" and labels is None:
+        labels = sorted({answer(row, key, None, where) for part in found.values() for where, row in part})
+    examples: dict[str, Any] = {
+        split: [_example(row, key, labels, prompt, max_words, where) for where, row in part]
+        for split, part in found.items()
+    }
+    return Task(name, labels=tuple(labels or ()) if key == "label" else (), prompt=prompt, **examples, **options)
+
+
+def _example(row: Row, key: str, labels: Sequence[str] | None, prompt: str, words: int | None, where: str) -> Example:
+    right = answer(row, key, labels, where)
+    corrupt = row.get("corrupt")
+    return Example(
+        prompt=fill(prompt, row, words, where),
+        answer=right,
+        references=tuple(row.get("references") or (right,)),
+        corrupt=None if corrupt is None else fill(prompt, {**row, "text": corrupt}, words, where),
+        corrupt_answer=None if row.get("corrupt_answer") is None else answer(row, "corrupt_answer", labels, where),
+    )
+
+
+def answer(row: Row, key: str, labels: Sequence[str] | None, where: str) -> str:
+    """The text of the row's answer; a whole number counts into the labels."""
+    value = row.get(key)
+    if value is None or value == "":
+        found = f"no {key!r} among the fields {sorted(row)}"
+        raise TaskError(f"an answer in {where}", found, 'give every row a "label", or every row a "target"')
+    if isinstance(value, int) and not isinstance(value, bool) and labels:
+        if not 0 <= value < len(labels):
+            raise TaskError(f"label {value} in {where}", f"{len(labels)} labels: {list(labels)}", "number them from 0")
+        return labels[value]
+    if labels and str(value) not in labels:
+        raise TaskError(f"label {value!r} in {where}", f"labels {list(labels)}", "add it to labels, or correct the row")
+    return str(value)
+
+
+def has_gold(row: Row, key: str, labels: Sequence[str] | None) -> bool:
+    """False where the field says that nobody agreed on a label, as NLI data and the Hub do."""
+    return row.get(key) not in UNLABELLED or row.get(key) in (labels or ())
+
+
+def fill(template: str, row: Row, max_words: int | None, where: str) -> str:
+    """The template with the row's fields in it."""
+    try:
+        return template.format(**{key: _field(value, max_words) for key, value in row.items()})
+    except (KeyError, IndexError, AttributeError, ValueError, TypeError) as error:
+        raise TaskError(
+            f"the template {template!r} in {where}",
+            f"{type(error).__name__}: {error}; the fields are {sorted(row)}",
+            "name the row's own fields in braces",
+        ) from None
+
+
+def _field(value: Any, max_words: int | None) -> Any:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = ", ".join(value)
+    if isinstance(value, str) and max_words is not None:
+        kept = re.match(rf"(?:\s*\S+){{0,{max_words}}}", value)
+        return kept.group() if kept else value
+    return value
+
+
+def merge_prompts(rows: Sequence[Located], prompt: str, max_words: int | None) -> list[Located]:
+    """One row for each prompt, in the order of first sight, with all its answers as references."""
+    merged: dict[str, Located] = {}
+    for where, row in rows:
+        first = merged.setdefault(fill(prompt, row, max_words, where), (where, {**row, "references": []}))
+        first[1]["references"].append(row["target"])
+    return list(merged.values())
+
+
+def cap(n: Count, split: str) -> int | None:
+    """How many examples of a split are asked for; None is all."""
+    count = n.get(split) if isinstance(n, Mapping) else n
+    if count is not None and count < 1:
+        raise ArgumentError(f"n={n!r}", "fewer than one example", "ask for one or more, or None for all")
+    return count
+
+
+def check_options(function: str, options: Mapping[str, Any]) -> None:
+    """Refuse what is not a field of Task that loaders pass through."""
+    for name in options:
+        if name not in OPTIONS:
+            raise ArgumentError(f"{function}({name}=...)", "no such argument", suggest(name, OPTIONS))

@@ -1,0 +1,137 @@
+"""Task and Example: text in, answer out, and how the answer is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, Literal
+
+from neuroscope import files
+from neuroscope.errors import TaskError, choose
+
+Kind = Literal["classification", "generation"]
+METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item of a task.
+
+    Attributes:
+        prompt: the whole text shown to the model, template already filled in.
+        answer: the text that should follow (for classification: one of the task's labels).
+        references: every accepted answer of a generation task; `(answer,)` where none are given.
+        corrupt: a prompt of the same length whose right answer is another one (for activation patching).
+        corrupt_answer: the right answer to `corrupt`.
+    """
+
+    prompt: str
+    answer: str
+    references: tuple[str, ...] = ()
+    corrupt: str | None = None
+    corrupt_answer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.references:
+            object.__setattr__(self, "references", (self.answer,))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Examples with one kind of question and one way to judge the answers.
+
+    Neurons are found on `discovery` and judged on `test`; `train` is for fine-tuning. A task without discovery
+    examples of its own is searched on its training examples.
+
+    Example:
+        >>> task = Task("colour", train=[Example("sky is", "blue")], test=[Example("snow is", "white")],
+        ...             labels=("blue", "white"))
+        >>> task.kind, task.metric, len(task.split("discovery"))
+        ('classification', 'accuracy', 1)
+    """
+
+    name: str
+    train: Sequence[Example] = ()
+    test: Sequence[Example] = ()
+    discovery: Sequence[Example] = ()
+    labels: tuple[str, ...] = ()
+    kind: Kind | None = None
+    family: str = ""
+    domain: str = ""
+    prompt: str = "{text}"
+    metric: str = ""
+    separator: str = " "
+    max_new_tokens: int = 32
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        kind = self.kind or ("classification" if self.labels else "generation")
+        choose(kind, METRIC_OF, "kind")
+        values = {
+            "kind": kind,
+            "metric": self.metric or METRIC_OF[kind],
+            "family": self.family or self.name,
+            "labels": tuple(self.labels),
+            "train": tuple(self.train),
+            "test": tuple(self.test),
+            "discovery": tuple(self.discovery),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if kind == "classification":
+            self._check_labels()
+
+    def _check_labels(self) -> None:
+        if len(set(self.labels)) < 2 or len(set(self.labels)) != len(self.labels):
+            raise TaskError(
+                f"classification task {self.name!r}", f"labels {self.labels}", "give at least two labels, each once"
+            )
+        for split in ("train", "discovery", "test"):
+            for i, example in enumerate(getattr(self, split)):
+                if example.answer not in self.labels:
+                    raise TaskError(
+                        f"classification task {self.name!r} with labels {list(self.labels)}",
+                        f"answer {example.answer!r} in {split} example {i}",
+                        "add it to labels, or correct the example",
+                    )
+
+    def split(self, name: str, n: int | None = None) -> tuple[Example, ...]:
+        """The first `n` examples (all if None) of "train", "discovery" or "test"; never empty."""
+        choose(name, ("train", "discovery", "test"), "split")
+        examples = tuple(getattr(self, name))
+        if name == "discovery" and not examples:
+            examples = tuple(self.train)
+        if not examples:
+            raise TaskError(
+                f"the {name} examples of task {self.name!r}",
+                f"none (train {len(self.train)}, discovery {len(self.discovery)}, test {len(self.test)})",
+                f"give the task {name} examples",
+            )
+        if n is not None and n < 1:
+            raise TaskError(f"{n} examples of task {self.name!r}", "fewer than one", "ask for one or more")
+        return examples[:n]
+
+    @classmethod
+    def from_jsonl(cls, path: str | PathLike[str], name: str | None = None, **options: Any) -> Task:
+        """A task out of a folder of JSON lines, or of one file; see `neuroscope.tasks.loaders.from_jsonl`."""
+        from neuroscope.tasks.loaders import from_jsonl  # the loaders build Tasks: at the top this would be a circle
+
+        return from_jsonl(path, name, **options)
+
+    @classmethod
+    def from_hub(cls, path: str, name: str | None = None, **options: Any) -> Task:
+        """A task out of a data set on the Hugging Face Hub; see `neuroscope.tasks.hub.from_hub`."""
+        from neuroscope.tasks.hub import from_hub  # as above
+
+        return from_hub(path, name, **options)
+
+    @property
+    def data_hash(self) -> str:
+        """16 digits that change with any example, label or template."""
+        return files.digest(self.name, self.labels, self.prompt, self.train, self.discovery, self.test)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)} train, {len(self.discovery)} discovery, {len(self.test)} test"
+        labels = f", labels {'/'.join(self.labels)}" if self.labels else ""
+        return f"Task({self.name!r}: {self.kind} by {self.metric}, {sizes}{labels})"

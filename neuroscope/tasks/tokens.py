@@ -1,0 +1,64 @@
+"""What prompts need of a tokenizer: texts in pieces, and the ids with a special role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from neuroscope.errors import ModelError
+
+if TYPE_CHECKING:
+    from neuroscope.models import Model
+
+
+class Pieces(NamedTuple):
+    """A tokenized text: the special tokens that the tokenizer puts before and behind it, and the text's own."""
+
+    prefix: list[int]
+    body: list[int]
+    suffix: list[int]
+
+
+def tokenize(tokenizer: Any, texts: Iterable[str]) -> dict[str, Pieces]:
+    """Every distinct text in pieces. Special tokens written out in a text belong to its body."""
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return {}
+    out = tokenizer(distinct, return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
+    return {
+        text: _pieces(ids, special)
+        for text, ids, special in zip(distinct, out["input_ids"], out["special_tokens_mask"], strict=True)
+    }
+
+
+def _pieces(ids: list[int], special: list[int]) -> Pieces:
+    own = [i for i, flag in enumerate(special) if not flag]
+    # A text without tokens: a lone start token is a prefix, and of a pair (BERT's [CLS] [SEP]) the second closes.
+    start, stop = (own[0], own[-1] + 1) if own else (min(1, len(ids)),) * 2
+    return Pieces(list(ids[:start]), list(ids[start:stop]), list(ids[stop:]))
+
+
+def tokenizer_of(model: Model) -> Any:
+    """The model's tokenizer; a `ModelError` if it has none."""
+    if model.tokenizer is None:
+        raise ModelError(f"turn text into tokens for {model.name!r}", "no tokenizer", "ns.load(model, tokenizer=...)")
+    return model.tokenizer
+
+
+def end_ids(tokenizer: Any, wanted: bool) -> list[int]:
+    """The end-of-text token where it is wanted."""
+    if not wanted:
+        return []
+    if tokenizer.eos_token_id is None:
+        raise ModelError("end=True", "a tokenizer without an end-of-text token", "set its eos_token, or use end=False")
+    return [int(tokenizer.eos_token_id)]
+
+
+def decoder_start(model: Model) -> int:
+    """The id that a decoder starts from."""
+    config = getattr(model.root, "config", None)
+    for source in (config, getattr(model.root, "generation_config", None)):
+        start = getattr(source, "decoder_start_token_id", None)
+        if start is not None:
+            return int(start)
+    raise ModelError("start the decoder", "no decoder_start_token_id in the model's config", "set it in model.config")
