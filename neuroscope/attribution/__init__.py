@@ -1,0 +1,187 @@
+"""How much each neuron matters to a task: one call, a literal table of methods."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from neuroscope import files
+from neuroscope.attribution.activations import activation, chance, lape
+from neuroscope.attribution.exact import exact
+from neuroscope.attribution.gradients import attribution_patching, grad_x_act, integrated_gradients
+from neuroscope.attribution.relp import relp
+from neuroscope.attribution.setup import OBJECTIVES, REDUCTIONS, Progress, Setup
+from neuroscope.attribution.weights import weight_x_grad
+from neuroscope.errors import ArgumentError, choose, public, suggest
+from neuroscope.masks import Scores
+from neuroscope.models import Model, resolve
+from neuroscope.tasks.prompts import batches, encode, pad_id
+from neuroscope.tasks.task import Task
+
+__all__ = ["METHODS", "OBJECTIVES", "Method", "attribute"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        run: called with a `Setup` and the method's own options; returns sums over examples, or adds them to `setup.sums`.
+        reductions: those it can do, the default first.
+        corrupt: whether each example needs its corrupt prompt.
+        together: whether it sees all tasks at once (then it is called with a dict of setups).
+    """
+
+    run: Callable[..., Any]
+    reductions: tuple[str, ...]
+    corrupt: bool = False
+    together: bool = False
+
+    @property
+    def options(self) -> list[str]:
+        """The method's own keyword arguments."""
+        return list(inspect.signature(self.run).parameters)[1:]
+
+
+METHODS: dict[str, Method] = {
+    "grad-x-act": Method(lambda setup: grad_x_act(setup), tuple(REDUCTIONS)),
+    "integrated-gradients": Method(integrated_gradients, tuple(REDUCTIONS)),
+    "attribution-patching": Method(attribution_patching, tuple(REDUCTIONS), corrupt=True),
+    "relp": Method(relp, tuple(REDUCTIONS)),
+    "weight-x-grad": Method(weight_x_grad, ("abs_of_sum", "signed")),
+    "activation": Method(activation, ("mean_abs",)),
+    "lape": Method(lape, ("entropy",), together=True),
+    "random": Method(chance, ("none",)),
+    "exact": Method(exact, ("abs_of_sum", "signed")),
+}
+
+
+@overload
+def attribute(model: Any, task: Task, **kwargs: Any) -> Scores: ...
+@overload
+def attribute(model: Any, task: Mapping[str, Task], **kwargs: Any) -> dict[str, Scores]: ...
+@public
+def attribute(
+    model: Any,
+    task: Task | Mapping[str, Task],
+    *,
+    method: str = "grad-x-act",
+    objective: str = "loss",
+    reduction: str | None = None,
+    unit: str = "hidden",
+    examples: int | None = None,
+    split: str = "discovery",
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Scores | dict[str, Scores]:
+    """Score every neuron of a model for a task (LX24 §3.1, Eq. 2, 3, 9).
+
+    The scored quantity is a loss, the mean over an example's *answer* tokens (prompt and padding are not scored):
+    cross-entropy in nats, or minus log-odds, which does not saturate where the model is certain.
+
+    Args:
+        model: anything that can be opened.
+        task: a task, or a dict of tasks (then the result is a dict).
+        method: "grad-x-act" (LX24), "integrated-gradients" (option `steps`), "attribution-patching" (needs corrupt
+            prompts), "relp", "weight-x-grad", "activation", "lape" (needs a dict of tasks; option `quantile`),
+            "random", or "exact" (option `neurons`: a mask or a number to sample).
+        objective: "loss" (LX24) or "log-odds".
+        reduction: over tokens and examples. "abs_of_sum" (default): |sum over an example's tokens|, mean over examples:
+            the first-order effect of ablating the neuron at every token. "sum_of_abs": sum over tokens of absolute
+            values, mean over examples. "signed": minus the sum, mean over examples: positive where removing the neuron
+            would raise the loss, so the neuron helps.
+        unit: "hidden" (FFN neurons), "output" (FFN output units) or "head" (attention heads).
+        examples: how many (None: all) of the split.
+        split: neurons are found on "discovery" examples and judged on "test" ones.
+        batch_size: examples per forward pass; it does not change the result but to rounding.
+        seed: for what is random ("random", sampled "exact").
+        progress: called as `progress(iterable, desc=, unit=)`; `tqdm` fits.
+
+    Returns:
+        `Scores`: address -> float tensor `[width]`, with the method, reduction, number of examples and tokens, model
+        and data in its manifest.
+
+    Raises:
+        ArgumentError: unknown method, objective, reduction, unit or option.
+        ModelError, TaskError: what the model or the task cannot do; the text says what to do.
+        NumericalError: a loss or a score that is not finite.
+
+    Example:
+        >>> scores = attribute("mini", load_tasks("mini")["sentiment-food"], examples=8)  # doctest: +SKIP
+        >>> scores.top(0.10)  # doctest: +SKIP
+        NeuronMask(205 of 2,048 hidden neurons for sentiment-food, 10.0%)
+    """
+    entry = METHODS[choose(method, METHODS, "method")]
+    choose(objective, OBJECTIVES, "objective")
+    reduction = choose(reduction or entry.reductions[0], entry.reductions, f"reduction of {method}, reduction")
+    for name in options:
+        if name not in entry.options:
+            known = [*inspect.signature(attribute).parameters, *entry.options]
+            raise ArgumentError(f"attribute(method={method!r}, {name}=...)", "no such option", suggest(name, known))
+    model = resolve(model)
+    several = isinstance(task, Mapping)
+    if entry.together and not several:
+        raise ArgumentError(f"method={method!r} on one task", "a score between tasks", "give a dict of tasks")
+    tasks = dict(task) if isinstance(task, Mapping) else {task.name: task}
+    setups = {
+        name: _setup(model, t, entry, objective, reduction, unit, examples, split, batch_size, seed, progress)
+        for name, t in tasks.items()
+    }
+    with model.quiet():
+        if entry.together:
+            values = entry.run(setups, **options)
+        else:
+            values = {name: entry.run(setup, **options) for name, setup in setups.items()}
+    scores = {
+        name: _scores(setup, values[name], method, entry.together, options, split) for name, setup in setups.items()
+    }
+    return scores if several else scores[next(iter(scores))]
+
+
+def _setup(
+    model: Model, task: Task, entry: Method, objective: str, reduction: str, unit: str, examples: int | None,
+    split: str, batch_size: int, seed: int, progress: Progress | None,
+) -> Setup:  # fmt: skip
+    chosen = task.split(split, examples)
+    encoded = encode(model, task, chosen, corrupt=entry.corrupt)
+    cut = list(batches(encoded, batch_size, pad_id(model.tokenizer), model.device, model.style))
+    return Setup(model, task, model.sites(unit), cut, objective, reduction, seed, progress)
+
+
+def _scores(
+    setup: Setup, values: dict[str, Tensor] | None, method: str, averaged: bool, options: dict, split: str
+) -> Scores:
+    sums = setup.sums.relevance if values is None else values
+    n = 1 if averaged else setup.n_examples
+    relevance = {
+        a: (sums[a].detach().float().cpu() / n if a in sums else torch.zeros(s.width)) for a, s in setup.sites.items()
+    }
+    measured = sum(int((~torch.isnan(v)).sum()) for v in relevance.values())
+    manifest = {
+        "method": method,
+        "objective": setup.objective,
+        "reduction": setup.reduction,
+        "task": setup.task.name,
+        "data_hash": setup.task.data_hash,
+        "split": split,
+        "examples": setup.n_examples,
+        "tokens": setup.n_tokens,
+        "seed": setup.seed,
+        "options": {k: v if isinstance(v, (int, float, str)) else repr(v) for k, v in options.items()},
+        **setup.model.provenance(),
+        "versions": files.versions(),
+    }
+    if method == "exact" and measured < sum(len(v) for v in relevance.values()):
+        manifest["measured"] = measured
+    widths = {a: s.width for a, s in setup.sites.items()}
+    means = setup.sums.means()
+    return Scores(
+        relevance, widths, next(iter(setup.sites.values())).unit, manifest, means if set(means) == set(widths) else None
+    )

@@ -1,0 +1,93 @@
+"""Scores without a gradient: mean absolute activation, LAPE, and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from neuroscope.attribution.setup import Setup
+from neuroscope.errors import ArgumentError
+from neuroscope.sites import Site, edit
+from neuroscope.tasks.prompts import Batch
+
+
+def activation(setup: Setup) -> dict[str, Tensor]:
+    """Mean absolute activation over the real tokens (of the prompt and the answer)."""
+    total: dict[str, Tensor] = {}
+
+    def collect(batch: Batch, site: Site, h: Tensor, tokens: Tensor | None) -> None:
+        setup.observe(site, h, tokens, batch)
+        real = batch.real_at(site.address, h, tokens).flatten()
+        size = torch.mv(site.per_unit(h.abs()).flatten(0, -2).T.float(), real.float())
+        total[site.address] = total.get(site.address, 0) + size
+
+    with torch.no_grad():
+        for batch in setup:
+            with edit(setup.sites.values(), lambda s, h, t, b=batch: collect(b, s, h, t)):
+                setup.model.logits(batch.inputs, keep=batch.keep)
+    return {a: v / max(setup.sums.tokens[a], 1.0) * setup.n_examples for a, v in total.items()}
+
+
+def chance(setup: Setup) -> dict[str, Tensor]:
+    """Uniform random scores, from the seed."""
+    generator = torch.Generator().manual_seed(setup.seed)
+    return {a: torch.rand(s.width, generator=generator) * setup.n_examples for a, s in setup.sites.items()}
+
+
+def active_share(setup: Setup) -> dict[str, Tensor]:
+    """The share of real tokens at which each neuron is active: at which its non-linearity's input is positive.
+
+    LAPE looks at the gate of a gated FFN before the product; where it cannot be reached, at the neuron itself.
+    """
+    gates = {a: s.gate if s.gate is not None else s for a, s in setup.sites.items()}
+    addresses = {id(gate): a for a, gate in gates.items()}
+    active: dict[str, Tensor] = {}
+    seen: dict[str, float] = {}
+
+    def collect(batch: Batch, gate: Site, h: Tensor, tokens: Tensor | None) -> None:
+        address = addresses[id(gate)]
+        if gate.out and gate is not setup.sites[address]:  # the gate's columns of a fused projection
+            h = h.narrow(-1, gate.out[0].start, gate.width)
+        real = batch.real_at(gate.address, h, tokens).flatten()
+        on = torch.mv((h > 0).flatten(0, -2).T.float(), real.float())
+        active[address] = active.get(address, 0) + on
+        seen[address] = seen.get(address, 0.0) + float(real.sum())
+
+    with torch.no_grad():
+        for batch in setup:
+            with edit(gates.values(), lambda s, h, t, b=batch: collect(b, s, h, t)):
+                setup.model.logits(batch.inputs, keep=batch.keep)
+    return {
+        a: active[a].cpu() / max(seen[a], 1.0) if a in active else torch.zeros(s.width) for a, s in setup.sites.items()
+    }
+
+
+def lape(setups: Mapping[str, Setup], quantile: float = 0.95) -> dict[str, dict[str, Tensor]]:
+    """Language activation probability entropy (Tang et al. 2024, Eq. 2-4), with tasks in the place of languages.
+
+    1. p[t] = share of task t's tokens at which the neuron is active.
+    2. LAPE = entropy of p / sum(p) over the tasks: low where few tasks activate the neuron.
+    3. A neuron is eligible for the tasks at which p reaches the `quantile` of all p.
+
+    A task's score is log(number of tasks) - LAPE where it is eligible, else 0, so that `top(k)` takes the neurons of
+    lowest entropy first.
+    """
+    if len(setups) < 2:
+        raise ArgumentError("method='lape'", f"{len(setups)} task", "give a dict of two tasks or more")
+    if not 0 <= quantile < 1:
+        raise ArgumentError(f"quantile={quantile!r}", "not a share", "give 0 <= quantile < 1, such as 0.95")
+    shares = {name: active_share(setup) for name, setup in setups.items()}
+    addresses: Sequence[str] = list(next(iter(shares.values())))
+    p = {a: torch.stack([shares[name][a] for name in setups]) for a in addresses}
+    everything = torch.cat([v.flatten() for v in p.values()])
+    bar = everything.sort().values[int(quantile * (len(everything) - 1))]  # torch.quantile stops at 16M entries
+    scores: dict[str, dict[str, Tensor]] = {name: {} for name in setups}
+    for address, share in p.items():
+        parts = share / share.sum(0).clamp_min(1e-12)
+        entropy = torch.special.entr(parts).sum(0)
+        specific = torch.log(torch.tensor(float(len(setups)))) - entropy
+        for i, name in enumerate(setups):
+            scores[name][address] = torch.where((share[i] >= bar) & (share[i] > 0), specific, 0.0)
+    return scores

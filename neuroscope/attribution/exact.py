@@ -1,0 +1,264 @@
+"""Exact ablation, one neuron at a time: |L(a_j = 0) - L| (LX24 Eq. 2), the ground truth the other scores are judged by.
+
+1. A clean pass records, for each site, the output of every module that ends before the site (of nested ones the
+   outermost), and the site's own vector: all the work below the neuron, which does not depend on it.
+2. Many neurons go through the model as one large batch, each copy with its own neuron at zero. Recorded modules return
+   what was recorded, and the module around the site goes to the site's module at once; only what is above is computed.
+3. In the last block only the answer's tokens matter above attention, so its FFN is run on these alone.
+
+A replay without any neuron off must reproduce the clean loss. Where it does not, step 3 is left out (an FFN that mixes
+tokens), then steps 1 and 2: whole passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from neuroscope.attribution.setup import Setup
+from neuroscope.errors import ArgumentError
+from neuroscope.masks import NeuronMask
+from neuroscope.sites import Site, edit
+from neuroscope.tasks.prompts import UNSCORED, Batch
+
+ROWS = 4096  # tokens in one large batch: enough to keep the processor busy, little enough to stay in its cache
+Forward = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a replay need not compute.
+
+    Attributes:
+        outputs: recorded outputs by module, in the order of its calls.
+        carrier: the outermost module around the site's module that returns its output as it is; None to run it as usual.
+        inputs: the arguments of the site's module.
+        result: the carrier's output, and
+        part: in it, the output of the site's module.
+        ffn: the last block's FFN, to be run on the answers' tokens only; None to run it as usual.
+    """
+
+    outputs: dict[nn.Module, list[Any]] = field(default_factory=dict)
+    carrier: nn.Module | None = None
+    inputs: tuple = ()
+    result: Any = None
+    part: Any = None
+    ffn: nn.Module | None = None
+
+
+def exact(setup: Setup, neurons: NeuronMask | int | None = None) -> dict[str, Tensor]:
+    """The change of the loss when one neuron is set to zero.
+
+    Args:
+        neurons: which to measure: a mask, a number of neurons drawn at random, or None for all.
+
+    Returns:
+        Relevance by address, NaN for neurons that were not measured.
+    """
+    chosen = _chosen(setup, neurons)
+    total = {a: torch.full((s.width,), torch.nan) for a, s in setup.sites.items()}
+    for address, indices in chosen.items():
+        total[address][indices] = 0.0
+    work = [(b, s) for b in setup.batches for s in setup.sites.values() if len(chosen[s.address])]
+    with torch.no_grad():
+        for batch, site in setup.watch(work, unit="site"):
+            clean, plan = prepare(setup, batch, site)
+            size = max(1, ROWS // batch.real.numel())
+            for part in chosen[site.address].split(size):
+                change = _replay(setup, batch, site, plan, part, len(part)).view(len(part), -1) - clean
+                per_neuron = change if setup.reduction == "signed" else change.abs()
+                total[site.address][part] += per_neuron.sum(1).cpu()
+    return total
+
+
+def _chosen(setup: Setup, neurons: NeuronMask | int | None) -> dict[str, Int[Tensor, " chosen"]]:
+    everything = NeuronMask.of(
+        {a: range(s.width) for a, s in setup.sites.items()}, {a: s.width for a, s in setup.sites.items()}
+    )
+    if neurons is None:
+        return dict(everything)
+    if isinstance(neurons, NeuronMask):
+        neurons.fits(setup.sites, "exact ablation of a mask's neurons")
+        return dict(neurons)
+    if isinstance(neurons, bool) or not isinstance(neurons, int) or not 1 <= neurons <= len(everything):
+        raise ArgumentError(
+            f"neurons={neurons!r}", f"not a number from 1 to {len(everything)}", "give a number, a NeuronMask, or None"
+        )
+    generator = torch.Generator().manual_seed(setup.seed)
+    flags = torch.zeros(len(everything), dtype=torch.bool)
+    flags[torch.randperm(len(everything), generator=generator)[:neurons]] = True
+    parts = flags.split(list(everything.widths.values()))
+    return {a: part.nonzero().flatten() for a, part in zip(everything, parts, strict=True)}
+
+
+def prepare(setup: Setup, batch: Batch, site: Site) -> tuple[Float[Tensor, " example"], Plan]:
+    """The clean losses, and the cheapest plan that reproduces them."""
+    with edit([site], lambda s, h, t: setup.observe(s, h, t, batch)):
+        clean, plan = record(setup, batch, site)
+    for candidate in (replace(plan, ffn=last_ffn(setup, site, plan)), plan):
+        if torch.allclose(_replay(setup, batch, site, candidate, None, 1), clean, rtol=1e-4, atol=1e-5):
+            return clean, candidate
+    return clean, Plan()
+
+
+def record(setup: Setup, batch: Batch, site: Site) -> tuple[Float[Tensor, " example"], Plan]:
+    """Step 1."""
+    finished: list[list[tuple[nn.Module, Any]]] = [[]]  # one level per module that is running
+    outputs: dict[nn.Module, list[Any]] = {}
+    about: dict[str, Any] = {}
+    reached = False
+
+    def begin(module: nn.Module, args: tuple) -> None:
+        if not reached:
+            finished.append([])
+            if module is site.module:
+                about["inputs"] = args
+
+    def end(module: nn.Module, args: tuple, output: Any) -> None:
+        if not reached:
+            finished.pop()  # what ran inside is covered by the module itself
+            finished[-1].append((module, output))
+        if module is site.module:
+            about.setdefault("part", output)
+        elif "part" in about and _holds(output, about["part"]) and site.module in set(module.modules()):
+            about.update(carrier=module, result=output)
+
+    def stop(site: Site, h: Tensor, tokens: Tensor | None) -> None:
+        nonlocal reached
+        if not reached:
+            reached = True
+            for module, output in (item for level in finished for item in level):
+                outputs.setdefault(module, []).append(output)
+
+    handles: list[Any] = []
+    root = setup.model.root
+    try:
+        with edit([site], stop):
+            for module in root.modules():
+                if module is not root and not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+                    # before the user's hooks, which run again in a replay
+                    handles.append(module.register_forward_pre_hook(begin, prepend=True))
+                    handles.append(module.register_forward_hook(end, prepend=True))
+            clean = setup.losses(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return clean, Plan(outputs, **about) if reached else Plan()
+
+
+def _holds(output: Any, part: Any) -> bool:
+    return output is part or (isinstance(output, tuple) and any(x is part for x in output))
+
+
+def last_ffn(setup: Setup, site: Site, plan: Plan) -> nn.Module | None:
+    """The outermost module around the last block's FFN neurons that is smaller than a block, if step 3 can use it."""
+    sites = list(setup.model.units["hidden"].values())
+    if not sites or any(s.expert is not None for s in sites):
+        return None
+    path = next(name for name, m in setup.model.root.named_modules() if m is sites[-1].module).split(".")
+    block = max(i for i, part in enumerate(path) if part.isdigit())
+    ffn = setup.model.root.get_submodule(".".join(path[: block + 2]))
+    parts = set(ffn.modules())
+    if any(m._forward_hooks or m._forward_pre_hooks for m in parts):  # a hook may want to see all the tokens
+        return None
+    if site.module in parts and not (plan.carrier is ffn and site.side == "input"):
+        return None  # what was recorded inside has all the tokens
+    return ffn
+
+
+def _replay(
+    setup: Setup, batch: Batch, site: Site, plan: Plan, off: Int[Tensor, " n"] | None, n: int
+) -> Float[Tensor, " n*example"]:
+    """Losses of `n` copies of the batch, copy i with neuron `off[i]` at zero."""
+    inputs = {k: v.repeat(n, 1) for k, v in batch.inputs.items()}
+    one = plan.carrier is not None and site.side == "input"  # the site's module is given one copy
+
+    def silence(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor:
+        keep = torch.ones(n, h.shape[-1], dtype=h.dtype, device=h.device)
+        for i, neuron in enumerate(off if off is not None else []):
+            keep[i, site.coordinates(neuron[None])] = 0
+        if tokens is not None:
+            return h * keep[tokens // batch.real.numel()]
+        copies = h[None] if one else h.unflatten(0, (n, -1))
+        return (copies * keep.view(n, *[1] * (copies.ndim - 2), -1)).flatten(0, 1)
+
+    with _swapped(_forwards(setup, batch, site, plan, n)), edit([site], silence):
+        return setup.losses(batch, inputs, n)
+
+
+def _forwards(setup: Setup, batch: Batch, site: Site, plan: Plan, n: int) -> dict[nn.Module, Forward]:
+    """What modules do in a replay, in the place of their own forward."""
+    scored = batch.targets != UNSCORED
+    rows = scored.flatten().nonzero().flatten()
+    examples, tokens = len(batch.index), batch.real.numel()
+
+    def answers(x: Any, copies: int) -> Any:
+        fits = torch.is_tensor(x) and x.ndim == 3 and x.shape[:2] == (copies * examples, scored.shape[1])
+        return x.unflatten(0, (copies, examples)).flatten(1, 2)[:, rows] if fits else x
+
+    def tile(x: Tensor) -> Tensor:  # a copy also if n is 1: some models write into their vectors
+        return x.repeat(n, *[1] * (x.ndim - 1)) if x.ndim and len(x) in (examples, tokens) else x.clone()
+
+    forwards: dict[nn.Module, Forward] = {}
+    for module, outputs in plan.outputs.items():
+        forwards[module] = _in_turn(module, [lambda *args, y=y, **kwargs: _map(y, tile) for y in outputs])
+    if plan.carrier is not None:
+        inputs = tuple(answers(x, 1) if plan.ffn is plan.carrier else x for x in plan.inputs)
+
+        def carry(*args: Any, **kwargs: Any) -> Any:
+            part = site.module(*inputs)
+            return (
+                part
+                if plan.result is plan.part
+                else tuple(part if x is plan.part else _map(x, tile) for x in plan.result)
+            )
+
+        forwards[plan.carrier] = _in_turn(plan.carrier, [carry])
+    if plan.ffn is not None:
+        whole = forwards.get(plan.ffn, plan.ffn.forward)
+
+        def on_answers(*args: Any, **kwargs: Any) -> Any:
+            out = whole(*(answers(x, n) for x in args), **kwargs)
+            if not torch.is_tensor(out) or out.shape[:2] != (n, len(rows)):
+                return out
+            all_tokens = out.new_zeros(n, scored.numel(), out.shape[-1]).index_copy_(1, rows, out)
+            return all_tokens.view(n * examples, -1, out.shape[-1])
+
+        forwards[plan.ffn] = on_answers
+    return forwards
+
+
+def _in_turn(module: nn.Module, answers: list[Forward]) -> Forward:
+    """A forward that answers the first calls from a list, and then as the module itself."""
+    left, own = iter(answers), module.forward
+    return lambda *args, **kwargs: next(left, own)(*args, **kwargs)
+
+
+def _map(x: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if torch.is_tensor(x):
+        return function(x)
+    if isinstance(x, dict):  # transformers' ModelOutput is one
+        return type(x)(**{k: _map(v, function) for k, v in x.items()})
+    return type(x)(_map(v, function) for v in x) if isinstance(x, (tuple, list)) else x
+
+
+@contextlib.contextmanager
+def _swapped(forwards: dict[nn.Module, Forward]) -> Iterator[None]:
+    """In the scope, these modules run these functions in the place of their own forward; their hooks stay."""
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module, forward_before in before.items():
+            if forward_before is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = forward_before

@@ -1,0 +1,142 @@
+"""Scores from one backward pass: activation x gradient (LX24 Eq. 9), attribution patching, integrated gradients.
+
+1. Parameters are frozen, and the first site starts the graph: below it nothing is kept or computed backward.
+2. A hook on each site's vector holds `a` until the backward pass brings `g = dL/da`, and adds `a * g`, reduced over
+   tokens and examples, to the site's running sum.
+3. Examples do not interact, so the gradient of the batch's summed loss is each example's own gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuroscope.attribution.setup import Setup
+from neuroscope.errors import ArgumentError
+from neuroscope.sites import Edit, Site, edit
+from neuroscope.tasks.prompts import Batch
+
+Times = Callable[[Site, Tensor, "Tensor | None"], Tensor]
+
+
+def _stream(setup: Setup, batch: Batch, factor: Times | None = None) -> Edit:
+    """The hook of step 2, with `factor` in the place of the activation if given."""
+
+    def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor:
+        h = h if h.requires_grad else h.detach().requires_grad_()
+        setup.observe(site, h[: len(batch.index)] if h.ndim == 3 else h, tokens, batch)
+        kept = h.detach() if factor is None else factor(site, h.detach(), tokens)
+
+        def on_gradient(g: Tensor) -> None:
+            rows = slice(None) if h.ndim == 2 else slice(len(batch.index))
+            setup.sums.add(site, setup.reduce(site, kept[rows] * g[rows], tokens, batch))
+
+        h.register_hook(on_gradient)
+        return h
+
+    return on_site
+
+
+def grad_x_act(setup: Setup, forward: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext) -> None:
+    """|dL/da * a| (LX24 Eq. 3, 9): the first-order effect of setting a neuron to zero.
+
+    `forward` wraps the forward pass; RelP gives its own rules there.
+    """
+    for batch in setup:
+        with edit(setup.sites.values(), _stream(setup, batch)):
+            with forward():
+                logits = setup.model.logits(batch.inputs, keep=batch.keep)
+            _backward(setup.score(logits, batch).sum())
+
+
+def attribution_patching(setup: Setup) -> None:
+    """(a_clean - a_corrupt) dL/da_clean: the first-order effect of patching in the corrupt prompt's activation.
+
+    Both prompts go through the model as one batch, so that nothing is cached.
+    """
+    for batch in setup:
+        assert batch.corrupt is not None  # encode(corrupt=True) gave it or refused
+        inputs = {k: torch.cat([v, batch.corrupt[k]]) for k, v in batch.inputs.items()}
+
+        def difference(site: Site, h: Tensor, tokens: Tensor | None, batch: Batch = batch) -> Tensor:
+            n = len(batch.index)
+            if h.ndim == 3:
+                return h[:n] - h[n:]
+            return h - _at_partner(h, tokens, batch.real.numel())
+
+        with edit(setup.sites.values(), _stream_pairs(setup, batch, difference)):
+            _backward(setup.losses(batch, inputs).sum())
+
+
+def _stream_pairs(setup: Setup, batch: Batch, factor: Times) -> Edit:
+    """`_stream` over a batch of clean prompts followed by their corrupt ones: only the clean half is counted."""
+    inner = batch.real.numel()
+
+    def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor:
+        if h.ndim == 3:
+            return _stream(setup, batch, factor)(site, h, tokens)
+        h = h if h.requires_grad else h.detach().requires_grad_()
+        index = torch.arange(len(h), device=h.device) if tokens is None else tokens
+        clean = index < inner
+        setup.observe(site, h[clean], index[clean], batch)
+        kept = factor(site, h.detach(), tokens)[clean]
+
+        def on_gradient(g: Tensor) -> None:
+            setup.sums.add(site, setup.reduce(site, kept * g[clean], index[clean], batch))
+
+        h.register_hook(on_gradient)
+        return h
+
+    return on_site
+
+
+def _at_partner(
+    h: Float[Tensor, "row coordinate"], tokens: Tensor | None, half: int
+) -> Float[Tensor, "row coordinate"]:
+    """For each row of flattened tokens, the row of its corrupt partner; zero where the partner skipped this expert."""
+    index = torch.arange(len(h), device=h.device) if tokens is None else tokens
+    dense = h.new_zeros(3 * half, h.shape[-1]).index_copy(0, index, h)
+    return dense[index + half]
+
+
+def integrated_gradients(setup: Setup, steps: int = 8) -> None:
+    """Conductance of each site from zero: a times the mean of dL/da along the straight path from 0 to a.
+
+    By site, the signed values sum to what ablating the whole site does to the loss (completeness), up to the midpoint
+    rule's error. Costs `steps` backward passes per site.
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise ArgumentError(f"steps={steps!r}", "not a positive integer", "give steps=8 or more")
+    for batch in setup:
+        for site in setup.sites.values():
+            _one_path(setup, batch, site, steps)
+
+
+def _one_path(setup: Setup, batch: Batch, site: Site, steps: int) -> None:
+    total: list[Tensor] = []
+    start: list[tuple[Tensor, Tensor | None]] = []
+    for step in range(steps):
+        alpha = (step + 0.5) / steps
+
+        def shrink(site: Site, h: Tensor, tokens: Tensor | None, alpha: float = alpha) -> Tensor:
+            if not start:
+                setup.observe(site, h, tokens, batch)
+                start.append((h.detach(), tokens))
+            scaled = (alpha * h.detach()).requires_grad_()
+            scaled.register_hook(lambda g: total.append(g) if not total else total.__setitem__(0, total[0] + g))
+            return scaled
+
+        with edit([site], shrink):
+            _backward(setup.losses(batch).sum())
+    if total:  # an expert that no token was routed to has no path
+        activation, tokens = start[0]
+        setup.sums.add(site, setup.reduce(site, activation * total[0] / steps, tokens, batch))
+
+
+def _backward(loss: Tensor) -> None:
+    if loss.requires_grad:  # not if no token reached any of the sites
+        loss.backward()

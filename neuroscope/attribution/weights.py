@@ -1,0 +1,61 @@
+"""Weight x gradient: |sum over a neuron's parameters of w dL/dw|, example by example."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neuroscope.attribution.setup import Setup
+from neuroscope.models import require_parameters
+from neuroscope.sites import Rows, Site
+from neuroscope.tasks.prompts import UNSCORED, Batch
+
+
+def weight_x_grad(setup: Setup) -> dict[str, Tensor]:
+    """The first-order effect of scaling all of a neuron's weights (its rows and its column, biases included).
+
+    Gradients of parameters are sums over a batch, so each example goes through the model alone.
+    """
+    require_parameters(setup.model, "weight-x-grad")
+    params = {id(r.param): r.param for site in setup.sites.values() for r in _rows(site)}
+    total = {a: torch.zeros(s.width) for a, s in setup.sites.items()}
+    gradients_before = {key: p.grad for key, p in params.items()}
+    try:
+        for parameter in params.values():
+            parameter.grad = None
+            parameter.requires_grad_(True)
+        for batch in setup.watch(list(_singly(setup)), unit="example"):
+            gradients = torch.autograd.grad(setup.losses(batch).sum(), list(params.values()), allow_unused=True)
+            by_param = dict(zip(params, gradients, strict=True))
+            for address, site in setup.sites.items():
+                change = sum(
+                    (_per_neuron(r, by_param[id(r.param)], site) for r in _rows(site)), torch.zeros(site.width)
+                )
+                total[address] += -change if setup.reduction == "signed" else change.abs()
+    finally:
+        for key, parameter in params.items():
+            parameter.requires_grad_(False)
+            parameter.grad = gradients_before[key]
+    return total
+
+
+def _rows(site: Site) -> list[Rows]:
+    return [*site.out, *(r for rows in site.ins.values() for r in rows)]
+
+
+def _per_neuron(rows: Rows, gradient: Tensor | None, site: Site) -> Tensor:
+    if gradient is None:  # an expert that no token was routed to
+        return torch.zeros(site.width)
+    product = (rows.view() * rows.view(gradient)).detach()
+    return site.per_unit(product.flatten(0, -2).sum(0) if product.ndim > 1 else product).float().cpu()
+
+
+def _singly(setup: Setup) -> list[Batch]:
+    """The examples as batches of one."""
+    singles = []
+    for batch in setup.batches:
+        for i in range(len(batch.index)):
+            inputs = {k: v[i : i + 1] for k, v in batch.inputs.items()}
+            keep = (batch.targets[i] != UNSCORED).nonzero().flatten()
+            singles.append(Batch(inputs, batch.targets[i : i + 1], keep, batch.real[i : i + 1], batch.index[i : i + 1]))
+    return singles
