@@ -1,0 +1,330 @@
+"""Are a task's neurons its own? Deactivation with random controls, and every task's neurons off under every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neuroscope import figures, files
+from neuroscope.errors import ArgumentError, TaskError, choose, public
+from neuroscope.evaluation import Prepared, judge, prepare
+from neuroscope.interventions import ablate
+from neuroscope.masks import Match, NeuronMask
+from neuroscope.models import Model, resolve
+from neuroscope.results import Result
+from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
+from neuroscope.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Progress = Callable[..., Iterable[Any]]
+Outcomes = npt.NDArray[np.float64]
+CONTROLS: dict[str, Match] = {"random-uniform": "uniform", "random-layer": "layer"}
+ALPHA = 0.05
+
+
+class Judge:
+    """Outcomes of tasks under masks: each prepared once, each measured once."""
+
+    def __init__(
+        self, model: Any, tasks: Mapping[str, Task], n: int | None, batch_size: int, journal: files.Journal | None
+    ) -> None:
+        self.model: Model = resolve(model)
+        self.tasks, self.n = tasks, n
+        self.journal = journal or files.Journal()
+        self.fingerprint = self.model.fingerprint()
+        self.prepared: dict[str, Prepared] = {
+            k: prepare(self.model, t, "test", n, batch_size) for k, t in tasks.items()
+        }
+
+    def __call__(self, task: str, mask: NeuronMask | None = None) -> Outcomes:
+        """[example] outcomes of a task's test examples with the mask's neurons off."""
+        key = files.digest(self.fingerprint, self.tasks[task].data_hash, self.n, "" if mask is None else mask.identity)
+        return np.array(self.journal.get(key, lambda: self._measure(task, mask)))
+
+    def _measure(self, task: str, mask: NeuronMask | None) -> list[float]:
+        if mask is None:
+            return judge(self.model, self.prepared[task]).tolist()
+        with ablate(self.model, mask):
+            return judge(self.model, self.prepared[task]).tolist()
+
+
+@dataclass(frozen=True)
+class Deactivation(Result):
+    """LX24 Table 1 and 6: one row per task, condition and seed.
+
+    Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "task"), seed, neurons,
+    n, score in [0, 1], low and high (95 % bootstrap interval over examples); for "task" also p (paired permutation
+    against the layer-matched controls' mean, two-sided) and q (Benjamini-Hochberg over the tasks).
+    """
+
+    def summary(self) -> pd.DataFrame:
+        """One row per task, then the means over each kind of task and over all.
+
+        Columns: name, original, random-uniform and random-layer (means over seeds), off (the task's own neurons off),
+        loss_random_layer and loss_off (original minus these), p and q.
+        """
+        import pandas as pd  # heavy: only for tables
+
+        scores = self.table.groupby(["task", "condition"], sort=False)["score"].mean().unstack()
+        own = self.table[self.table["condition"] == "task"].set_index("task")
+        rows = scores.loc[own.index, ["original", *CONTROLS]].assign(off=scores["task"])
+        kinds = {f"mean ({kind})": own.index[own["kind"] == kind] for kind in own["kind"].unique()}
+        means = {label: rows.loc[names].mean() for label, names in {**kinds, "mean (all)": own.index}.items()}
+        summary = pd.concat([rows, pd.DataFrame(means).T])
+        summary["loss_random_layer"] = summary["original"] - summary["random-layer"]
+        summary["loss_off"] = summary["original"] - summary["off"]
+        return summary.join(own[["p", "q"]]).rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
+
+    def figure(self) -> go.Figure:
+        """Bars per task: original, random off (band over seeds), the task's own neurons off."""
+        names = list(self.table["task"].unique())
+        series: dict[str, figures.Band] = {}
+        labels = {
+            "original": "original",
+            "random-uniform": "random off, uniform",
+            "random-layer": "random off, same layers",
+        }
+        for condition, label in (labels | {"task": "the task's own neurons off"}).items():
+            rows = self.table[self.table["condition"] == condition].groupby("task", sort=False)
+            if condition in CONTROLS:
+                series[label] = tuple(100 * rows["score"].agg(how).loc[names] for how in ("mean", "min", "max"))
+            else:
+                series[label] = tuple(100 * rows[column].first().loc[names] for column in ("score", "low", "high"))
+        tests = self.table[self.table["condition"] == "task"].set_index("task").loc[names]
+        return figures.bars_with_band(
+            names,
+            series,
+            [labels[c] for c in CONTROLS],
+            title="Switching neurons off",
+            subtitle=f"{self.manifest['seeds']} random masks of the same size each; {self.manifest['n']} test examples a task",
+            value_label="score, %",
+            band_label=f"range over {self.manifest['seeds']} seeds",
+            hover={
+                "the task's own neurons off": [
+                    f"{int(r.neurons)} neurons; against random in the same layers p = {r.p:.2g}, q = {r.q:.2g}"
+                    for r in tests.itertuples()
+                ]
+            },
+        )
+
+
+@public
+def deactivation(
+    model: Any,
+    masks: Mapping[str, NeuronMask],
+    tasks: Mapping[str, Task],
+    *,
+    seeds: int = 5,
+    n: int | None = None,
+    batch_size: int = 128,
+    journal: files.Journal | None = None,
+    progress: Progress | None = None,
+) -> Deactivation:
+    """Each task with nothing off, random neurons off, and its own neurons off (LX24 §4.1, Table 1 and 6).
+
+    Args:
+        masks: by task; found on other examples than the test ones.
+        seeds: random masks of each kind: uniform over the model, and layer-matched.
+        n: test examples per task (None: all).
+        journal: a `files.Journal` with a path makes a long run resumable.
+
+    Raises:
+        TaskError: a mask was found on the examples it would be judged on.
+        MaskError: a mask is of another model.
+    """
+    import pandas as pd  # heavy: only for tables
+
+    names = _common(masks, tasks)
+    if not isinstance(seeds, int) or seeds < 1:
+        raise ArgumentError(f"seeds={seeds!r}", "no control", "give seeds=1 or more; 5 is the default")
+    judge_ = Judge(model, {t: tasks[t] for t in names}, n, batch_size, journal)
+    rows: list[dict[str, Any]] = []
+    for name in progress(names, desc="deactivation") if progress else names:
+        task, mask = tasks[name], masks[name]
+        about = {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
+
+        def row(condition: str, outcomes: Outcomes, seed: int | None, neurons: int, about: dict = about) -> None:
+            low, high = bootstrap_interval(outcomes)
+            rows.append(
+                about
+                | {"condition": condition, "seed": seed, "neurons": neurons, "n": len(outcomes)}
+                | {"score": float(outcomes.mean()), "low": low, "high": high}
+            )
+
+        row("original", judge_(name), None, 0)
+        for condition, match in CONTROLS.items():
+            controls = [judge_(name, mask.random_like(seed=s, match=match)) for s in range(seeds)]
+            for s, outcomes in enumerate(controls):
+                row(condition, outcomes, s, len(mask))
+        own = judge_(name, mask)
+        row("task", own, None, len(mask))
+        rows[-1]["p"] = paired_permutation(own, np.mean(controls, axis=0))  # the last controls are the layer-matched
+    table = pd.DataFrame(rows)
+    own_rows = table["condition"] == "task"
+    table.loc[own_rows, "q"] = benjamini_hochberg(table.loc[own_rows, "p"].to_numpy())
+    table["seed"] = table["seed"].astype("Int64")
+    return Deactivation(table, _manifest(judge_, masks, names) | {"seeds": seeds})
+
+
+@dataclass(frozen=True)
+class CrossAblation(Result):
+    """LX24 Figure 5: source task's neurons off, target task measured; one row per cell.
+
+    Columns: source, target, source_family, target_family, score, original, control (mean over random masks of the same
+    size, layer-matched to the source's), effect = control - score (what this mask breaks beyond chance), low and high
+    (95 % bootstrap interval of the effect over examples), p (paired permutation, two-sided), q (Benjamini-Hochberg over
+    the whole matrix).
+    """
+
+    @property
+    def matrix(self) -> pd.DataFrame:
+        """Effects, source by target."""
+        names = list(self.table["source"].unique())
+        return self.table.pivot(index="source", columns="target", values="effect").loc[names, names]
+
+    def decompose(self) -> pd.DataFrame:
+        """The effects as sum of mean + source + target + specific (row and column means removed): one row per cell.
+
+        `source` says how much these neurons matter for everything, `specific` how much for this task in particular.
+        """
+        m = self.matrix
+        mean, source, target = m.to_numpy().mean(), m.mean(axis=1), m.mean(axis=0)
+        parts = self.table[["source", "target", "effect"]].copy()
+        parts["mean"] = mean
+        parts["source_part"] = parts["source"].map(source) - mean
+        parts["target_part"] = parts["target"].map(target) - mean
+        parts["specific"] = parts["effect"] - mean - parts["source_part"] - parts["target_part"]
+        return parts
+
+    def verdicts(self) -> pd.DataFrame:
+        """For each task, whether its mask is its own, computed from the matrix.
+
+        "specific": breaks its own task beyond chance (q < 0.05, effect > 0) and beyond every other family's mask (the
+        interval of its effect lies above their mean effect on this task). "shared": beyond chance, but other families'
+        masks break the task as much. "no effect": not beyond chance.
+        """
+        import pandas as pd  # heavy: only for tables
+
+        rows = []
+        for name, cells in self.table.groupby("target", sort=False):
+            own = cells[cells["source"] == name].iloc[0]
+            family = cells[(cells["source"] != name) & (cells["source_family"] == own["target_family"])]["effect"]
+            others = cells[cells["source_family"] != own["target_family"]]["effect"]
+            works = own["q"] < ALPHA and own["effect"] > 0
+            above = bool(own["low"] > others.mean())  # False where there is no other family
+            verdict = "specific" if works and above else "shared" if works else "no effect"
+            rows.append(
+                {"task": name, "own effect": own["effect"], "low": own["low"], "high": own["high"], "q": own["q"]}
+                | {"same family": family.mean(), "other families": others.mean(), "verdict": verdict}
+            )
+        return pd.DataFrame(rows)
+
+    def figure(self) -> go.Figure:
+        """The effects as a heatmap, tasks bracketed by family."""
+        names = list(self.matrix.index)
+        cells = {(r.source, r.target): r for r in self.table.itertuples()}
+        families = dict(zip(self.table["source"], self.table["source_family"], strict=True))
+
+        def hover(r: Any) -> str:
+            return (
+                f"<b>{r.source}</b> off, <b>{r.target}</b> measured<br>score {100 * r.score:.1f} %; nothing off "
+                f"{100 * r.original:.1f} %; random off {100 * r.control:.1f} %<br>effect {100 * r.effect:.1f} points "
+                f"[{100 * r.low:.1f}, {100 * r.high:.1f}], p = {r.p:.2g}, q = {r.q:.2g}"
+            )
+
+        return figures.heatmap(
+            100 * self.matrix,
+            names,
+            names,
+            title="Whose neurons break which task",
+            subtitle=f"score lost beyond random neurons of the same layers; dots: q < {ALPHA}",
+            colour_label="points lost",
+            x_label="task measured",
+            y_label="whose neurons are off",
+            hover=[[hover(cells[a, b]) for b in names] for a in names],
+            text=[
+                [f"{100 * cells[a, b].effect:.0f}" + ("·" if cells[a, b].q < ALPHA else "") for b in names]
+                for a in names
+            ],
+            scale="diverging",
+            groups=families,
+        )
+
+
+@public
+def cross_ablation(
+    model: Any,
+    masks: Mapping[str, NeuronMask],
+    tasks: Mapping[str, Task],
+    *,
+    seeds: int = 1,
+    n: int | None = None,
+    batch_size: int = 128,
+    match: Match = "layer",
+    journal: files.Journal | None = None,
+    progress: Progress | None = None,
+) -> CrossAblation:
+    """Every task's neurons off under every task (LX24 Figure 5 a, b).
+
+    Args:
+        masks, tasks: by name; those that are in both are used.
+        seeds: random masks per source; each is measured on every task.
+        match: "layer" (random masks keep the source's number of neurons at every site) or "uniform".
+        n, batch_size, journal, progress: as in `deactivation`.
+    """
+    import pandas as pd  # heavy: only for tables
+
+    names = _common(masks, tasks)
+    choose(match, ("layer", "uniform"), "match")
+    judge_ = Judge(model, {t: tasks[t] for t in names}, n, batch_size, journal)
+    rows = []
+    for source in progress(names, desc="cross-ablation") if progress else names:
+        controls = [masks[source].random_like(seed=s, match=match) for s in range(seeds)]
+        for target in names:
+            original, off = judge_(target), judge_(target, masks[source])
+            control = np.mean([judge_(target, c) for c in controls], axis=0)
+            low, high = bootstrap_interval(control - off)
+            rows.append(
+                {"source": source, "target": target}
+                | {"source_family": tasks[source].family, "target_family": tasks[target].family}
+                | {"score": off.mean(), "original": original.mean(), "control": control.mean()}
+                | {"effect": (control - off).mean(), "low": low, "high": high, "p": paired_permutation(control, off)}
+            )
+    table = pd.DataFrame(rows)
+    table["q"] = benjamini_hochberg(table["p"].to_numpy())
+    return CrossAblation(table, _manifest(judge_, masks, names) | {"seeds": seeds, "match": match})
+
+
+def _common(masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task]) -> list[str]:
+    missing = [name for name in masks if name not in tasks]
+    if missing or not masks:
+        found = f"no task for {missing}" if masks else "no mask"
+        raise ArgumentError("masks and tasks by the same names", found, f"tasks has {list(tasks)}")
+    for name, mask in masks.items():
+        same_data = mask.manifest.get("data_hash") == tasks[name].data_hash
+        if same_data and mask.manifest.get("split") == "test":
+            raise TaskError(
+                f"judge the neurons of {name!r} on its test examples",
+                "they were found on the same examples",
+                "find them with attribute(..., split='discovery')",
+            )
+    return list(masks)
+
+
+def _manifest(judge_: Judge, masks: Mapping[str, NeuronMask], names: list[str]) -> dict[str, Any]:
+    return {
+        **judge_.model.provenance(),
+        "masks": {name: dict(masks[name].manifest) for name in names},
+        "sizes": {name: len(masks[name]) for name in names},
+        "data_hash": {name: judge_.tasks[name].data_hash for name in names},
+        "split": "test",
+        "n": judge_.n or max(len(p.examples) for p in judge_.prepared.values()),
+        "versions": files.versions(),
+    }

@@ -1,0 +1,262 @@
+"""The main job from end to end: find every task's neurons, switch them off, compare the tasks, write one report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroscope import figures, files
+from neuroscope.attribution import attribute
+from neuroscope.errors import FileError, public
+from neuroscope.evidence import ALPHA, CrossAblation, Deactivation, cross_ablation, deactivation
+from neuroscope.masks import NeuronMask, Scores
+from neuroscope.models import Model, resolve
+from neuroscope.overlap import Overlap, overlap, overlap_sweep
+from neuroscope.report import Section, write_report
+from neuroscope.tasks import Task, load_tasks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[..., Iterable[Any]]
+
+
+@public
+def run(
+    model: Any = "mini",
+    tasks: str | Iterable[str] | Mapping[str, Task] = "mini",
+    *,
+    out: str | PathLike = "report",
+    k: float = 0.10,
+    method: str = "grad-x-act",
+    objective: str = "loss",
+    unit: str = "hidden",
+    examples: int = 256,
+    test_examples: int = 128,
+    seeds: int = 5,
+    batch_size: int = 128,
+    progress: Progress | None = None,
+) -> Path:
+    """Find each task's neurons, deactivate them, cross-ablate, overlap; write masks, tables and one HTML report.
+
+    A run that was killed goes on where it stopped when it is called again with the same arguments: scores are files, and
+    every finished evaluation is a line of `journal.jsonl`.
+
+    Args:
+        model: anything that can be opened.
+        tasks: "mini", a folder of jsonl tasks, names of the papers' catalogue, or a dict of tasks.
+        out: the folder to write into: `report.html`, `scores/`, `masks/`, `tables/` (CSV and parquet).
+        k: share of all neurons in a task's mask.
+        method, objective, unit: as in `attribute`.
+        examples: discovery examples per task, on which neurons are found.
+        test_examples: test examples per task, on which they are judged.
+        seeds: random masks per control.
+        progress: called as `progress(iterable, desc=)`; `tqdm` fits.
+
+    Returns:
+        Path of the report.
+    """
+    model, out = resolve(model), Path(out)
+    tasks = dict(tasks) if isinstance(tasks, Mapping) else load_tasks(tasks)
+    scores = _scores(
+        model, tasks, out / "scores", progress, dict(method=method, objective=objective, unit=unit, examples=examples)
+    )
+    masks = {name: s.top(k) for name, s in scores.items()}
+    for name, mask in masks.items():
+        mask.save(out / "masks" / f"{name}.safetensors")
+    journal = files.Journal(out / "journal.jsonl")
+    shared: dict[str, Any] = {"n": test_examples, "batch_size": batch_size, "journal": journal, "progress": progress}
+    off = deactivation(model, masks, tasks, seeds=seeds, **shared)
+    crossed = cross_ablation(model, masks, tasks, **shared)
+    shares = overlap(masks) if len(masks) > 1 else None
+    tables = {"deactivation": off.summary(), "deactivation_runs": off.to_frame(), "cross_ablation": crossed.to_frame()}
+    tables["verdicts"] = crossed.verdicts()
+    if shares is not None:
+        tables["overlap"] = shares.to_frame()
+    _save_tables(tables, out / "tables")
+    families = {name: t.family for name, t in tasks.items()}
+    sections = [_deactivation_section(off), _cross_section(crossed)]
+    if shares is not None:
+        sections.append(_overlap_section(shares, scores, families))
+    sections.append(_depth_section(masks, scores, families, k))
+    return write_report(
+        out / "report.html",
+        title=f"Task neurons of {model.name if '/' not in model.name else Path(model.name).name}",
+        intro=_headline(model, off, crossed, shares, families, k),
+        sections=sections,
+        manifest={
+            **model.provenance(),
+            "k": k,
+            "method": method,
+            "objective": objective,
+            "unit": unit,
+            "found on": f"{examples} discovery examples per task",
+            "judged on": f"{test_examples} test examples per task",
+            "seeds": seeds,
+            "data_hash": {name: t.data_hash for name, t in tasks.items()},
+            "versions": files.versions(),
+        },
+    )
+
+
+def _scores(
+    model: Model, tasks: Mapping[str, Task], folder: Path, progress: Progress | None, settings: dict[str, Any]
+) -> dict[str, Scores]:
+    """Scores of every task, from the folder where they were finished with the same model, data and settings."""
+    fingerprint = model.fingerprint()
+    together = settings["method"] == "lape"
+    found: dict[str, Scores] = {}
+    for name, task in tasks.items():
+        wanted = {
+            "method": settings["method"],
+            "objective": settings["objective"],
+            "data_hash": task.data_hash,
+            "fingerprint": fingerprint,
+            "asked": settings["examples"],
+            "unit": settings["unit"],
+        }
+        known = _known(folder / f"{name}.safetensors", wanted)
+        if known is not None and not together:
+            found[name] = known
+            continue
+        if together and found:
+            break
+        fresh: Any = attribute(model, tasks if together else task, progress=progress, **settings)
+        for key, scores in (fresh if together else {name: fresh}).items():
+            asked = {"asked": settings["examples"], "unit": settings["unit"]}
+            found[key] = Scores(
+                scores.values_by_site, scores.widths, scores.unit, scores.manifest | asked, scores.means
+            )
+            found[key].save(folder / f"{key}.safetensors")
+    return found
+
+
+def _known(path: Path, wanted: dict[str, Any]) -> Scores | None:
+    if not path.exists():
+        return None
+    try:
+        scores = Scores.load(path)
+    except FileError:  # of another version, or not ours: made again
+        return None
+    return scores if all(scores.manifest.get(key) == value for key, value in wanted.items()) else None
+
+
+def _save_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    for name, table in tables.items():
+        files.write(folder / f"{name}.csv", table.to_csv(index=False))
+        files.write(folder / f"{name}.parquet", lambda path, t=table: t.to_parquet(path, index=False))
+
+
+def _headline(
+    model: Model,
+    off: Deactivation,
+    crossed: CrossAblation,
+    shares: Overlap | None,
+    families: Mapping[str, str],
+    k: float,
+) -> str:
+    total = off.summary().set_index("name").loc["mean (all)"]
+    verdicts = crossed.verdicts()
+    own = list(verdicts.loc[verdicts["verdict"] == "specific", "task"])
+    none = list(verdicts.loc[verdicts["verdict"] == "no effect", "task"])
+    lines = [
+        f"- `{model.name}`: {k:.0%} of the neurons of each of {len(verdicts)} tasks, switched off: the mean score goes from "
+        f"**{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same layers off it is "
+        f"{total['random-layer']:.1%} ({total['random-uniform']:.1%} drawn from the whole model).",
+        f"- The neurons are the task's own (they break it more than other families' neurons do, q < {ALPHA}) in "
+        f"**{len(own)} of {len(verdicts)}** tasks.",
+    ]
+    if none:
+        lines.append(f"- **A negative**: switching them off does nothing beyond chance in {', '.join(none)}.")
+    if shares is not None:
+        lines.append(_overlap_line(shares, families))
+    return (
+        "Neurons were found on discovery examples and judged on test examples that share no prompt with them.\n\n"
+        + "\n".join(lines)
+    )
+
+
+def _overlap_line(shares: Overlap, families: Mapping[str, str]) -> str:
+    summary = shares.within_between(families)
+    if not summary["pairs_within"] or not summary["pairs_between"]:
+        return f"- Mean overlap (Jaccard) of the masks: {shares.table['jaccard'].mean():.2f}."
+    return (
+        f"- Masks overlap (Jaccard) {summary['within']:.2f} within a family and {summary['between']:.2f} across families, "
+        f"a ratio of {summary['ratio']:.1f}; chance in the same layers is {summary['chance_between']:.2f}."
+    )
+
+
+def _deactivation_section(off: Deactivation) -> Section:
+    text = (
+        "Scores on test examples with nothing off, with random neurons off, and with the task's own neurons off (LX24, Table "
+        "1). Whiskers are 95 % bootstrap intervals over examples, shaded boxes the range over random masks. p compares own "
+        "and layer-matched random neurons example by example; q corrects it over the tasks."
+    )
+    return Section("Deactivation", text, [off.figure()], [("Scores by task", off.summary())])
+
+
+def _cross_section(crossed: CrossAblation) -> Section:
+    verdicts = crossed.verdicts()
+    counts = verdicts["verdict"].value_counts()
+    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    text = (
+        "Every task's neurons off under every task (LX24, Figure 5). A cell is the score lost beyond random neurons of the same "
+        "layers. Two kinds of neurons hide in a mask: those that matter for everything (a coloured row) and those that "
+        f"matter for this task (the diagonal, and the blocks of a family). **Verdicts: {said}.**"
+    )
+    return Section("Specificity", text, [crossed.figure()], [("Is the mask the task's own?", verdicts)])
+
+
+def _overlap_section(shares: Overlap, scores: Mapping[str, Scores], families: Mapping[str, str]) -> Section:
+    sweep = (
+        overlap_sweep(scores, groups=_by_family(families)) if len(set(families.values())) > 1 else overlap_sweep(scores)
+    )
+    text = (
+        "Jaccard overlap of the masks, with its level by chance. The curves compare the unions of the families' masks as the "
+        "share k of neurons grows (LX24, Table 8): large masks overlap whatever they hold, so read them against the dots."
+    )
+    return Section(
+        "Overlap", text, [shares.figure(families), sweep.figure()], [("Overlap of pairs", shares.to_frame())]
+    )
+
+
+def _by_family(families: Mapping[str, str]) -> dict[str, list[str]]:
+    return {f: [name for name, own in families.items() if own == f] for f in dict.fromkeys(families.values())}
+
+
+def _depth_section(
+    masks: Mapping[str, NeuronMask], scores: Mapping[str, Scores], families: Mapping[str, str], k: float
+) -> Section:
+    widths = dict(next(iter(masks.values())).widths)
+    first = next(iter(scores.values())).manifest
+    share = np.mean(
+        [
+            float(
+                s.vector().sort(descending=True).values[: len(m)].sum() / s.vector().clamp_min(0).sum().clamp_min(1e-30)
+            )
+            for s, m in zip(scores.values(), masks.values(), strict=True)
+        ]
+    )
+    text = (
+        f"Where in depth the masks' neurons are, and how relevance ({first['method']}, {first['reduction']}) falls with rank. "
+        f"The top {k:.0%} hold {share:.0%} of the relevance, mean over tasks."
+    )
+    return Section(
+        "Depth and relevance",
+        text,
+        [
+            figures.depth_map(
+                {name: m.counts() for name, m in masks.items()}, widths, title="Neurons by layer", groups=families
+            ),
+            figures.distribution(
+                {name: s.vector().numpy() for name, s in scores.items()},
+                title="Relevance by rank",
+                k=k,
+                groups=families,
+            ),
+        ],
+    )

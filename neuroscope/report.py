@@ -1,0 +1,258 @@
+"""One self-contained HTML file out of texts, figures and tables, readable without a network.
+
+plotly.js is embedded once. A content security policy in the page forbids every request, so nothing can be fetched even
+by mistake. The same content gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroscope import files
+from neuroscope.errors import ArgumentError, public
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+ROWS = 50  # of a table that are shown
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
+# plotly.js would offer a button that sends the chart to a server of its makers.
+CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "topojsonURL": "",
+    "typesetMath": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "sendChartToCloud"],
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report.
+
+    Attributes:
+        title: its heading, also in the table of contents.
+        text: paragraphs parted by blank lines; lines that start with "- " are a list; **bold** and `code`.
+        figures: plotly Figures, shown below the text.
+        tables: (caption, frame) pairs, shown below the figures.
+    """
+
+    title: str
+    text: str = ""
+    figures: Sequence[go.Figure] = ()
+    tables: Sequence[tuple[str, pd.DataFrame]] = ()
+
+
+@public
+def write_report(
+    path: str | PathLike[str],
+    *,
+    title: str,
+    intro: str = "",
+    sections: Sequence[Section] = (),
+    manifest: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write one offline HTML page, atomically.
+
+    Args:
+        path: the file to write; folders on the way are made.
+        title: of the page.
+        intro: text above the first section, marked up as in `Section`.
+        sections: in reading order.
+        manifest: what the numbers depend on; shown folded at the end.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ArgumentError: something in `sections` is not a Section.
+    """
+    for i, section in enumerate(sections):
+        if not isinstance(section, Section):
+            raise ArgumentError(f"section {i} of a report", type(section).__name__, "give neuroscope.report.Section")
+    ids = [f"section-{i}" for i in range(1, len(sections) + 1)]
+    links = "".join(f'<li><a href="#{i}">{html.escape(s.title)}</a></li>' for i, s in zip(ids, sections, strict=True))
+    parts = {
+        "title": html.escape(title),
+        "policy": POLICY,
+        "style": STYLE,
+        "plotly": _plotly() if any(section.figures for section in sections) else "",
+        "contents": f'<nav aria-label="Contents"><p>Contents</p><ol>{links}</ol></nav>' if sections else "",
+        "intro": markup(intro),
+        "sections": "\n".join(_section(i, section) for i, section in zip(ids, sections, strict=True)),
+        "manifest": _manifest(manifest),
+    }
+    return files.write(path, PAGE.format_map(parts))
+
+
+def markup(text: str) -> str:
+    """Paragraphs, lists, **bold** and `code` as HTML; everything else is escaped.
+
+    Example:
+        >>> markup("k = **10 %** & `top`")
+        '<p>k = <strong>10 %</strong> &amp; <code>top</code></p>'
+    """
+    blocks = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        lines = [_inline(line.strip()) for line in block.splitlines()]
+        for is_list, run in _runs(lines):
+            if is_list:
+                blocks.append("<ul>" + "".join(f"<li>{line[2:]}</li>" for line in run) + "</ul>")
+            else:
+                blocks.append("<p>" + " ".join(run) + "</p>")
+    return "\n".join(blocks)
+
+
+def _runs(lines: Sequence[str]) -> list[tuple[bool, list[str]]]:
+    """Lines in stretches of list items and of other lines."""
+    runs: list[tuple[bool, list[str]]] = []
+    for line in lines:
+        is_item = line.startswith("- ")
+        if not runs or runs[-1][0] != is_item:
+            runs.append((is_item, []))
+        runs[-1][1].append(line)
+    return runs
+
+
+def _inline(line: str) -> str:
+    """Escape, then mark up; what stands inside backticks is left as it is."""
+    pieces = re.split(r"`([^`]+)`", html.escape(line))
+    pieces[::2] = [re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece) for piece in pieces[::2]]
+    pieces[1::2] = [f"<code>{piece}</code>" for piece in pieces[1::2]]
+    return "".join(pieces)
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs  # 5 MB of text: only where a figure is shown
+
+    return f"<script>{get_plotlyjs()}</script>"
+
+
+def _section(anchor: str, section: Section) -> str:
+    drawn = [
+        '<figure class="plot">'
+        + figure.to_html(
+            full_html=False, include_plotlyjs=False, include_mathjax=False, config=CONFIG, div_id=f"{anchor}-figure-{i}"
+        )
+        + "</figure>"
+        for i, figure in enumerate(section.figures, 1)
+    ]
+    tables = [_table(caption, frame) for caption, frame in section.tables]
+    heading = f"<h2>{html.escape(section.title)}</h2>"
+    return "\n".join([f'<section id="{anchor}">', heading, markup(section.text), *drawn, *tables, "</section>"])
+
+
+def _table(caption: str, frame: pd.DataFrame) -> str:
+    """The first ROWS rows of a frame, its index included where it has names."""
+    if frame.index.name is not None or frame.index.nlevels > 1 or frame.index.dtype.kind not in "iu":
+        frame = frame.reset_index(names=None if any(frame.index.names) else "")
+    head = "".join(
+        f'<th scope="col"{_number_class(kind)}>{html.escape(str(column))}</th>' for column, kind in frame.dtypes.items()
+    )
+    rows = "".join(
+        "<tr>" + "".join(_cell(value) for value in row) + "</tr>"
+        for row in frame.head(ROWS).itertuples(index=False, name=None)
+    )
+    note = f" (first {ROWS} of {len(frame)} rows)" if len(frame) > ROWS else ""
+    return (
+        f'<div class="table"><table><caption>{html.escape(caption)}{note}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _number_class(kind: Any) -> str:
+    return ' class="number"' if kind.kind in "iuf" else ""
+
+
+def _cell(value: object) -> str:
+    """Numbers to four digits and to the right, missing values as a dash, everything else as escaped text."""
+    if value is None or (isinstance(value, Real) and math.isnan(value)):
+        return '<td class="number">&ndash;</td>'
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return f'<td class="number">{value if isinstance(value, Integral) else format(value, ".4g")}</td>'
+    return f"<td>{html.escape(str(value))}</td>"
+
+
+def _manifest(manifest: Mapping[str, Any] | None) -> str:
+    if manifest is None:
+        return ""
+    text = html.escape(json.dumps(dict(manifest), indent=2, default=str, ensure_ascii=False))
+    return f"<details><summary>How these numbers were made</summary><pre>{text}</pre></details>"
+
+
+STYLE = """
+:root { color-scheme: light; --ink: #1f2933; --soft: #52606d; --line: #e4e7eb; --accent: #0072b2; }
+* { box-sizing: border-box; }
+html { scroll-behavior: smooth; }
+body { margin: 0; color: var(--ink); background: #f5f7fa; line-height: 1.6;
+  font: 16px/1.6 Inter, "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif; }
+.page { display: grid; grid-template-columns: 15rem minmax(0, 62rem); gap: 2.5rem; justify-content: center;
+  padding: 2.5rem 1.5rem 4rem; }
+header { grid-column: 1 / -1; max-width: 79.5rem; border-bottom: 3px solid var(--accent); padding-bottom: .5rem; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .5rem; letter-spacing: -.01em; }
+h2 { font-size: 1.35rem; line-height: 1.3; margin: 0 0 .5rem; }
+p, ul { max-width: 46rem; margin: 0 0 .9rem; }
+nav { position: sticky; top: 1.5rem; align-self: start; max-height: calc(100vh - 3rem); overflow-y: auto; font-size: .92rem; }
+nav p { margin: 0 0 .4rem; color: var(--soft); font-size: .8rem; text-transform: uppercase; letter-spacing: .08em; }
+nav ol { margin: 0; padding: 0 0 0 1.2rem; }
+nav li { margin: .3rem 0; color: var(--soft); }
+a { color: var(--accent); text-decoration: none; }
+a:hover { text-decoration: underline; }
+section { background: white; border: 1px solid var(--line); border-radius: 8px; padding: 1.5rem 1.75rem; margin: 0 0 1.5rem;
+  scroll-margin-top: 1rem; }
+figure.plot { margin: 1rem 0; overflow-x: auto; }
+figure.plot > div { min-width: 44rem; }
+.table { overflow: auto; max-height: 30rem; margin: 1.25rem 0 .5rem; }
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem; }
+caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
+th, td { text-align: left; vertical-align: top; white-space: nowrap; padding: .25rem 1.2rem .25rem 0; }
+th { position: sticky; top: 0; background: white; border-bottom: 2px solid var(--ink); }
+td { border-bottom: 1px solid var(--line); }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+code { background: #eef2f6; border-radius: 3px; padding: .05em .3em; font-size: .9em; }
+details { background: white; border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1.75rem; }
+summary { cursor: pointer; color: var(--soft); }
+pre { overflow-x: auto; font-size: .8rem; line-height: 1.45; }
+@media (max-width: 900px) { .page { grid-template-columns: minmax(0, 1fr); gap: 1rem; padding: 1.25rem .75rem; }
+  nav { position: static; max-height: none; } section { padding: 1rem; } }
+@media print { body { background: white; } nav { display: none; } .page { display: block; }
+  .table { max-height: none; }
+  section { border: 0; break-inside: avoid-page; } }
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+{plotly}
+</head>
+<body>
+<div class="page">
+<header><h1>{title}</h1>
+{intro}</header>
+{contents}
+<main>
+{sections}
+{manifest}
+</main>
+</div>
+</body>
+</html>
+"""

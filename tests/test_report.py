@@ -1,0 +1,166 @@
+"""The report: escaped, complete, without a network, and drawn by a real browser."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from plotly.offline import get_plotlyjs
+
+from neuroscope import figures
+from neuroscope.errors import ArgumentError
+from neuroscope.report import ROWS, Section, markup, write_report
+
+NASTY = "<script>alert('x')</script> & </script>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text of each kind of tag."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag  # every tag is closed where it should be
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data.strip()))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def text(self, tag):
+        return [text for name, text in self.texts if name == tag and text]
+
+
+def some_figures():
+    names = ["sentiment-food", "sentiment-film", NASTY]
+    return [
+        figures.heatmap(np.eye(3), names, names, title=f"Heat {NASTY}", colour_label="J"),
+        figures.bars_with_band(names, {"a": ([1, 2, 3], None, None)}, title="Bars", value_label="%"),
+        figures.distribution({n: [3.0, 2.0, 1.0] for n in names}, title="Ranks", k=0.3),
+        figures.curves_with_band({"c": ([1, 2], ([1, 2], [0, 1], [2, 3]))}, title="C", x_label="k", y_label="J"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    table = pd.DataFrame({"task": [f"t{i}" for i in range(ROWS + 5)], "score": np.linspace(0, 1, ROWS + 5)})
+    first, *others = some_figures()
+    sections = [
+        Section(f"One {NASTY}", "**Bold** and `a < b`\n\n- item\n- other", [first], [("All tasks", table)]),
+        Section("Two", NASTY, others),
+        Section("Three", "no figure"),
+    ]
+    path = tmp_path_factory.mktemp("report") / "deep" / "report.html"
+    manifest = {"model": "mini", "note": NASTY, "shape": (1, 2), "dtype": np.dtype("float32")}
+    assert write_report(path, title=f"R {NASTY}", intro="Intro", sections=sections, manifest=manifest) == path
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    html = report.read_text(encoding="utf-8")
+    assert html.count(get_plotlyjs()) == 1
+    return Page(html.replace(get_plotlyjs(), ""))
+
+
+def test_text_is_escaped(page):
+    assert page.text("h1") == [f"R {NASTY}"] == page.text("title")
+    assert page.text("h2") == [f"One {NASTY}", "Two", "Three"]
+    assert NASTY in page.text("p")
+    assert '"note": "' + NASTY in page.text("pre")[0] and '"float32"' in page.text("pre")[0]
+    assert not any("alert(" in text and "newPlot" not in text for text in page.text("script"))
+
+
+def test_contents_lead_to_sections(page):
+    targets = [a["href"].removeprefix("#") for a in page.all("a")]
+    assert targets == [s["id"] for s in page.all("section")] == ["section-1", "section-2", "section-3"]
+    assert page.text("a") == page.text("h2")
+
+
+def test_nothing_is_fetched(page):
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "img", "iframe", "base", "object")
+        assert "src" not in attributes and attributes.get("href", "#")[0] == "#"
+    assert not re.search(r"url\(|@import", "".join(page.text("style")))
+    (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none';") and "http" not in policy
+    drawing = [text for text in page.text("script") if "newPlot" in text]
+    assert len(drawing) == 4
+    for text in drawing:
+        assert not re.search(r"https?:", text)
+        assert '"showSendToCloud": false' in text
+
+
+def test_long_tables_are_cut_and_say_so(page):
+    assert page.text("caption") == [f"All tasks (first {ROWS} of {ROWS + 5} rows)"]
+    assert len(page.all("tr")) == ROWS + 1
+    assert page.text("td")[:4] == ["t0", "0", "t1", f"{1 / (ROWS + 4):.4g}"]
+
+
+def test_cells_and_index(tmp_path):
+    frame = pd.DataFrame({"n": [1, 2], "x": [np.nan, 1234567.0], "ok": [True, False]}, index=["a", "b"])
+    section = Section("s", tables=[("c", frame)])
+    page = Page(write_report(tmp_path / "r.html", title="t", sections=[section]).read_text(encoding="utf-8"))
+    assert page.text("td") == ["a", "1", "\u2013", "True", "b", "2", "1.235e+06", "False"]
+    assert page.text("th") == ["n", "x", "ok"]
+    assert not page.all("script") and not page.all("details")  # plotly.js only where there is a figure
+
+
+def test_same_content_same_bytes(report, tmp_path):
+    sections = [Section("s", figures=[go.Figure(go.Bar(y=[1]))])]
+    paths = [write_report(tmp_path / name, title="t", sections=sections) for name in ("a.html", "b.html")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"a.html", "b.html"}  # no partial file is left
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("", ""),
+        ("a\nb\n\nc", "<p>a b</p>\n<p>c</p>"),
+        ("see:\n- x\n- y\nend", "<p>see:</p>\n<ul><li>x</li><li>y</li></ul>\n<p>end</p>"),
+        ("`**a**` **b**", "<p><code>**a**</code> <strong>b</strong></p>"),
+        ("<b>", "<p>&lt;b&gt;</p>"),
+        ("2 * 3 ** 4", "<p>2 * 3 ** 4</p>"),
+    ],
+)
+def test_markup(text, html):
+    assert (markup(text) if text else "") == html
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ArgumentError, match="section 0 of a report"):
+        write_report(tmp_path / "r.html", title="t", sections=[("title", "text")])
+    with pytest.raises(ArgumentError, match="did you mean 'sections'"):
+        write_report(tmp_path / "r.html", title="t", section=[])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+def test_a_browser_draws_every_figure(report, tmp_path):
+    quiet = ["gpu", "quic", "background-networking", "component-update", "sync", "dev-shm-usage"]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
+    command += ["--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
+    done = subprocess.run(
+        [*command, "--window-size=1300,2400", "--dump-dom", report.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    dom = done.stdout[done.stdout.index("<body") :]
+    drawn = re.findall(r'<div id="(section-\d+-figure-\d+)"[^>]*class="plotly-graph-div js-plotly-plot"', dom)
+    assert drawn == ["section-1-figure-1", "section-2-figure-1", "section-2-figure-2", "section-2-figure-3"]
+    assert len(re.findall(r'<svg class="main-svg"[^>]*style="background', dom)) == len(drawn)
+    assert 'class="trace bars"' in dom and 'class="trace scatter' in dom and 'class="hm"' in dom
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
