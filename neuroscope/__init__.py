@@ -12,6 +12,8 @@ Names are imported when they are first used, so that `import neuroscope` costs n
 """
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from neuroscope.evaluation import evaluate as evaluate
     from neuroscope.evidence import cross_ablation as cross_ablation
     from neuroscope.evidence import deactivation as deactivation
+    from neuroscope.importers import load_lape as load_lape
+    from neuroscope.importers import save_lape as save_lape
     from neuroscope.interventions import ablate as ablate
     from neuroscope.interventions import add as add
     from neuroscope.interventions import lens_hooks as lens_hooks
@@ -28,8 +32,6 @@ if TYPE_CHECKING:
     from neuroscope.interventions import scale as scale
     from neuroscope.masks import NeuronMask as NeuronMask
     from neuroscope.masks import Scores as Scores
-    from neuroscope.masks import load_lape as load_lape
-    from neuroscope.masks import save_lape as save_lape
     from neuroscope.models import Model as Model
     from neuroscope.models import load as load
     from neuroscope.models import tap_experts as tap_experts
@@ -60,7 +62,7 @@ HOME = {
     "evaluate": "evaluation",
     "lens_hooks": "interventions",
     "load": "models",
-    "load_lape": "masks",
+    "load_lape": "importers",
     "load_tasks": "tasks",
     "nnsight_code": "interventions",
     "overlap": "overlap",
@@ -68,7 +70,7 @@ HOME = {
     "patch": "interventions",
     "patch_sweep": "patching",
     "run": "pipeline",
-    "save_lape": "masks",
+    "save_lape": "importers",
     "scale": "interventions",
     "tap_experts": "models",
     "untap_experts": "models",
@@ -76,6 +78,17 @@ HOME = {
 }
 
 __all__ = sorted(HOME)
+
+
+class _Package(types.ModuleType):
+    """Keeps `neuroscope.overlap` the function once the module of that name is imported, which would take its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if it worked, 2 with the reason on standard error if it could not."""
+    """Run a command; 0 if it worked, 2 with the reason on standard error if it could not, 130 if stopped."""
     options = vars(parser().parse_args(arguments))
     options.pop("command")
     try:
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NeuroscopeError as error:
         print(f"neuroscope: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("neuroscope: stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -59,8 +62,7 @@ def _run(model: str, tasks: str, dtype: str, device: str | None, device_map: str
     opened = load(model, dtype=dtype, device=device, device_map=device_map)
     print(opened, file=sys.stderr)
     progress = functools.partial(tqdm, dynamic_ncols=True, leave=False)
-    names = [name.strip() for name in tasks.split(",")] if "," in tasks else tasks
-    path = run(opened, names, progress=progress, **options)  # type: ignore[arg-type]
+    path = run(opened, tasks, progress=progress, **options)  # type: ignore[arg-type]
     print(f"done in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return str(path.resolve())
 

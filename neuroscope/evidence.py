@@ -30,7 +30,11 @@ ALPHA = 0.05
 
 
 class Judge:
-    """Outcomes of tasks under masks: each prepared once, each measured once."""
+    """Outcomes of tasks under masks: each prepared once, each measured once.
+
+    A measurement is known by the model's weights, the task and the mask; interventions around the call are not part of
+    that, so what is measured under one needs a journal of its own.
+    """
 
     def __init__(
         self, model: Any, tasks: Mapping[str, Task], n: int | None, batch_size: int, journal: files.Journal | None
@@ -38,14 +42,17 @@ class Judge:
         self.model: Model = resolve(model)
         self.tasks, self.n = tasks, n
         self.journal = journal or files.Journal()
-        self.fingerprint = self.model.fingerprint()
+        self.provenance = self.model.provenance()
+        self.model_key = (self.provenance["fingerprint"], self.provenance["dtype"])
         self.prepared: dict[str, Prepared] = {
             k: prepare(self.model, t, "test", n, batch_size) for k, t in tasks.items()
         }
 
     def __call__(self, task: str, mask: NeuronMask | None = None) -> Outcomes:
         """[example] outcomes of a task's test examples with the mask's neurons off."""
-        key = files.digest(self.fingerprint, self.tasks[task].data_hash, self.n, "" if mask is None else mask.identity)
+        t = self.tasks[task]
+        judged = (t.data_hash, len(self.prepared[task].examples))
+        key = files.digest(*self.model_key, *judged, "" if mask is None else mask.identity)
         return np.array(self.journal.get(key, lambda: self._measure(task, mask)))
 
     def _measure(self, task: str, mask: NeuronMask | None) -> list[float]:
@@ -59,9 +66,9 @@ class Judge:
 class Deactivation(Result):
     """LX24 Table 1 and 6: one row per task, condition and seed.
 
-    Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "task"), seed, neurons,
-    n, score in [0, 1], low and high (95 % bootstrap interval over examples); for "task" also p (paired permutation
-    against the layer-matched controls' mean, two-sided) and q (Benjamini-Hochberg over the tasks).
+    Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "task"), seed,
+    neurons, n, score in [0, 1], low and high (95 % bootstrap interval over examples); for "task" also p (paired
+    permutation against the layer-matched controls' mean, two-sided) and q (Benjamini-Hochberg over the tasks).
     """
 
     def summary(self) -> pd.DataFrame:
@@ -103,7 +110,8 @@ class Deactivation(Result):
             series,
             [labels[c] for c in CONTROLS],
             title="Switching neurons off",
-            subtitle=f"{self.manifest['seeds']} random masks of the same size each; {self.manifest['n']} test examples a task",
+            subtitle=f"{self.manifest['seeds']} random masks of the same size each; "
+            f"{self.manifest['n']} test examples a task",
             value_label="score, %",
             band_label=f"range over {self.manifest['seeds']} seeds",
             hover={
@@ -142,8 +150,7 @@ def deactivation(
     import pandas as pd  # heavy: only for tables
 
     names = _common(masks, tasks)
-    if not isinstance(seeds, int) or seeds < 1:
-        raise ArgumentError(f"seeds={seeds!r}", "no control", "give seeds=1 or more; 5 is the default")
+    check_seeds(seeds)
     judge_ = Judge(model, {t: tasks[t] for t in names}, n, batch_size, journal)
     rows: list[dict[str, Any]] = []
     for name in progress(names, desc="deactivation") if progress else names:
@@ -206,9 +213,9 @@ class CrossAblation(Result):
     def verdicts(self) -> pd.DataFrame:
         """For each task, whether its mask is its own, computed from the matrix.
 
-        "specific": breaks its own task beyond chance (q < 0.05, effect > 0) and beyond every other family's mask (the
-        interval of its effect lies above their mean effect on this task). "shared": beyond chance, but other families'
-        masks break the task as much. "no effect": not beyond chance.
+        "specific": breaks its own task beyond chance (q < 0.05, effect > 0) and beyond the other families' masks (the
+        interval of its effect lies above their mean effect on this task). "shared": beyond chance, but not beyond other
+        families' masks. "no effect": not beyond chance. "not compared": beyond chance, but there is no other family.
         """
         import pandas as pd  # heavy: only for tables
 
@@ -218,8 +225,12 @@ class CrossAblation(Result):
             family = cells[(cells["source"] != name) & (cells["source_family"] == own["target_family"])]["effect"]
             others = cells[cells["source_family"] != own["target_family"]]["effect"]
             works = own["q"] < ALPHA and own["effect"] > 0
-            above = bool(own["low"] > others.mean())  # False where there is no other family
-            verdict = "specific" if works and above else "shared" if works else "no effect"
+            if not works:
+                verdict = "no effect"
+            elif others.empty:
+                verdict = "not compared"
+            else:
+                verdict = "specific" if own["low"] > others.mean() else "shared"
             rows.append(
                 {"task": name, "own effect": own["effect"], "low": own["low"], "high": own["high"], "q": own["q"]}
                 | {"same family": family.mean(), "other families": others.mean(), "verdict": verdict}
@@ -283,6 +294,7 @@ def cross_ablation(
 
     names = _common(masks, tasks)
     choose(match, ("layer", "uniform"), "match")
+    check_seeds(seeds)
     judge_ = Judge(model, {t: tasks[t] for t in names}, n, batch_size, journal)
     rows = []
     for source in progress(names, desc="cross-ablation") if progress else names:
@@ -302,14 +314,32 @@ def cross_ablation(
     return CrossAblation(table, _manifest(judge_, masks, names) | {"seeds": seeds, "match": match})
 
 
+def check_seeds(seeds: Any) -> None:
+    """Refuse a number of random masks that leaves no control."""
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ArgumentError(f"seeds={seeds!r}", "no control", "give seeds=1 or more")
+
+
+def _found_on(manifest: Mapping[str, Any]) -> set[tuple[Any, Any]]:
+    """(data, split) that a mask was found on, also where it was combined from others or drawn like another."""
+    found = {(manifest.get("data_hash"), manifest.get("split"))}
+    for part in [*manifest.get("operands", []), *([manifest["random_like"]] if "random_like" in manifest else [])]:
+        found |= _found_on(part)
+    return found
+
+
 def _common(masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task]) -> list[str]:
+    for what, given in (("masks", masks), ("tasks", tasks)):
+        if not isinstance(given, Mapping):
+            raise ArgumentError(f"{what} by name", f"a {type(given).__name__}", f"give a dict of name -> {what[:-1]}")
     missing = [name for name in masks if name not in tasks]
     if missing or not masks:
         found = f"no task for {missing}" if masks else "no mask"
         raise ArgumentError("masks and tasks by the same names", found, f"tasks has {list(tasks)}")
     for name, mask in masks.items():
-        same_data = mask.manifest.get("data_hash") == tasks[name].data_hash
-        if same_data and mask.manifest.get("split") == "test":
+        if not isinstance(mask, NeuronMask):
+            raise ArgumentError(f"the mask of {name!r}", f"a {type(mask).__name__}", "give scores.top(0.10)")
+        if any((tasks[other].data_hash, "test") in _found_on(mask.manifest) for other in masks):
             raise TaskError(
                 f"judge the neurons of {name!r} on its test examples",
                 "they were found on the same examples",
@@ -320,7 +350,7 @@ def _common(masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task]) -> list[
 
 def _manifest(judge_: Judge, masks: Mapping[str, NeuronMask], names: list[str]) -> dict[str, Any]:
     return {
-        **judge_.model.provenance(),
+        **judge_.provenance,
         "masks": {name: dict(masks[name].manifest) for name in names},
         "sizes": {name: len(masks[name]) for name in names},
         "data_hash": {name: judge_.tasks[name].data_hash for name in names},

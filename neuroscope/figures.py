@@ -219,7 +219,8 @@ def curves_with_band(
                 mode="lines+markers",
                 line={"color": colour, "dash": dash},
                 customdata=list((hover or {}).get(label, [""] * len(x))),
-                hovertemplate=f"{x_label}: %{{x}}<br>{y_label}: %{{y:.3g}}<br>%{{customdata}}<extra>%{{fullData.name}}</extra>",
+                hovertemplate=f"{x_label}: %{{x}}<br>{y_label}: %{{y:.3g}}<br>%{{customdata}}"
+                "<extra>%{fullData.name}</extra>",
             )
         )
     for label, (x, y) in (reference or {}).items():

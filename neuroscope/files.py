@@ -1,10 +1,11 @@
 """Reading and writing: atomically, and without ever unpickling."""
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
-import tempfile
+import secrets
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -20,30 +21,27 @@ def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any])
     """Write a file atomically: a reader sees the old file or the whole new one, also after a kill.
 
     `content` is the text, the bytes, or a function that writes to the temporary path it is given.
+
+    Raises:
+        FileError: the folder cannot be made or written to.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    partial = Path(name)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
             content(partial)
         elif isinstance(content, bytes):
             partial.write_bytes(content)
         else:
             partial.write_text(content, encoding="utf-8")
-        partial.chmod(0o666 & ~_umask())
         os.replace(partial, path)
+    except OSError as error:
+        raise FileError(f"write {path}", str(error), "give a path that can be written to") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where there is no folder, there is no partial file
+            partial.unlink()
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read_json(path: str | os.PathLike, kind: str) -> Any:
@@ -73,12 +71,10 @@ class Journal:
         self.path = None if path is None else Path(path)
         self.known: dict[str, Any] = {}
         if self.path is not None and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-            for line in lines[:-1]:  # what follows the last line break is empty, or cut off
-                key, value = json.loads(line)
-                self.known[key] = value
-            if lines[-1]:
-                write(self.path, "".join(line + "\n" for line in lines[:-1]))
+            *lines, rest = _lines(self.path)
+            self.known = dict(_measurement(self.path, number, line) for number, line in enumerate(lines, 1))
+            if rest:  # what follows the last line break is empty, or cut off
+                write(self.path, "".join(line + "\n" for line in lines))
 
     def get(self, key: str, measure: Callable[[], Any]) -> Any:
         """The value under the key, measured now if it is not known."""
@@ -89,6 +85,22 @@ class Journal:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([key, self.known[key]]) + "\n")
         return self.known[key]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"read the journal {path}", str(error), "give another path, or delete the file") from None
+
+
+def _measurement(path: Path, number: int, line: str) -> tuple[str, Any]:
+    try:
+        key, value = json.loads(line)
+    except (ValueError, TypeError):  # not JSON, or not a pair
+        found = f"{line[:60]!r} in line {number}"
+        raise FileError(f"read the journal {path}", found, "give another path, or delete the file") from None
+    return key, value
 
 
 def versions() -> dict[str, str]:

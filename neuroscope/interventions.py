@@ -7,7 +7,8 @@ batch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ from neuroscope.models.lens import hooks_for
 from neuroscope.models.nnsight import trace_lines
 from neuroscope.sites import Site, edit
 from neuroscope.tasks.prompts import Batch, batches, encode, pad_id
-from neuroscope.tasks.task import Task
-from neuroscope.tasks.tokens import tokenizer_of
+from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
 Scope = contextlib.AbstractContextManager[None]
 VALUES = ("zero", "mean", "resample")
@@ -33,11 +34,8 @@ def _within(
     model: Model, mask: NeuronMask, asked: str, change: Callable[[Site, Tensor, Tensor], Tensor | None]
 ) -> Scope:
     """A scope in which `change(site, h, coordinates)` gives the new vector at every site that has a chosen neuron."""
-    if not isinstance(mask, NeuronMask):
-        raise ArgumentError(asked, f"a {type(mask).__name__} for a mask", "give a NeuronMask, such as scores.top(0.10)")
-    sites = model.sites(mask.unit)
-    mask.fits(sites, asked)
-    chosen = {id(sites[a]): sites[a].coordinates(neurons) for a, neurons in mask.items() if len(neurons)}
+    sites = {a: s for a, s in _sites(model, mask, asked).items() if len(mask[a])}
+    chosen = {id(s): s.coordinates(mask[a]) for a, s in sites.items()}
 
     def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor | None:
         coordinates = chosen[id(site)]
@@ -45,7 +43,27 @@ def _within(
             coordinates = chosen[id(site)] = coordinates.to(h.device)
         return change(site, h, coordinates)
 
-    return edit([s for s in sites.values() if id(s) in chosen], on_site)
+    return edit(sites.values(), on_site)
+
+
+def _sites(model: Model, mask: NeuronMask, asked: str) -> Mapping[str, Site]:
+    """The sites of the model that the mask is over, which must be those it was made for."""
+    _is_mask(mask, asked)
+    sites = model.sites(mask.unit)
+    mask.fits(sites, asked)
+    return sites
+
+
+def _is_mask(mask: Any, asked: str) -> None:
+    if not isinstance(mask, NeuronMask):
+        raise ArgumentError(asked, f"a {type(mask).__name__} for a mask", "give a NeuronMask, such as scores.top(0.10)")
+
+
+def _number(value: Any, asked: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(asked, f"{value!r}, which is no number", "give a number") from None
 
 
 @public
@@ -64,8 +82,8 @@ def ablate(
         model: anything that can be opened.
         mask: which neurons.
         value: what they become. "zero"; a number; "mean": the neuron's mean activation over the real tokens of the
-            examples it was scored on, or of `data`; "resample": its activation at one token, drawn by `seed`, of
-            another example, of `data`: the same token for all neurons, so that the state is one that occurs.
+            examples it was scored on, or of `data`; "resample": its activation at one token of an example of `data`,
+            both drawn by `seed`: the same token for all neurons, so that the state is one that occurs.
         data: a task whose discovery examples give the mean or the sample.
         examples: at most how many of them.
         seed: of the draw.
@@ -81,12 +99,13 @@ def ablate(
     """
     model = resolve(model)
     asked = f"ablate(value={value!r})"
+    _sites(model, mask, asked)
     if isinstance(value, str):
         choose(value, VALUES, "value")
-    constant = 0.0 if value == "zero" else value
-    if not isinstance(constant, str):
-        return _within(model, mask, asked, lambda s, h, c: h.index_fill(-1, c, float(constant)))
-    targets = _targets(model, mask, constant, data, examples, seed, asked)
+    if value == "zero" or not isinstance(value, str):
+        constant = 0.0 if value == "zero" else _number(value, asked)
+        return _within(model, mask, asked, lambda s, h, c: h.index_fill(-1, c, constant))
+    targets = _targets(model, mask, value, data, examples, seed, asked)
 
     def fill(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
         target = targets[site.address].to(h)
@@ -100,14 +119,15 @@ def _targets(
 ) -> Mapping[str, Float[Tensor, " coordinate"]]:
     if data is not None:
         return _sample(model, mask, data, examples, seed) if value == "resample" else _mean(model, mask, data, examples)
-    if value == "mean" and mask.means is not None:
-        return mask.means
+    means = mask.means or {}
+    if value == "mean" and all(a in means for a, neurons in mask.items() if len(neurons)):
+        return means
     found = "no data" + (", and a mask that carries no means" if value == "mean" else "")
     raise ArgumentError(asked, found, "give data=, a task whose discovery examples supply the activations")
 
 
-def _passes(model: Model, task: Task, examples: int | None) -> list[Batch]:
-    encoded = encode(model, task, task.split("discovery")[:examples])
+def _passes(model: Model, task: Task, examples: Sequence[Example]) -> list[Batch]:
+    encoded = encode(model, task, examples)
     return list(batches(encoded, PASSES, pad_id(tokenizer_of(model)), model.device, model.style))
 
 
@@ -120,7 +140,7 @@ def _mean(model: Model, mask: NeuronMask, task: Task, examples: int | None) -> d
         total[site.address] = total.get(site.address, 0) + torch.mv(h.flatten(0, -2).float().T, real.float())
         count[site.address] = count.get(site.address, 0.0) + float(real.sum())
 
-    _run(model, mask, _passes(model, task, examples), collect)
+    _run(model, mask, _passes(model, task, task.split("discovery", examples)), collect)
     missing = [a for a, neurons in mask.items() if len(neurons) and not count.get(a)]
     if missing:
         raise ArgumentError(
@@ -135,36 +155,32 @@ def _sample(model: Model, mask: NeuronMask, task: Task, examples: int | None, se
         raise ModelError(
             "ablate(value='resample')", f"{experts[0]}, which a drawn token may not reach", "use 'zero' or 'mean'"
         )
-    passes = _passes(model, task, examples)
+    chosen = task.split("discovery", examples)
     generator = torch.Generator().manual_seed(seed)
-    batch = passes[int(torch.randint(len(passes), (1,), generator=generator))]
-    example = int(torch.randint(len(batch.index), (1,), generator=generator))
-    drawn = torch.rand((), generator=generator)
+    example = chosen[int(torch.randint(len(chosen), (1,), generator=generator))]
+    drawn = float(torch.rand((), generator=generator))
     sample: dict[str, Tensor] = {}
 
     def collect(batch: Batch, site: Site, h: Tensor, tokens: Tensor | None) -> None:
-        real = batch.real_at(site.address, h, tokens).reshape(len(batch.index), -1)[example].nonzero().flatten()
-        position = int(real[int(drawn * len(real))])
-        sample[site.address] = h.reshape(len(batch.index), -1, h.shape[-1])[example, position].clone()
+        rows = h.flatten(0, -2)  # of one example: its tokens, without padding
+        sample[site.address] = rows[int(drawn * len(rows))].clone()
 
-    _run(model, mask, [batch], collect)
+    _run(model, mask, _passes(model, task, [example]), collect)
     return sample
 
 
 def _run(model: Model, mask: NeuronMask, passes: Sequence[Batch], collect: Callable[..., None]) -> None:
-    sites = model.sites(mask.unit)
-    mask.fits(sites, "collect activations")
-    wanted = [sites[a] for a, neurons in mask.items() if len(neurons)]
+    wanted = [s for a, s in _sites(model, mask, "collect activations").items() if len(mask[a])]
     with model.quiet(), torch.no_grad():
         for batch in passes:
-            with edit(wanted, lambda s, h, t, b=batch: collect(b, s, h, t)):
+            with edit(wanted, partial(collect, batch)):
                 model.logits(batch.inputs, keep=batch.keep)
 
 
 @public
 def scale(model: Any, mask: NeuronMask, factor: float) -> Scope:
     """Multiply chosen neurons by a factor within a scope."""
-    model, factor = resolve(model), float(factor)
+    model, factor = resolve(model), _number(factor, f"scale by {factor!r}")
 
     def times(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
         return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) * factor)
@@ -179,21 +195,23 @@ def add(model: Any, mask: NeuronMask, amount: float | Mapping[str, Tensor]) -> S
     Args:
         amount: one number, or a tensor by address with one number per coordinate of the site (as `scores.means` has).
     """
-    model = resolve(model)
+    model, asked = resolve(model), "add to neurons"
+    sites = _sites(model, mask, asked)
     if isinstance(amount, Mapping):
-        missing = [a for a, neurons in mask.items() if len(neurons) and a not in amount]
-        if missing:
-            raise ArgumentError(
-                "add(amount={...})", f"no entry for {missing[0]}", "give one for every site of the mask"
-            )
+        for address in (a for a in mask if len(mask[a])):
+            width = sites[address].width * sites[address].group
+            shape = tuple(amount[address].shape) if address in amount else "nothing"
+            if shape != (width,):
+                found = f"{shape} for {address}, which has {width} coordinates"
+                raise ArgumentError(asked, found, "give one number per coordinate for every site of the mask")
+    else:
+        amount = _number(amount, asked)
 
     def plus(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
-        term: Any = amount
-        if isinstance(amount, Mapping):
-            term = amount[site.address].to(h)[coordinates]
+        term = amount[site.address].to(h)[coordinates] if isinstance(amount, Mapping) else amount
         return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) + term)
 
-    return _within(model, mask, "add to neurons", plus)
+    return _within(model, mask, asked, plus)
 
 
 @public
@@ -201,34 +219,33 @@ def patch(
     model: Any,
     mask: NeuronMask,
     *,
-    source: Mapping[str, Tensor] | Batch | str | Sequence[str],
+    source: Mapping[str, Tensor] | Batch | Tensor | str | Sequence[str],
     positions: Sequence[int] | None = None,
 ) -> Scope:
     """Give chosen neurons the activations of another run, within a scope (activation patching).
 
     Args:
-        source: prompts, the model's inputs (a dict with `input_ids`, or a `Batch`), or cached activations: address ->
-            `[batch, pos, coordinate]`. The source is run at the call, not at entry. A source of one example is given to
-            every example; otherwise batch and length must be those of the run that is patched.
+        source: prompts, the model's inputs (token ids, a dict with `input_ids`, or a `Batch`), or cached activations:
+            address -> `[batch, pos, coordinate]`. The source is run at the call, not at entry. A source of one example
+            is given to every example; otherwise batch and length must be those of the run that is patched.
         positions: token positions to patch (None: all); negative ones count from the end.
 
     While generating, the pass over the prompt is patched, and the single-token steps after it are left alone.
 
     Raises:
-        ArgumentError: source and run differ in shape, or a position is outside.
-        ModelError: neurons of experts, which exist at some tokens only.
+        ArgumentError: source and run differ in shape, a position is outside, or prompts of different lengths.
+        ModelError: neurons of experts, which exist at some tokens only; or prompts for the neurons of a decoder.
     """
-    model = resolve(model)
-    sites = model.sites(mask.unit)
-    if any(sites[a].expert is not None for a, neurons in mask.items() if a in sites and len(neurons)):
-        raise ModelError(
-            "patch", "neurons of experts, which exist at some tokens only", "patch unit='output' or 'head'"
-        )
+    model, asked = resolve(model), "patch"
+    sites = _sites(model, mask, asked)
+    if any(s.expert is not None and len(mask[a]) for a, s in sites.items()):
+        raise ModelError(asked, "neurons of experts, which exist at some tokens only", "patch unit='output' or 'head'")
     cached = _cached(model, mask, source)
+    length = [0]  # of the run that is patched, for models that flatten tokens
 
     def replace(site: Site, h: Tensor, coordinates: Tensor) -> Tensor | None:
         given = cached[site.address].to(h)
-        run = h if h.ndim == 3 else h.unflatten(0, (-1, given.shape[1]))
+        run = h if h.ndim == 3 else h.unflatten(0, (-1, length[0]))
         if run.shape[1] == 1 < given.shape[1]:
             return None  # a generation step
         if run.shape[1] != given.shape[1] or given.shape[0] not in (1, run.shape[0]):
@@ -239,9 +256,24 @@ def patch(
         rows = torch.arange(len(run), device=h.device)[:, None, None]
         values = given[:, at[:, None], coordinates[None]]
         new[rows, at[None, :, None], coordinates] = values.expand(len(run), -1, -1)
-        return new.view_as(h)
+        return new.reshape(h.shape)
 
-    return _within(model, mask, "patch", replace)
+    return _noting_length(model, length, _within(model, mask, asked, replace))
+
+
+@contextlib.contextmanager
+def _noting_length(model: Model, length: list[int], scope: Scope) -> Iterator[None]:
+    """`scope`, in which `length[0]` is the number of tokens that the model is being shown."""
+
+    def note(module: Any, args: Any, embedded: Tensor) -> None:
+        length[0] = embedded.shape[-2]
+
+    handle = model.base.get_input_embeddings().register_forward_hook(note)
+    try:
+        with scope:
+            yield
+    finally:
+        handle.remove()
 
 
 def _positions(positions: Sequence[int] | None, length: int, device: torch.device) -> Tensor:
@@ -250,38 +282,65 @@ def _positions(positions: Sequence[int] | None, length: int, device: torch.devic
     outside = [p for p in positions if not -length <= p < length]
     if outside:
         raise ArgumentError(f"position {outside[0]}", f"a run of {length} tokens", f"give {-length} to {length - 1}")
-    return torch.tensor([p % length for p in positions], device=device)
+    return torch.tensor([p % length for p in positions], dtype=torch.long, device=device)
 
 
 def _cached(model: Model, mask: NeuronMask, source: Any) -> Mapping[str, Tensor]:
-    wanted = [a for a, neurons in mask.items() if len(neurons)]
+    """The activations of the source at every site that has a chosen neuron, `[batch, pos, coordinate]`."""
+    wanted = {a: s for a, s in model.sites(mask.unit).items() if len(mask[a])}
     if isinstance(source, Mapping) and "input_ids" not in source:
-        missing = [a for a in wanted if a not in source]
-        if missing:
-            raise MaskError("patch from cached activations", f"none for {missing[0]}", "cache every site of the mask")
+        for address, site in wanted.items():
+            found = tuple(source[address].shape) if address in source else "none"
+            if found == "none" or len(found) != 3 or found[-1] != site.width * site.group:
+                do = f"give every site of the mask its [batch, pos, {site.width * site.group}] activations"
+                raise MaskError("patch from cached activations", f"{found} for {address}", do)
         return source
-    inputs = source.inputs if isinstance(source, Batch) else source
-    if isinstance(inputs, (str, Sequence)):
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        inputs = dict(tokenizer_of(model)(texts, return_tensors="pt", padding=len(texts) > 1))
-        inputs.pop("token_type_ids", None)
-    inputs = {k: v.to(model.device) for k, v in inputs.items()}
+    inputs = _inputs(model, source, wanted)
     cache: dict[str, Tensor] = {}
 
     def keep(site: Site, h: Tensor, tokens: Tensor | None) -> None:
         cache[site.address] = h.detach() if h.ndim == 3 else h.detach().unflatten(0, (len(inputs["input_ids"]), -1))
 
-    sites = model.sites(mask.unit)
-    mask.fits(sites, "patch")
-    with model.quiet(), torch.no_grad(), edit([sites[a] for a in wanted], keep):
-        model.root(**inputs)
+    with model.quiet(), torch.no_grad(), edit(wanted.values(), keep):
+        model.logits(inputs)
     return cache
+
+
+def _inputs(model: Model, source: Any, wanted: Mapping[str, Site]) -> dict[str, Tensor]:
+    """The source as keyword arguments of the model."""
+    if isinstance(source, Batch):
+        source = source.inputs
+    if isinstance(source, Tensor):
+        source = {"input_ids": source}
+    texts = [source] if isinstance(source, str) else source
+    if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
+        pieces = tokenize(tokenizer_of(model), texts)
+        ids = [[*p.prefix, *p.body, *p.suffix] for p in (pieces[text] for text in texts)]
+        lengths = sorted({len(row) for row in ids})
+        if len(lengths) != 1 or lengths[0] == 0:
+            raise ArgumentError("patch(source=prompts)", f"prompts of {lengths} tokens", "give prompts of one length")
+        if model.context is not None and lengths[0] > model.context:
+            found = f"a context of {model.context}"
+            raise ArgumentError(f"patch(source=a prompt of {lengths[0]} tokens)", found, "give a shorter one")
+        source = {"input_ids": torch.tensor(ids)}
+    if not isinstance(source, Mapping):
+        raise ArgumentError("patch(source=...)", f"a {type(source).__name__}", "give prompts, inputs or activations")
+    inputs = {k: v.to(model.device) for k, v in source.items() if torch.is_tensor(v)}
+    if model.style == "seq2seq" and "decoder_input_ids" not in inputs:
+        decoding = [a for a in wanted if a.startswith("decoder_")]
+        if decoding:
+            found = f"no decoder_input_ids for {decoding[0]}"
+            raise ModelError("patch(source=...)", found, "give a dict with decoder_input_ids, or a Batch")
+        inputs["decoder_input_ids"] = torch.full((len(inputs["input_ids"]), 1), decoder_start(model))
+        inputs["decoder_input_ids"] = inputs["decoder_input_ids"].to(model.device)
+    return inputs
 
 
 @public
 def lens_hooks(mask: NeuronMask, *, value: float = 0.0) -> list[tuple[str, Callable[[Tensor, Any], Tensor]]]:
     """TransformerLens `fwd_hooks` that set a mask's neurons to a value: for `bridge.run_with_hooks(fwd_hooks=...)`."""
-    return hooks_for(mask, value)
+    _is_mask(mask, "lens_hooks")
+    return hooks_for(mask, _number(value, "lens_hooks"))
 
 
 @public
@@ -291,5 +350,5 @@ def nnsight_code(model: Any, mask: NeuronMask, *, value: float = 0.0, variable: 
     Put them into `with model.trace(prompt, remote=True):`. `variable` is what the nnsight model is called there.
     """
     model = resolve(model)
-    mask.fits(model.sites(mask.unit), "nnsight_code")
-    return trace_lines(model, mask, mask.unit, value, variable)
+    _sites(model, mask, "nnsight_code")
+    return trace_lines(model, mask, mask.unit, _number(value, "nnsight_code"), variable)

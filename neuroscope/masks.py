@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuroscope import figures, files
-from neuroscope.errors import ArgumentError, FileError, MaskError, NumericalError, choose, public
+from neuroscope.errors import ArgumentError, FileError, MaskError, NumericalError, choose
 from neuroscope.sites import Site
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class PerNeuron(Mapping[str, Tensor]):
         tensors = {f"values/{a}": self._stored(v) for a, v in self.items()}
         tensors |= {f"means/{a}": self._stored(v.float()) for a, v in (self.means or {}).items()}
         about = {"format": files.FORMAT, "kind": type(self).__name__, "unit": self.unit, "widths": dict(self.widths)}
-        metadata = {"neuroscope": json.dumps(about), "manifest": json.dumps(dict(self.manifest))}
+        about["manifest"] = dict(self.manifest)
+        metadata = {"neuroscope": json.dumps(about)}  # one key: safetensors writes several in random order
         return files.write(path, lambda partial: save_file(tensors, partial, metadata))
 
     @staticmethod
@@ -335,60 +336,13 @@ def _read_safetensors(path: str | PathLike, kind: str) -> tuple[dict[str, Tensor
     if "neuroscope" not in metadata:
         raise FileError(f"read {kind} from {path}", "a safetensors file without our manifest", "write it with .save()")
     try:
-        about, manifest = json.loads(metadata["neuroscope"]), json.loads(metadata["manifest"])
+        about = json.loads(metadata["neuroscope"])
         is_ours = about["kind"] == kind and about["format"] <= files.FORMAT
         found = f"{about['kind']}, format {about['format']}"
-        is_ours = is_ours and {"unit", "widths"} <= about.keys()
+        is_ours = is_ours and {"unit", "widths", "manifest"} <= about.keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         is_ours, found = False, f"a damaged manifest ({type(error).__name__}: {error})"
     if not is_ours:
         raise FileError(f"read {kind} from {path}", found, "load it with the class that wrote it, or update")
     tensors = {k: v.long() if v.dtype == torch.int32 else v for k, v in tensors.items()}
-    return tensors, about, manifest
-
-
-@public
-def load_lape(path: str | PathLike, *, names: Sequence[str], width: int) -> dict[str, NeuronMask]:
-    """Read published language-specific neurons (Tang et al. 2024), without unpickling.
-
-    Args:
-        path: their `.neuron.pth`: a list over languages of a list over layers of LongTensors of hidden neurons.
-        names: the languages, in the file's order.
-        width: FFN width of the model (Llama-2-7b: 11008).
-
-    Raises:
-        FileError: not such a file, or another number of languages.
-    """
-    asked = f"read LAPE masks from {path}"
-    try:
-        languages = torch.load(path, weights_only=True, map_location="cpu")
-        layers = {len(language) for language in languages}
-        tensors_inside = all(torch.is_tensor(layer) for language in languages for layer in language)
-    except Exception as error:  # a broken pickle raises nearly anything
-        text = str(error).partition("\n")[0]
-        raise FileError(asked, f"{type(error).__name__}: {text}", "check the path") from None
-    if len(layers) != 1 or not tensors_inside or not isinstance(languages, list):
-        raise FileError(asked, "something else than a list of languages of layers", "give a LAPE .neuron.pth file")
-    if len(languages) != len(names):
-        raise FileError(asked, f"{len(languages)} languages for {len(names)} names", "give a name for each, in order")
-    widths = {f"blocks.{i}.mlp.hook_post": width for i in range(layers.pop())}
-    return {
-        name: NeuronMask.of(dict(zip(widths, language, strict=True)), widths, manifest={"method": "lape", "task": name})
-        for name, language in zip(names, languages, strict=True)
-    }
-
-
-@public
-def save_lape(masks: Mapping[str, NeuronMask], path: str | PathLike) -> Path:
-    """Write masks in LAPE's `.neuron.pth` format: languages in the mapping's order.
-
-    Raises:
-        MaskError: neurons that the format has no place for (experts, output units, heads, encoders).
-    """
-    for name, mask in masks.items():
-        plain = [f"blocks.{i}.mlp.hook_post" for i in range(len(mask.widths))]
-        if list(mask.widths) != plain:
-            other = next(a for a, b in zip(mask.widths, plain, strict=True) if a != b)
-            raise MaskError(f"write {name!r} as LAPE masks", f"a site {other}", "use mask.save(path), which keeps any site")
-    languages = [list(mask.values()) for mask in masks.values()]
-    return files.write(path, lambda partial: torch.save(languages, partial))
+    return tensors, about, about["manifest"]

@@ -36,7 +36,7 @@ CURVES = 7  # pairs up to which a sweep draws each of them
 class Overlap(Result):
     """Jaccard of every pair of masks.
 
-    `table` has one row per pair of names: a, b, size_a, size_b, shared (neurons), jaccard, chance_uniform, chance_layer.
+    `table` has a row per pair of names: a, b, size_a, size_b, shared (neurons), jaccard, chance_uniform, chance_layer.
     """
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuroscope import figures, files
-from neuroscope.errors import ArgumentError, TaskError, choose, public
+from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError, choose, public
 from neuroscope.models import Model, resolve
 from neuroscope.results import Result
 from neuroscope.sites import Site, edit
 from neuroscope.statistics import bootstrap_interval
-from neuroscope.tasks.prompts import Batch, batches, encode, pad_id
+from neuroscope.tasks.prompts import Batch, Encoded, batches, encode, pad_id
 from neuroscope.tasks.task import Example, Task
 from neuroscope.tasks.tokens import tokenizer_of
 
@@ -44,7 +44,7 @@ class PatchSweep(Result):
         cells = {(r.row, r.column): r for r in self.table.itertuples()}
         restored = "restored by the clean" if self.manifest["direction"] == "denoising" else "destroyed by the corrupt"
         return figures.heatmap(
-            [[cells[r, c].recovered for c in columns] for r in rows],
+            [[cells[r, c].recovered if (r, c) in cells else np.nan for c in columns] for r in rows],
             columns,
             rows,
             title=f"Activation patching by {self.manifest['by']} ({self.manifest['direction']})",
@@ -52,7 +52,7 @@ class PatchSweep(Result):
             colour_label="share",
             x_label="token" if self.manifest["by"] == "position" else "",
             y_label="place",
-            hover=[[_hover(cells[r, c]) for c in columns] for r in rows],
+            hover=[[_hover(cells[r, c]) if (r, c) in cells else "" for c in columns] for r in rows],
             scale="diverging",
             origin="bottom",
         )
@@ -85,7 +85,8 @@ def patch_sweep(
     Args:
         clean: prompts, or a task whose examples carry corrupt prompts and answers.
         corrupt: prompts of the same numbers of tokens (not for a task).
-        answers: (clean answer, corrupt answer), one pair for all prompts or one each (not for a task).
+        answers: (clean answer, corrupt answer), one pair for all prompts or one each (not for a task). A space is put
+            before them.
         by: "layer" (all positions, one row per block), "position" (block x token; prompts of one length), or "site"
             (block x kind of place: FFN neurons, FFN output, attention heads).
         unit: what is patched in "layer" and "position": "output" (FFN output), "hidden" or "head".
@@ -94,12 +95,16 @@ def patch_sweep(
     Raises:
         TaskError: prompts of different lengths, or clean and corrupt answers that begin with the same token.
         ArgumentError: an unknown mode, or pairs that the model does not tell apart.
+        ModelError: no place of that unit that every token reaches.
+        NumericalError: a logit difference that is not finite.
     """
+    import pandas as pd  # heavy: only for tables
+
     choose(by, ("layer", "position", "site"), "by")
     choose(direction, ("denoising", "noising"), "direction")
     model = resolve(model)
     task, pairs = _pairs(clean, corrupt, answers, examples)
-    encoded = encode(model, task, pairs, corrupt=True)
+    encoded = [_first_token(e, model.style) for e in encode(model, task, pairs, corrupt=True)]
     others = encode(model, task, pairs, [p.corrupt_answer or "" for p in pairs])
     wrong = torch.tensor([e.answer[0] for e in others], device=model.device)
     right = torch.tensor([e.answer[0] for e in encoded], device=model.device)
@@ -114,21 +119,14 @@ def patch_sweep(
     groups: dict[tuple[int, int], list[int]] = {}
     for i, e in enumerate(encoded):
         groups.setdefault((len(e.inputs), e.first), []).append(i)
-    cells = _cells(model, by, unit, lengths.pop())
+    cells = _cells(model, by, unit, max(lengths))
     moved = np.full((len(cells), len(pairs)), np.nan)
     with model.quiet(), torch.no_grad():
         for (_, first), index in groups.items():
-            batch = next(
-                iter(
-                    batches(
-                        [encoded[i] for i in index], len(index), pad_id(tokenizer_of(model)), model.device, model.style
-                    )
-                )
-            )
+            alike = [encoded[i] for i in index]
+            batch = next(batches(alike, len(index), pad_id(tokenizer_of(model)), model.device, model.style))
             order = [index[j] for j in batch.index.tolist()]
-            moved[:, order] = _sweep(model, batch, first, right[order], wrong[order], cells, direction, progress)
-    import pandas as pd  # heavy: only for tables
-
+            moved[:, order] = _sweep(model, batch, first, right[order], wrong[order], cells, direction, progress, order)
     rows = []
     for (row, column, _, _), values in zip(cells, moved, strict=True):
         low, high = bootstrap_interval(values) if len(pairs) > 1 else (np.nan, np.nan)
@@ -141,6 +139,16 @@ def patch_sweep(
         rows = [r | {"column": names[r["column"]]} for r in rows]
     about = {"by": by, "direction": direction, "unit": unit, "pairs": len(pairs), "task": task.name}
     return PatchSweep(pd.DataFrame(rows), model.provenance() | about | {"versions": files.versions()})
+
+
+def _first_token(encoded: Encoded, style: str) -> Encoded:
+    """What is shown to predict the answer's first token: of a longer answer, no token is an input."""
+    if style == "masked":  # there its length is part of the question
+        return encoded
+    if style == "seq2seq":
+        return replace(encoded, answer=encoded.answer[:1], decoder=encoded.decoder[:1])
+    end = encoded.first + 1
+    return replace(encoded, inputs=encoded.inputs[:end], corrupt=encoded.corrupt[:end], answer=encoded.answer[:1])
 
 
 def _pairs(clean: Any, corrupt: Any, answers: Any, examples: int | None) -> tuple[Task, list[Example]]:
@@ -159,8 +167,11 @@ def _pairs(clean: Any, corrupt: Any, answers: Any, examples: int | None) -> tupl
             "patch_sweep(clean prompts)", "no corrupt prompts or no answers", "give corrupt= and answers="
         )
     clean, corrupt = ([x] if isinstance(x, str) else list(x) for x in (clean, corrupt))
-    each = [answers] * len(clean) if isinstance(answers[0], str) else list(answers)
-    if not len(clean) == len(corrupt) == len(each):
+    one = len(answers) == 2 and all(isinstance(a, str) for a in answers)
+    each = [tuple(answers)] * len(clean) if one else [() if isinstance(pair, str) else tuple(pair) for pair in answers]
+    if any(len(pair) != 2 or not all(isinstance(a, str) for a in pair) for pair in each):
+        raise ArgumentError("patch_sweep(answers=...)", f"{answers!r}", "give (clean answer, corrupt answer)")
+    if not len(clean) == len(corrupt) == len(each) or not clean:
         raise ArgumentError(
             "patch_sweep", f"{len(clean)} clean, {len(corrupt)} corrupt prompts, {len(each)} answers", "pair them"
         )
@@ -168,7 +179,8 @@ def _pairs(clean: Any, corrupt: Any, answers: Any, examples: int | None) -> tupl
         Example(a, right, corrupt=b, corrupt_answer=wrong)
         for a, b, (right, wrong) in zip(clean, corrupt, each, strict=True)
     ]
-    return Task("prompts", discovery=pairs, kind="generation"), pairs[:examples]
+    task = Task("prompts", discovery=pairs, kind="generation")
+    return task, list(task.split("discovery", examples))
 
 
 def _cells(model: Model, by: By, unit: str, length: int) -> list[Cell]:
@@ -178,6 +190,9 @@ def _cells(model: Model, by: By, unit: str, length: int) -> list[Cell]:
         found = {label: model.sites(u) for label, u in kinds.items() if u not in model.problems}
         return [(row, label, sites, None) for label, all_ in found.items() for row, sites in _by_block(all_).items()]
     blocks = _by_block(model.sites(unit))
+    if not blocks:
+        found_there = f"only experts for unit={unit!r}, which some tokens do not reach"
+        raise ModelError("patch_sweep", found_there, "use unit='output' or unit='head'")
     if by == "layer":
         return [(row, unit, sites, None) for row, sites in blocks.items()]
     shown = {row: sites for row, sites in blocks.items() if not row.startswith("decoder_")}  # who read the prompt
@@ -194,7 +209,7 @@ def _by_block(sites: Mapping[str, Site]) -> dict[str, list[Site]]:
 
 def _sweep(
     model: Model, batch: Batch, first: int, right: Tensor, wrong: Tensor, cells: list[Cell], direction: Direction,
-    progress: Progress | None,
+    progress: Progress | None, order: list[int],
 ) -> Float[np.ndarray, "cell pair"]:  # fmt: skip
     assert batch.corrupt is not None  # encode(corrupt=True) gave it or refused
     source, run = (batch.inputs, batch.corrupt) if direction == "denoising" else (batch.corrupt, batch.inputs)
@@ -210,8 +225,13 @@ def _sweep(
         from_source = difference(source)
     baseline = difference(run)
     span = from_source - baseline
+    if not bool(span.isfinite().all()):
+        found = f"{span.tolist()} in pairs {order}"
+        raise NumericalError("the logit difference of patch_sweep", found, "load the model in float32 or bfloat16")
     if bool((span.abs() < 1e-6).any()):
-        found = f"pair {int((span.abs() < 1e-6).nonzero()[0, 0])} has the same logit difference clean and corrupt"
+        found = (
+            f"pair {order[int((span.abs() < 1e-6).nonzero()[0, 0])]} has the same logit difference clean and corrupt"
+        )
         raise ArgumentError("patch_sweep", found, "leave that pair out: there is nothing to locate")
     moved = []
     for _, _, sites, position in progress(cells, desc="patch") if progress else cells:
@@ -221,9 +241,9 @@ def _sweep(
             if position is None:
                 return given
             shape = (len(batch.index), -1, h.shape[-1])  # some models flatten tokens
-            new = h.clone()
-            new.view(shape)[:, position] = given.view(shape)[:, position]
-            return new
+            new = h.reshape(shape).clone()
+            new[:, position] = given.reshape(shape)[:, position]
+            return new.reshape(h.shape)
 
         with edit(sites, replace):
             moved.append(((difference(run) - baseline) / span).cpu().numpy())

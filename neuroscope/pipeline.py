@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscope import figures, files
-from neuroscope.attribution import attribute
-from neuroscope.errors import FileError, public
-from neuroscope.evidence import ALPHA, CrossAblation, Deactivation, cross_ablation, deactivation
+from neuroscope.attribution import METHODS, attribute
+from neuroscope.errors import ArgumentError, NeuroscopeError, choose, public
+from neuroscope.evidence import ALPHA, CrossAblation, Deactivation, check_seeds, cross_ablation, deactivation
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import Model, resolve
 from neuroscope.overlap import Overlap, overlap, overlap_sweep
@@ -28,7 +30,7 @@ Progress = Callable[..., Iterable[Any]]
 @public
 def run(
     model: Any = "mini",
-    tasks: str | Iterable[str] | Mapping[str, Task] = "mini",
+    tasks: str | Sequence[str] | Task | Mapping[str, Task] = "mini",
     *,
     out: str | PathLike = "report",
     k: float = 0.10,
@@ -43,12 +45,12 @@ def run(
 ) -> Path:
     """Find each task's neurons, deactivate them, cross-ablate, overlap; write masks, tables and one HTML report.
 
-    A run that was killed goes on where it stopped when it is called again with the same arguments: scores are files, and
-    every finished evaluation is a line of `journal.jsonl`.
+    A run that was killed goes on where it stopped when it is called again with the same arguments: scores are files,
+    and every finished evaluation is a line of `journal.jsonl`.
 
     Args:
         model: anything that can be opened.
-        tasks: "mini", a folder of jsonl tasks, names of the papers' catalogue, or a dict of tasks.
+        tasks: "mini", a folder of jsonl tasks, names of the papers' catalogue, a task, or a dict of tasks.
         out: the folder to write into: `report.html`, `scores/`, `masks/`, `tables/` (CSV and parquet).
         k: share of all neurons in a task's mask.
         method, objective, unit: as in `attribute`.
@@ -60,11 +62,13 @@ def run(
     Returns:
         Path of the report.
     """
-    model, out = resolve(model), Path(out)
+    tasks = {tasks.name: tasks} if isinstance(tasks, Task) else tasks
     tasks = dict(tasks) if isinstance(tasks, Mapping) else load_tasks(tasks)
-    scores = _scores(
-        model, tasks, out / "scores", progress, dict(method=method, objective=objective, unit=unit, examples=examples)
-    )
+    _check(tasks, k, examples, test_examples)
+    check_seeds(seeds)
+    model, out = resolve(model), Path(out)
+    settings = {"method": method, "objective": objective, "unit": unit, "examples": examples}
+    scores = _scores(model, tasks, out / "scores", progress, settings)
     masks = {name: s.top(k) for name, s in scores.items()}
     for name, mask in masks.items():
         mask.save(out / "masks" / f"{name}.safetensors")
@@ -103,36 +107,42 @@ def run(
     )
 
 
+def _check(tasks: Any, k: Any, examples: int, test_examples: int) -> None:
+    """Refuse before the first forward pass what would fail after the last one."""
+    if isinstance(k, bool) or not isinstance(k, (int, float)) or not 0 < k <= 1:
+        raise ArgumentError(f"run(k={k!r})", "k is the share of neurons to take", "give 0 < k <= 1, such as 0.10")
+    if not tasks:
+        raise ArgumentError("run(tasks=...)", "no task", "give 'mini', a folder, names, or a dict of tasks")
+    for name, task in tasks.items():
+        if not isinstance(task, Task):
+            raise ArgumentError(f"run task {name!r}", f"a {type(task).__name__}", "give a dict of name -> ns.Task")
+        task.split("discovery", examples)
+        task.split("test", test_examples)
+
+
 def _scores(
     model: Model, tasks: Mapping[str, Task], folder: Path, progress: Progress | None, settings: dict[str, Any]
 ) -> dict[str, Scores]:
     """Scores of every task, from the folder where they were finished with the same model, data and settings."""
-    fingerprint = model.fingerprint()
-    together = settings["method"] == "lape"
+    together = METHODS[choose(settings["method"], METHODS, "method")].together
+    about = {key: model.provenance()[key] for key in ("fingerprint", "dtype")}
+    about |= {key: settings[key] for key in ("method", "objective")}
+    asked: dict[str, Any] = {"asked": {key: settings[key] for key in ("unit", "examples")}}
+    if together:
+        asked["together"] = [task.data_hash for task in tasks.values()]
     found: dict[str, Scores] = {}
     for name, task in tasks.items():
-        wanted = {
-            "method": settings["method"],
-            "objective": settings["objective"],
-            "data_hash": task.data_hash,
-            "fingerprint": fingerprint,
-            "asked": settings["examples"],
-            "unit": settings["unit"],
-        }
+        wanted = about | asked | {"data_hash": task.data_hash}
         known = _known(folder / f"{name}.safetensors", wanted)
-        if known is not None and not together:
+        if known is not None:
             found[name] = known
-            continue
-        if together and found:
-            break
-        fresh: Any = attribute(model, tasks if together else task, progress=progress, **settings)
-        for key, scores in (fresh if together else {name: fresh}).items():
-            asked = {"asked": settings["examples"], "unit": settings["unit"]}
-            found[key] = Scores(
-                scores.values_by_site, scores.widths, scores.unit, scores.manifest | asked, scores.means
-            )
-            found[key].save(folder / f"{key}.safetensors")
-    return found
+    missing = {} if len(found) == len(tasks) else {n: t for n, t in tasks.items() if together or n not in found}
+    for group in [missing] if together and missing else [{name: task} for name, task in missing.items()]:
+        for name, fresh in attribute(model, group, progress=progress, **settings).items():
+            manifest = {**fresh.manifest, **asked}
+            found[name] = replace(fresh, manifest=manifest)
+            found[name].save(folder / f"{name}.safetensors")
+    return {name: found[name] for name in tasks}
 
 
 def _known(path: Path, wanted: dict[str, Any]) -> Scores | None:
@@ -140,7 +150,7 @@ def _known(path: Path, wanted: dict[str, Any]) -> Scores | None:
         return None
     try:
         scores = Scores.load(path)
-    except FileError:  # of another version, or not ours: made again
+    except NeuroscopeError:  # of another version, or not ours: made again
         return None
     return scores if all(scores.manifest.get(key) == value for key, value in wanted.items()) else None
 
@@ -148,7 +158,7 @@ def _known(path: Path, wanted: dict[str, Any]) -> Scores | None:
 def _save_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     for name, table in tables.items():
         files.write(folder / f"{name}.csv", table.to_csv(index=False))
-        files.write(folder / f"{name}.parquet", lambda path, t=table: t.to_parquet(path, index=False))
+        files.write(folder / f"{name}.parquet", partial(table.to_parquet, index=False))
 
 
 def _headline(
@@ -164,9 +174,9 @@ def _headline(
     own = list(verdicts.loc[verdicts["verdict"] == "specific", "task"])
     none = list(verdicts.loc[verdicts["verdict"] == "no effect", "task"])
     lines = [
-        f"- `{model.name}`: {k:.0%} of the neurons of each of {len(verdicts)} tasks, switched off: the mean score goes from "
-        f"**{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same layers off it is "
-        f"{total['random-layer']:.1%} ({total['random-uniform']:.1%} drawn from the whole model).",
+        f"- `{model.name}`: each of {len(verdicts)} tasks with its {k:.0%} of the neurons switched off: the mean score "
+        f"goes from **{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same "
+        f"layers off it is {total['random-layer']:.1%} ({total['random-uniform']:.1%} drawn from the whole model).",
         f"- The neurons are the task's own (they break it more than other families' neurons do, q < {ALPHA}) in "
         f"**{len(own)} of {len(verdicts)}** tasks.",
     ]
@@ -185,16 +195,16 @@ def _overlap_line(shares: Overlap, families: Mapping[str, str]) -> str:
     if not summary["pairs_within"] or not summary["pairs_between"]:
         return f"- Mean overlap (Jaccard) of the masks: {shares.table['jaccard'].mean():.2f}."
     return (
-        f"- Masks overlap (Jaccard) {summary['within']:.2f} within a family and {summary['between']:.2f} across families, "
-        f"a ratio of {summary['ratio']:.1f}; chance in the same layers is {summary['chance_between']:.2f}."
+        f"- Masks overlap (Jaccard) {summary['within']:.2f} within a family and {summary['between']:.2f} across "
+        f"families, a ratio of {summary['ratio']:.1f}; chance in the same layers is {summary['chance_between']:.2f}."
     )
 
 
 def _deactivation_section(off: Deactivation) -> Section:
     text = (
-        "Scores on test examples with nothing off, with random neurons off, and with the task's own neurons off (LX24, Table "
-        "1). Whiskers are 95 % bootstrap intervals over examples, shaded boxes the range over random masks. p compares own "
-        "and layer-matched random neurons example by example; q corrects it over the tasks."
+        "Scores on test examples with nothing off, with random neurons off, and with the task's own neurons off (LX24, "
+        "Table 1). Whiskers are 95 % bootstrap intervals over examples, shaded boxes the range over random masks. p "
+        "compares own and layer-matched random neurons example by example; q corrects it over the tasks."
     )
     return Section("Deactivation", text, [off.figure()], [("Scores by task", off.summary())])
 
@@ -204,9 +214,9 @@ def _cross_section(crossed: CrossAblation) -> Section:
     counts = verdicts["verdict"].value_counts()
     said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
     text = (
-        "Every task's neurons off under every task (LX24, Figure 5). A cell is the score lost beyond random neurons of the same "
-        "layers. Two kinds of neurons hide in a mask: those that matter for everything (a coloured row) and those that "
-        f"matter for this task (the diagonal, and the blocks of a family). **Verdicts: {said}.**"
+        "Every task's neurons off under every task (LX24, Figure 5). A cell is the score lost beyond random neurons of "
+        "the same layers. Two kinds of neurons hide in a mask: those that matter for everything (a coloured row) and "
+        f"those that matter for this task (the diagonal, and the blocks of a family). **Verdicts: {said}.**"
     )
     return Section("Specificity", text, [crossed.figure()], [("Is the mask the task's own?", verdicts)])
 
@@ -216,8 +226,9 @@ def _overlap_section(shares: Overlap, scores: Mapping[str, Scores], families: Ma
         overlap_sweep(scores, groups=_by_family(families)) if len(set(families.values())) > 1 else overlap_sweep(scores)
     )
     text = (
-        "Jaccard overlap of the masks, with its level by chance. The curves compare the unions of the families' masks as the "
-        "share k of neurons grows (LX24, Table 8): large masks overlap whatever they hold, so read them against the dots."
+        "Jaccard overlap of the masks, with its level by chance. The curves compare the unions of the families' masks "
+        "as the share k of neurons grows (LX24, Table 8): large masks overlap whatever they hold, so read them against "
+        "the dots."
     )
     return Section(
         "Overlap", text, [shares.figure(families), sweep.figure()], [("Overlap of pairs", shares.to_frame())]
@@ -236,14 +247,15 @@ def _depth_section(
     share = np.mean(
         [
             float(
-                s.vector().sort(descending=True).values[: len(m)].sum() / s.vector().clamp_min(0).sum().clamp_min(1e-30)
+                s.vector().clamp_min(0).sort(descending=True).values[: len(m)].sum()
+                / s.vector().clamp_min(0).sum().clamp_min(1e-30)
             )
             for s, m in zip(scores.values(), masks.values(), strict=True)
         ]
     )
     text = (
-        f"Where in depth the masks' neurons are, and how relevance ({first['method']}, {first['reduction']}) falls with rank. "
-        f"The top {k:.0%} hold {share:.0%} of the relevance, mean over tasks."
+        f"Where in depth the masks' neurons are, and how relevance ({first['method']}, {first['reduction']}) falls "
+        f"with rank. The top {k:.0%} hold {share:.0%} of the relevance, mean over tasks."
     )
     return Section(
         "Depth and relevance",

@@ -179,9 +179,11 @@ def _number_class(kind: Any) -> str:
 
 def _cell(value: object) -> str:
     """Numbers to four digits and to the right, missing values as a dash, everything else as escaped text."""
+    if isinstance(value, (str, bool)):
+        return f"<td>{html.escape(str(value))}</td>"
     if value is None or (isinstance(value, Real) and math.isnan(value)):
         return '<td class="number">&ndash;</td>'
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(value, Real):
         return f'<td class="number">{value if isinstance(value, Integral) else format(value, ".4g")}</td>'
     return f"<td>{html.escape(str(value))}</td>"
 
@@ -205,13 +207,15 @@ header { grid-column: 1 / -1; max-width: 79.5rem; border-bottom: 3px solid var(-
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .5rem; letter-spacing: -.01em; }
 h2 { font-size: 1.35rem; line-height: 1.3; margin: 0 0 .5rem; }
 p, ul { max-width: 46rem; margin: 0 0 .9rem; }
-nav { position: sticky; top: 1.5rem; align-self: start; max-height: calc(100vh - 3rem); overflow-y: auto; font-size: .92rem; }
+nav { position: sticky; top: 1.5rem; align-self: start; max-height: calc(100vh - 3rem); overflow-y: auto;
+  font-size: .92rem; }
 nav p { margin: 0 0 .4rem; color: var(--soft); font-size: .8rem; text-transform: uppercase; letter-spacing: .08em; }
 nav ol { margin: 0; padding: 0 0 0 1.2rem; }
 nav li { margin: .3rem 0; color: var(--soft); }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
-section { background: white; border: 1px solid var(--line); border-radius: 8px; padding: 1.5rem 1.75rem; margin: 0 0 1.5rem;
+section { background: white; border: 1px solid var(--line); border-radius: 8px; padding: 1.5rem 1.75rem;
+  margin: 0 0 1.5rem;
   scroll-margin-top: 1rem; }
 figure.plot { margin: 1rem 0; overflow-x: auto; }
 figure.plot > div { min-width: 44rem; }

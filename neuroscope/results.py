@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from os import PathLike
 from pathlib import Path
@@ -38,23 +37,37 @@ class Result:
         raise TypeError(f"{type(self).__name__} has no figure; use to_frame()")
 
     def save(self, path: str | PathLike) -> Path:
-        """Write the result as one JSON file, atomically."""
+        """Write the result as one JSON file, atomically. Numbers keep every digit; missing ones become null."""
+        import pandas as pd  # heavy: only where a table is written
+
         content = {
             "format": files.FORMAT,
             "kind": type(self).__name__,
             "manifest": self.manifest,
-            "table": json.loads(self.table.to_json(orient="table", index=False, double_precision=15)),
+            "table": {
+                name: {"dtype": str(column.dtype), "values": [None if pd.isna(v) else v for v in column.tolist()]}
+                for name, column in self.table.items()
+            },
         }
         return files.write(path, json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, path: str | PathLike) -> Self:
-        """Read back what `save` wrote."""
+        """Read back what `save` wrote.
+
+        Raises:
+            FileError: the file is missing, truncated, or holds something else.
+        """
         import pandas as pd  # heavy: only where a table is read
 
         content = files.read_json(path, cls.__name__)
         kind = content.get("kind") if isinstance(content, dict) else None
-        if kind != cls.__name__:
-            raise FileError(f"read {cls.__name__} from {path}", f"a file of kind {kind!r}", "load it with that class")
-        table = pd.read_json(io.StringIO(json.dumps(content["table"])), orient="table", precise_float=True)
-        return cls(table=table, manifest=content["manifest"])
+        if kind != cls.__name__ or not content.get("format", files.FORMAT + 1) <= files.FORMAT:
+            found = f"a file of kind {kind!r}" + (f", format {content.get('format')}" if kind else "")
+            raise FileError(f"read {cls.__name__} from {path}", found, "load it with its own class, or update")
+        try:
+            columns = {n: pd.Series(c["values"], dtype=c["dtype"]) for n, c in content["table"].items()}
+            return cls(table=pd.DataFrame(columns), manifest=content["manifest"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            found = f"a damaged table ({type(error).__name__}: {error})"
+            raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +92,9 @@ class Site:
     @property
     def nnsight_path(self) -> str:
         """The same place as an expression on an nnsight model: `model.layers[3].mlp.down_proj.input`."""
-        return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", self.path) + f".{self.side}"
+        # nnsight calls a submodule `E_output` where `output` would hide its own attribute (BERT has such)
+        path = re.sub(r"(?<=\.)(inputs?|output|source)(?=\.|$)", r"E_\1", self.path)
+        return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", path) + f".{self.side}"
 
     def per_unit(self, x: Float[Tensor, "... coordinate"]) -> Float[Tensor, "... neuron"]:
         """Sum a quantity over the coordinates of each neuron (nothing to do unless a neuron is a head)."""
@@ -105,6 +108,17 @@ class Site:
 
 
 Edit = Callable[[Site, Tensor, "Tensor | None"], "Tensor | None"]
+_LEVEL: ContextVar[int] = ContextVar("level", default=0)
+
+
+@contextlib.contextmanager
+def unedited() -> Iterator[None]:
+    """A scope in which the edits around it rest, so that a model is opened as it is inside an intervention too."""
+    token = _LEVEL.set(_LEVEL.get() + 1)
+    try:
+        yield
+    finally:
+        _LEVEL.reset(token)
 
 
 @contextlib.contextmanager
@@ -114,8 +128,8 @@ def edit(sites: Iterable[Site], function: Edit) -> Iterator[None]:
     Args:
         sites: where.
         function: called as `function(site, h, tokens)`; `h` is `[batch, pos, coordinate]`, or `[token, coordinate]` in
-            models that flatten tokens, then with `tokens` the flat indices of the rows (None: all, in order). It returns
-            the new vector, or None to leave `h` as it is.
+            models that flatten tokens, then with `tokens` the flat indices of the rows (None: all, in order). It
+            returns the new vector, or None to leave `h` as it is.
 
     The hooks are gone on exit, also after an error.
     """
@@ -129,7 +143,12 @@ def edit(sites: Iterable[Site], function: Edit) -> Iterator[None]:
             handle.remove()
 
 
-def _hook(site: Site, function: Edit) -> Any:
+def _hook(site: Site, live: Edit) -> Any:
+    level = _LEVEL.get()
+
+    def function(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor | None:
+        return live(site, h, tokens) if _LEVEL.get() == level else None
+
     def on_input(module: nn.Module, args: tuple) -> tuple | None:
         new = function(site, args[0], args[1] if site.expert is not None else None)
         return None if new is None else (new, *args[1:])
@@ -149,11 +168,11 @@ class Found:
     """A linear layer that reads neurons or heads, as the graph shows it."""
 
     path: str
-    module: nn.Module
+    module: Any
     weight: tuple[Rows, ...]
     width: int
     ins: dict[str, tuple[Rows, ...]] = field(default_factory=dict)
-    gate: tuple[str, nn.Module, int] | None = None  # path, module, first column of the non-linearity's input
+    gate: tuple[str, Any, int] | None = None  # path, module, first column of the non-linearity's input
     heads: int = 0
 
 

@@ -1,7 +1,7 @@
 """The house style of the figures: colours, fonts, template, and the small parts that figures are made of.
 
-Colours can be told apart by colour-blind readers: Okabe & Ito's for categories, one blue ramp for amounts, orange - blue
-for signed values.
+Colours can be told apart by colour-blind readers: Okabe & Ito's for categories, one blue ramp for amounts, orange to
+blue for signed values.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def shade(label: str, x: Sequence[float], low: Sequence[float], high: Sequence[f
     import plotly.graph_objects as go
 
     return go.Scatter(
-        x=[*x, *list(x)[::-1]], y=[*high, *list(low)[::-1]], fill="toself", fillcolor=fade(colour, 0.18), line={"width": 0},
-        mode="lines", hoverinfo="skip", showlegend=False, legendgroup=label, name=f"{label}: band",
+        x=[*x, *list(x)[::-1]], y=[*high, *list(low)[::-1]], fill="toself", fillcolor=fade(colour, 0.18),
+        line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False, legendgroup=label, name=f"{label}: band",
     )  # fmt: skip
 
 

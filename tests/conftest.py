@@ -4,12 +4,12 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: tests never reach for the network
 
-import pytest  # noqa: E402
-import tokenizers  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import pytest
+import tokenizers
+import torch
+import transformers
 
-from neuroscope.models import load  # noqa: E402
+from neuroscope.models import load
 
 TINY_SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
 TINY_TEMPLATES = {"causal": "<s> $A", "seq2seq": "$A </s>", "masked": "<s> $A </s>"}

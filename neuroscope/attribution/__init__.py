@@ -31,7 +31,7 @@ class Method:
     """A row of the table.
 
     Attributes:
-        run: called with a `Setup` and the method's own options; returns sums over examples, or adds them to `setup.sums`.
+        run: called with a `Setup` and the method's own options; returns sums over examples, or adds to `setup.sums`.
         reductions: those it can do, the default first.
         corrupt: whether each example needs its corrupt prompt.
         together: whether it sees all tasks at once (then it is called with a dict of setups).
@@ -120,7 +120,7 @@ def attribute(
     """
     entry = METHODS[choose(method, METHODS, "method")]
     choose(objective, OBJECTIVES, "objective")
-    reduction = choose(reduction or entry.reductions[0], entry.reductions, f"reduction of {method}, reduction")
+    reduction = choose(reduction or entry.reductions[0], entry.reductions, "reduction")
     for name in options:
         if name not in entry.options:
             known = [*inspect.signature(attribute).parameters, *entry.options]
@@ -130,11 +130,11 @@ def attribute(
     if entry.together and not several:
         raise ArgumentError(f"method={method!r} on one task", "a score between tasks", "give a dict of tasks")
     tasks = dict(task) if isinstance(task, Mapping) else {task.name: task}
-    setups = {
-        name: _setup(model, t, entry, objective, reduction, unit, examples, split, batch_size, seed, progress)
-        for name, t in tasks.items()
-    }
-    with model.quiet():
+    with torch.inference_mode(False), torch.enable_grad(), model.quiet():  # the caller may stand in no_grad()
+        setups = {
+            name: _setup(model, t, entry, objective, reduction, unit, examples, split, batch_size, seed, progress)
+            for name, t in tasks.items()
+        }
         if entry.together:
             values = entry.run(setups, **options)
         else:
@@ -182,6 +182,4 @@ def _scores(
         manifest["measured"] = measured
     widths = {a: s.width for a, s in setup.sites.items()}
     means = setup.sums.means()
-    return Scores(
-        relevance, widths, next(iter(setup.sites.values())).unit, manifest, means if set(means) == set(widths) else None
-    )
+    return Scores(relevance, widths, next(iter(setup.sites.values())).unit, manifest, means or None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ def activation(setup: Setup) -> dict[str, Tensor]:
 
     with torch.no_grad():
         for batch in setup:
-            with edit(setup.sites.values(), lambda s, h, t, b=batch: collect(b, s, h, t)):
+            with edit(setup.sites.values(), partial(collect, batch)):
                 setup.model.logits(batch.inputs, keep=batch.keep)
     return {a: v / max(setup.sums.tokens[a], 1.0) * setup.n_examples for a, v in total.items()}
 
@@ -57,7 +58,7 @@ def active_share(setup: Setup) -> dict[str, Tensor]:
 
     with torch.no_grad():
         for batch in setup:
-            with edit(gates.values(), lambda s, h, t, b=batch: collect(b, s, h, t)):
+            with edit(gates.values(), partial(collect, batch)):
                 setup.model.logits(batch.inputs, keep=batch.keep)
     return {
         a: active[a].cpu() / max(seen[a], 1.0) if a in active else torch.zeros(s.width) for a, s in setup.sites.items()

@@ -37,11 +37,11 @@ class Plan:
 
     Attributes:
         outputs: recorded outputs by module, in the order of its calls.
-        carrier: the outermost module around the site's module that returns its output as it is; None to run it as usual.
+        carrier: the outermost module around the site's module that returns its output as it is; None to run all.
         inputs: the arguments of the site's module.
         result: the carrier's output, and
         part: in it, the output of the site's module.
-        ffn: the last block's FFN, to be run on the answers' tokens only; None to run it as usual.
+        ffn: the last block's FFN, to be run on the answers' tokens only; None to run it on all.
     """
 
     outputs: dict[nn.Module, list[Any]] = field(default_factory=dict)
@@ -133,8 +133,10 @@ def record(setup: Setup, batch: Batch, site: Site) -> tuple[Float[Tensor, " exam
         nonlocal reached
         if not reached:
             reached = True
-            for module, output in (item for level in finished for item in level):
-                outputs.setdefault(module, []).append(output)
+            # inside a mixture rows are an expert's tokens, which are not tiled: it is computed again as a whole
+            for level in finished if site.expert is None else finished[:-2]:
+                for module, output in level:
+                    outputs.setdefault(module, []).append(output)
 
     handles: list[Any] = []
     root = setup.model.root

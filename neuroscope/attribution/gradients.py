@@ -29,14 +29,15 @@ def _stream(setup: Setup, batch: Batch, factor: Times | None = None) -> Edit:
     def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor:
         h = h if h.requires_grad else h.detach().requires_grad_()
         setup.observe(site, h[: len(batch.index)] if h.ndim == 3 else h, tokens, batch)
-        kept = h.detach() if factor is None else factor(site, h.detach(), tokens)
+        # The hook must not refer to `h`, which refers to the hook: that circle would live until garbage is collected.
+        kept = [h.detach() if factor is None else factor(site, h.detach(), tokens)]
+        rows = slice(None) if h.ndim == 2 else slice(len(batch.index))
 
         def on_gradient(g: Tensor) -> None:
-            rows = slice(None) if h.ndim == 2 else slice(len(batch.index))
-            setup.sums.add(site, setup.reduce(site, kept[rows] * g[rows], tokens, batch))
+            setup.sums.add(site, setup.reduce(site, kept.pop()[rows] * g[rows], tokens, batch))
 
         h.register_hook(on_gradient)
-        return h
+        return _handed_on(site, h)
 
     return on_site
 
@@ -76,20 +77,20 @@ def _stream_pairs(setup: Setup, batch: Batch, factor: Times) -> Edit:
     """`_stream` over a batch of clean prompts followed by their corrupt ones: only the clean half is counted."""
     inner = batch.real.numel()
 
-    def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor:
+    def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor | None:
         if h.ndim == 3:
             return _stream(setup, batch, factor)(site, h, tokens)
         h = h if h.requires_grad else h.detach().requires_grad_()
         index = torch.arange(len(h), device=h.device) if tokens is None else tokens
         clean = index < inner
         setup.observe(site, h[clean], index[clean], batch)
-        kept = factor(site, h.detach(), tokens)[clean]
+        kept = [factor(site, h.detach(), tokens)[clean]]
 
         def on_gradient(g: Tensor) -> None:
-            setup.sums.add(site, setup.reduce(site, kept * g[clean], index[clean], batch))
+            setup.sums.add(site, setup.reduce(site, kept.pop() * g[clean], index[clean], batch))
 
         h.register_hook(on_gradient)
-        return h
+        return _handed_on(site, h)
 
     return on_site
 
@@ -107,9 +108,10 @@ def integrated_gradients(setup: Setup, steps: int = 8) -> None:
     """Conductance of each site from zero: a times the mean of dL/da along the straight path from 0 to a.
 
     By site, the signed values sum to what ablating the whole site does to the loss (completeness), up to the midpoint
-    rule's error. Costs `steps` backward passes per site.
+    rule's error; not for an expert below another mixture, whose routing switches on the way. Costs `steps` backward
+    passes per site.
     """
-    if not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ArgumentError(f"steps={steps!r}", "not a positive integer", "give steps=8 or more")
     for batch in setup:
         for site in setup.sites.values():
@@ -128,13 +130,18 @@ def _one_path(setup: Setup, batch: Batch, site: Site, steps: int) -> None:
                 start.append((h.detach(), tokens))
             scaled = (alpha * h.detach()).requires_grad_()
             scaled.register_hook(lambda g: total.append(g) if not total else total.__setitem__(0, total[0] + g))
-            return scaled
+            return _handed_on(site, scaled)
 
         with edit([site], shrink):
             _backward(setup.losses(batch).sum())
     if total:  # an expert that no token was routed to has no path
         activation, tokens = start[0]
         setup.sums.add(site, setup.reduce(site, activation * total[0] / steps, tokens, batch))
+
+
+def _handed_on(site: Site, h: Tensor) -> Tensor:
+    """What the model goes on with: a copy of an output, because some models write into it (Falcon's residual)."""
+    return h.clone() if site.side == "output" else h
 
 
 def _backward(loss: Tensor) -> None:

@@ -51,17 +51,25 @@ def _product(a: Any, b: Any, **kwargs: Any) -> Tensor:
     return torch.mul(a, b, **kwargs)
 
 
+def _quotient(a: Any, b: Any, **kwargs: Any) -> Tensor:
+    return torch.div(a, b.detach() if torch.is_tensor(b) else b, **kwargs)
+
+
 def _layer_norm(x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    y = centred * (centred.pow(2).mean(-1, keepdim=True) + eps).rsqrt().detach()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # as the kernel does
+    y = _over_size(wide - wide.mean(-1, keepdim=True), eps)
     y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
 def _rms_norm(x: Tensor, shape: Any, weight: Any = None, eps: float | None = None) -> Tensor:
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
-    y = x * (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt().detach()
-    return y if weight is None else y * weight
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    y = _over_size(wide, torch.finfo(x.dtype).eps if eps is None else eps)
+    return (y if weight is None else y * weight).to(x.dtype)
+
+
+def _over_size(x: Tensor, eps: float) -> Tensor:
+    return x * (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt().detach()
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -76,8 +84,11 @@ def _linear_in_x(function: Callable) -> Callable:
     return lambda x, *args, **kwargs: linearise(lambda z: function(z, *args, **kwargs), x)
 
 
+QUOTIENTS = (torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.__truediv__)
 RULES: dict[Any, Callable] = {
-    **dict.fromkeys((torch.mul, torch.multiply, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, Tensor.multiply), _product),
+    **dict.fromkeys((torch.mul, torch.multiply, Tensor.mul, Tensor.multiply), _product),
+    **dict.fromkeys(QUOTIENTS, _quotient),
+    **dict.fromkeys((Tensor.__mul__, Tensor.__rmul__), _product),
     **{f: _linear_in_x(f) for f in (functional.silu, functional.gelu, functional.mish, torch.tanh, Tensor.tanh)},
     **{f: _constant(f) for f in (torch.rsqrt, Tensor.rsqrt, torch.softmax, Tensor.softmax, functional.softmax)},
     **{f: _constant(f) for f in (torch.sigmoid, Tensor.sigmoid)},
@@ -101,7 +112,10 @@ class _Rules(TorchFunctionMode):
 
 @contextlib.contextmanager
 def rules(root: nn.Module) -> Iterator[None]:
-    """Within the scope, the model's forward passes build a graph whose backward pass propagates relevance."""
+    """Within the scope, the model's forward passes build a graph whose backward pass propagates relevance.
+
+    Parameters must be frozen: rule 2 takes any two factors that require a gradient for activations.
+    """
     mode = _Rules()
     handles = []
 

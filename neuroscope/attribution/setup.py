@@ -115,7 +115,7 @@ class Setup:
         return losses
 
     def reduce(self, site: Site, product: Tensor, tokens: Tensor | None, batch: Batch) -> Float[Tensor, " neuron"]:
-        """Sum a per-token quantity over tokens, then over the batch's examples, by the reduction (SCIENCE of `Scores`)."""
+        """Sum a per-token quantity over tokens, then over the batch's examples, by the reduction."""
         return REDUCTIONS[self.reduction](site.per_unit(product), owners(product, tokens, batch), len(batch.index))
 
     def observe(self, site: Site, h: Tensor, tokens: Tensor | None, batch: Batch) -> None:

@@ -10,8 +10,9 @@ from torch import nn
 
 from neuroscope.errors import ModelError, public
 from neuroscope.models import experts
-from neuroscope.models.hugging_face import open_hugging_face
+from neuroscope.models.hugging_face import open_hugging_face, saved_tokenizer
 from neuroscope.models.model import UNITS, Model, require_parameters
+from neuroscope.sites import unedited
 
 __all__ = ["UNITS", "Model", "bundled", "load", "require_parameters", "resolve", "tap_experts", "untap_experts"]
 
@@ -61,7 +62,7 @@ def load(
         return resolve(model, tokenizer)
     loaded, found = _from_pretrained(str(bundled(str(model)) or model), revision, dtype, device_map)
     if device is not None:
-        loaded.to(device)
+        _move(loaded, device)
     experts.tap(loaded)
     return open_hugging_face(loaded.eval(), tokenizer if tokenizer is not None else found)
 
@@ -75,7 +76,9 @@ def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: An
         kind = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0], None)
         if kind is None or not hasattr(kind, "from_pretrained") or kind.__name__.endswith("Model"):
             kind = kind if kind is not None and "LMHead" in kind.__name__ else transformers.AutoModelForCausalLM
-        model = kind.from_pretrained(name, dtype=dtype, device_map=device_map, **kwargs)
+        loading: Any = kind.from_pretrained(
+            name, dtype=dtype, device_map=device_map, output_loading_info=True, **kwargs
+        )
     except Exception as error:  # transformers, safetensors and the Hub raise a dozen kinds; the text is what helps
         text = " ".join(str(error).split())
         raise ModelError(
@@ -83,11 +86,22 @@ def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: An
             f"{type(error).__name__}: {text[:300]}",
             "give 'mini', a Hub id that this machine can reach, or a local folder with config.json and safetensors",
         ) from error
+    model, about = loading
+    if about["missing_keys"]:
+        raise ModelError(
+            f"load model {name!r} as {kind.__name__}",
+            f"no weights for {sorted(about['missing_keys'])[0]}, which would be random",
+            "give a checkpoint with its language-model head",
+        )
+    return model, saved_tokenizer(name, **kwargs)
+
+
+def _move(model: nn.Module, device: str | torch.device) -> None:
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **kwargs)
-    except (OSError, ValueError):
-        tokenizer = None
-    return model, tokenizer
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by how the device is missing
+        found = str(error).partition("\n")[0]
+        raise ModelError(f"put the model on device {str(device)!r}", found, "give cpu, cuda, mps, ...") from None
 
 
 def resolve(model: Any, tokenizer: Any = None) -> Model:
@@ -96,12 +110,20 @@ def resolve(model: Any, tokenizer: Any = None) -> Model:
         return model
     if isinstance(model, (str, Path)):
         return load(str(model))
-    return _open(model, tokenizer)
+    with unedited():  # interventions that are live do not change what is found
+        return _open(model, tokenizer)
+
+
+def _is_compiled(model: Any) -> bool:
+    """Whether the model or a part of it is under torch.compile, as a wrapper or in place."""
+    root = model if isinstance(model, nn.Module) else getattr(model, "_module", None)
+    parts = root.modules() if isinstance(root, nn.Module) else ()
+    return any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in parts)
 
 
 def _open(model: Any, tokenizer: Any) -> Model:
     made_by = {base.__module__.split(".")[0] for base in type(model).__mro__}
-    if hasattr(model, "_orig_mod"):
+    if _is_compiled(model):
         raise ModelError(
             f"open a {type(model).__name__}",
             "a model under torch.compile, which ignores hooks that are added later",

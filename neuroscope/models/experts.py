@@ -102,9 +102,9 @@ def expert_sites(root: nn.Module) -> list[Site]:
 def _rows(m: Any, expert: int) -> tuple[tuple[Rows, ...], dict[str, tuple[Rows, ...]]]:
     flip = int(m.is_transposed)
     width = m.down_proj.shape[2 - flip]
-    out = (Rows(m.down_proj, 2 - flip, width, lead=(expert,)),)
+    out: tuple[Rows, ...] = (Rows(m.down_proj, 2 - flip, width, lead=(expert,)),)
     name = "gate_up_proj" if m.has_gate else "up_proj"
-    ins = {}
+    ins: dict[str, tuple[Rows, ...]] = {}
     for i, role in enumerate(("gate", "up") if m.has_gate else ("in",)):
         start, step = (i * width, 1) if m.is_concatenated or not m.has_gate else (i, 2)
         ins[role] = (Rows(getattr(m, name), 1 + flip, width, start, step, (expert,)),)

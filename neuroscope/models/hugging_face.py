@@ -22,19 +22,19 @@ NAMED = re.compile(
 )
 
 
-def open_hugging_face(
-    root: nn.Module, tokenizer: Any = None, backend: str = "hugging_face", original: Any = None
-) -> Model:
+def open_hugging_face(root: Any, tokenizer: Any = None, backend: str = "hugging_face", original: Any = None) -> Model:
     """Find a model's sites, and check that it can be run."""
-    base = root.get_base_model() if hasattr(root, "get_base_model") else root
+    base: Any = root.get_base_model() if hasattr(root, "get_base_model") else root
     style = style_of(base)
-    inputs = probe(base, style)
-    with quiet(root):
+    with torch.inference_mode(False), quiet(root):  # discovery needs the autograd graph
+        inputs = probe(base, style)
         check_finite(root, inputs)
         found = discover(root, inputs)
     separate = [f.path for f in found if re.search(r"experts\.\d+\.", f.path)]
     found = [f for f in found if f.path not in separate]
-    ffns = [f for f in found if not f.heads] or _by_name(root)
+    ffns = [f for f in found if not f.heads]
+    walked = {address(f.path, base, "") for f in ffns}
+    ffns += [f for f in _by_name(root) if address(f.path, base, "") not in walked]
     experts = expert_sites(root)
     hidden = in_order([_hidden(f, base) for f in ffns] + experts)
     units = {
@@ -54,7 +54,7 @@ def open_hugging_face(
     )
 
 
-def _problems(base: nn.Module, units: dict, closed: list[str], separate: list[str]) -> dict[str, ModelError]:
+def _problems(base: Any, units: dict, closed: list[str], separate: list[str]) -> dict[str, ModelError]:
     asked = f"the {{}} of {type(base).__name__}"
     problems = {
         unit: ModelError(
@@ -78,7 +78,7 @@ def _problems(base: nn.Module, units: dict, closed: list[str], separate: list[st
     return problems
 
 
-def style_of(base: nn.Module) -> Style:
+def style_of(base: Any) -> Style:
     """ "causal", "seq2seq" or "masked", by the model's head."""
     config, name = getattr(base, "config", None), type(base).__name__
     if config is not None and getattr(config, "is_encoder_decoder", False) and base.get_output_embeddings() is not None:
@@ -94,7 +94,7 @@ def style_of(base: nn.Module) -> Style:
     )
 
 
-def probe(base: nn.Module, style: Style) -> dict[str, Tensor]:
+def probe(base: Any, style: Style) -> dict[str, Tensor]:
     """A tiny input for the model."""
     device = base.get_input_embeddings().weight.device
     ids = torch.arange(PROBE, device=device)[None] % base.get_input_embeddings().num_embeddings
@@ -102,20 +102,28 @@ def probe(base: nn.Module, style: Style) -> dict[str, Tensor]:
     return inputs | ({"decoder_input_ids": ids} if style == "seq2seq" else {})
 
 
-def find_tokenizer(base: nn.Module) -> Any:
+def find_tokenizer(base: Any) -> Any:
     """The tokenizer that was saved with the model, or None."""
+    path = getattr(base.config, "_name_or_path", "")
+    return saved_tokenizer(path) if path else None
+
+
+def saved_tokenizer(path: str, **kwargs: Any) -> Any:
+    """The tokenizer under a Hub id or in a folder, or None.
+
+    Where there are no files, transformers makes up a tokenizer of special tokens alone for some families: that is none.
+    """
     from transformers import AutoTokenizer  # heavy: only when a model is opened
 
-    path = getattr(base.config, "_name_or_path", "")
-    if not path:
-        return None
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
     except (OSError, ValueError):
         return None
+    ordinary = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
+    return tokenizer if len(ordinary) > 1 else None  # T5's has a word boundary
 
 
-def address(path: str, base: nn.Module, suffix: str) -> tuple[str, int]:
+def address(path: str, base: Any, suffix: str) -> tuple[str, int]:
     """TransformerLens' name for a place in a block, and the block's index."""
     inside = path.removeprefix("base_model.model.")
     index = re.search(r"\.(\d+)\.", inside)
@@ -126,16 +134,24 @@ def address(path: str, base: nn.Module, suffix: str) -> tuple[str, int]:
     return f"{stack}.{index[1]}.{suffix}", int(index[1])
 
 
-def _place(found: Found, base: nn.Module, suffix: str) -> dict[str, Any]:
+def _place(found: Found, base: Any, suffix: str) -> dict[str, Any]:
     name, layer = address(found.path, base, suffix)
     return {"address": name, "layer": layer, "path": found.path.removeprefix("base_model.model.")}
 
 
-def _hidden(found: Found, base: nn.Module) -> Site:
+def _outermost(path: str, base: Any) -> tuple[str, Any]:
+    """The linear at this path, or the wrapper around it (LoRA's), whose output has all the parts."""
+    parts = path.removeprefix("base_model.model.").split(".")
+    outside = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
+    return next((p, m) for p in outside if hasattr(m := base.get_submodule(p), "weight"))
+
+
+def _hidden(found: Found, base: Any) -> Site:
     mlp = "mlp.shared_expert" if "shared_expert" in found.path else "mlp"
     gate = None
     if found.gate:
-        path, module, start = found.gate
+        path, module = _outermost(found.gate[0], base)
+        start = found.gate[2]
         rows = Rows(
             module.weight, 0, found.width, start
         )  # only `start` is used: the columns of the output that hold the gate
@@ -145,21 +161,22 @@ def _hidden(found: Found, base: nn.Module) -> Site:
     return Site(**place, module=found.module, width=found.width, out=found.weight, ins=found.ins, gate=gate)
 
 
-def _output(found: Found, base: nn.Module) -> Site:
+def _output(found: Found, base: Any) -> Site:
     rows: list[Rows] = []
     for r in found.weight:
         side = 1 - r.dim
         rows.append(Rows(r.param, side, r.param.shape[side]))
     bias = getattr(found.module, "bias", None)
-    width = rows[0].n if rows else found.module.weight.shape[0]
-    if bias is not None:
-        rows.append(Rows(bias, 0, width))
+    width = rows[0].n if rows else found.module.out_features
     rows = [r for r in rows if r.n == width]  # a LoRA factor that reads the same input has no output unit
+    if rows:
+        rows += [Rows(p, 0, width) for name, p in found.module.named_parameters() if name.startswith("lora_B.")]
+        rows += [Rows(bias, 0, width)] if bias is not None else []
     place = _place(found, base, "mlp.out.hook_out")
     return Site(**place, module=found.module, width=width, unit="output", side="output", out=tuple(rows))
 
 
-def _head(found: Found, base: nn.Module) -> Site:
+def _head(found: Found, base: Any) -> Site:
     cross = re.search(r"EncDec|encoder_attn|cross", found.path, re.IGNORECASE)
     stack = address(found.path, base, "")[0]
     part = ("cross_attn" if cross else "self_attn") if stack.startswith("decoder_") else "attn"
@@ -167,7 +184,7 @@ def _head(found: Found, base: nn.Module) -> Site:
     return Site(**place, module=found.module, width=found.heads, unit="head", group=group, out=found.weight)
 
 
-def _mixture_outputs(root: nn.Module, base: nn.Module) -> list[Site]:
+def _mixture_outputs(root: nn.Module, base: Any) -> list[Site]:
     """The output of each mixture as a whole: the block's FFN output."""
     found = []
     for path, module in root.named_modules():
@@ -181,7 +198,10 @@ def _mixture_outputs(root: nn.Module, base: nn.Module) -> list[Site]:
 
 
 def _by_name(root: nn.Module) -> list[Found]:
-    """Output projections by their names: without parameters, for interventions and gradients of activations only."""
+    """Output projections by their names, for blocks whose graph cannot be walked.
+
+    Without parameters: for interventions and gradients of activations only.
+    """
     found = []
     for path, module in root.named_modules():
         if NAMED.search(path) and hasattr(module, "in_features"):

@@ -19,7 +19,7 @@ from neuroscope.sites import Site, edit
 
 # unit -> what an address looks like; where a second pattern is given, the HookPoint must be that one too, because on a
 # mixture TransformerLens' mlp.hook_post is the block's output, not neurons
-HOOKS = {
+HOOKS: dict[str, list[tuple[str, str | None]]] = {
     "hidden": [(r"(mlp|mlp\.shared_expert)\.hook_post", r"\1.out.hook_in")],
     "output": [(r"mlp\.out\.hook_out", None), (r"mlp\.hook_out", None)],
     "head": [(r"(?:self_|cross_)?attn\.hook_z", None)],
@@ -32,7 +32,7 @@ def open_bridge(bridge: Any, tokenizer: Any = None) -> Model:
     style = style_of(root)
     inputs = probe(root, style)
     candidates = {unit: _candidates(bridge, unit) for unit in HOOKS}
-    every = [site for sites in candidates.values() for site in sites]
+    every = [s for sites in candidates.values() for site in sites for s in (site, site.gate) if s is not None]
     widths: dict[str, int] = {}
 
     def measure(site: Site, h: Tensor, tokens: Tensor | None) -> None:
@@ -48,7 +48,7 @@ def open_bridge(bridge: Any, tokenizer: Any = None) -> Model:
         backend="transformer_bridge",
         style=style,
         root=root,
-        tokenizer=tokenizer or bridge.tokenizer or find_tokenizer(root),
+        tokenizer=next((t for t in (tokenizer, find_tokenizer(root), bridge.tokenizer) if t is not None), None),
         original=bridge,
         units=units,
         problems=_problems(units, root),
@@ -67,6 +67,9 @@ def _candidates(bridge: Any, unit: str) -> list[Site]:
                 continue
             path = _hugging_face_path(paths.get(id(hook), name), bridge.original_model)
             site = Site(name, path, hook, 0, int(match[2]), unit, "output" if unit == "output" else "input")
+            before = name.replace("hook_post", "hook_pre")  # the input of the non-linearity; of a gated FFN, the gate
+            if unit == "hidden" and before in hooks:
+                site = replace(site, gate=Site(before, path, hooks[before], 0, int(match[2]), side="output"))
             # attention has several kinds in a block; an FFN's output is its projection's, or the mixture's as a whole
             sites.setdefault(match[1] if unit == "output" else name, site)
     return list(sites.values())
@@ -85,7 +88,8 @@ def _fired(sites: list[Site], widths: Mapping[str, int], config: Any) -> dict[st
     for s in sites:
         if s.address in widths:
             width = heads if s.unit == "head" else widths[s.address]
-            fired.append(replace(s, width=width, group=widths[s.address] // width))
+            gate = s.gate and widths.get(s.gate.address) == width and replace(s.gate, width=width)
+            fired.append(replace(s, width=width, group=widths[s.address] // width, gate=gate or None))
     return in_order(fired)
 
 
@@ -111,7 +115,7 @@ def _problems(units: dict, root: nn.Module) -> dict[str, ModelError]:
 def hooks_for(
     chosen: Mapping[str, Int[Tensor, " chosen"]], value: float = 0.0
 ) -> list[tuple[str, Callable[[Tensor, Any], Tensor]]]:
-    """TransformerLens `fwd_hooks` that set chosen neurons to a value: `bridge.run_with_hooks(tokens, fwd_hooks=...)`."""
+    """TransformerLens `fwd_hooks` that set neurons to a value: `bridge.run_with_hooks(tokens, fwd_hooks=...)`."""
 
     def setter(neurons: Tensor, by_head: bool) -> Callable[[Tensor, Any], Tensor]:
         def fill(activation: Tensor, hook: Any) -> Tensor:

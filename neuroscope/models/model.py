@@ -17,6 +17,7 @@ from neuroscope.errors import ModelError, NumericalError, choose
 from neuroscope.sites import Site
 
 UNITS = ("hidden", "output", "head")
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a weight
 Style = Literal["causal", "seq2seq", "masked"]
 
 
@@ -37,7 +38,7 @@ class Model:
     name: str
     backend: str
     style: Style
-    root: nn.Module
+    root: Any
     tokenizer: Any
     original: Any
     units: Mapping[str, Mapping[str, Site]]
@@ -61,7 +62,7 @@ class Model:
         return self.root.config
 
     @property
-    def base(self) -> nn.Module:
+    def base(self) -> Any:
         """The model under any PEFT wrapper."""
         return self.root.get_base_model() if hasattr(self.root, "get_base_model") else self.root
 
@@ -90,12 +91,12 @@ class Model:
     ) -> Float[Tensor, "batch pos vocab"]:
         """One forward pass. With `keep`, only these positions' logits (computed alone where the model can)."""
         signature = inspect.signature(self.base.forward).parameters
-        inputs = dict(inputs) | ({"use_cache": False} if "use_cache" in signature else {})
+        settings: dict[str, Any] = {"use_cache": False} if "use_cache" in signature else {}
         if keep is None:
-            return self.root(**inputs).logits
+            return self.root(**inputs, **settings).logits
         if "logits_to_keep" in signature:
-            return self.root(**inputs, logits_to_keep=keep).logits
-        return self.root(**inputs).logits[:, keep]
+            return self.root(**inputs, **settings, logits_to_keep=keep).logits
+        return self.root(**inputs, **settings).logits[:, keep]
 
     @torch.no_grad()
     def generate(
@@ -132,13 +133,19 @@ class Model:
         return quiet(self.root)
 
     def fingerprint(self) -> str:
-        """16 digits that change with the architecture or the weights (64 evenly spaced entries of each parameter)."""
+        """16 digits that change with the architecture or with any weight.
+
+        Of each parameter: 64 evenly spaced entries, and the sum of its bits read as integers, which is the same on every
+        device and for every order of summation.
+        """
         state = hashlib.sha256()
         for name, parameter in self.root.named_parameters():
             flat = parameter.detach().flatten()
             sample = flat[:: max(1, flat.numel() // 64)].float().cpu()
             state.update(f"{name.replace('._original_component', '')}{tuple(parameter.shape)}".encode())
             state.update(sample.numpy().tobytes())
+            if flat.element_size() in INTEGERS:
+                state.update(str(int(flat.view(INTEGERS[flat.element_size()]).sum(dtype=torch.int64))).encode())
         return state.hexdigest()[:16]
 
     def provenance(self) -> dict[str, Any]:
@@ -193,11 +200,15 @@ def require_parameters(model: Model, asked: str) -> None:
 
 
 def check_finite(root: nn.Module, inputs: dict[str, Tensor]) -> None:
-    """Refuse a model whose logits on a tiny input are not finite, naming the parameters that are not."""
+    """Refuse a model with a weight that is not finite, naming it, or whose logits on a tiny input are not.
+
+    Attention can swallow a NaN, so the logits alone do not tell. A sum passes it on, for one reading of the weights.
+    """
     with torch.no_grad():
-        logits = root(**inputs).logits
-    if not torch.isfinite(logits).all():
-        bad = [name for name, p in root.named_parameters() if not torch.isfinite(p).all()]
+        doubtful = {n: p for n, p in root.named_parameters() if p.is_floating_point() and not p.sum().isfinite()}
+        bad = [name for name, p in doubtful.items() if not torch.isfinite(p).all()]
+        overflow = not bad and not torch.isfinite(root(**inputs).logits).all()
+    if bad or overflow:
         where = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
         raise NumericalError(
             f"open {type(root).__name__}",

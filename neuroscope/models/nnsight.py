@@ -25,8 +25,21 @@ def open_nnsight(model: Any, tokenizer: Any = None) -> Model:
 def trace_lines(
     model: Model, chosen: Mapping[str, Int[Tensor, " chosen"]], unit: str, value: float, variable: str
 ) -> str:
-    """The edit as the lines of an nnsight trace."""
+    """The edit as the lines of an nnsight trace.
+
+    Args:
+        model: an opened model.
+        chosen: neurons by address.
+        unit: what the addresses are.
+        value: what the neurons become.
+        variable: what the nnsight model is called in the trace.
+
+    Raises:
+        ModelError: neurons of an expert, whose hook points do not exist on a server.
+    """
     sites, lines = model.sites(unit), []
+    if model.base is not model.root:
+        variable += ".base_model.model"  # PEFT's wrappers
     for name, neurons in chosen.items():
         if len(neurons) == 0:
             continue

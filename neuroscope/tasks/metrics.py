@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,6 +67,8 @@ def _plain(text: str) -> str:
 
 @functools.cache
 def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # imports nltk: only where text is scored
+    state = random.getstate()
+    from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which draws from the global random state
 
+    random.setstate(state)
     return RougeScorer(["rougeL"], use_stemmer=False)

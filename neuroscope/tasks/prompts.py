@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import BoolTensor, LongTensor, Tensor
+from torch import Tensor
 
 from neuroscope.errors import ArgumentError, ModelError, TaskError, choose
 from neuroscope.tasks.task import Example, Task
@@ -65,10 +65,10 @@ class Batch:
     """
 
     inputs: dict[str, Tensor]
-    targets: LongTensor
-    keep: LongTensor
-    real: BoolTensor
-    index: LongTensor
+    targets: Tensor
+    keep: Tensor
+    real: Tensor
+    index: Tensor
     corrupt: dict[str, Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
@@ -200,7 +200,7 @@ def _batch(items: list[Encoded], index: list[int], pad: int, style: str, side: s
     if items[0].corrupt:
         corrupt = inputs | {"input_ids": _pad([item.corrupt for item in items], pad, side)[0]}
     keep = (targets != UNSCORED).any(0).nonzero().flatten()
-    return Batch(inputs, targets, keep, real, torch.tensor(index), corrupt)  # type: ignore[arg-type]
+    return Batch(inputs, targets, keep, real, torch.tensor(index), corrupt)
 
 
 def _targets(item: Encoded, length: int) -> list[int]:
@@ -208,7 +208,7 @@ def _targets(item: Encoded, length: int) -> list[int]:
     return [UNSCORED] * item.first + item.answer + [UNSCORED] * rest
 
 
-def _pad(rows: list[list[int]], value: int, side: str) -> tuple[LongTensor, BoolTensor]:
+def _pad(rows: list[list[int]], value: int, side: str) -> tuple[Tensor, Tensor]:
     """Rows of ids as one tensor [rows, longest], and True where a row has an id."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), value)
@@ -217,7 +217,7 @@ def _pad(rows: list[list[int]], value: int, side: str) -> tuple[LongTensor, Bool
         place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
         ids[i, place] = torch.tensor(row, dtype=torch.long)
         real[i, place] = True
-    return ids, real  # type: ignore[return-value]
+    return ids, real
 
 
 def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[str], end: bool) -> list[Encoded]:

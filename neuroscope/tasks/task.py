@@ -128,8 +128,9 @@ class Task:
 
     @property
     def data_hash(self) -> str:
-        """16 digits that change with any example, label or template."""
-        return files.digest(self.name, self.labels, self.prompt, self.train, self.discovery, self.test)
+        """16 digits that change with any example, label or template, or with how answers are asked for and judged."""
+        asked = (self.name, self.kind, self.labels, self.prompt, self.separator, self.metric, self.max_new_tokens)
+        return files.digest(*asked, self.train, self.discovery, self.test)
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} train, {len(self.discovery)} discovery, {len(self.test)} test"

@@ -1,0 +1,400 @@
+"""Evidence: every number equals a loop by hand, masks are judged on other examples, and a killed run goes on."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_model as build_tiny_model
+
+from neuroscope import files
+from neuroscope.attribution import attribute
+from neuroscope.errors import ArgumentError, FileError, MaskError, TaskError
+from neuroscope.evaluation import Evaluation, evaluate
+from neuroscope.evidence import CrossAblation, Deactivation, cross_ablation, deactivation
+from neuroscope.interventions import ablate
+from neuroscope.masks import NeuronMask
+from neuroscope.overlap import Overlap, OverlapSweep, overlap, overlap_sweep
+from neuroscope.patching import PatchSweep
+from neuroscope.results import Result
+from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
+from neuroscope.tasks.task import Example, Task
+
+WORDS = [
+    "the",
+    "food",
+    "was",
+    "very",
+    "good",
+    "so",
+    "the",
+    "film",
+    "was",
+    "not",
+    "a",
+    "great",
+    "story",
+    "and",
+    "the",
+    "plot",
+    "was",
+    "awful",
+]
+
+
+def make_tasks():
+    """Three small tasks in two families; one generates."""
+
+    def split(offset, answers):
+        return [
+            Example(" ".join((WORDS * 2)[i + offset : i + offset + 3 + i % 4]), answers[i % len(answers)])
+            for i in range(12)
+        ]
+
+    labels = ("good", "bad", "awful")
+    return {
+        "food": Task("food", train=split(0, labels), test=split(5, labels), labels=labels, family="sentiment"),
+        "film": Task("film", train=split(1, labels), test=split(7, labels), labels=labels, family="sentiment"),
+        "plot": Task("plot", train=split(2, WORDS[:5]), test=split(9, WORDS[:5]), family="summary", max_new_tokens=4),
+    }
+
+
+@pytest.fixture(scope="module")
+def setting():
+    model, tasks = build_tiny_model(), make_tasks()
+    return model, {name: attribute(model, t).top(0.3) for name, t in tasks.items()}, tasks
+
+
+@pytest.fixture(scope="module")
+def off(setting):
+    return deactivation(*setting, seeds=2)
+
+
+@pytest.fixture(scope="module")
+def crossed(setting):
+    return cross_ablation(*setting, seeds=2)
+
+
+class Forwards:
+    """Counts a model's forward passes."""
+
+    def __init__(self, model):
+        self.n = 0
+        self.handle = model.root.register_forward_pre_hook(self.count)
+
+    def count(self, *args):
+        self.n += 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.handle.remove()
+
+
+def outcomes_without(model, task, mask, n=None):
+    with ablate(model, mask):
+        return evaluate(model, task, n=n).outcomes
+
+
+def test_deactivation_is_a_loop_over_ablate_and_evaluate(setting, off):
+    model, masks, tasks = setting
+    table = off.to_frame()
+    assert len(table) == 3 * (1 + 2 + 2 + 1)
+    ps, spread = [], set()
+    for name, task in tasks.items():
+        rows = table[table["task"] == name]
+        original = evaluate(model, task).outcomes
+        mask = masks[name]
+        runs = {("original", None): original, ("task", None): outcomes_without(model, task, mask)}
+        for seed in range(2):
+            for condition, match in (("random-uniform", "uniform"), ("random-layer", "layer")):
+                drawn = mask.random_like(seed=seed, match=match)
+                runs[condition, seed] = outcomes_without(model, task, drawn)
+        assert len(rows) == len(runs)
+        for (condition, seed), outcomes in runs.items():
+            at = rows[
+                (rows["condition"] == condition) & (rows["seed"].isna() if seed is None else rows["seed"] == seed)
+            ]
+            (row,) = at.to_dict("records")
+            assert row["score"] == outcomes.mean()
+            assert (row["low"], row["high"]) == bootstrap_interval(outcomes)
+            assert row["neurons"] == (0 if condition == "original" else len(mask))
+            assert (row["family"], row["kind"], row["metric"], row["n"]) == (task.family, task.kind, task.metric, 12)
+            spread.add(row["score"])
+            if condition != "task":
+                assert math.isnan(row["p"]) and math.isnan(row["q"])
+        controls = np.mean([runs["random-layer", 0], runs["random-layer", 1]], axis=0)
+        ps.append(paired_permutation(runs["task", None], controls))
+    own = table[table["condition"] == "task"]
+    assert own["p"].tolist() == ps
+    assert own["q"].tolist() == benjamini_hochberg(ps).tolist()
+    assert len(spread) > 5  # else the numbers say nothing
+    assert str(table["seed"].dtype) == "Int64"
+    assert off.manifest["sizes"] == {name: len(m) for name, m in masks.items()}
+    assert (off.manifest["n"], off.manifest["seeds"], off.manifest["split"]) == (12, 2, "test")
+    assert off.manifest["fingerprint"] == model.fingerprint()
+
+
+def test_summary_is_the_means(off):
+    table, summary = off.to_frame(), off.summary()
+    assert summary["name"].tolist() == [
+        "food",
+        "film",
+        "plot",
+        "mean (classification)",
+        "mean (generation)",
+        "mean (all)",
+    ]
+    by_name = summary.set_index("name")
+    for name in ("food", "film", "plot"):
+        rows = table[table["task"] == name]
+        score = lambda condition, rows=rows: rows.loc[rows["condition"] == condition, "score"]  # noqa: E731
+        row = by_name.loc[name]
+        assert row["original"] == score("original").item()
+        assert row["off"] == score("task").item()
+        assert row["random-layer"] == pytest.approx(score("random-layer").mean())
+        assert row["random-uniform"] == pytest.approx(score("random-uniform").mean())
+        assert row["loss_off"] == pytest.approx(row["original"] - row["off"])
+        assert row["loss_random_layer"] == pytest.approx(row["original"] - row["random-layer"])
+        assert row["q"] == rows["q"].dropna().item()
+    for column in ("original", "random-uniform", "random-layer", "off", "loss_off"):
+        assert by_name.loc["mean (classification)", column] == pytest.approx(by_name[column].iloc[:2].mean())
+        assert by_name.loc["mean (generation)", column] == pytest.approx(by_name[column].iloc[2])
+        assert by_name.loc["mean (all)", column] == pytest.approx(by_name[column].iloc[:3].mean())
+    assert by_name[["p", "q"]].iloc[3:].isna().all(axis=None)
+
+
+def test_cross_ablation_is_a_loop_over_ablate_and_evaluate(setting, crossed):
+    model, masks, tasks = setting
+    table = crossed.to_frame()
+    ps = []
+    for source, mask in masks.items():
+        drawn = [mask.random_like(seed=s, match="layer") for s in range(2)]
+        for target, task in tasks.items():
+            (row,) = table[(table["source"] == source) & (table["target"] == target)].to_dict("records")
+            run = outcomes_without(model, task, mask)
+            control = np.mean([outcomes_without(model, task, d) for d in drawn], axis=0)
+            assert row["score"] == run.mean()
+            assert row["original"] == evaluate(model, task).score
+            assert row["control"] == pytest.approx(control.mean())
+            assert row["effect"] == pytest.approx((control - run).mean())
+            assert (row["low"], row["high"]) == bootstrap_interval(control - run)
+            assert row["p"] == paired_permutation(control, run)
+            assert (row["source_family"], row["target_family"]) == (tasks[source].family, task.family)
+            assert crossed.matrix.loc[source, target] == row["effect"]
+            ps.append(row["p"])
+    assert len(ps) == len(table) == 9
+    assert table["q"].tolist() == benjamini_hochberg(ps).tolist()
+    assert list(crossed.matrix.index) == list(crossed.matrix.columns) == list(masks)
+    assert table["effect"].abs().max() > 0.1
+    uniform = cross_ablation(*setting, seeds=1, match="uniform", n=4)
+    source, target = "food", "plot"
+    drawn = masks[source].random_like(seed=0, match="uniform")
+    row = uniform.table.set_index(["source", "target"]).loc[(source, target)]
+    assert row["control"] == outcomes_without(model, tasks[target], drawn, n=4).mean()
+    assert (uniform.manifest["n"], uniform.manifest["match"]) == (4, "uniform")
+
+
+def test_decompose_sums_back_and_specific_has_no_margins(crossed):
+    parts = crossed.decompose()
+    total = parts["mean"] + parts["source_part"] + parts["target_part"] + parts["specific"]
+    np.testing.assert_allclose(total, crossed.table["effect"])
+    for side in ("source", "target"):
+        np.testing.assert_allclose(parts.groupby(side)["specific"].sum(), 0, atol=1e-12)
+        np.testing.assert_allclose(parts.drop_duplicates(side)[f"{side}_part"].sum(), 0, atol=1e-12)
+    matrix = crossed.matrix.to_numpy()
+    by_hand = matrix[0, 1] - matrix[0].mean() - matrix[:, 1].mean() + matrix.mean()
+    assert parts.set_index(["source", "target"]).loc[("food", "film"), "specific"] == pytest.approx(by_hand)
+    assert parts["specific"].abs().max() > 0.01
+
+
+def constructed(effects, families, low=0.05, q=0.01):
+    """A matrix with given effects; intervals of +- `low` and one q."""
+    names = list(families)
+    rows = [
+        {"source": a, "target": b, "source_family": families[a], "target_family": families[b], "score": 0.5}
+        | {"original": 0.9, "control": 0.8, "effect": effects[i][j], "p": q, "q": q}
+        | {"low": effects[i][j] - low, "high": effects[i][j] + low}
+        for i, a in enumerate(names)
+        for j, b in enumerate(names)
+    ]
+    return CrossAblation(pd.DataFrame(rows), {"seeds": 1, "n": 10})
+
+
+def test_verdicts():
+    families = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
+    effects = [[0.6, 0.4, 0.1, 0.0], [0.5, 0.5, 0.0, 0.1], [0.3, 0.56, 0.02, 0.2], [0.1, 0.4, 0.04, -0.5]]
+    found = constructed(effects, families).verdicts().set_index("task")
+    # a1: 0.55 > (0.3 + 0.1) / 2; a2: 0.45 < (0.56 + 0.4) / 2 = 0.48 < 0.5; b1: 0.02 - 0.05 < 0.047; c1: below zero
+    assert found["verdict"].tolist() == ["specific", "shared", "shared", "no effect"]
+    np.testing.assert_allclose(found["other families"], [0.2, 0.48, (0.1 + 0 + 0.04) / 3, 0.1])
+    np.testing.assert_allclose(found["same family"], [0.5, 0.4, np.nan, np.nan])
+    np.testing.assert_allclose(found["own effect"], np.diag(effects))
+    assert constructed(effects, families, q=0.2).verdicts()["verdict"].tolist() == ["no effect"] * 4
+    alone = constructed(effects, dict.fromkeys(families, "a")).verdicts()
+    assert alone["verdict"].tolist() == ["not compared"] * 2 + ["not compared", "no effect"]
+    assert alone["other families"].isna().all()
+
+
+def test_figures_carry_the_numbers(off, crossed):
+    heat = next(trace for trace in crossed.figure().data if trace.type == "heatmap")
+    shown = np.array(heat.z, dtype=float)
+    expected = 100 * crossed.matrix.to_numpy()
+    assert np.allclose(shown, expected) or np.allclose(shown[::-1], expected)
+    bars = {trace.name: trace for trace in off.figure().data if trace.type == "bar"}
+    scores = off.summary().set_index("name").loc[["food", "film", "plot"]]
+    found = {name: np.array(bar.y, dtype=float) for name, bar in bars.items()}
+    np.testing.assert_allclose(found["original"], 100 * scores["original"])
+    np.testing.assert_allclose(found["the task's own neurons off"], 100 * scores["off"])
+
+
+def test_masks_found_on_the_test_examples_are_refused(setting):
+    model, masks, tasks = setting
+    on_test = attribute(model, tasks["food"], split="test").top(0.3)
+    assert deactivation(model, {"food": masks["food"]}, tasks, seeds=1, n=2).table["task"].unique().tolist() == ["food"]
+    for bad in (on_test, on_test | masks["food"], ~on_test, (masks["film"] - on_test), on_test.random_like(seed=0)):
+        for call in (deactivation, cross_ablation):
+            with pytest.raises(TaskError, match="same examples"):
+                call(model, {"food": bad}, tasks, seeds=1)
+            with pytest.raises(TaskError, match="same examples"):  # under another task's name
+                call(model, {"film": bad, "food": masks["food"]}, tasks, seeds=1)
+
+
+def test_what_does_not_fit_is_refused(setting, tiny_model):
+    model, masks, tasks = setting
+    other = dict.fromkeys(masks["food"].widths, 5)
+    for call in (deactivation, cross_ablation):
+        for bad in (0, -1, 1.5, True, "2"):
+            with pytest.raises(ArgumentError, match="no control"):
+                call(model, masks, tasks, seeds=bad)
+        with pytest.raises(ArgumentError, match=r"no task for \['plot'\]"):
+            call(model, masks, {k: tasks[k] for k in ("food", "film")})
+        with pytest.raises(ArgumentError, match="no mask"):
+            call(model, {}, tasks)
+        with pytest.raises(ArgumentError, match="a int"):
+            call(model, {"food": 3}, tasks)
+        with pytest.raises(ArgumentError, match="a list"):
+            call(model, [masks["food"]], tasks)
+        with pytest.raises(MaskError, match=r"2 sites of 5 neurons.*2 sites of 48 neurons"):
+            call(model, {"food": NeuronMask.of({}, other)}, tasks)
+    with pytest.raises(ArgumentError, match="did you mean 'layer'"):
+        cross_ablation(model, masks, tasks, match="layers")
+
+
+def test_a_finished_journal_needs_no_forward_pass(setting, off, crossed, tmp_path):
+    model, masks, tasks = setting
+    path = tmp_path / "journal.jsonl"
+    with Forwards(model) as count:
+        first = deactivation(*setting, seeds=2, journal=files.Journal(path))
+        assert count.n > 10
+        before = count.n
+        second = deactivation(*setting, seeds=2, journal=files.Journal(path), batch_size=3)
+        assert count.n == before
+        lines = path.read_text().splitlines()
+        assert len(lines) == 3 * 6
+        cross_ablation(*setting, seeds=2, journal=files.Journal(path))  # shares originals, diagonals and controls
+        assert len(path.read_text().splitlines()) - len(lines) == 9 * 3 - 3 * 3
+    for table in (first.table, second.table):
+        pd.testing.assert_frame_equal(table, off.table)
+    changed = {name: dataclasses.replace(t, separator=" : ") for name, t in tasks.items()}
+    unlike = {"n": {"n": 3}, "separator": {"tasks": changed}, "mask": {"masks": {k: ~m for k, m in masks.items()}}}
+    for what, replaced in unlike.items():
+        with Forwards(model) as count:
+            given = {"masks": masks, "tasks": tasks} | replaced
+            deactivation(model, given.pop("masks"), given.pop("tasks"), seeds=1, journal=files.Journal(path), **given)
+            assert count.n > 0, what
+
+
+def test_another_model_does_not_share_a_journal(setting, tiny_model, tmp_path):
+    model, masks, tasks = setting
+    journal = files.Journal()
+    first = deactivation(model, masks, tasks, seeds=1, journal=journal)
+    other = tiny_model(seed=1)
+    second = deactivation(other, masks, tasks, seeds=1, journal=journal)
+    pd.testing.assert_frame_equal(second.table, deactivation(other, masks, tasks, seeds=1).table)
+    assert not first.table["score"].equals(second.table["score"])
+    for dtype in (torch.bfloat16, torch.float32):  # rounded weights, then the same weights computed with more digits
+        other.root.to(dtype)
+        with Forwards(other) as count:
+            deactivation(other, masks, tasks, seeds=1, journal=journal)
+            assert count.n > 0, dtype
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_killed_run_goes_on_where_it_stopped(setting, off, crossed, tmp_path, error):
+    path = tmp_path / "journal.jsonl"
+
+    def dies(items, desc):
+        for i, item in enumerate(items):
+            if i == 2:
+                raise error
+            yield item
+
+    with pytest.raises(error):
+        deactivation(*setting, seeds=2, journal=files.Journal(path), progress=dies)
+    done = path.read_text()
+    assert len(done.splitlines()) == 2 * 6
+    path.write_text(done[:-30])  # the kill came in the middle of a line
+    asked = []
+    resumed = deactivation(
+        *setting, seeds=2, journal=files.Journal(path), progress=lambda x, desc: asked.append(desc) or x
+    )
+    pd.testing.assert_frame_equal(resumed.table, off.table)
+    assert len(path.read_text().splitlines()) == 3 * 6
+    assert asked == ["deactivation"]
+    with pytest.raises(error):
+        cross_ablation(*setting, seeds=2, journal=files.Journal(path), progress=dies)
+    resumed = cross_ablation(*setting, seeds=2, journal=files.Journal(path))
+    pd.testing.assert_frame_equal(resumed.table, crossed.table)
+
+
+def every_result(setting, off, crossed):
+    model, masks, tasks = setting
+    scores = {name: attribute(model, t) for name, t in tasks.items()}
+    sweep = pd.DataFrame(
+        {
+            "row": ["layer 0", "layer 1"],
+            "column": "output",
+            "recovered": [1 / 3, 1e-17],
+            "low": np.nan,
+            "high": np.nan,
+            "n": 1,
+        }
+    )
+    return [
+        evaluate(model, tasks["food"]),
+        off,
+        crossed,
+        overlap(masks),
+        overlap({"none": masks["food"] - masks["food"], "no": masks["film"] - masks["film"]}),  # NaN
+        overlap_sweep(scores, groups={"sentiment": ["food", "film"], "summary": ["plot"]}),
+        PatchSweep(sweep, {"by": "layer", "direction": "noising", "pairs": 1}),
+    ]
+
+
+def test_every_result_survives_its_file(setting, off, crossed, tmp_path):
+    results = every_result(setting, off, crossed)
+    kinds = {Evaluation, Deactivation, CrossAblation, Overlap, OverlapSweep, PatchSweep}
+    assert {type(r) for r in results} == kinds == set(Result.__subclasses__())
+    for result in results:
+        path = result.save(tmp_path / "folder" / "result.json")
+        loaded = type(result).load(path)
+        pd.testing.assert_frame_equal(loaded.table, result.table, check_exact=True)
+        assert loaded.manifest == result.manifest
+        assert (type(loaded), repr(loaded)) == (type(result), repr(result))
+        assert loaded.to_frame() is not loaded.table
+        assert loaded.figure().data[0].type == result.figure().data[0].type
+        other = next(k for k in kinds if k is not type(result))
+        with pytest.raises(FileError, match=f"a file of kind '{type(result).__name__}'"):
+            other.load(path)
+        text = path.read_text()
+        assert "NaN" not in text  # strict JSON
+        damaged = (text.replace('"values"', '"value"'), text.replace('"format": 1', '"format": 99'))
+        for broken in (text[: len(text) // 2], "[]", "3", *damaged):
+            with pytest.raises(FileError, match=type(result).__name__):
+                type(result).load(files.write(tmp_path / "broken.json", broken))
+    with pytest.raises(FileError, match="No such file"):
+        Overlap.load(tmp_path / "nowhere.json")

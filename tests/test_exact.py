@@ -1,0 +1,208 @@
+"""Exact ablation: its shortcuts give what one whole forward pass per neuron gives, on every kind of model."""
+
+import importlib
+
+import families
+import pytest
+import torch
+from conftest import tiny_tokenizer
+from torch import nn
+
+from neuroscope.attribution import attribute
+from neuroscope.attribution.setup import Setup
+from neuroscope.masks import NeuronMask
+from neuroscope.models import load, tap_experts
+from neuroscope.sites import edit
+from neuroscope.tasks.prompts import batches, encode, pad_id
+from neuroscope.tasks.task import Example, Task
+
+exact = importlib.import_module("neuroscope.attribution.exact")  # the package has a function of that name
+TEXT = "the food was very good so the film was not a great story and the plot was awful"
+STYLE = {"t5": "seq2seq", "bert": "masked"}
+NAMES = ["llama", "gpt2", "opt", "neox", "gemma2", "bert", "t5", "mixtral", "qwen2-moe"]
+
+
+def open_family(name):
+    root = families.build(name)
+    return load(
+        tap_experts(root) if name in families.MOE else root, tokenizer=tiny_tokenizer(STYLE.get(name, "causal"))
+    )
+
+
+def make_task(lengths=(3, 5, 2), answers=("good", "very bad", "awful story plot")):
+    """Prompts and answers of different lengths, so that padding and unscored positions occur."""
+    words = TEXT.split()
+    examples = [Example(" ".join(words[i : i + n]), a) for i, (n, a) in enumerate(zip(lengths, answers, strict=True))]
+    return Task("reviews", train=examples)
+
+
+def make_setup(model, unit, reduction="signed"):
+    task = make_task()
+    cut = list(batches(encode(model, task, task.train), 2, pad_id(model.tokenizer), model.device, model.style))
+    return Setup(model, task, model.sites(unit), cut, "loss", reduction, 0, None)
+
+
+def one_by_one(setup, chosen):
+    """Whole forward passes, straight from the definition: per example L(a_j = 0) - L, summed over examples."""
+    expected = {}
+    with torch.no_grad():
+        clean = [setup.losses(batch) for batch in setup.batches]
+        for address, neurons in chosen.items():
+            site = setup.sites[address]
+            for neuron in neurons:
+
+                def off(site, h, tokens, neuron=neuron):
+                    return h.index_fill(-1, site.coordinates(torch.tensor([neuron])), 0.0)
+
+                with edit([site], off):
+                    change = [setup.losses(b) - c for b, c in zip(setup.batches, clean, strict=True)]
+                expected[address, neuron] = torch.cat(change)
+    return expected
+
+
+def some(setup, per_site=3):
+    return {a: list(range(0, s.width, max(1, s.width // per_site))) for a, s in setup.sites.items()}
+
+
+@pytest.mark.parametrize("unit", ["hidden", "output", "head"])
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_whole_passes(name, unit):
+    model = open_family(name)
+    for reduction in ("signed", "abs_of_sum"):
+        setup = make_setup(model, unit, reduction)
+        chosen = some(setup)
+        mask = NeuronMask.of(chosen, {a: s.width for a, s in setup.sites.items()})
+        with model.quiet():
+            values, expected = exact.exact(setup, mask), one_by_one(setup, chosen)
+        assert max(change.abs().max() for change in expected.values()) > 0.01
+        for (address, neuron), change in expected.items():
+            right = change.sum() if reduction == "signed" else change.abs().sum()
+            torch.testing.assert_close(values[address][neuron], right, atol=1e-5, rtol=1e-5, msg=f"{address} {neuron}")
+        measured = sum(int((~v.isnan()).sum()) for v in values.values())
+        assert measured == len(expected)  # all others are NaN
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "t5", "neox"])
+def test_shortcuts_are_taken(name):
+    """Only the site, what is above it, and of the last FFN only the answers' tokens are computed."""
+    setup = make_setup(open_family(name), "hidden")
+    first, *_, last = setup.sites.values()
+    batch = setup.batches[0]
+    with setup.model.quiet(), torch.no_grad():
+        for site in (first, last):
+            _, plan = exact.prepare(setup, batch, site)
+            assert plan.carrier is not None
+            assert plan.ffn is not None
+            seen = []
+            with exact._swapped({last.module: record_rows(last.module, seen)}):
+                exact._replay(setup, batch, site, plan, torch.arange(4), 4)
+            assert seen == [4 * int((batch.targets != -100).sum())]
+    assert (last.module in plan.outputs, plan.carrier is plan.ffn) == (False, True)
+
+
+def record_rows(module, seen):
+    own = module.forward
+
+    def forward(h):
+        seen.append(h.shape[:-1].numel())
+        return own(h)
+
+    return forward
+
+
+class Mixer(nn.Module):
+    """An FFN that adds the mean over tokens: it does not treat tokens one by one."""
+
+    def __init__(self, ffn):
+        super().__init__()
+        self.ffn = ffn
+
+    def forward(self, x):
+        return self.ffn(x) + x.mean(1, keepdim=True)
+
+
+def test_an_ffn_that_mixes_tokens_is_run_on_all():
+    root = families.build("llama")
+    root.model.layers[1].mlp = Mixer(root.model.layers[1].mlp)
+    setup = make_setup(load(root, tokenizer=tiny_tokenizer()), "hidden")
+    chosen = some(setup)
+    with setup.model.quiet(), torch.no_grad():
+        plans = [exact.prepare(setup, setup.batches[0], site)[1] for site in setup.sites.values()]
+        assert [plan.ffn for plan in plans] == [None, None]
+        assert all(plan.outputs for plan in plans)
+    check(setup, chosen)
+
+
+def test_whole_passes_where_the_recording_does_not_hold(monkeypatch):
+    setup = make_setup(open_family("llama"), "hidden")
+    true_record = exact.record
+
+    def wrong_record(*args):
+        clean, plan = true_record(*args)
+        zeros = {m: [exact._map(y, torch.zeros_like) for y in ys] for m, ys in plan.outputs.items()}
+        return clean, exact.replace(plan, outputs=zeros)
+
+    monkeypatch.setattr(exact, "record", wrong_record)
+    with setup.model.quiet(), torch.no_grad():
+        assert exact.prepare(setup, setup.batches[0], next(iter(setup.sites.values())))[1] == exact.Plan()
+    check(setup, some(setup))
+
+
+def check(setup, chosen):
+    with setup.model.quiet():
+        values = exact.exact(setup, NeuronMask.of(chosen, {a: s.width for a, s in setup.sites.items()}))
+        for (address, neuron), change in one_by_one(setup, chosen).items():
+            torch.testing.assert_close(values[address][neuron], change.sum(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["hidden", "output", "head"])
+@pytest.mark.parametrize("where", ["hidden", "output", "head"])
+def test_within_another_edit(unit, where):
+    """The user's own hooks act once, also at the sites that are measured and in recorded and skipped modules."""
+    setup = make_setup(open_family("llama"), unit)
+    bare = one_by_one(setup, some(setup))
+    with edit(setup.model.sites(where).values(), lambda site, h, tokens: h * 1.5):
+        inside = one_by_one(setup, some(setup))
+        check(setup, some(setup))
+    assert max((inside[key] - bare[key]).abs().max() for key in bare) > 0.01
+
+
+def test_models_that_write_into_their_vectors():
+    """A recording is not spoilt by a model that adds in place (as Falcon does)."""
+    root = families.build("llama")
+    for layer in root.model.layers:
+        layer.mlp.register_forward_hook(lambda module, args, output: output.add_(1.0))
+        layer.self_attn.register_forward_hook(lambda module, args, output: (output[0].mul_(2.0), *output[1:]))
+    setup = make_setup(load(root, tokenizer=tiny_tokenizer()), "hidden")
+    check(setup, some(setup))
+
+
+def test_forwards_are_restored_after_an_error():
+    setup = make_setup(open_family("llama"), "hidden")
+    modules = list(setup.model.root.modules())
+    wrapped = setup.sites["blocks.0.mlp.hook_post"].module  # as accelerate wraps the forwards of a spread model
+    wrapped.__dict__["forward"] = own = wrapped.forward
+    rows = []
+
+    def fail(site, h, tokens):
+        rows.append(len(h))
+        if len(h) > 2:  # in a replay of several copies
+            raise KeyError
+
+    last = list(setup.sites.values())[-1]
+    with setup.model.quiet(), pytest.raises(KeyError), edit([last], fail):
+        exact.exact(setup)
+    assert max(rows) > 2
+    assert [m for m in modules if "forward" in m.__dict__] == [wrapped]
+    assert wrapped.__dict__["forward"] is own
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+
+
+def test_batch_size_and_sampling():
+    model, task = open_family("llama"), make_task()
+    whole = attribute(model, task, method="exact", batch_size=3)
+    torch.testing.assert_close(whole.vector(), attribute(model, task, method="exact", batch_size=1).vector())
+    part = attribute(model, task, method="exact", neurons=10, seed=1)
+    known = ~part.vector().isnan()
+    assert known.sum() == part.measured == 10
+    torch.testing.assert_close(part.vector()[known], whole.vector()[known])

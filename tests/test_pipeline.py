@@ -1,0 +1,322 @@
+"""The main job, in Python and from the command line: all is written, a second run is the first, errors are texts."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tiny_model
+from safetensors import safe_open
+
+from neuroscope import files
+from neuroscope.__main__ import main
+from neuroscope.attribution import attribute
+from neuroscope.errors import ArgumentError, NeuroscopeError, TaskError
+from neuroscope.evidence import cross_ablation, deactivation
+from neuroscope.masks import NeuronMask, Scores
+from neuroscope.models import bundled
+from neuroscope.pipeline import run
+from neuroscope.tasks import load_tasks
+from neuroscope.tasks.task import Task
+
+NAMES = ("sentiment-food", "sentiment-film", "summary-food")
+QUICK = {"examples": 16, "test_examples": 16, "seeds": 2}
+TABLES = ("deactivation", "deactivation_runs", "cross_ablation", "verdicts", "overlap")
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    every = load_tasks("mini", train=4, discovery=16, test=16)
+    return {name: every[name] for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()  # of other words: most become <unk>, which is as good for the machinery
+
+
+@pytest.fixture(scope="module")
+def first(model, tasks, tmp_path_factory):
+    return run(model, tasks, out=tmp_path_factory.mktemp("first"), **QUICK)
+
+
+def forwards(model):
+    count = []
+    handle = model.root.register_forward_pre_hook(lambda *args: count.append(1))
+    return count, handle
+
+
+def read(path):
+    """A file's bytes; of safetensors, whose header is in no fixed order, what it holds."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    with safe_open(path, "np") as file:
+        return file.metadata(), {k: file.get_tensor(k).tobytes() for k in file.keys()}  # noqa: SIM118
+
+
+def content(folder):
+    """What every file holds."""
+    return {str(p.relative_to(folder)): read(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_everything_is_written(model, tasks, first):
+    out = first.parent
+    expected = {"report.html", "journal.jsonl"}
+    expected |= {f"{kind}/{name}.safetensors" for kind in ("scores", "masks") for name in NAMES}
+    expected |= {f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")}
+    assert set(content(out)) == expected
+    assert first == out / "report.html"
+    masks = {}
+    for name, task in tasks.items():
+        scores = Scores.load(out / "scores" / f"{name}.safetensors")
+        masks[name] = NeuronMask.load(out / "masks" / f"{name}.safetensors")
+        assert scores == attribute(model, task, examples=16)
+        assert masks[name] == scores.top(0.10)
+    off = deactivation(model, masks, tasks, seeds=2, n=16)
+    crossed = cross_ablation(model, masks, tasks, n=16)
+    tables = {"deactivation": off.summary(), "deactivation_runs": off.table, "cross_ablation": crossed.table}
+    tables["verdicts"] = crossed.verdicts()
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(pd.read_parquet(out / "tables" / f"{name}.parquet"), table, check_dtype=False)
+        again = pd.read_csv(out / "tables" / f"{name}.csv")
+        assert list(again.columns) == list(table.columns)
+        numbers = table.select_dtypes(float).columns
+        np.testing.assert_allclose(again[numbers], table[numbers])
+    page = first.read_text()
+    counts = crossed.verdicts()["verdict"].value_counts()
+    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    assert f"<strong>Verdicts: {said}.</strong>" in page
+    own = int((crossed.verdicts()["verdict"] == "specific").sum())
+    assert f"<strong>{own} of 3</strong>" in page
+    total = off.summary().set_index("name").loc["mean (all)"]
+    assert f"<strong>{total['original']:.1%}</strong> to <strong>{total['off']:.1%}</strong>" in page
+    for title in ("Deactivation", "Specificity", "Overlap", "Depth and relevance"):
+        assert f"<h2>{title}</h2>" in page
+    for name in NAMES:
+        assert name in page
+    assert model.fingerprint() in page
+
+
+def test_a_second_run_is_the_first_and_runs_nothing(model, tasks, first):
+    before = content(first.parent)
+    count, handle = forwards(model)
+    try:
+        run(model, tasks, out=first.parent, **QUICK)
+        assert count == []
+        assert content(first.parent) == before
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"examples": 8},
+        {"objective": "log-odds"},
+        {"unit": "head"},
+        {"k": 0.3},
+        {"test_examples": 8},
+        {"method": "activation"},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_changed_settings_are_computed_again(model, tasks, first, changed, tmp_path):
+    shutil.copytree(first.parent, tmp_path, dirs_exist_ok=True)
+    count, handle = forwards(model)
+    two = {name: tasks[name] for name in NAMES[1:]}
+    try:
+        run(model, two, out=tmp_path, **QUICK | changed)
+        assert count
+    finally:
+        handle.remove()
+    fresh = run(model, two, out=tmp_path / "fresh", **QUICK | changed)
+    for name in ("report.html", *(f"{kind}/{n}.safetensors" for kind in ("scores", "masks") for n in two)):
+        assert read(tmp_path / name) == read(fresh.parent / name), name
+
+
+def test_another_model_or_damaged_scores_are_computed_again(model, tasks, first, tmp_path):
+    shutil.copytree(first.parent, tmp_path, dirs_exist_ok=True)
+    damaged = tmp_path / "scores" / f"{NAMES[0]}.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    run(model, tasks, out=tmp_path, **QUICK)
+    assert content(tmp_path) == content(first.parent)
+    food = load_tasks("mini", train=4, discovery=16, test=16, seed=1)[NAMES[0]]  # other data under the same name
+    run(model, {NAMES[0]: food}, out=tmp_path, **QUICK)
+    assert Scores.load(damaged) == attribute(model, food, examples=16)
+    other = tiny_model(seed=1)
+    run(other, tasks, out=tmp_path, **QUICK)
+    assert Scores.load(damaged) == attribute(other, tasks[NAMES[0]], examples=16)
+
+
+def test_lape_sees_all_tasks_at_once(model, tasks, tmp_path):
+    path = run(model, tasks, out=tmp_path, method="lape", **QUICK)
+    expected = attribute(model, tasks, method="lape", examples=16)
+    for name in NAMES:
+        assert Scores.load(tmp_path / "scores" / f"{name}.safetensors") == expected[name]
+    before, (count, handle) = content(tmp_path), forwards(model)
+    try:
+        run(model, tasks, out=tmp_path, method="lape", **QUICK)
+        assert count == []
+        assert content(tmp_path) == before
+        two = {name: tasks[name] for name in NAMES[:2]}
+        run(model, two, out=tmp_path, method="lape", **QUICK)  # scores depend on the company
+        assert count
+    finally:
+        handle.remove()
+    expected = attribute(model, two, method="lape", examples=16)
+    assert Scores.load(tmp_path / "scores" / f"{NAMES[0]}.safetensors") == expected[NAMES[0]]
+    assert "lape" in path.read_text()
+
+
+def test_a_stopped_run_goes_on(model, tasks, first, tmp_path):
+    def stops(items, desc, **unit):
+        for i, item in enumerate(items):
+            if desc == "cross-ablation" and i == 1:
+                raise KeyboardInterrupt
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tasks, out=tmp_path, progress=stops, **QUICK)
+    assert not (tmp_path / "report.html").exists()
+    _, handle = forwards(model)
+    seen = []
+    try:
+        run(model, tasks, out=tmp_path, progress=lambda x, desc, **unit: seen.append(desc) or x, **QUICK)
+    finally:
+        handle.remove()
+    assert seen == ["deactivation", "cross-ablation"]  # scores were there
+    assert content(tmp_path) == content(first.parent)
+
+
+def test_one_task_alone(model, tasks, tmp_path):
+    path = run(model, tasks[NAMES[0]], out=tmp_path, **QUICK)
+    assert "<h2>Overlap</h2>" not in path.read_text()
+    assert {p.name for p in (tmp_path / "masks").iterdir()} == {f"{NAMES[0]}.safetensors"}
+
+
+def test_mistakes_are_found_before_the_first_forward_pass(model, tasks, tmp_path):
+    count, handle = forwards(model)
+    empty = {"empty": Task("empty", train=tasks[NAMES[0]].train, labels=tasks[NAMES[0]].labels)}
+    (tmp_path / "file").write_text("x")
+    try:
+        for kind, text, given in (
+            (ArgumentError, "k is the share", {"k": 0}),
+            (ArgumentError, "k is the share", {"k": 1.5}),
+            (ArgumentError, "k is the share", {"k": "a"}),
+            (ArgumentError, "no control", {"seeds": 0}),
+            (ArgumentError, "did you mean 'grad-x-act'", {"method": "grad-x-act2"}),
+            (ArgumentError, "log-odds", {"objective": "losss"}),
+            (ArgumentError, "hidden", {"unit": "neuron"}),
+            (ArgumentError, "no task", {"tasks": {}}),
+            (ArgumentError, "a str", {"tasks": {"a": "b"}}),
+            (ArgumentError, "no such folder", {"tasks": "nothing"}),
+            (TaskError, "the test examples of task 'empty'", {"tasks": empty}),
+            (TaskError, "fewer than one", {"test_examples": 0}),
+            (TaskError, "fewer than one", {"examples": 0}),
+        ):
+            with pytest.raises(kind, match=text):
+                run(model, **{"tasks": tasks, "out": tmp_path / "out"} | QUICK | given)
+            assert not list(tmp_path.glob("out/*"))
+        assert count == []
+        with pytest.raises(NeuroscopeError, match="a path that can be written to"):
+            run(model, tasks, out=tmp_path / "file", **QUICK)
+    finally:
+        handle.remove()
+
+
+@pytest.fixture(scope="module")
+def folders(model, tasks, tmp_path_factory):
+    """A saved model, and a folder of tasks."""
+    root = tmp_path_factory.mktemp("folders")
+    model.root.save_pretrained(root / "model")
+    model.tokenizer.save_pretrained(root / "model")
+    for name in NAMES[:2]:
+        for split in ("train", "test"):
+            examples = tasks[name].split("discovery" if split == "train" else "test")
+            rows = [{"text": e.prompt, "label": e.answer} for e in examples]
+            files.write(root / "tasks" / name / f"{split}.jsonl", "\n".join(map(json.dumps, rows)))
+    return root
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "neuroscope", *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_command_line_ends_with_the_path(folders):
+    done = command(
+        "run", "--model", folders / "model", "--tasks", folders / "tasks", "--out", folders / "out",
+        "--examples", 8, "--test-examples", 8, "--seeds", 1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folders / 'out' / 'report.html'}\n"
+    assert (folders / "out" / "report.html").stat().st_size > 1_000_000
+    assert "LlamaForCausalLM" in done.stderr
+    assert re.search(r"done in \d+ s", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_line_says_what_is_wrong(folders, capsys):
+    model = str(folders / "model")
+    for arguments, text in (
+        (["--model", "no/such-model"], "load model 'no/such-model'"),
+        (["--model", str(folders / "tasks")], "load model"),
+        (["--model", model, "--k", "2"], "give 0 < k <= 1"),
+        (["--model", model, "--tasks", "sst3"], "did you mean 'sst2'"),
+        (["--model", model, "--tasks", model], "no folder with .jsonl files"),
+        (["--model", model, "--method", "magic"], "no such method"),
+        (["--model", model, "--dtype", "float99"], "dtype"),
+    ):
+        assert main(["run", "--out", str(folders / "bad"), *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert text in err
+        assert "neuroscope: " in err
+        assert "found:" in err
+        assert "do: " in err
+    assert not (folders / "bad").exists()
+    done = command("run", "--model", "no/such-model")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert "load model 'no/such-model'" in done.stderr
+
+
+def test_ctrl_c_is_no_traceback(folders, capsys, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neuroscope.pipeline.run", stop)
+    assert main(["run", "--model", str(folders / "model"), "--out", str(folders / "bad")]) == 130
+    assert "goes on where it was" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys):
+    for arguments, expected in (
+        (["--help"], ["run"]),
+        (["run", "--help"], ["--model", "--tasks", "--k", "--seeds", "(default: 0.1)"]),
+    ):
+        with pytest.raises(SystemExit) as error:
+            main(arguments)
+        assert error.value.code == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in expected)
+    for arguments in ([], ["run", "--kk", "1"], ["run", "--k", "x"]):
+        with pytest.raises(SystemExit) as error:
+            main(arguments)
+        assert error.value.code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bundled("mini") is None, reason="the bundled model is not in this checkout")
+def test_on_the_bundled_model_neurons_are_their_tasks_own(tmp_path):
+    every = load_tasks("mini", train=4, discovery=64, test=64)
+    chosen = {n: every[n] for n in ("sentiment-food", "sentiment-film", "nli-food", "nli-film")}
+    run("mini", chosen, out=tmp_path, examples=64, test_examples=64, seeds=2)
+    off = pd.read_parquet(tmp_path / "tables" / "deactivation.parquet").set_index("name").loc["mean (all)"]
+    assert off["original"] > 0.85
+    assert off["random-layer"] - off["off"] > 0.2
+    verdicts = pd.read_parquet(tmp_path / "tables" / "verdicts.parquet")
+    assert (verdicts["verdict"] == "specific").sum() >= 3
