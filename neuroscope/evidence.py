@@ -213,27 +213,34 @@ class CrossAblation(Result):
     def verdicts(self) -> pd.DataFrame:
         """For each task, whether its mask is its own, computed from the matrix.
 
-        "specific": breaks its own task beyond chance (q < 0.05, effect > 0) and beyond the other families' masks (the
-        interval of its effect lies above their mean effect on this task). "shared": beyond chance, but not beyond other
-        families' masks. "no effect": not beyond chance. "not compared": beyond chance, but there is no other family.
+        - "specific": breaks its own task beyond chance (q < 0.05, effect > 0), and beyond the masks of every other
+          family: the interval of its effect lies above the mean effect of the one that breaks this task most
+          (`strongest`).
+        - "selective": not that, but breaks its own task more than is explained by how much the mask breaks in general
+          and how easily the task breaks: the interval of `selectivity`, the diagonal of `decompose()`, lies above zero.
+        - "shared": beyond chance, but neither of these.
+        - "no effect": not beyond chance. "not compared": beyond chance, but there is no other family.
+
+        The interval of the selectivity is that of the cell's own effect, moved: the means it is taken from are treated
+        as known.
         """
         import pandas as pd  # heavy: only for tables
 
+        parts = self.decompose().set_index(["source", "target"])["specific"]
         rows = []
         for name, cells in self.table.groupby("target", sort=False):
             own = cells[cells["source"] == name].iloc[0]
             family = cells[(cells["source"] != name) & (cells["source_family"] == own["target_family"])]["effect"]
-            others = cells[cells["source_family"] != own["target_family"]]["effect"]
-            works = own["q"] < ALPHA and own["effect"] > 0
-            if not works:
-                verdict = "no effect"
-            elif others.empty:
-                verdict = "not compared"
-            else:
-                verdict = "specific" if own["low"] > others.mean() else "shared"
+            outside = cells[cells["source_family"] != own["target_family"]]
+            others = outside.groupby("source_family", sort=False)["effect"].mean()
+            selectivity = parts[name, name]
+            selective_low = selectivity - (own["effect"] - own["low"])
             rows.append(
-                {"task": name, "own effect": own["effect"], "low": own["low"], "high": own["high"], "q": own["q"]}
-                | {"same family": family.mean(), "other families": others.mean(), "verdict": verdict}
+                {"task": name, "effect": own["effect"], "low": own["low"], "high": own["high"], "q": own["q"]}
+                | {"selectivity": selectivity, "selectivity low": selective_low}
+                | {"same family": family.mean(), "other families": outside["effect"].mean()}
+                | {"strongest": others.idxmax() if len(others) else "", "its effect": others.max()}
+                | {"verdict": _verdict(own, others, selective_low)}
             )
         return pd.DataFrame(rows)
 
@@ -267,6 +274,16 @@ class CrossAblation(Result):
             scale="diverging",
             groups=families,
         )
+
+
+def _verdict(own: pd.Series, others: pd.Series, selective_low: float) -> str:
+    if not (own["q"] < ALPHA and own["effect"] > 0):
+        return "no effect"
+    if others.empty:
+        return "not compared"
+    if own["low"] > others.max():
+        return "specific"
+    return "selective" if selective_low > 0 else "shared"
 
 
 @public

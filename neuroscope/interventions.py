@@ -102,8 +102,10 @@ def ablate(
     _sites(model, mask, asked)
     if isinstance(value, str):
         choose(value, VALUES, "value")
-    if value == "zero" or not isinstance(value, str):
-        constant = 0.0 if value == "zero" else _number(value, asked)
+    if value == "zero":
+        return _silenced(model, mask, asked)
+    if not isinstance(value, str):
+        constant = _number(value, asked)
         return _within(model, mask, asked, lambda s, h, c: h.index_fill(-1, c, constant))
     targets = _targets(model, mask, value, data, examples, seed, asked)
 
@@ -112,6 +114,21 @@ def ablate(
         return h.index_copy(-1, coordinates, target[coordinates].expand(*h.shape[:-1], -1).contiguous())
 
     return _within(model, mask, asked, fill)
+
+
+def _silenced(model: Model, mask: NeuronMask, asked: str) -> Scope:
+    """Zero by multiplication: a third of the cost of filling, which copies the vector and then writes into the copy."""
+    keeps: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def silence(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
+        key = (id(site), h.dtype)
+        if key not in keeps:
+            with torch.inference_mode(False):  # else a later backward pass through this scope would refuse it
+                ones = torch.ones(h.shape[-1], dtype=h.dtype, device=h.device)
+                keeps[key] = ones.index_fill(0, coordinates, 0)
+        return h * keeps[key]
+
+    return _within(model, mask, asked, silence)
 
 
 def _targets(

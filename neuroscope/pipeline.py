@@ -14,7 +14,7 @@ import numpy as np
 from neuroscope import figures, files
 from neuroscope.attribution import METHODS, attribute
 from neuroscope.errors import ArgumentError, NeuroscopeError, choose, public
-from neuroscope.evidence import ALPHA, CrossAblation, Deactivation, check_seeds, cross_ablation, deactivation
+from neuroscope.evidence import CrossAblation, Deactivation, check_seeds, cross_ablation, deactivation
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import Model, resolve
 from neuroscope.overlap import Overlap, overlap, overlap_sweep
@@ -90,7 +90,7 @@ def run(
     return write_report(
         out / "report.html",
         title=f"Task neurons of {model.name if '/' not in model.name else Path(model.name).name}",
-        intro=_headline(model, off, crossed, shares, families, k),
+        intro=_headline(model, off, crossed, shares, families, k, _seen(tasks, examples, test_examples)),
         sections=sections,
         manifest={
             **model.provenance(),
@@ -161,6 +161,12 @@ def _save_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
         files.write(folder / f"{name}.parquet", partial(table.to_parquet, index=False))
 
 
+def _seen(tasks: Mapping[str, Task], examples: int, test_examples: int) -> int:
+    """How many of the test prompts are discovery prompts of some task."""
+    found_on = {e.prompt for t in tasks.values() for e in t.split("discovery", examples)}
+    return sum(e.prompt in found_on for t in tasks.values() for e in t.split("test", test_examples))
+
+
 def _headline(
     model: Model,
     off: Deactivation,
@@ -168,26 +174,33 @@ def _headline(
     shares: Overlap | None,
     families: Mapping[str, str],
     k: float,
+    seen: int,
 ) -> str:
     total = off.summary().set_index("name").loc["mean (all)"]
     verdicts = crossed.verdicts()
-    own = list(verdicts.loc[verdicts["verdict"] == "specific", "task"])
+    counts = verdicts["verdict"].value_counts()
+    shared = verdicts[verdicts["verdict"] == "shared"]
     none = list(verdicts.loc[verdicts["verdict"] == "no effect", "task"])
     lines = [
         f"- `{model.name}`: each of {len(verdicts)} tasks with its {k:.0%} of the neurons switched off: the mean score "
         f"goes from **{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same "
         f"layers off it is {total['random-layer']:.1%} ({total['random-uniform']:.1%} drawn from the whole model).",
-        f"- The neurons are the task's own (they break it more than other families' neurons do, q < {ALPHA}) in "
-        f"**{len(own)} of {len(verdicts)}** tasks.",
+        "- The neurons are **specific** (they break their task beyond chance, and more than those of any other family "
+        f"do) in **{counts.get('specific', 0)} of {len(verdicts)}** tasks, and **selective** (another family's neurons "
+        "break the task as much, but these break it more than they break tasks in general) in "
+        f"**{counts.get('selective', 0)}** more.",
     ]
+    if len(shared):
+        by_whom = ", ".join(f"{r.task} (broken as much by those of {r.strongest})" for r in shared.itertuples())
+        lines.append(f"- **A negative**: the neurons are shared, not the task's own, in {by_whom}.")
     if none:
         lines.append(f"- **A negative**: switching them off does nothing beyond chance in {', '.join(none)}.")
     if shares is not None:
         lines.append(_overlap_line(shares, families))
-    return (
-        "Neurons were found on discovery examples and judged on test examples that share no prompt with them.\n\n"
-        + "\n".join(lines)
-    )
+    found = "Neurons were found on discovery examples and judged on test examples."
+    if seen:
+        found += f" **{seen}** of the test prompts are among the discovery prompts as well: those were not held out."
+    return found + "\n\n" + "\n".join(lines)
 
 
 def _overlap_line(shares: Overlap, families: Mapping[str, str]) -> str:
@@ -206,7 +219,13 @@ def _deactivation_section(off: Deactivation) -> Section:
         "Table 1). Whiskers are 95 % bootstrap intervals over examples, shaded boxes the range over random masks. p "
         "compares own and layer-matched random neurons example by example; q corrects it over the tasks."
     )
-    return Section("Deactivation", text, [off.figure()], [("Scores by task", off.summary())])
+    summary = off.summary()
+    means = summary["name"].str.startswith("mean (")
+    tables = [
+        ("Means over tasks (off: each task's own neurons off)", summary[means].drop(columns=["p", "q"])),
+        ("Scores by task", summary[~means]),
+    ]
+    return Section("Deactivation", text, [off.figure()], tables)
 
 
 def _cross_section(crossed: CrossAblation) -> Section:

@@ -83,3 +83,8 @@ def tiny_model(style="causal", seed=0):
 def tiny_model_fixture():
     """The builder of tiny models, `tiny_model(style, seed=0)`."""
     return tiny_model
+
+
+def pytest_collection_modifyitems(items):
+    """The slow tests last: what is broken shows at once."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

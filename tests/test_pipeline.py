@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from browser import needs_chromium, opened
 from conftest import tiny_model
 from safetensors import safe_open
 
@@ -18,7 +19,6 @@ from neuroscope.attribution import attribute
 from neuroscope.errors import ArgumentError, NeuroscopeError, TaskError
 from neuroscope.evidence import cross_ablation, deactivation
 from neuroscope.masks import NeuronMask, Scores
-from neuroscope.models import bundled
 from neuroscope.pipeline import run
 from neuroscope.tasks import load_tasks
 from neuroscope.tasks.task import Task
@@ -309,14 +309,34 @@ def test_help_names_every_option(capsys):
         assert error.value.code == 2
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The main job on the bundled model with its default settings: what `make demo` runs."""
+    return run(out=tmp_path_factory.mktemp("demo"))
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(bundled("mini") is None, reason="the bundled model is not in this checkout")
-def test_on_the_bundled_model_neurons_are_their_tasks_own(tmp_path):
-    every = load_tasks("mini", train=4, discovery=64, test=64)
-    chosen = {n: every[n] for n in ("sentiment-food", "sentiment-film", "nli-food", "nli-film")}
-    run("mini", chosen, out=tmp_path, examples=64, test_examples=64, seeds=2)
-    off = pd.read_parquet(tmp_path / "tables" / "deactivation.parquet").set_index("name").loc["mean (all)"]
-    assert off["original"] > 0.85
-    assert off["random-layer"] - off["off"] > 0.2
-    verdicts = pd.read_parquet(tmp_path / "tables" / "verdicts.parquet")
-    assert (verdicts["verdict"] == "specific").sum() >= 3
+def test_on_the_bundled_model_neurons_are_their_tasks_own(demo):
+    folder = demo.parent
+    off = pd.read_parquet(folder / "tables" / "deactivation.parquet").set_index("name").loc["mean (all)"]
+    assert off["original"] >= 0.95
+    assert off["loss_random_layer"] <= 0.04
+    assert off["loss_off"] >= 0.40
+    masks = {p.stem: NeuronMask.load(p) for p in (folder / "masks").iterdir()}
+    assert len(masks) == 12
+    assert {len(m) for m in masks.values()} == {205}  # 10 % of 4 x 512
+    pairs = [(a.split("-")[0] == b.split("-")[0], masks[a].jaccard(masks[b])) for a in masks for b in masks if a < b]
+    within, across = ([j for same, j in pairs if same is kind] for kind in (True, False))
+    assert (len(within), len(across)) == (6, 60)
+    assert np.mean(within) >= 2 * np.mean(across)
+    verdicts = pd.read_parquet(folder / "tables" / "verdicts.parquet")
+    assert verdicts["verdict"].isin(["specific", "selective"]).sum() >= 8
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_draws_the_whole_report(demo, tmp_path):
+    body, drawn, errors = opened(demo, tmp_path)
+    assert len(drawn) == 6
+    assert body.count("js-plotly-plot") == 6
+    assert errors == []

@@ -1,14 +1,13 @@
 """The report: escaped, complete, without a network, and drawn by a real browser."""
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from browser import needs_chromium, opened
 from plotly.offline import get_plotlyjs
 
 from neuroscope import figures
@@ -16,7 +15,6 @@ from neuroscope.errors import ArgumentError
 from neuroscope.report import ROWS, Section, markup, write_report
 
 NASTY = "<script>alert('x')</script> & </script>"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Page(HTMLParser):
@@ -149,18 +147,10 @@ def test_refusals(tmp_path):
         write_report(tmp_path / "r.html", title="t", section=[])
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+@needs_chromium
 def test_a_browser_draws_every_figure(report, tmp_path):
-    quiet = ["gpu", "quic", "background-networking", "component-update", "sync", "dev-shm-usage"]
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
-    command += ["--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
-    done = subprocess.run(
-        [*command, "--window-size=1300,2400", "--dump-dom", report.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    dom = done.stdout[done.stdout.index("<body") :]
-    drawn = re.findall(r'<div id="(section-\d+-figure-\d+)"[^>]*class="plotly-graph-div js-plotly-plot"', dom)
+    body, drawn, errors = opened(report, tmp_path)
     assert drawn == ["section-1-figure-1", "section-2-figure-1", "section-2-figure-2", "section-2-figure-3"]
-    assert len(re.findall(r'<svg class="main-svg"[^>]*style="background', dom)) == len(drawn)
-    assert 'class="trace bars"' in dom and 'class="trace scatter' in dom and 'class="hm"' in dom
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert len(re.findall(r'<svg class="main-svg"[^>]*style="background', body)) == len(drawn)
+    assert 'class="trace bars"' in body and 'class="trace scatter' in body and 'class="hm"' in body
+    assert errors == []

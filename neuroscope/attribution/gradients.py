@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,11 +31,11 @@ def _stream(setup: Setup, batch: Batch, factor: Times | None = None) -> Edit:
         h = h if h.requires_grad else h.detach().requires_grad_()
         setup.observe(site, h[: len(batch.index)] if h.ndim == 3 else h, tokens, batch)
         # The hook must not refer to `h`, which refers to the hook: that circle would live until garbage is collected.
-        kept = [h.detach() if factor is None else factor(site, h.detach(), tokens)]
+        kept = [_again(h) if factor is None else _same(factor(site, h.detach(), tokens))]
         rows = slice(None) if h.ndim == 2 else slice(len(batch.index))
 
         def on_gradient(g: Tensor) -> None:
-            setup.sums.add(site, setup.reduce(site, kept.pop()[rows] * g[rows], tokens, batch))
+            setup.sums.add(site, setup.reduce(site, kept.pop()()[rows] * g[rows], tokens, batch))
 
         h.register_hook(on_gradient)
         return _handed_on(site, h)
@@ -71,6 +72,24 @@ def attribution_patching(setup: Setup) -> None:
 
         with edit(setup.sites.values(), _stream_pairs(setup, batch, difference)):
             _backward(setup.losses(batch, inputs).sum())
+
+
+def _same(value: Tensor) -> Callable[[], Tensor]:
+    return lambda: value
+
+
+def _again(h: Tensor) -> Callable[[], Tensor]:
+    """How to have `a` again in the backward pass.
+
+    Autograd does not keep the product of a gated FFN, but its two factors: they are multiplied again.
+    """
+    product: Any = h.grad_fn
+    if product is not None and type(product).__name__ == "MulBackward0":
+        saved = [getattr(product, name, None) for name in ("_saved_self", "_saved_other")]
+        if all(torch.is_tensor(s) and s.shape == h.shape and s.dtype == h.dtype for s in saved):
+            del saved
+            return lambda: product._saved_self * product._saved_other
+    return _same(h.detach())
 
 
 def _stream_pairs(setup: Setup, batch: Batch, factor: Times) -> Edit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def load(
     if device is not None:
         _move(loaded, device)
     experts.tap(loaded)
-    return open_hugging_face(loaded.eval(), tokenizer if tokenizer is not None else found)
+    opened = open_hugging_face(loaded.eval(), tokenizer if tokenizer is not None else found)
+    return replace(opened, name=str(model))
 
 
 def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: Any) -> tuple[nn.Module, Any]:

@@ -135,8 +135,8 @@ class Model:
     def fingerprint(self) -> str:
         """16 digits that change with the architecture or with any weight.
 
-        Of each parameter: 64 evenly spaced entries, and the sum of its bits read as integers, which is the same on every
-        device and for every order of summation.
+        Of each parameter: 64 evenly spaced entries, and the sum of its bits read as integers, which is the same on
+        every device and for every order of summation.
         """
         state = hashlib.sha256()
         for name, parameter in self.root.named_parameters():
