@@ -118,15 +118,19 @@ def ablate(
 
 def _silenced(model: Model, mask: NeuronMask, asked: str) -> Scope:
     """Zero by multiplication: a third of the cost of filling, which copies the vector and then writes into the copy."""
-    keeps: dict[tuple[int, torch.dtype], Tensor] = {}
+    dtype = next(model.root.parameters()).dtype
+    with torch.inference_mode(False):  # else a later backward pass through the scope would refuse these
+        keeps = {
+            id(s): torch.ones(s.width * s.group, dtype=dtype).index_fill(0, s.coordinates(mask[a]), 0).to(model.device)
+            for a, s in _sites(model, mask, asked).items()
+            if len(mask[a])
+        }
 
     def silence(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
-        key = (id(site), h.dtype)
-        if key not in keeps:
-            with torch.inference_mode(False):  # else a later backward pass through this scope would refuse it
-                ones = torch.ones(h.shape[-1], dtype=h.dtype, device=h.device)
-                keeps[key] = ones.index_fill(0, coordinates, 0)
-        return h * keeps[key]
+        keep = keeps[id(site)]
+        if keep.dtype != h.dtype or keep.device != h.device:
+            keep = keeps[id(site)] = keep.to(h)
+        return h * keep
 
     return _within(model, mask, asked, silence)
 

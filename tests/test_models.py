@@ -137,7 +137,6 @@ def test_every_way_to_open_a_model_is_the_same(name, backend, opened, words):
 def test_sites_are_where_they_say(name, opened):
     model = opened(name)
     blocks = 4 if name == "t5" else 2
-    assert model.n_layers == blocks
     for unit in UNITS:
         sites = model.sites(unit)
         assert len(sites) >= blocks and len({s.path for s in sites.values()}) == len(sites)

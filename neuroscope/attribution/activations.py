@@ -28,7 +28,7 @@ def activation(setup: Setup) -> dict[str, Tensor]:
         for batch in setup:
             with edit(setup.sites.values(), partial(collect, batch)):
                 setup.model.logits(batch.inputs, keep=batch.keep)
-    return {a: v / max(setup.sums.tokens[a], 1.0) * setup.n_examples for a, v in total.items()}
+    return {a: v / setup.sums.tokens[a].clamp_min(1) * setup.n_examples for a, v in total.items()}
 
 
 def chance(setup: Setup) -> dict[str, Tensor]:

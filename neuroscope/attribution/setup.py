@@ -42,7 +42,7 @@ class Sums:
 
     relevance: dict[str, Tensor] = field(default_factory=dict)
     activation: dict[str, Tensor] = field(default_factory=dict)
-    tokens: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, site: Site, value: Float[Tensor, " neuron"]) -> None:
         """Add relevance."""
@@ -51,7 +51,7 @@ class Sums:
 
     def means(self) -> dict[str, Tensor]:
         """Mean activation of each coordinate over the tokens that had it."""
-        return {a: (total / max(self.tokens[a], 1.0)).cpu() for a, total in self.activation.items()}
+        return {a: (total / self.tokens[a].clamp_min(1)).cpu() for a, total in self.activation.items()}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Setup:
         total = torch.mv(h.detach().flatten(0, -2).T, real.flatten().to(h.dtype)).float()
         known = self.sums.activation.get(site.address)
         self.sums.activation[site.address] = total if known is None else known.add_(total)
-        self.sums.tokens[site.address] = self.sums.tokens.get(site.address, 0.0) + float(real.sum())
+        # a tensor: a number would make the device wait at every site
+        self.sums.tokens[site.address] = self.sums.tokens.get(site.address, 0) + real.sum()
 
 
 def owners(h: Tensor, tokens: Tensor | None, batch: Batch) -> Tensor | None:

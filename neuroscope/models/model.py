@@ -81,11 +81,6 @@ class Model:
                 return getattr(self.config, name)
         return None
 
-    @property
-    def n_layers(self) -> int:
-        """Number of blocks that hold sites."""
-        return len({site.address.split(".mlp")[0].split(".hook")[0] for site in self.units["output"].values()})
-
     def logits(
         self, inputs: dict[str, Tensor], keep: Int[Tensor, " kept"] | None = None
     ) -> Float[Tensor, "batch pos vocab"]:

@@ -86,6 +86,7 @@ class Batch:
         `h` is [batch, pos, coordinate], or [row, coordinate] with the flat token index of each row (None: all tokens).
         """
         real = self.inputs["decoder_attention_mask"].bool() if address.startswith("decoder_") else self.real
+        real = real.to(h.device)  # of a model on several devices, sites are not where the inputs are
         if h.ndim == 3:
             return real
         return real.flatten() if tokens is None else real.flatten()[tokens]
