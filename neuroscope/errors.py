@@ -77,9 +77,9 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
         except TypeError as error:
             unknown = next((k for k in kwargs if k not in signature.parameters), "")
             raise ArgumentError(
-                f"{function.__name__}{signature_brief(args, kwargs)}",
+                f"{function.__qualname__}{signature_brief(args, kwargs)}",
                 str(error),
-                suggest(unknown, signature.parameters),
+                suggest(unknown, (name for name in signature.parameters if name != "self")),
             ) from None
         return function(*args, **kwargs)
 

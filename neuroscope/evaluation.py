@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, NumericalError, choose, public
+from neuroscope.errors import ArgumentError, NumericalError, TaskError, choose, public
 from neuroscope.models import Model, resolve
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval
 from neuroscope.tasks.metrics import METRICS, rank_labels
 from neuroscope.tasks.prompts import Batch, batches, encode, encode_prompts, pad_id
 from neuroscope.tasks.ranking import Candidates, candidates_of, score, share_rows
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks.task import Example, Task, check_task
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -148,15 +148,10 @@ def evaluate(
     return Evaluation(table, manifest)
 
 
-def outcomes(model: Any, task: Task, split: str = "test", n: int | None = None, batch_size: int = 64) -> Outcomes:
-    """[examples] outcomes in [0, 1], with no table around them. To judge one task again and again, use `prepare`."""
-    model = resolve(model)
-    return judge(model, prepare(model, task, split, n, batch_size))
-
-
 def prepare(model: Any, task: Task, split: str = "test", n: int | None = None, batch_size: int = 64) -> Prepared:
     """Tokenize and batch a split once, on the model's device."""
     model = resolve(model)
+    check_task(task, "evaluate")
     choose(task.metric, METRICS, "metric")
     examples = task.split(split, n)
     if task.kind == "generation":
@@ -165,10 +160,18 @@ def prepare(model: Any, task: Task, split: str = "test", n: int | None = None, b
         cut = batches(encoded, batch_size, pad_id(model.tokenizer), model.device, model.style, side)
         return Prepared(task, split, examples, None, tuple((batch, None) for batch in cut))
     labels = [encode(model, task, examples, [label] * len(examples)) for label in task.labels]
+    _tell_apart(task, [label[0].answer for label in labels])
     lengths = torch.tensor([[len(label[i].answer) for label in labels] for i in range(len(examples))])
     rows, members = share_rows(labels, model.style)
     cut = batches(rows, batch_size, pad_id(model.tokenizer), model.device, model.style)
     return Prepared(task, split, examples, lengths, tuple((batch, candidates_of(batch, members)) for batch in cut))
+
+
+def _tell_apart(task: Task, ids: list[list[int]]) -> None:
+    for i, answer in enumerate(ids):
+        if answer in ids[:i]:
+            found = f"{task.labels[ids.index(answer)]!r} and {task.labels[i]!r} are the same tokens to the model"
+            raise TaskError(f"rank the labels of task {task.name!r}", found, "use words that its tokenizer knows")
 
 
 def judge(model: Any, prepared: Prepared) -> Outcomes:

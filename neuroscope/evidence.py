@@ -16,7 +16,7 @@ from neuroscope.interventions import ablate
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.results import Result
-from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
+from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval
 from neuroscope.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Judge:
         self.tasks, self.n = tasks, n
         self.journal = journal or files.Journal()
         self.provenance = self.model.provenance()
-        self.model_key = (self.provenance["fingerprint"], self.provenance["dtype"])
+        self.model_key = (self.provenance["fingerprint"], self.provenance["dtype"], files.versions().get("neuroscope"))
         self.prepared: dict[str, Prepared] = {
             k: prepare(self.model, t, "test", n, batch_size) for k, t in tasks.items()
         }
@@ -67,8 +67,9 @@ class Deactivation(Result):
     """LX24 Table 1 and 6: one row per task, condition and seed.
 
     Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "task"), seed,
-    neurons, n, score in [0, 1], low and high (95 % bootstrap interval over examples); for "task" also p (paired
-    permutation against the layer-matched controls' mean, two-sided) and q (Benjamini-Hochberg over the tasks).
+    neurons, n, score in [0, 1], low and high (95 % bootstrap interval over examples); for "task" also p (against
+    the layer-matched controls, over examples and over masks: `statistics.against_controls`) and q (Benjamini-Hochberg
+    over the tasks).
     """
 
     def summary(self) -> pd.DataFrame:
@@ -172,7 +173,7 @@ def deactivation(
                 row(condition, outcomes, s, len(mask))
         own = judge_(name, mask)
         row("task", own, None, len(mask))
-        rows[-1]["p"] = paired_permutation(own, np.mean(controls, axis=0))  # the last controls are the layer-matched
+        rows[-1]["p"] = against_controls(own, controls)["p"]  # the last controls are the layer-matched ones
     table = pd.DataFrame(rows)
     own_rows = table["condition"] == "task"
     table.loc[own_rows, "q"] = benjamini_hochberg(table.loc[own_rows, "p"].to_numpy())
@@ -186,7 +187,8 @@ class CrossAblation(Result):
 
     Columns: source, target, source_family, target_family, score, original, control (mean over random masks of the same
     size, layer-matched to the source's), effect = control - score (what this mask breaks beyond chance), low and high
-    (95 % bootstrap interval of the effect over examples), p (paired permutation, two-sided), q (Benjamini-Hochberg over
+    (95 % bootstrap interval of the effect, over examples and random masks), p (of both kinds of chance:
+    `statistics.against_controls`), q (Benjamini-Hochberg over
     the whole matrix).
     """
 
@@ -292,7 +294,7 @@ def cross_ablation(
     masks: Mapping[str, NeuronMask],
     tasks: Mapping[str, Task],
     *,
-    seeds: int = 1,
+    seeds: int = 5,
     n: int | None = None,
     batch_size: int = 128,
     match: Match = "layer",
@@ -318,13 +320,12 @@ def cross_ablation(
         controls = [masks[source].random_like(seed=s, match=match) for s in range(seeds)]
         for target in names:
             original, off = judge_(target), judge_(target, masks[source])
-            control = np.mean([judge_(target, c) for c in controls], axis=0)
-            low, high = bootstrap_interval(control - off)
+            random = [judge_(target, c) for c in controls]
             rows.append(
                 {"source": source, "target": target}
                 | {"source_family": tasks[source].family, "target_family": tasks[target].family}
-                | {"score": off.mean(), "original": original.mean(), "control": control.mean()}
-                | {"effect": (control - off).mean(), "low": low, "high": high, "p": paired_permutation(control, off)}
+                | {"score": off.mean(), "original": original.mean(), "control": float(np.mean(random))}
+                | against_controls(off, random)
             )
     table = pd.DataFrame(rows)
     table["q"] = benjamini_hochberg(table["p"].to_numpy())
@@ -333,8 +334,9 @@ def cross_ablation(
 
 def check_seeds(seeds: Any) -> None:
     """Refuse a number of random masks that leaves no control."""
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ArgumentError(f"seeds={seeds!r}", "no control", "give seeds=1 or more")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
+        do = "give seeds=2 or more: one random mask does not tell how much random masks differ"
+        raise ArgumentError(f"seeds={seeds!r}", "no control, or only one", do)
 
 
 def _found_on(manifest: Mapping[str, Any]) -> set[tuple[Any, Any]]:
@@ -343,6 +345,15 @@ def _found_on(manifest: Mapping[str, Any]) -> set[tuple[Any, Any]]:
     for part in [*manifest.get("operands", []), *([manifest["random_like"]] if "random_like" in manifest else [])]:
         found |= _found_on(part)
     return found
+
+
+def _same_prompts(task: Task, found_on: set[tuple[Any, Any]]) -> bool:
+    """Whether every test prompt of the task is among those of the split that its mask was found on."""
+    for split in ("train", "discovery"):
+        if (task.data_hash, split) in found_on:
+            known = {e.prompt for e in task.split(split)}
+            return all(e.prompt in known for e in task.split("test"))
+    return False
 
 
 def _common(masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task]) -> list[str]:
@@ -356,7 +367,8 @@ def _common(masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task]) -> list[
     for name, mask in masks.items():
         if not isinstance(mask, NeuronMask):
             raise ArgumentError(f"the mask of {name!r}", f"a {type(mask).__name__}", "give scores.top(0.10)")
-        if any((tasks[other].data_hash, "test") in _found_on(mask.manifest) for other in masks):
+        found_on = _found_on(mask.manifest)
+        if any((tasks[other].data_hash, "test") in found_on for other in masks) or _same_prompts(tasks[name], found_on):
             raise TaskError(
                 f"judge the neurons of {name!r} on its test examples",
                 "they were found on the same examples",
@@ -372,6 +384,6 @@ def _manifest(judge_: Judge, masks: Mapping[str, NeuronMask], names: list[str]) 
         "sizes": {name: len(masks[name]) for name in names},
         "data_hash": {name: judge_.tasks[name].data_hash for name in names},
         "split": "test",
-        "n": judge_.n or max(len(p.examples) for p in judge_.prepared.values()),
+        "n": max(len(p.examples) for p in judge_.prepared.values()),
         "versions": files.versions(),
     }

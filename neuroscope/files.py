@@ -81,9 +81,12 @@ class Journal:
         if key not in self.known:
             self.known[key] = measure()
             if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([key, self.known[key]]) + "\n")
+                try:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    with self.path.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps([key, self.known[key]]) + "\n")
+                except OSError as error:
+                    raise FileError(f"write the journal {self.path}", str(error), "give another path") from error
         return self.known[key]
 
 

@@ -22,7 +22,7 @@ from neuroscope.models.lens import hooks_for
 from neuroscope.models.nnsight import trace_lines
 from neuroscope.sites import Site, edit
 from neuroscope.tasks.prompts import Batch, batches, encode, pad_id
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks.task import Example, Task, check_task
 from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
 Scope = contextlib.AbstractContextManager[None]
@@ -139,6 +139,7 @@ def _targets(
     model: Model, mask: NeuronMask, value: str, data: Task | None, examples: int | None, seed: int, asked: str
 ) -> Mapping[str, Float[Tensor, " coordinate"]]:
     if data is not None:
+        check_task(data, asked)
         return _sample(model, mask, data, examples, seed) if value == "resample" else _mean(model, mask, data, examples)
     means = mask.means or {}
     if value == "mean" and all(a in means for a, neurons in mask.items() if len(neurons)):
@@ -320,7 +321,8 @@ def _cached(model: Model, mask: NeuronMask, source: Any) -> Mapping[str, Tensor]
     cache: dict[str, Tensor] = {}
 
     def keep(site: Site, h: Tensor, tokens: Tensor | None) -> None:
-        cache[site.address] = h.detach() if h.ndim == 3 else h.detach().unflatten(0, (len(inputs["input_ids"]), -1))
+        copy = h.detach().clone()  # some models write into their vectors
+        cache[site.address] = copy if h.ndim == 3 else copy.unflatten(0, (len(inputs["input_ids"]), -1))
 
     with model.quiet(), torch.no_grad(), edit(wanted.values(), keep):
         model.logits(inputs)
@@ -361,6 +363,10 @@ def _inputs(model: Model, source: Any, wanted: Mapping[str, Site]) -> dict[str, 
 def lens_hooks(mask: NeuronMask, *, value: float = 0.0) -> list[tuple[str, Callable[[Tensor, Any], Tensor]]]:
     """TransformerLens `fwd_hooks` that set a mask's neurons to a value: for `bridge.run_with_hooks(fwd_hooks=...)`."""
     _is_mask(mask, "lens_hooks")
+    expert = next((a for a, neurons in mask.items() if ".experts." in a and len(neurons)), None)
+    if expert:
+        do = "use ns.ablate(bridge, mask)"
+        raise ModelError("lens_hooks for a neuron of an expert", f"{expert}, which TransformerLens does not know", do)
     return hooks_for(mask, _number(value, "lens_hooks"))
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuroscope import figures, files
-from neuroscope.errors import ArgumentError, FileError, MaskError, NumericalError, choose
+from neuroscope.errors import ArgumentError, FileError, MaskError, NumericalError, choose, public
 from neuroscope.sites import Site
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class PerNeuron(Mapping[str, Tensor]):
         Raises:
             FileError: the file is missing, truncated, or holds something else.
         """
-        tensors, about, manifest = _read_safetensors(path, cls.__name__)
+        tensors, about, manifest = read_safetensors(path, cls.__name__)
         missing = [a for a in about["widths"] if f"values/{a}" not in tensors]
         if missing:
             raise FileError(f"read {cls.__name__} from {path}", f"no values for {missing[0]}", "write the file again")
@@ -132,6 +132,7 @@ class Scores(PerNeuron):
         """All relevances in forward order."""
         return torch.cat([v.float() for v in self.values()])
 
+    @public
     def top(self, k: float, *, per_layer: bool = False) -> NeuronMask:
         """The most relevant share of all neurons of the model together (LX24 §3.1: k = 0.1), or of every site.
 
@@ -153,8 +154,11 @@ class Scores(PerNeuron):
             flags |= dict(zip(addresses, chosen.split([self.widths[a] for a in addresses]), strict=True))
         return self._mask(flags, {"k": k, "per_layer": per_layer})
 
+    @public
     def threshold(self, minimum: float) -> NeuronMask:
         """The neurons whose relevance is at least `minimum`."""
+        if not isinstance(minimum, (int, float)) or math.isnan(minimum):
+            raise ArgumentError(f"threshold({minimum!r})", "not a number", "give the least relevance to take")
         self._complete(f"threshold({minimum!r})")
         return self._mask({a: v >= minimum for a, v in self.items()}, {"minimum": minimum})
 
@@ -226,10 +230,12 @@ class NeuronMask(PerNeuron):
         """The share of the model's neurons that is in the mask."""
         return len(self) / sum(self.widths.values())
 
-    def _from_flags(self, flags: Bool[Tensor, " neuron"], manifest: Mapping[str, Any]) -> NeuronMask:
+    def _from_flags(
+        self, flags: Bool[Tensor, " neuron"], manifest: Mapping[str, Any], means: Mapping[str, Tensor] | None
+    ) -> NeuronMask:
         parts = flags.split(list(self.widths.values()))
         neurons = {a: part.nonzero().flatten() for a, part in zip(self.widths, parts, strict=True)}
-        return NeuronMask(neurons, self.widths, self.unit, manifest, self.means)
+        return NeuronMask(neurons, self.widths, self.unit, manifest, means)
 
     def _combine(self, other: object, symbol: str, rule: Callable[[Tensor, Tensor], Tensor]) -> NeuronMask:
         if not isinstance(other, NeuronMask):
@@ -239,7 +245,8 @@ class NeuronMask(PerNeuron):
                 f"mask {symbol} mask", f"{shape(self.widths)} and {shape(other.widths)}", "combine masks of one model"
             )
         manifest = {"operation": symbol, "operands": [dict(self.manifest), dict(other.manifest)]}
-        return self._from_flags(rule(self.flags(), other.flags()), manifest)
+        means = self.means if _equal(self.means, other.means) else None  # else `a | b` would not be `b | a`
+        return self._from_flags(rule(self.flags(), other.flags()), manifest, means)
 
     def __or__(self, other: NeuronMask) -> NeuronMask:
         return self._combine(other, "|", torch.logical_or)
@@ -254,10 +261,13 @@ class NeuronMask(PerNeuron):
         return self._combine(other, "-", lambda a, b: a & ~b)
 
     def __invert__(self) -> NeuronMask:
-        return self._from_flags(~self.flags(), {"operation": "~", "operands": [dict(self.manifest)]})
+        return self._from_flags(~self.flags(), {"operation": "~", "operands": [dict(self.manifest)]}, self.means)
 
+    @public
     def jaccard(self, other: NeuronMask) -> float:
         """Shared neurons over neurons in either; NaN if both are empty."""
+        if not isinstance(other, NeuronMask):
+            raise ArgumentError("mask.jaccard(other)", f"a {type(other).__name__}", "give a NeuronMask")
         union = len(self | other)
         return len(self & other) / union if union else math.nan
 
@@ -266,6 +276,7 @@ class NeuronMask(PerNeuron):
         """16 digits that change with any neuron of the mask, or with the shape of the model."""
         return files.digest(dict(self.widths), self.unit, self.flags().numpy().tobytes())
 
+    @public
     def random_like(self, *, seed: int, match: Match = "layer") -> NeuronMask:
         """A random mask of the same size.
 
@@ -274,13 +285,14 @@ class NeuronMask(PerNeuron):
             match: "uniform" draws from all neurons; "layer" keeps the number at every site.
         """
         choose(match, ("uniform", "layer"), "match")
-        generator = torch.Generator().manual_seed(seed)
+        # of this mask's own: masks of one shape must not be given the same control
+        generator = torch.Generator().manual_seed(int(files.digest(self.identity, seed, match), 16) % 2**63)
         flags = []
         sizes = [(w, len(self[a])) for a, w in self.widths.items()]
         for width, count in sizes if match == "layer" else [(sum(self.widths.values()), len(self))]:
             flags.append(_flags(torch.randperm(width, generator=generator)[:count], width))
         manifest = {"random_like": dict(self.manifest), "seed": seed, "match": match}
-        return self._from_flags(torch.cat(flags), manifest)
+        return self._from_flags(torch.cat(flags), manifest, self.means)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per chosen neuron: address, layer, neuron."""
@@ -305,6 +317,12 @@ def _flags(indices: Int[Tensor, " chosen"], width: int) -> Bool[Tensor, " width"
     return torch.zeros(width, dtype=torch.bool).index_fill_(0, indices, True)
 
 
+def _equal(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a is b or (a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a))
+
+
 def shape(widths: Mapping[str, int]) -> str:
     """A model's neurons in words, for error texts."""
     sizes = sorted(set(widths.values()))
@@ -324,7 +342,8 @@ def _frame(mapping: PerNeuron, indices: Mapping[str, Tensor], **columns: Tensor)
     return pd.DataFrame(data | {name: c.cpu().numpy() for name, c in columns.items()})
 
 
-def _read_safetensors(path: str | PathLike, kind: str) -> tuple[dict[str, Tensor], dict, dict]:
+def read_safetensors(path: str | PathLike, kind: str) -> tuple[dict[str, Tensor], dict, dict]:
+    """Tensors, description and manifest of a file of ours; a `FileError` if it is not one."""
     from safetensors import SafetensorError, safe_open  # only where a file is read
 
     try:

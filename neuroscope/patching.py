@@ -221,7 +221,7 @@ def _sweep(
 
     cache: dict[int, Tensor] = {}
     every = {id(s): s for _, _, sites, _ in cells for s in sites}
-    with edit(every.values(), lambda s, h, t: cache.__setitem__(id(s), h)):
+    with edit(every.values(), lambda s, h, t: cache.__setitem__(id(s), h.clone())):
         from_source = difference(source)
     baseline = difference(run)
     span = from_source - baseline
@@ -239,7 +239,7 @@ def _sweep(
         def replace(site: Site, h: Tensor, tokens: Tensor | None, position: int | None = position) -> Tensor:
             given = cache[id(site)]
             if position is None:
-                return given
+                return given.clone()  # some models write into their vectors
             shape = (len(batch.index), -1, h.shape[-1])  # some models flatten tokens
             new = h.reshape(shape).clone()
             new[:, position] = given.reshape(shape)[:, position]

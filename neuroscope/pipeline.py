@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[..., Iterable[Any]]
+PASS = 32  # at most so many examples per backward pass, which needs more memory than a forward pass
+BUNDLED = (
+    " The bundled model was trained with dropout on its FFN neurons, so random masks break less of it than of a model "
+    "trained without: read its controls with that in mind."
+)
 
 
 @public
@@ -68,14 +73,14 @@ def run(
     check_seeds(seeds)
     model, out = resolve(model), Path(out)
     settings = {"method": method, "objective": objective, "unit": unit, "examples": examples}
-    scores = _scores(model, tasks, out / "scores", progress, settings)
+    scores = _scores(model, tasks, out / "scores", min(batch_size, PASS), progress, settings)
     masks = {name: s.top(k) for name, s in scores.items()}
     for name, mask in masks.items():
         mask.save(out / "masks" / f"{name}.safetensors")
     journal = files.Journal(out / "journal.jsonl")
     shared: dict[str, Any] = {"n": test_examples, "batch_size": batch_size, "journal": journal, "progress": progress}
     off = deactivation(model, masks, tasks, seeds=seeds, **shared)
-    crossed = cross_ablation(model, masks, tasks, **shared)
+    crossed = cross_ablation(model, masks, tasks, seeds=seeds, **shared)
     shares = overlap(masks) if len(masks) > 1 else None
     tables = {"deactivation": off.summary(), "deactivation_runs": off.to_frame(), "cross_ablation": crossed.to_frame()}
     tables["verdicts"] = crossed.verdicts()
@@ -98,8 +103,8 @@ def run(
             "method": method,
             "objective": objective,
             "unit": unit,
-            "found on": f"{examples} discovery examples per task",
-            "judged on": f"{test_examples} test examples per task",
+            "discovery examples": {name: s.manifest["examples"] for name, s in scores.items()},
+            "test examples": off.table.groupby("task", sort=False)["n"].first().to_dict(),
             "seeds": seeds,
             "data_hash": {name: t.data_hash for name, t in tasks.items()},
             "versions": files.versions(),
@@ -121,7 +126,12 @@ def _check(tasks: Any, k: Any, examples: int, test_examples: int) -> None:
 
 
 def _scores(
-    model: Model, tasks: Mapping[str, Task], folder: Path, progress: Progress | None, settings: dict[str, Any]
+    model: Model,
+    tasks: Mapping[str, Task],
+    folder: Path,
+    batch_size: int,
+    progress: Progress | None,
+    settings: dict[str, Any],
 ) -> dict[str, Scores]:
     """Scores of every task, from the folder where they were finished with the same model, data and settings."""
     together = METHODS[choose(settings["method"], METHODS, "method")].together
@@ -138,7 +148,7 @@ def _scores(
             found[name] = known
     missing = {} if len(found) == len(tasks) else {n: t for n, t in tasks.items() if together or n not in found}
     for group in [missing] if together and missing else [{name: task} for name, task in missing.items()]:
-        for name, fresh in attribute(model, group, progress=progress, **settings).items():
+        for name, fresh in attribute(model, group, batch_size=batch_size, progress=progress, **settings).items():
             manifest = {**fresh.manifest, **asked}
             found[name] = replace(fresh, manifest=manifest)
             found[name].save(folder / f"{name}.safetensors")
@@ -198,6 +208,8 @@ def _headline(
     if shares is not None:
         lines.append(_overlap_line(shares, families))
     found = "Neurons were found on discovery examples and judged on test examples."
+    if model.name == "mini":
+        found += BUNDLED
     if seen:
         found += f" **{seen}** of the test prompts are among the discovery prompts as well: those were not held out."
     return found + "\n\n" + "\n".join(lines)

@@ -108,21 +108,20 @@ class Site:
 
 
 Edit = Callable[[Site, Tensor, "Tensor | None"], "Tensor | None"]
-_LEVEL: ContextVar[int] = ContextVar("level", default=0)
+LEVEL: ContextVar[int] = ContextVar("level", default=0)  # edits made at another level rest
 
 
 @contextlib.contextmanager
 def unedited() -> Iterator[None]:
     """A scope in which the edits around it rest, so that a model is opened as it is inside an intervention too."""
-    token = _LEVEL.set(_LEVEL.get() + 1)
+    token = LEVEL.set(LEVEL.get() + 1)
     try:
         yield
     finally:
-        _LEVEL.reset(token)
+        LEVEL.reset(token)
 
 
-@contextlib.contextmanager
-def edit(sites: Iterable[Site], function: Edit) -> Iterator[None]:
+class edit(contextlib.AbstractContextManager[None]):
     """Run `function` on every site's vector in each forward pass within the scope. Everything else is built on this.
 
     Args:
@@ -131,23 +130,33 @@ def edit(sites: Iterable[Site], function: Edit) -> Iterator[None]:
             models that flatten tokens, then with `tokens` the flat indices of the rows (None: all, in order). It
             returns the new vector, or None to leave `h` as it is.
 
-    The hooks are gone on exit, also after an error.
+    The hooks are gone on exit, also after an error. A scope can be entered again, and within itself.
     """
-    handles: list[Any] = []
-    try:
-        for site in sites:
-            handles.append(_hook(site, function))
-        yield
-    finally:
-        for handle in handles:
+
+    def __init__(self, sites: Iterable[Site], function: Edit) -> None:
+        self._sites, self._function = tuple(sites), function
+        self._entered: list[list[Any]] = []
+
+    def __enter__(self) -> None:
+        handles: list[Any] = []
+        self._entered.append(handles)
+        try:
+            for site in self._sites:
+                handles.append(_hook(site, self._function))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *error: Any) -> None:
+        for handle in self._entered.pop():
             handle.remove()
 
 
 def _hook(site: Site, live: Edit) -> Any:
-    level = _LEVEL.get()
+    level = LEVEL.get()
 
     def function(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor | None:
-        return live(site, h, tokens) if _LEVEL.get() == level else None
+        return live(site, h, tokens) if LEVEL.get() == level else None
 
     def on_input(module: nn.Module, args: tuple) -> tuple | None:
         new = function(site, args[0], args[1] if site.expert is not None else None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from neuroscope.errors import ArgumentError, NumericalError, public
 
@@ -103,6 +104,48 @@ def paired_permutation(a: ArrayLike, b: ArrayLike, seed: int = 0, permutations: 
         for rows in _batches(permutations, difference.size)
     )
     return (1 + hits) / (1 + permutations)
+
+
+@public
+def against_controls(own: ArrayLike, controls: ArrayLike, seed: int = 0, level: float = 0.95) -> dict[str, float]:
+    """How much less a mask leaves than random masks do, with both kinds of chance in the interval and in p.
+
+    Examples are one sample, and the random masks are another: a mask can differ from their mean as a further random
+    mask would. Each is tested, and p is the larger one: a small p means that neither explains the difference.
+
+    1. paired permutation of `own` and the controls' mean over examples;
+    2. Student's t of `own`'s mean score as a further draw from the controls' scores: (mean - own) / (s sqrt(1 + 1/S)),
+       S - 1 degrees of freedom. Where all controls score the same, only examples are left to chance.
+
+    The interval is a percentile bootstrap that draws examples, and controls, again.
+
+    Args:
+        own: [example] outcomes under the mask.
+        controls: [control, example] outcomes under two random masks or more.
+
+    Returns:
+        effect (mean control - own), low, high, p.
+    """
+    own, controls = _finite(own, "outcomes"), np.atleast_2d(np.asarray(controls, dtype=float))
+    if len(controls) < 2 or controls.shape[1:] != own.shape:
+        found = f"{controls.shape} controls for {own.shape} outcomes"
+        raise ArgumentError(
+            "compare a mask with random masks", found, "give two random masks or more, on the same examples"
+        )
+    _finite(controls.ravel(), "outcomes of the controls")
+    scores, s = controls.mean(axis=1), controls.mean(axis=1).std(ddof=1)
+    effect = float(scores.mean() - own.mean())
+    p_mask = 1.0 if effect == 0 else 0.0
+    if s > 0:
+        p_mask = float(2 * stats.t.sf(abs(effect) / (s * np.sqrt(1 + 1 / len(scores))), len(scores) - 1))
+    rng = np.random.default_rng(seed)
+    drawn = [
+        controls[np.ix_(rng.integers(len(scores), size=len(scores)), index)].mean() - own[index].mean()
+        for index in rng.integers(len(own), size=(1000, len(own)))
+    ]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    p = max(p_mask, paired_permutation(own, controls.mean(axis=0), seed))
+    return {"effect": effect, "low": float(low), "high": float(high), "p": p}
 
 
 @public

@@ -433,14 +433,17 @@ def test_lape_by_hand(monkeypatch):
     specific = [math.log(2) - low, 0.0, 0.0, math.log(2)]
 
     values = activations_module.lape(setups, quantile=0.0)
-    assert values["reviews"][address].tolist() == pytest.approx(specific)
-    assert values["plots"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, 0.0, 0.0])
+    assert values["reviews"][address].tolist() == pytest.approx(
+        [*specific[:2], 0.0 - 1.001, specific[3]]
+    )  # share 0: never eligible
+    assert values["plots"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, -1.001, -1.001])
     # sorted shares: 0 0 0 .05 .1 .4 .4 .9; the one at place int(0.6 * 7) = 4 is 0.1: 0.05 is below it
     values = activations_module.lape(setups, quantile=0.6)
-    assert values["reviews"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, 0.0, 0.0])
-    assert values["plots"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, 0.0, 0.0])
+    # eligible ones first, by entropy; the others by their share, all below
+    assert values["reviews"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, -1.001, 0.05 - 1.001])
+    assert values["plots"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, -1.001, -1.001])
     values = activations_module.lape(setups, quantile=0.9)  # place 6: 0.4
-    assert values["plots"][address].tolist() == [0.0] * 4
+    assert values["plots"][address].tolist() == pytest.approx([0.1 - 1.001, 0.0, -1.001, -1.001])
 
 
 def test_lape_is_a_score_between_tasks():

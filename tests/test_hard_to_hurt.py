@@ -242,7 +242,7 @@ def test_bad_input_is_answered_with_a_text_and_leaves_no_trace(model, mask, tmp_
 def test_a_wrong_journal_is_a_file_error(model, mask, tmp_path):
     (tmp_path / "journal.jsonl").write_text("no journal\n")
     with unchanged(model.root), pytest.raises(FileError) as error:
-        ns.run(model, {"reviews": make_task()}, out=tmp_path, examples=2, test_examples=2, seeds=1)
+        ns.run(model, {"reviews": make_task()}, out=tmp_path, examples=2, test_examples=2, seeds=2)
     assert "journal" in says(error.value)[0]
 
 
@@ -271,7 +271,7 @@ JOBS = {
     "activation": lambda model, mask, task: ns.attribute(model, task, method="activation", batch_size=2),
     "lape": lambda model, mask, task: ns.attribute(model, {"a": task, "b": task}, method="lape", batch_size=2),
     "exact": lambda model, mask, task: ns.attribute(model, task, method="exact", neurons=6),
-    "deactivation": lambda model, mask, task: ns.deactivation(model, {"reviews": mask}, {"reviews": task}, seeds=1),
+    "deactivation": lambda model, mask, task: ns.deactivation(model, {"reviews": mask}, {"reviews": task}, seeds=2),
     "cross_ablation": lambda model, mask, task: ns.cross_ablation(model, {"reviews": mask}, {"reviews": task}),
     "patch_sweep": lambda model, mask, task: ns.patch_sweep(model, task, by="position"),
     "ablate to the mean": lambda model, mask, task: ns.ablate(

@@ -69,7 +69,11 @@ def test_operations_remember_their_operands_and_the_means():
     a = NeuronMask(dict(mask_of({EVERY[0]})), WIDTHS, "hidden", {"task": "nli"}, means)
     combined = a | mask_of({EVERY[1]}, {"task": "food"})
     assert combined.manifest == {"operation": "|", "operands": [{"task": "nli"}, {"task": "food"}]}
-    assert combined.means is means and (~a).manifest["operands"] == [{"task": "nli"}]
+    # means of other examples, or none: then `a | b` has none, as `b | a`
+    assert combined.means is None and (mask_of({EVERY[1]}) | a).means is None
+    again = NeuronMask(dict(mask_of({EVERY[1]})), WIDTHS, "hidden", {}, {k: v.clone() for k, v in means.items()})
+    assert (a | again).means is means and (~a).means is means and a.random_like(seed=0).means is means
+    assert (~a).manifest["operands"] == [{"task": "nli"}]
     with pytest.raises(TypeError):
         a | {1, 2}
 

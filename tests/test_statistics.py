@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from neuroscope import statistics
 from neuroscope.errors import ArgumentError, NumericalError
-from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
+from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval, paired_permutation
 
 
 def sample(n, seed=0):
@@ -119,3 +119,44 @@ def test_refusals(call, error, text):
     with pytest.raises(error) as caught:
         call()
     assert text in str(caught.value)
+
+
+def drawn(rng, masks, n=60, spread=0.15):
+    """Outcomes of random masks that hurt by chance: each mask has a level of its own, each example another chance."""
+    levels = np.clip(rng.normal(0.7, spread, masks), 0, 1)
+    return (rng.random((masks, n)) < levels[:, None]).astype(float)
+
+
+def test_a_random_mask_is_not_found_to_differ_from_random_masks():
+    """A mask that is one more random mask: p < 0.05 in at most about 5 % of cases, where examples alone say 50 %."""
+    rng = np.random.default_rng(0)
+    tables = [drawn(rng, 6) for _ in range(200)]
+    found = sum(against_controls(t[0], t[1:])["p"] < 0.05 for t in tables)
+    by_examples = sum(paired_permutation(t[0], t[1:].mean(0)) < 0.05 for t in tables)
+    assert found <= 0.05 * 200 + 2 * np.sqrt(200 * 0.05 * 0.95)
+    assert by_examples > 0.2 * 200
+
+
+def test_a_mask_that_breaks_the_task_is_found():
+    rng = np.random.default_rng(1)
+    controls = drawn(rng, 5, spread=0.02)
+    found = against_controls(np.zeros(60), controls)
+    assert found["p"] < 1e-3
+    assert found["effect"] == pytest.approx(controls.mean())
+    assert found["low"] < found["effect"] < found["high"]
+    assert against_controls(controls[0], np.stack([controls[0]] * 3)) == {"effect": 0, "low": 0, "high": 0, "p": 1}
+
+
+def test_the_interval_grows_with_the_spread_of_the_controls():
+    rng = np.random.default_rng(2)
+    alike = np.stack([drawn(rng, 1)[0]] * 5)
+    apart = np.stack([np.zeros(60), np.ones(60), np.zeros(60), np.ones(60), alike[0]])
+    own = drawn(rng, 1)[0]
+    narrow, wide = (against_controls(own, c) for c in (alike, apart))
+    assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
+
+
+@pytest.mark.parametrize("controls", [np.ones((1, 4)), np.ones((3, 5)), np.ones(4)])
+def test_too_few_or_other_controls_are_refused(controls):
+    with pytest.raises(ArgumentError, match="two random masks or more"):
+        against_controls(np.ones(4), controls)

@@ -21,7 +21,7 @@ from neuroscope.errors import ArgumentError, choose, public, suggest
 from neuroscope.masks import Scores
 from neuroscope.models import Model, resolve
 from neuroscope.tasks.prompts import batches, encode, pad_id
-from neuroscope.tasks.task import Task
+from neuroscope.tasks.task import Task, check_task
 
 __all__ = ["METHODS", "OBJECTIVES", "Method", "attribute"]
 
@@ -127,6 +127,10 @@ def attribute(
             raise ArgumentError(f"attribute(method={method!r}, {name}=...)", "no such option", suggest(name, known))
     model = resolve(model)
     several = isinstance(task, Mapping)
+    for one in task.values() if isinstance(task, Mapping) else [task]:
+        check_task(one, "attribute")
+    if several and not task:
+        raise ArgumentError("attribute(model, {})", "no task", "give a task, or a dict with one task or more")
     if entry.together and not several:
         raise ArgumentError(f"method={method!r} on one task", "a score between tasks", "give a dict of tasks")
     tasks = dict(task) if isinstance(task, Mapping) else {task.name: task}

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from neuroscope import files
 from neuroscope.attribution.setup import Setup
 from neuroscope.errors import ArgumentError
 from neuroscope.sites import Site, edit
@@ -32,8 +33,8 @@ def activation(setup: Setup) -> dict[str, Tensor]:
 
 
 def chance(setup: Setup) -> dict[str, Tensor]:
-    """Uniform random scores, from the seed."""
-    generator = torch.Generator().manual_seed(setup.seed)
+    """Uniform random scores, from the seed and the task: two tasks' random masks are independent."""
+    generator = torch.Generator().manual_seed(int(files.digest(setup.seed, setup.task.name), 16) % 2**63)
     return {a: torch.rand(s.width, generator=generator) * setup.n_examples for a, s in setup.sites.items()}
 
 
@@ -72,8 +73,8 @@ def lape(setups: Mapping[str, Setup], quantile: float = 0.95) -> dict[str, dict[
     2. LAPE = entropy of p / sum(p) over the tasks: low where few tasks activate the neuron.
     3. A neuron is eligible for the tasks at which p reaches the `quantile` of all p.
 
-    A task's score is log(number of tasks) - LAPE where it is eligible, else 0, so that `top(k)` takes the neurons of
-    lowest entropy first.
+    A task's score is log(number of tasks) - LAPE where the neuron is eligible, which is at least 0, and p[t] - 1 where
+    it is not, which is less: `top(k)` takes eligible neurons by their entropy, and only then others, by their share.
     """
     if len(setups) < 2:
         raise ArgumentError("method='lape'", f"{len(setups)} task", "give a dict of two tasks or more")
@@ -90,5 +91,7 @@ def lape(setups: Mapping[str, Setup], quantile: float = 0.95) -> dict[str, dict[
         entropy = torch.special.entr(parts).sum(0)
         specific = torch.log(torch.tensor(float(len(setups)))) - entropy
         for i, name in enumerate(setups):
-            scores[name][address] = torch.where((share[i] >= bar) & (share[i] > 0), specific, 0.0)
+            scores[name][address] = torch.where(
+                (share[i] >= bar) & (share[i] > 0), specific.clamp_min(0), share[i].clamp_max(1) - 1.001
+            )
     return scores

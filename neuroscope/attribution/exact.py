@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neuroscope.attribution.setup import Setup
-from neuroscope.errors import ArgumentError
+from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.masks import NeuronMask
 from neuroscope.sites import Site, edit
 from neuroscope.tasks.prompts import UNSCORED, Batch
@@ -61,6 +61,13 @@ def exact(setup: Setup, neurons: NeuronMask | int | None = None) -> dict[str, Te
     Returns:
         Relevance by address, NaN for neurons that were not measured.
     """
+    dtype = next(setup.model.root.parameters()).dtype
+    if dtype.itemsize < 4:
+        raise ModelError(
+            f"exact ablation in {str(dtype).removeprefix('torch.')}",
+            "differences of losses that are smaller than its rounding",
+            "load the model with dtype=torch.float32",
+        )
     chosen = _chosen(setup, neurons)
     total = {a: torch.full((s.width,), torch.nan) for a, s in setup.sites.items()}
     for address, indices in chosen.items():
@@ -202,7 +209,7 @@ def _forwards(setup: Setup, batch: Batch, site: Site, plan: Plan, n: int) -> dic
 
     def answers(x: Any, copies: int) -> Any:
         fits = torch.is_tensor(x) and x.ndim == 3 and x.shape[:2] == (copies * examples, scored.shape[1])
-        return x.unflatten(0, (copies, examples)).flatten(1, 2)[:, rows] if fits else x
+        return x.unflatten(0, (copies, examples)).flatten(1, 2)[:, rows.to(x.device)] if fits else x
 
     def tile(x: Tensor) -> Tensor:  # a copy also if n is 1: some models write into their vectors
         return x.repeat(n, *[1] * (x.ndim - 1)) if x.ndim and len(x) in (examples, tokens) else x.clone()
@@ -229,7 +236,7 @@ def _forwards(setup: Setup, batch: Batch, site: Site, plan: Plan, n: int) -> dic
             out = whole(*(answers(x, n) for x in args), **kwargs)
             if not torch.is_tensor(out) or out.shape[:2] != (n, len(rows)):
                 return out
-            all_tokens = out.new_zeros(n, scored.numel(), out.shape[-1]).index_copy_(1, rows, out)
+            all_tokens = out.new_zeros(n, scored.numel(), out.shape[-1]).index_copy_(1, rows.to(out.device), out)
             return all_tokens.view(n * examples, -1, out.shape[-1])
 
         forwards[plan.ffn] = on_answers

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from neuroscope.attribution.setup import Setup
+from neuroscope.errors import ModelError
 from neuroscope.models import require_parameters
 from neuroscope.sites import Rows, Site
 from neuroscope.tasks.prompts import UNSCORED, Batch
@@ -17,6 +18,10 @@ def weight_x_grad(setup: Setup) -> dict[str, Tensor]:
     Gradients of parameters are sums over a batch, so each example goes through the model alone.
     """
     require_parameters(setup.model, "weight-x-grad")
+    bare = [a for a, s in setup.sites.items() if not _rows(s)]
+    if bare:
+        do = "open the model in float32 or bfloat16, not quantised, or use another method or unit"
+        raise ModelError("weight-x-grad", f"no parameters that belong to the neurons of {bare[0]} alone", do)
     params = {id(r.param): r.param for site in setup.sites.values() for r in _rows(site)}
     total = {a: torch.zeros(s.width) for a, s in setup.sites.items()}
     gradients_before = {key: p.grad for key, p in params.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuroscope.errors import ModelError, public
+from neuroscope.errors import ArgumentError, ModelError, public
 from neuroscope.models import experts
 from neuroscope.models.hugging_face import open_hugging_face, saved_tokenizer
 from neuroscope.models.model import UNITS, Model, require_parameters
@@ -60,6 +60,14 @@ def load(
         ('causal', 4, 4)
     """
     if not isinstance(model, (str, Path)):
+        options = {"revision": revision, "device": device, "device_map": device_map}
+        given = [name for name, value in options.items() if value is not None] + ["dtype"] * (dtype != "auto")
+        if given:
+            raise ArgumentError(
+                f"load(model, {given[0]}=...)", "a model that is loaded already", "change the model itself"
+            )
+        if isinstance(model, Model) and tokenizer is not None:
+            return replace(model, tokenizer=tokenizer)
         return resolve(model, tokenizer)
     loaded, found = _from_pretrained(str(bundled(str(model)) or model), revision, dtype, device_map)
     if device is not None:

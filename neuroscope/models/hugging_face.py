@@ -31,7 +31,7 @@ def open_hugging_face(root: Any, tokenizer: Any = None, backend: str = "hugging_
         check_finite(root, inputs)
         found = discover(root, inputs)
     separate = [f.path for f in found if re.search(r"experts\.\d+\.", f.path)]
-    found = [f for f in found if f.path not in separate]
+    found = [f for f in found if f.path not in separate and "vision" not in f.path]
     ffns = [f for f in found if not f.heads]
     walked = {address(f.path, base, "") for f in ffns}
     ffns += [f for f in _by_name(root) if address(f.path, base, "") not in walked]
@@ -204,7 +204,7 @@ def _by_name(root: nn.Module) -> list[Found]:
     """
     found = []
     for path, module in root.named_modules():
-        if NAMED.search(path) and hasattr(module, "in_features"):
+        if NAMED.search(path) and hasattr(module, "in_features") and "vision" not in path:
             found.append(Found(path, module, (), module.in_features))
     return found
 

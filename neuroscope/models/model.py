@@ -76,9 +76,11 @@ class Model:
         """The longest input in tokens, or None where the configuration sets no limit."""
         if self.config.model_type == "opt":
             return self.config.max_position_embeddings
+        config = self.config.get_text_config()
         for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-            if isinstance(getattr(self.config, name, None), int):
-                return getattr(self.config, name)
+            if isinstance(getattr(config, name, None), int):
+                offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0  # where positions start
+                return getattr(config, name) - offset
         return None
 
     def logits(
@@ -90,8 +92,8 @@ class Model:
         if keep is None:
             return self.root(**inputs, **settings).logits
         if "logits_to_keep" in signature:
-            return self.root(**inputs, **settings, logits_to_keep=keep).logits
-        return self.root(**inputs, **settings).logits[:, keep]
+            return self.root(**inputs, **settings, logits_to_keep=keep.cpu()).logits  # the last layer may be elsewhere
+        return self.root(**inputs, **settings).logits[:, keep.cpu()]
 
     @torch.no_grad()
     def generate(
@@ -199,6 +201,10 @@ def check_finite(root: nn.Module, inputs: dict[str, Tensor]) -> None:
 
     Attention can swallow a NaN, so the logits alone do not tell. A sum passes it on, for one reading of the weights.
     """
+    absent = next((name for name, p in root.named_parameters() if p.is_meta), None)
+    if absent:
+        do = "load the model whole, or spread it over devices (device_map='auto' with enough memory)"
+        raise ModelError(f"open {type(root).__name__}", f"{absent} without data: offloaded, or not loaded yet", do)
     with torch.no_grad():
         doubtful = {n: p for n, p in root.named_parameters() if p.is_floating_point() and not p.sum().isfinite()}
         bad = [name for name, p in doubtful.items() if not torch.isfinite(p).all()]

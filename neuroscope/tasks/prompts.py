@@ -172,8 +172,10 @@ def batches(
     """
     choose(style, STYLES, "style")
     choose(side, ("right", "left"), "side")
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size={batch_size}", "fewer than one example", "give 1 or more")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ArgumentError(
+            f"batch_size={batch_size!r}", "fewer than one example, or not a whole number", "give 1 or more"
+        )
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]

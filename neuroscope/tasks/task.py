@@ -8,9 +8,10 @@ from os import PathLike
 from typing import Any, Literal
 
 from neuroscope import files
-from neuroscope.errors import TaskError, choose
+from neuroscope.errors import TaskError, choose, public
 
 Kind = Literal["classification", "generation"]
+METRICS = ("accuracy", "exact", "rouge-l")
 METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
 
 
@@ -33,6 +34,10 @@ class Example:
     corrupt_answer: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("prompt", "answer"):
+            if not isinstance(getattr(self, name), str):
+                found = f"a {type(getattr(self, name)).__name__} for {name}"
+                raise TaskError("an Example", found, "give texts: Example(prompt, answer)")
         if not self.references:
             object.__setattr__(self, "references", (self.answer,))
 
@@ -55,7 +60,7 @@ class Task:
     train: Sequence[Example] = ()
     test: Sequence[Example] = ()
     discovery: Sequence[Example] = ()
-    labels: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
     kind: Kind | None = None
     family: str = ""
     domain: str = ""
@@ -68,6 +73,9 @@ class Task:
     def __post_init__(self) -> None:
         kind = self.kind or ("classification" if self.labels else "generation")
         choose(kind, METRIC_OF, "kind")
+        choose(self.metric or METRIC_OF[kind], METRICS, "metric")
+        if isinstance(self.labels, str):
+            raise TaskError(f"labels={self.labels!r}", "one text", "give a list of labels")
         values = {
             "kind": kind,
             "metric": self.metric or METRIC_OF[kind],
@@ -79,6 +87,11 @@ class Task:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        for split in ("train", "discovery", "test"):
+            for example in getattr(self, split):
+                if not isinstance(example, Example):
+                    found = f"a {type(example).__name__} in {split}"
+                    raise TaskError(f"the examples of task {self.name!r}", found, "give Example(prompt, answer)")
         if kind == "classification":
             self._check_labels()
 
@@ -108,8 +121,10 @@ class Task:
                 f"none (train {len(self.train)}, discovery {len(self.discovery)}, test {len(self.test)})",
                 f"give the task {name} examples",
             )
-        if n is not None and n < 1:
-            raise TaskError(f"{n} examples of task {self.name!r}", "fewer than one", "ask for one or more")
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise TaskError(
+                f"{n!r} examples of task {self.name!r}", "fewer than one, or not a whole number", "ask for one or more"
+            )
         return examples[:n]
 
     @classmethod
@@ -136,3 +151,16 @@ class Task:
         sizes = f"{len(self.train)} train, {len(self.discovery)} discovery, {len(self.test)} test"
         labels = f", labels {'/'.join(self.labels)}" if self.labels else ""
         return f"Task({self.name!r}: {self.kind} by {self.metric}, {sizes}{labels})"
+
+
+# a dataclass makes its own constructor: unknown arguments are refused as everywhere
+Task.__init__ = public(Task.__init__)  # type: ignore[method-assign]
+Example.__init__ = public(Example.__init__)  # type: ignore[method-assign]
+
+
+def check_task(task: object, asked: str) -> None:
+    """Refuse what is not a task."""
+    if not isinstance(task, Task):
+        raise TaskError(
+            asked, f"a {type(task).__name__} for a task", "give a Task, such as load_tasks('mini')['nli-food']"
+        )

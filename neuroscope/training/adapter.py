@@ -1,0 +1,237 @@
+"""Train chosen neurons alone: compact changes added to a frozen model by hooks, W = W0 + scale * scatter(delta).
+
+1. A neuron's weights are found through its site: rows of the gate / up / in projections with their biases, and columns
+   of the output projection; an output unit's are a row of the output projection with its bias.
+2. Per linear layer and side, the chosen rows or columns get one float32 `Delta` [chosen, other side]. A forward hook
+   adds `x @ delta.T` to the chosen outputs, or `x[chosen] @ delta` to all of them.
+3. The base is never written, so that everything outside the mask keeps every bit; gradients and optimizer states exist
+   for the deltas only, and the backward pass ends at the lowest layer that has one.
+4. `merge` writes the sum into the touched rows and keeps what they were, so that `unmerge` is exact to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from neuroscope import files
+from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
+from neuroscope.masks import NeuronMask, read_safetensors
+from neuroscope.models import Model, resolve
+from neuroscope.training.checkpoint import save_checkpoint
+from neuroscope.training.deltas import attach, bare, places_of, remove
+
+
+class NeuronAdapter:
+    """A trainable change to a mask's neurons, live on the model from construction to `detach`.
+
+    Several adapters may be on one model; their changes add. The model's own parameters are not written unless `merge`
+    is called. A deep copy of the model carries copies of the deltas.
+
+    Args:
+        model: anything that can be opened, with parameters of its own.
+        mask: hidden neurons or output units of the model.
+        manifest: what to say of the adapter in its file.
+
+    Raises:
+        MaskError: the mask is of another model, or empty.
+        ModelError: the parameters are out of reach: a TransformerBridge, a compiled, PEFT-wrapped or quantised model,
+            or neurons of an expert.
+
+    Attributes:
+        base: fingerprint of the model without adapters.
+        parts: the deltas in their places, in forward order.
+    """
+
+    def __init__(self, model: Any, mask: NeuronMask, *, manifest: Mapping[str, Any] | None = None) -> None:
+        _is_mask(mask)
+        self.model: Model = resolve(model)
+        self.mask = mask
+        self.manifest = dict(manifest or {})
+        places = places_of(self.model, mask)
+        with bare(self.model.root):
+            self.base = self.model.fingerprint()
+        self.parts = attach(self.model.root, places)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters: the deltas."""
+        return [p for part in self.parts for p in part.delta.parameters()]
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the change is written into the model's own weights."""
+        return any(part.kept for part in self.parts)
+
+    @property
+    def scale(self) -> float:
+        """Factor of the change: 1 as trained, 0 for the base model. It can be set while the adapter is not merged."""
+        return self.parts[0].delta.strength
+
+    @scale.setter
+    def scale(self, factor: float) -> None:
+        if self.is_merged:
+            raise ModelError(f"scale = {factor}", "an adapter that is merged", "call unmerge() first")
+        for part in self.parts:
+            part.delta.strength = float(factor)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """A scope in which the adapter's parameters require gradients and nothing else does."""
+        if self.is_merged:
+            raise ModelError("train an adapter", "it is merged into the base", "call unmerge() first")
+        before = [(p, p.requires_grad) for p in self.model.root.parameters()]
+        try:
+            self.model.root.requires_grad_(False)
+            for parameter in self.parameters():
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter, required in before:
+                parameter.requires_grad_(required)
+
+    def merge(self) -> None:
+        """Write the change into the model's own weights. The touched rows are kept aside for `unmerge`."""
+        if self.is_merged:
+            raise ModelError("merge an adapter", "it is merged already", "call unmerge() first")
+        for part in self.parts:
+            part.kept = part.delta.touched(part.linear)
+            part.delta.put(part.linear._parameters, part.delta.added_to(part.kept))
+            part.delta.live = False
+
+    def unmerge(self) -> None:
+        """Put the touched rows back as they were, to the bit; the hooks add the change again.
+
+        Raises:
+            ModelError: it is not merged, or the rows were changed since, by another adapter's `merge` or by training.
+        """
+        if not self.is_merged:
+            raise ModelError("unmerge an adapter", "it is not merged", "call merge() first")
+        for part in self.parts:
+            now, written = part.delta.touched(part.linear), part.delta.added_to(part.kept)
+            if not all(torch.equal(now[name], written[name]) for name in now):
+                do = "unmerge adapters in the reverse order of merging, and train none that is merged"
+                raise ModelError("unmerge an adapter", f"rows of {part.path} that changed since merge()", do)
+        for part in self.parts:
+            part.delta.put(part.linear._parameters, part.kept)
+            part.delta.live, part.kept = True, {}
+
+    def detach(self) -> None:
+        """Take the adapter off the model. What is merged stays merged; call `unmerge` before to have the base back."""
+        for part in self.parts:
+            remove(part)
+
+    def save(self, path: str | PathLike, *, dtype: torch.dtype = torch.float32) -> Path:
+        """Write mask, deltas, scale and manifest as one safetensors file, atomically.
+
+        Args:
+            dtype: of the deltas in the file; bfloat16 halves it, at the cost of rounding.
+        """
+        from safetensors.torch import save_file  # only where a file is written
+
+        tensors = {f"values/{a}": v.to(torch.int32) for a, v in self.mask.items()}
+        tensors |= {f"deltas/{k}": p.detach().to("cpu", dtype).clone() for k, p in self._named().items()}
+        manifest = self.manifest | {"base": self.base, "scale": self.scale, "mask": dict(self.mask.manifest)}
+        about = {"format": files.FORMAT, "kind": "NeuronAdapter", "unit": self.mask.unit}
+        about |= {"widths": dict(self.mask.widths), "manifest": manifest}
+        return files.write(path, lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}))
+
+    @classmethod
+    def load(cls, model: Any, path: str | PathLike) -> Self:
+        """Put a saved adapter on the model it was trained on.
+
+        Raises:
+            ModelError: the model is another one than the adapter's base.
+            FileError: the file is missing, damaged, or holds something else.
+        """
+        tensors, about, manifest = _read(path)
+        adapter = cls(model, _mask(tensors, about, path), manifest=manifest)
+        try:
+            adapter._fill(tensors, manifest, path)
+        except Exception:
+            adapter.detach()
+            raise
+        adapter.scale = manifest["scale"]
+        return adapter
+
+    def restore(self, path: str | PathLike) -> None:
+        """Overwrite the deltas with those of a file that was saved for the same mask on the same base."""
+        tensors, about, manifest = _read(path)
+        if _mask(tensors, about, path) != self.mask:
+            raise FileError(f"restore an adapter from {path}", "another mask", "give a file of the same run")
+        self._fill(tensors, manifest, path)
+
+    def export(self, folder: str | PathLike) -> Path:
+        """Save the base with this adapter merged in as a plain Hugging Face checkpoint. The model is left as it is.
+
+        Other adapters that are not merged are left out.
+
+        Raises:
+            FileError: the folder exists and is not empty, or cannot be written.
+        """
+        root: Any = self.model.root
+        with bare(root):
+            weights = root.state_dict()
+        if not self.is_merged:
+            for part in self.parts:
+                for name, entries in part.delta.added_to(part.delta.touched(part.linear)).items():
+                    own = f"{part.path}.{name}"
+                    weights[own] = weights[own].clone()  # a copy of the touched matrices, not of the model
+                    part.delta.put({name: weights[own]}, {name: entries})
+        return save_checkpoint(self.model, folder, weights)
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        return {f"{part.key}.{name}": p for part in self.parts for name, p in part.delta.named_parameters()}
+
+    @torch.no_grad()
+    def _fill(self, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], path: str | PathLike) -> None:
+        asked = f"put the adapter {path} on {self.model.name}"
+        if manifest["base"] != self.base:
+            found = f"a base of fingerprint {manifest['base']}; this model is {self.base}"
+            raise ModelError(asked, found, "open the model it was trained on, of the same revision and dtype")
+        for key, parameter in self._named().items():
+            saved = tensors.get(f"deltas/{key}")
+            if saved is None or saved.shape != parameter.shape:
+                found = f"no delta of shape {tuple(parameter.shape)} for {key}"
+                raise FileError(asked, found, "the file is damaged; save the adapter again")
+            parameter.copy_(saved)
+
+    def __repr__(self) -> str:
+        state = "merged" if self.is_merged else f"scale {self.scale:g}"
+        return (
+            f"NeuronAdapter({self.n_parameters:,} parameters of {len(self.mask):,} {self.mask.unit} neurons, {state})"
+        )
+
+
+def _is_mask(mask: Any) -> None:
+    if not isinstance(mask, NeuronMask):
+        found = f"a {type(mask).__name__} for a mask"
+        raise ArgumentError("an adapter", found, "give a NeuronMask, such as scores.top(0.10)")
+
+
+def _read(path: str | PathLike) -> tuple[dict[str, Tensor], dict, dict]:
+    tensors, about, manifest = read_safetensors(path, "NeuronAdapter")
+    if not {"base", "scale"} <= manifest.keys():
+        raise FileError(f"read an adapter from {path}", "no base or scale in its manifest", "write it with save()")
+    return tensors, about, manifest
+
+
+def _mask(tensors: Mapping[str, Tensor], about: Mapping[str, Any], path: str | PathLike) -> NeuronMask:
+    found = {a: tensors[f"values/{a}"] for a in about["widths"] if f"values/{a}" in tensors}
+    if len(found) < len(about["widths"]):
+        raise FileError(f"read an adapter from {path}", "sites without values", "the file is damaged; save it again")
+    try:
+        return NeuronMask.of(found, about["widths"], about["unit"], about["manifest"].get("mask"))
+    except MaskError as error:
+        raise FileError(f"read an adapter from {path}", error.found, "the file is damaged; save it again") from None

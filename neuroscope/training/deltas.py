@@ -1,0 +1,216 @@
+"""Changes to rows and columns of linear layers: where a mask's neurons have their weights, and the hooks that add."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from neuroscope.errors import MaskError, ModelError
+from neuroscope.masks import NeuronMask
+from neuroscope.models import Model, require_parameters
+from neuroscope.sites import LEVEL, Rows, Site
+
+SLOT = "neuron_deltas"  # what a linear layer calls the deltas of its adapters
+Side = Literal["rows", "columns"]
+
+
+class Delta(nn.Module):
+    """A change to some outputs ("rows") or some inputs ("columns") of one linear layer.
+
+    Attributes:
+        index: [chosen] which outputs or inputs.
+        weight: [chosen, inputs] for rows, [chosen, outputs] for columns; float32.
+        bias: [chosen], for rows of a layer whose bias belongs to the neurons.
+        strength: factor of the whole change.
+        live: False while it is merged into the layer.
+    """
+
+    index: Tensor
+
+    def __init__(self, linear: nn.Module, side: Side, index: Int[Tensor, " chosen"], has_bias: bool) -> None:
+        super().__init__()
+        weight: Any = linear.weight
+        self.side: Side = side
+        self.dim = int((side == "rows") == hasattr(linear, "nf"))  # GPT-2's Conv1D stores [inputs, outputs]
+        self.strength = 1.0
+        self.live = True
+        self.register_buffer("index", index.to(weight.device), persistent=False)
+        zeros = {"dtype": torch.float32, "device": weight.device}
+        self.weight = nn.Parameter(torch.zeros(len(index), weight.shape[1 - self.dim], **zeros))
+        self.bias = nn.Parameter(torch.zeros(len(index), **zeros)) if has_bias else None
+
+    def forward(self, x: Float[Tensor, "*batch inputs"], y: Float[Tensor, "*batch outputs"]) -> Tensor:
+        """The layer's output with the change added."""
+        weight = self.weight.to(x.dtype)
+        if self.side == "columns":
+            return y + self._scaled(x.index_select(-1, self.index) @ weight).to(y.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return y.index_add(-1, self.index, self._scaled(functional.linear(x, weight, bias)).to(y.dtype))
+
+    def _scaled(self, change: Tensor) -> Tensor:
+        return change if self.strength == 1.0 else self.strength * change
+
+    def touched(self, linear: Any) -> dict[str, Tensor]:
+        """A copy of the entries of the layer's parameters that the change is for."""
+        kept = {"weight": linear.weight.detach().index_select(self.dim, self.index)}
+        return kept if self.bias is None else kept | {"bias": linear.bias.detach()[self.index]}
+
+    def added_to(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`touched` with the change added, summed in the wider dtype and rounded once."""
+        changes = {"weight": self.weight.detach() if self.dim == 0 else self.weight.detach().t()}
+        if self.bias is not None:
+            changes["bias"] = self.bias.detach()
+        return {
+            name: (entries.to(torch.promote_types(entries.dtype, torch.float32)) + self.strength * changes[name]).to(
+                entries.dtype
+            )
+            for name, entries in kept.items()
+        }
+
+    @torch.no_grad()
+    def put(self, parameters: Mapping[str, Tensor], entries: Mapping[str, Tensor]) -> None:
+        """Write the touched entries of a layer's parameters, or of tensors shaped like them."""
+        for name, values in entries.items():
+            parameters[name].index_copy_(self.dim if name == "weight" else 0, self.index, values)
+
+
+@dataclass
+class Part:
+    """One delta in its place."""
+
+    path: str
+    linear: Any
+    delta: Delta
+    hook: Any
+    kept: dict[str, Tensor] = field(default_factory=dict)  # the touched entries as they were, while merged
+
+    @property
+    def key(self) -> str:
+        return f"{self.path}.{self.delta.side}"
+
+
+@dataclass
+class Place:
+    """Which rows or columns of one linear layer belong to the mask."""
+
+    linear: nn.Module
+    weight: list[tuple[int, Tensor]] = field(default_factory=list)  # the rows' start, and their indices
+    bias: list[tuple[int, Tensor]] = field(default_factory=list)
+
+
+def places_of(model: Model, mask: NeuronMask) -> dict[tuple[str, Side], Place]:
+    """The rows and columns of the mask's neurons, by the path of the linear layer and the side."""
+    asked = f"train neurons of {model.name}"
+    require_parameters(model, asked)
+    if any(getattr(m, "_compiled_call_impl", None) is not None for m in model.root.modules()):
+        raise ModelError(
+            asked, "a model under torch.compile, which ignores hooks that are added later", "compile it afterwards"
+        )
+    if model.base is not model.root:
+        raise ModelError(asked, "a PEFT wrapper", "call merge_and_unload() on it, and open what that returns")
+    if mask.unit not in ("hidden", "output"):
+        raise MaskError(asked, f"a mask of {mask.unit} neurons", "give a mask of hidden or output units")
+    sites = model.sites(mask.unit)
+    mask.fits(sites, asked)
+    if len(mask) == 0:
+        raise MaskError(asked, "an empty mask", "give a mask with at least one neuron")
+    owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    for path, module in model.root.named_modules():
+        for name, parameter in module._parameters.items():
+            owners.setdefault(id(parameter), []).append((path, module, name))
+    places: dict[tuple[str, Side], Place] = {}
+    for address, neurons in mask.items():
+        if len(neurons):
+            for rows in _rows(sites[address], asked):
+                _note(places, owners[id(rows.param)], rows, neurons, asked)
+    return places
+
+
+def _rows(site: Site, asked: str) -> list[Rows]:
+    """Every slice of a parameter that belongs to the site's neurons."""
+    if site.expert is not None or (site.unit == "output" and not site.out):
+        found = f"{site.address}, of a mixture of experts"
+        raise ModelError(asked, found, "give a mask without it: neurons of dense FFNs can be trained, experts' cannot")
+    if not site.out or (site.unit == "hidden" and not site.ins):
+        do = "open the model in float32 or bfloat16, not quantised"
+        raise ModelError(asked, f"{site.address}, whose parameters are out of reach", do)
+    return [*site.out, *(rows for role in site.ins.values() for rows in role)]
+
+
+def _note(
+    places: dict[tuple[str, Side], Place],
+    owners: list[tuple[str, nn.Module, str]],
+    rows: Rows,
+    neurons: Int[Tensor, " chosen"],
+    asked: str,
+) -> None:
+    path, module, name = owners[0]
+    is_conv1d = hasattr(module, "nf")
+    is_linear = isinstance(module, nn.Linear) or is_conv1d
+    if len(owners) > 1 or rows.lead or not is_linear or name not in ("weight", "bias"):
+        found = f"{path}.{name}, a parameter of {len(owners)} modules (the first a {type(module).__name__})"
+        raise ModelError(asked, found, "give a mask without it: weights of one linear layer each can be trained")
+    side: Side = "rows" if name == "bias" or rows.dim == int(is_conv1d) else "columns"
+    place = places.setdefault((path, side), Place(module))
+    getattr(place, name).append((rows.start, rows.start + rows.step * neurons))
+
+
+def attach(root: nn.Module, places: Mapping[tuple[str, Side], Place]) -> list[Part]:
+    """Give every place a delta of zeros, and the hook that adds it."""
+    slots = [slot for m in root.modules() if (slot := m._modules.get(SLOT)) is not None]
+    taken = [int(name.split("-")[0]) for slot in slots for name in slot._modules]
+    number = max(taken, default=-1) + 1  # never one of another adapter
+    parts = []
+    for (path, side), place in places.items():
+        index, biases = (
+            torch.cat([indices for _, indices in sorted(found, key=lambda one: one[0])]) if found else None
+            for found in (place.weight, place.bias)
+        )
+        assert index is not None  # no bias without its weight
+        assert biases is None or torch.equal(index, biases)
+        delta = Delta(place.linear, side, index, biases is not None)
+        if SLOT not in place.linear._modules:
+            place.linear.add_module(SLOT, nn.ModuleDict())
+        name = f"{number}-{side}"
+        place.linear.get_submodule(SLOT).add_module(name, delta)
+        hook = place.linear.register_forward_hook(_adder(name), prepend=True)  # before what edits the layer's output
+        parts.append(Part(path, place.linear, delta, hook))
+    return parts
+
+
+def _adder(name: str) -> Any:
+    def add(linear: Any, args: tuple, output: Tensor) -> Tensor | None:
+        delta = linear._modules[SLOT]._modules[name]  # looked up, so that a deep copy of the model uses its own
+        # at rest while a model is opened; torch.compile cannot read the level, and no compiled model is opened
+        at_rest = not torch.compiler.is_compiling() and LEVEL.get() > 0
+        return delta(args[0], output) if delta.live and not at_rest else None
+
+    return add
+
+
+@contextlib.contextmanager
+def bare(root: nn.Module) -> Iterator[None]:
+    """The module tree without deltas, for what lists parameters. Not for forward passes."""
+    held = [(m, m._modules.pop(SLOT)) for m in list(root.modules()) if SLOT in m._modules]
+    try:
+        yield
+    finally:
+        for module, deltas in held:
+            module._modules[SLOT] = deltas
+
+
+def remove(part: Part) -> None:
+    """Take one delta and its hook off the model."""
+    part.hook.remove()
+    deltas = part.linear._modules.get(SLOT)
+    for name in [n for n, delta in (deltas.named_children() if deltas is not None else ()) if delta is part.delta]:
+        del deltas._modules[name]
+    if deltas is not None and not deltas._modules:
+        del part.linear._modules[SLOT]

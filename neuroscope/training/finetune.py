@@ -1,0 +1,253 @@
+"""Fine-tune only a mask's neurons (NCFT, LX24 §4.2), on Hugging Face's Trainer.
+
+1. The tasks' training examples are encoded as prompt, answer and end-of-text token; the last two are scored.
+2. A `NeuronAdapter` on the mask's neurons is what the optimizer sees; `mask=None` trains every parameter instead.
+3. A fraction of the examples, held out, can stop the training early; the best state is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
+
+from neuroscope import files
+from neuroscope.errors import ArgumentError, FileError, NumericalError, public, suggest
+from neuroscope.masks import NeuronMask
+from neuroscope.models import Model, resolve
+from neuroscope.tasks.prompts import Encoded, encode, pad_id
+from neuroscope.tasks.task import Task
+from neuroscope.tasks.tokens import tokenizer_of
+from neuroscope.training.adapter import NeuronAdapter
+from neuroscope.training.trainer import (
+    NeuronTrainer,
+    Progress,
+    Watch,
+    collate,
+    is_complete,
+    last_checkpoint,
+    refuse_other_run,
+    untouched,
+)
+from neuroscope.training.whole import WholeModel
+
+Tasks = Task | Sequence[Task] | Mapping[str, Task]
+LOGS, CHECKS = 50, 10  # per run: entries of the loss curve; checkpoints and judgements of the held-out examples
+
+
+@public
+def finetune(
+    model: Any,
+    tasks: Tasks,
+    mask: NeuronMask | Literal["ffn"] | None,
+    *,
+    steps: int | None = None,
+    epochs: float = 3,
+    lr: float = 3e-4,
+    batch_size: int = 16,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+    dev: float = 0.0,
+    patience: int = 3,
+    every: int | None = None,
+    output: str | PathLike | None = None,
+    resume_from_checkpoint: bool | str | PathLike = False,
+    arguments: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> NeuronAdapter | WholeModel:
+    """Fine-tune a mask's neurons on one or several tasks, and nothing else.
+
+    Args:
+        model: anything that can be opened, with parameters of its own.
+        tasks: whose training examples to learn, mixed.
+        mask: hidden neurons or output units; "ffn": all hidden neurons; None: every parameter of the model.
+        steps: optimizer steps; if None, as many as `epochs` takes.
+        lr: the peak learning rate. An adapter wants one several times higher than the whole model.
+        batch_size: examples per step.
+        weight_decay: of AdamW. It pulls the neurons towards the base model (for `mask=None`: weights towards zero).
+        seed: of dropout, of the order of the examples, and of the choice of those held out.
+        dev: fraction of the training examples to hold out. Training stops early when their loss has not improved for
+            `patience` judgements, and the best state is what is returned.
+        every: steps between checkpoints, and between judgements of the held-out examples; a tenth of the run if None.
+        output: folder for checkpoints, which hold what is trained and the optimizer's state; none are kept if None.
+        resume_from_checkpoint: a checkpoint's folder, or True for the latest complete one in `output`, if there is any.
+            The rest of the run equals the uninterrupted one, given the same arguments.
+        arguments: further `transformers.TrainingArguments` by name, such as `{"optim": "sgd", "warmup_steps": 100,
+            "gradient_accumulation_steps": 4, "lr_scheduler_type": "cosine", "activation_checkpointing": True}`.
+        progress: called as `progress(steps, description)`, such as tqdm; None is silent.
+
+    Returns:
+        The adapter, live on the model; `.manifest["history"]` has the losses. For `mask=None`, a `WholeModel`: the
+        model has the trained weights, and `.unmerge()` puts the base's back.
+
+    Raises:
+        TaskError: a task has no training examples, or one that does not fit the model's context.
+        MaskError: the mask is of another model, or empty.
+        ModelError: the model's parameters cannot be trained here; the text says why.
+        FileError: a checkpoint that is damaged, or of another run.
+        NumericalError: the training diverged; the model is as it was before.
+    """
+    model = resolve(model)
+    asked = f"finetune {model.name}"
+    tasks = _listed(tasks)
+    _check(asked, {"batch_size": batch_size, "patience": patience}, steps=steps, every=every, epochs=epochs, dev=dev)
+    settings = {"steps": steps, "epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay}
+    settings |= {"seed": seed, "dev": dev, "patience": patience, "every": every, **(arguments or {})}
+    encoded = [item for task in tasks for item in _encoded(model, task)]
+    train, held_out = _split(encoded, dev, seed)
+    adapter = WholeModel(model) if mask is None else NeuronAdapter(model, _every_ffn(model) if mask == "ffn" else mask)
+    run = {
+        "base": adapter.base,
+        "mask": adapter.mask.identity if isinstance(adapter, NeuronAdapter) else None,
+        "tasks": [task.data_hash for task in tasks],
+        "settings": {
+            k: v if isinstance(v, (bool, int, float, str, type(None))) else repr(v) for k, v in settings.items()
+        },
+    }
+    try:
+        checkpoint = _checkpoint(resume_from_checkpoint, output, run)
+        with untouched(model.root), contextlib.ExitStack() as stack:
+            folder = (
+                output if output is not None or not held_out else stack.enter_context(tempfile.TemporaryDirectory())
+            )
+            total = steps if steps is not None else -(-len(train) // batch_size) * epochs
+            chosen = _arguments(settings, arguments, folder, every or max(1, int(total) // CHECKS), held_out, model)
+            callbacks: list[Any] = [EarlyStoppingCallback(patience)] if held_out else []
+            if progress is not None:
+                callbacks.append(Watch(progress))
+            trainer = NeuronTrainer(
+                adapter=adapter,
+                run=run,
+                model=model.root,
+                args=chosen,
+                train_dataset=train,
+                eval_dataset=held_out or None,
+                data_collator=partial(collate, pad=pad_id(tokenizer_of(model)), style=model.style),
+                callbacks=callbacks,
+            )
+            trainer.remove_callback(PrinterCallback)  # the library never prints
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+        if not all(bool(torch.isfinite(p).all()) for p in adapter.parameters()):
+            raise NumericalError(asked, "trained numbers that are not finite", f"give a lower lr than {lr:g}")
+    except BaseException:
+        adapter.detach()
+        raise
+    adapter.manifest |= {
+        "tasks": [task.name for task in tasks],
+        "run": run,
+        "examples": len(train),
+        "held_out": len(held_out),
+        "trained": adapter.n_parameters,
+        "history": history,
+        "versions": files.versions(),
+    }
+    return adapter
+
+
+def _listed(tasks: Tasks) -> list[Task]:
+    found = [tasks] if isinstance(tasks, Task) else list(tasks.values() if isinstance(tasks, Mapping) else tasks)
+    wrong = [type(task).__name__ for task in found if not isinstance(task, Task)]
+    if wrong or not found:
+        raise ArgumentError("finetune on tasks", wrong[0] if wrong else "no task", "give a Task, or several")
+    return found
+
+
+def _check(asked: str, counts: Mapping[str, Any], *, steps: Any, every: Any, epochs: Any, dev: Any) -> None:
+    counts = dict(counts) | {k: v for k, v in (("steps", steps), ("every", every)) if v is not None}
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ArgumentError(f"{asked} with {name}={value!r}", "not a positive integer", "give 1 or more")
+    if not epochs > 0:
+        raise ArgumentError(f"{asked} with epochs={epochs!r}", "not positive", "give more than 0")
+    if not 0 <= dev < 1:
+        raise ArgumentError(f"{asked} with dev={dev!r}", "not a fraction", "give 0 <= dev < 1, such as 0.1")
+
+
+def _encoded(model: Model, task: Task) -> list[Encoded]:
+    # a masked model answers at mask tokens, as many as the answer has: there is no end to learn
+    return encode(model, task, task.split("train"), end=model.style != "masked")
+
+
+def _split(encoded: list[Encoded], dev: float, seed: int) -> tuple[list[Encoded], list[Encoded]]:
+    """Examples to learn from, and held-out ones; at least one each where any are to be held out."""
+    if dev == 0:
+        return encoded, []
+    if len(encoded) < 2:
+        raise ArgumentError(f"dev={dev}", f"{len(encoded)} training example", "give more examples, or dev=0")
+    order = random.Random(seed).sample(range(len(encoded)), len(encoded))
+    cut = min(max(1, round(dev * len(encoded))), len(encoded) - 1)
+    return [encoded[i] for i in sorted(order[cut:])], [encoded[i] for i in sorted(order[:cut])]
+
+
+def _every_ffn(model: Model) -> NeuronMask:
+    widths = {a: s.width for a, s in model.sites("hidden").items()}
+    return NeuronMask({a: torch.arange(w) for a, w in widths.items()}, widths, "hidden", {"selection": "ffn"})
+
+
+def _checkpoint(wanted: bool | str | PathLike, output: str | PathLike | None, run: Mapping[str, Any]) -> Path | None:
+    if wanted is False:
+        if output is not None and last_checkpoint(output) is not None:
+            do = "give resume_from_checkpoint=True to go on with it, or another folder"
+            raise FileError(f"start a run in {output}", "checkpoints of an earlier run", do)
+        return None
+    if wanted is True and output is None:
+        raise ArgumentError("resume_from_checkpoint=True", "output=None", "give the run's output folder")
+    path = last_checkpoint(output or "") if wanted is True else Path(wanted)
+    if path is None:
+        return None
+    if not is_complete(path):
+        raise FileError(f"resume from {path}", "no complete checkpoint", "give a checkpoint's folder, or True")
+    refuse_other_run(path, run)  # before anything of it is read
+    return path
+
+
+def _arguments(
+    settings: Mapping[str, Any],
+    further: Mapping[str, Any] | None,
+    output: str | PathLike | None,
+    every: int,
+    held_out: Sequence[Encoded],
+    model: Model,
+) -> TrainingArguments:
+    known = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
+    values: dict[str, Any] = {
+        "output_dir": str(output) if output is not None else tempfile.gettempdir(),  # nothing is written there
+        "max_steps": settings["steps"] if settings["steps"] is not None else -1,
+        "num_train_epochs": settings["epochs"],
+        "learning_rate": settings["lr"],
+        "per_device_train_batch_size": settings["batch_size"],
+        "per_device_eval_batch_size": settings["batch_size"],
+        "weight_decay": settings["weight_decay"],
+        "seed": settings["seed"],
+        "optim": "adamw_torch",
+        "logging_steps": max(1, every * CHECKS // LOGS),
+        "save_strategy": "no" if output is None else "steps",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "eval_strategy": "steps" if held_out else "no",
+        "eval_steps": every,
+        "load_best_model_at_end": bool(held_out),
+        "metric_for_best_model": "eval_loss" if held_out else None,
+        "prediction_loss_only": True,
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+        "use_cpu": model.device.type == "cpu",
+        "dataloader_pin_memory": model.device.type != "cpu",
+    }
+    for name in further or {}:
+        if name not in known:
+            raise ArgumentError(f"arguments[{name!r}]", "no TrainingArguments of that name", suggest(name, known))
+    return TrainingArguments(**values | dict(further or {}))

@@ -1,0 +1,191 @@
+"""Hugging Face's Trainer for an adapter: checkpoints hold what is trained, and nothing else is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.utils import logging
+
+from neuroscope import files
+from neuroscope.errors import FileError
+from neuroscope.tasks.prompts import UNSCORED, Encoded, batches
+
+WEIGHTS = "adapter.safetensors"
+RUN = "run.json"
+STATE = "trainer_state.json"  # the last file of a checkpoint that Trainer writes
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+class NeuronTrainerMixin:
+    """Put before a Trainer class, it makes that class train an adapter: `class T(NeuronTrainerMixin, Trainer): pass`.
+
+    The model given to the trainer is the adapter's: `T(adapter=adapter, model=adapter.model.root, args=...)`. The
+    optimizer gets the adapter's parameters alone. Weight decay pulls a delta towards zero, that is, the neurons towards
+    the base model.
+
+    Args:
+        adapter: a `NeuronAdapter`, or a `WholeModel`.
+        run: what tells this run from another; a checkpoint of another run is refused. It must survive JSON.
+    """
+
+    def __init__(self, *args: Any, adapter: Any, run: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        self.adapter = adapter
+        self.run = dict(run or {})
+        super().__init__(*args, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own `train`, with everything but the adapter frozen meanwhile."""
+        with self.adapter.alone():
+            return super().train(*args, **kwargs)  # type: ignore[misc]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, over what requires gradients: the adapter's parameters."""
+        # transformers makes the embeddings require gradients for checkpointing, which only its reentrant kind needs:
+        # without it, the backward pass ends at the lowest trained layer
+        root, args_ = self.model, self.args  # type: ignore[attr-defined]
+        settings = getattr(args_, "activation_checkpointing_kwargs", None) or args_.gradient_checkpointing_kwargs or {}
+        if _is_checkpointing(root) and not settings.get("use_reentrant"):
+            root.disable_input_require_grads()
+        return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)  # type: ignore[attr-defined]
+        if self.args.should_save:  # type: ignore[attr-defined]
+            self.adapter.save(folder / WEIGHTS)
+            files.write(folder / RUN, json.dumps(self.run, indent=1))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        refuse_other_run(resume_from_checkpoint, self.run)
+        self.adapter.restore(Path(resume_from_checkpoint) / WEIGHTS)
+
+    def _load_best_model(self) -> None:
+        self.adapter.restore(Path(self.state.best_model_checkpoint) / WEIGHTS)  # type: ignore[attr-defined]
+
+
+class NeuronTrainer(NeuronTrainerMixin, Trainer):
+    """The Trainer that `finetune` uses."""
+
+
+def refuse_other_run(checkpoint: str | PathLike, run: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose run differs, naming what differs."""
+    saved = files.read_json(Path(checkpoint) / RUN, "the run of a checkpoint")
+    if not isinstance(saved, dict):
+        raise FileError(f"resume from {checkpoint}", f"{RUN} holds a {type(saved).__name__}", "the file is damaged")
+    now = json.loads(json.dumps(dict(run)))
+    different = [k for k in {**now, **saved} if now.get(k) != saved.get(k)]
+    if different:
+        found = "a checkpoint of another run: " + "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in different)
+        raise FileError(f"resume from {checkpoint}", found, "repeat the run's arguments, or give another output folder")
+
+
+def last_checkpoint(output: str | PathLike) -> Path | None:
+    """The latest complete checkpoint of a run's folder; one that a kill cut off is passed over."""
+    found = [p for p in Path(output).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda p: -int(p.name.removeprefix("checkpoint-"))):
+        if is_complete(path):
+            return path
+    return None
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether the checkpoint was written to its end."""
+    try:
+        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (checkpoint / WEIGHTS).is_file() and (checkpoint / RUN).is_file()
+
+
+def collate(items: list[Encoded], pad: int, style: str) -> dict[str, Tensor]:
+    """A batch in Hugging Face's form, padded on the right: the answer's tokens are the labels, all others are -100.
+
+    Causal models shift labels themselves, so that a label stands at its own token and the last one is an input too.
+    """
+    if style == "causal":
+        items = [Encoded(item.inputs + item.answer[-1:], item.answer, item.first) for item in items]
+    batch = next(batches(items, len(items), pad, "cpu", style))
+    labels = batch.targets
+    if style == "causal":
+        labels = labels.roll(1, dims=1)
+        labels[:, 0] = UNSCORED
+    return {**batch.inputs, "labels": labels}
+
+
+class Watch(TrainerCallback):
+    """Drives a progress hook, which takes an iterable, from a loop that is not the caller's."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.steps: Iterator[Any] = iter(())
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the bar over the steps that are left."""
+        self.steps = iter(self.progress(range(state.max_steps - state.global_step), "fine-tune"))
+        next(self.steps, None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One step further."""
+        next(self.steps, None)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar, also where training stopped early."""
+        if hasattr(self.steps, "close"):
+            self.steps.close()
+
+
+@contextlib.contextmanager
+def untouched(root: Any) -> Iterator[None]:
+    """A scope after which nothing of the training is left behind but the trained numbers.
+
+    Restored: the global random generators, modes, hooks, gradients, `use_cache`, activation checkpointing, attributes
+    that accelerate gave the model, transformers' verbosity, and the environment variables.
+    """
+    modes = [(m, m.training) for m in root.modules()]
+    gradients = [(p, p.grad) for p in root.parameters()]
+    attributes, use_cache = dict(vars(root)), getattr(root.config, "use_cache", None)
+    verbosity, has_checkpointing = logging.get_verbosity(), _is_checkpointing(root)
+    generators, environment = (random.getstate(), np.random.get_state()), dict(os.environ)  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(generators[0])
+        np.random.set_state(generators[1])  # noqa: NPY002
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        logging.set_verbosity(verbosity)
+        if _is_checkpointing(root) and not has_checkpointing:
+            _stop_checkpointing(root)
+        for name in vars(root).keys() - attributes.keys():
+            delattr(root, name)
+        vars(root).update(attributes)
+        if use_cache is not None:
+            root.config.use_cache = use_cache
+        for module, mode in modes:
+            module.training = mode
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+def _is_checkpointing(root: Any) -> bool:
+    """Whether activations are recomputed in the backward pass; transformers is about to rename it."""
+    name = "is_activation_checkpointing"
+    return getattr(root, name if hasattr(root, name) else "is_gradient_checkpointing")
+
+
+def _stop_checkpointing(root: Any) -> None:
+    name = "activation_checkpointing_disable"
+    getattr(root, name if hasattr(root, name) else "gradient_checkpointing_disable")()
+    root.disable_input_require_grads()

@@ -1,0 +1,143 @@
+"""Train every parameter, with the handle of an adapter: what `finetune(mask=None)` returns."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from neuroscope import files
+from neuroscope.errors import FileError, ModelError
+from neuroscope.masks import read_safetensors
+from neuroscope.models import Model, require_parameters, resolve
+from neuroscope.training.checkpoint import save_checkpoint
+
+
+class WholeModel:
+    """All parameters of a model, trained in place, and a copy of what they were.
+
+    It has what a `NeuronAdapter` has, as far as it makes sense: while it is merged (from construction on) the model has
+    the trained weights, after `unmerge` the base's, to the bit. It takes memory for a second copy of the weights.
+
+    Raises:
+        ModelError: a TransformerBridge, a compiled model, or one with parameters that cannot have gradients.
+    """
+
+    def __init__(self, model: Any, *, manifest: Mapping[str, Any] | None = None) -> None:
+        self.model: Model = resolve(model)
+        require_parameters(self.model, f"train {self.model.name}")
+        for name, parameter in self.model.root.named_parameters():
+            if not parameter.is_floating_point():
+                found = f"{name} of dtype {str(parameter.dtype).removeprefix('torch.')}"
+                raise ModelError(f"train {self.model.name}", found, "open the model in float32 or bfloat16")
+        self.manifest = dict(manifest or {})
+        self.base = self.model.fingerprint()
+        self._other = {n: p.detach().clone() for n, p in self._named().items()}  # the weights that are not in the model
+        self.is_merged = True
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters: all."""
+        return list(self._named().values())
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.parameters())
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """A scope in which every parameter requires gradients."""
+        before = [(p, p.requires_grad) for p in self.parameters()]
+        try:
+            for parameter, _ in before:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter, required in before:
+                parameter.requires_grad_(required)
+
+    def merge(self) -> None:
+        """Put the trained weights into the model."""
+        if self.is_merged:
+            raise ModelError("merge the trained weights", "they are in the model already", "call unmerge() first")
+        self._swap()
+
+    def unmerge(self) -> None:
+        """Put the base's weights back, to the bit; the trained ones are kept aside for `merge`."""
+        if not self.is_merged:
+            raise ModelError("unmerge the trained weights", "they are not in the model", "call merge() first")
+        self._swap()
+
+    def detach(self) -> None:
+        """Put the base's weights back and forget about the trained ones."""
+        if self.is_merged and self._other:
+            self._swap()
+        self._other = {}
+
+    def save(self, path: str | PathLike) -> Path:
+        """Write all trained weights and the manifest as one safetensors file, atomically."""
+        from safetensors.torch import save_file  # only where a file is written
+
+        tensors = {n: w.detach().cpu().clone() for n, w in self._trained().items()}
+        about = {"format": files.FORMAT, "kind": "WholeModel", "unit": "", "widths": {}}
+        about["manifest"] = self.manifest | {"base": self.base}
+        return files.write(path, lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}))
+
+    @classmethod
+    def load(cls, model: Any, path: str | PathLike) -> Self:
+        """Put saved weights into the model that they were trained from.
+
+        Raises:
+            ModelError: the model is another one.
+            FileError: the file is missing, damaged, or holds something else.
+        """
+        whole = cls(model, manifest=read_safetensors(path, "WholeModel")[2])
+        whole.restore(path)
+        return whole
+
+    @torch.no_grad()
+    def restore(self, path: str | PathLike) -> None:
+        """Overwrite the trained weights with those of a file that was saved for the same base."""
+        tensors, _, manifest = read_safetensors(path, "WholeModel")
+        asked = f"put the weights {path} into {self.model.name}"
+        if manifest.get("base") != self.base:
+            found = f"a base of fingerprint {manifest.get('base')}; this model is {self.base}"
+            raise ModelError(asked, found, "open the model it was trained on, of the same revision and dtype")
+        trained = self._trained()
+        for name, weight in trained.items():
+            if name not in tensors or tensors[name].shape != weight.shape or tensors[name].dtype != weight.dtype:
+                raise FileError(asked, f"no weights for {name}", "the file is damaged; save it again")
+        for name, weight in trained.items():
+            weight.copy_(tensors[name])
+
+    def export(self, folder: str | PathLike) -> Path:
+        """Save the trained model as a plain Hugging Face checkpoint. The model is left as it is."""
+        weights = self.model.root.state_dict()
+        if not self.is_merged:
+            aside = {id(p): self._other[n] for n, p in self._named().items()}
+            named = dict(self.model.root.named_parameters(remove_duplicate=False))
+            weights |= {n: aside[id(named[n])] for n in weights if n in named}
+        return save_checkpoint(self.model, folder, weights)
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        return dict(self.model.root.named_parameters())
+
+    def _trained(self) -> Mapping[str, Tensor]:
+        return self._named() if self.is_merged else self._other
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self._named().items():
+            inside = parameter.detach().clone()
+            parameter.copy_(self._other[name])
+            self._other[name] = inside
+        self.is_merged = not self.is_merged
+
+    def __repr__(self) -> str:
+        return f"WholeModel({self.n_parameters:,} parameters, {'merged' if self.is_merged else 'base weights'})"
