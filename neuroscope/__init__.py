@@ -44,12 +44,15 @@ if TYPE_CHECKING:
     from neuroscope.tasks import Example as Example
     from neuroscope.tasks import Task as Task
     from neuroscope.tasks import load_tasks as load_tasks
+    from neuroscope.training import NeuronAdapter as NeuronAdapter
+    from neuroscope.training import finetune as finetune
 
 __version__ = "0.1.0"
 
 HOME = {
     "Example": "tasks",
     "Model": "models",
+    "NeuronAdapter": "training",
     "NeuronMask": "masks",
     "NeuroscopeError": "errors",
     "Scores": "masks",
@@ -60,6 +63,7 @@ HOME = {
     "cross_ablation": "evidence",
     "deactivation": "evidence",
     "evaluate": "evaluation",
+    "finetune": "training",
     "lens_hooks": "interventions",
     "load": "models",
     "load_lape": "importers",
@@ -100,4 +104,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *HOME])
+    return [*__all__, "__version__"]

@@ -34,7 +34,7 @@ Outcomes = NDArray[np.float64]
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation(Result):
     """A model's outcomes on one split of one task.
 

@@ -62,7 +62,7 @@ class Judge:
             return judge(self.model, self.prepared[task]).tolist()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Deactivation(Result):
     """LX24 Table 1 and 6: one row per task, condition and seed.
 
@@ -181,7 +181,7 @@ def deactivation(
     return Deactivation(table, _manifest(judge_, masks, names) | {"seeds": seeds})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CrossAblation(Result):
     """LX24 Figure 5: source task's neurons off, target task measured; one row per cell.
 
@@ -221,7 +221,9 @@ class CrossAblation(Result):
         - "selective": not that, but breaks its own task more than is explained by how much the mask breaks in general
           and how easily the task breaks: the interval of `selectivity`, the diagonal of `decompose()`, lies above zero.
         - "shared": beyond chance, but neither of these.
-        - "no effect": not beyond chance. "not compared": beyond chance, but there is no other family.
+        - "not shown": not beyond chance. "not compared": beyond chance, but there is no other family.
+
+        A verdict is about the tasks that were compared: with others it can be another.
 
         The interval of the selectivity is that of the cell's own effect, moved: the means it is taken from are treated
         as known.
@@ -238,11 +240,11 @@ class CrossAblation(Result):
             selectivity = parts[name, name]
             selective_low = selectivity - (own["effect"] - own["low"])
             rows.append(
-                {"task": name, "effect": own["effect"], "low": own["low"], "high": own["high"], "q": own["q"]}
-                | {"selectivity": selectivity, "selectivity low": selective_low}
-                | {"same family": family.mean(), "other families": outside["effect"].mean()}
-                | {"strongest": others.idxmax() if len(others) else "", "its effect": others.max()}
-                | {"verdict": _verdict(own, others, selective_low)}
+                {"task": name, "verdict": _verdict(own, others, selective_low)}
+                | {column: own[column] for column in ("effect", "low", "high", "p", "q")}
+                | {"selectivity": selectivity, "selectivity_low": selective_low}
+                | {"same_family": family.mean(), "other_families": outside["effect"].mean()}
+                | {"strongest": others.idxmax() if len(others) else "", "strongest_effect": others.max()}
             )
         return pd.DataFrame(rows)
 
@@ -280,7 +282,7 @@ class CrossAblation(Result):
 
 def _verdict(own: pd.Series, others: pd.Series, selective_low: float) -> str:
     if not (own["q"] < ALPHA and own["effect"] > 0):
-        return "no effect"
+        return "not shown"
     if others.empty:
         return "not compared"
     if own["low"] > others.max():

@@ -272,7 +272,8 @@ def patch(
             return None  # a generation step
         if run.shape[1] != given.shape[1] or given.shape[0] not in (1, run.shape[0]):
             found = f"source {tuple(given.shape[:2])}, run {tuple(run.shape[:2])} [batch, pos]"
-            raise ArgumentError(f"patch at {site.address}", found, "give prompts of the same number of tokens")
+            do = "give one prompt, or as many as the run has, all of the same number of tokens"
+            raise ArgumentError(f"patch at {site.address}", found, do)
         at = _positions(positions, run.shape[1], h.device)
         new = run.clone()
         rows = torch.arange(len(run), device=h.device)[:, None, None]

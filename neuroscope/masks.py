@@ -160,7 +160,12 @@ class Scores(PerNeuron):
         if not isinstance(minimum, (int, float)) or math.isnan(minimum):
             raise ArgumentError(f"threshold({minimum!r})", "not a number", "give the least relevance to take")
         self._complete(f"threshold({minimum!r})")
-        return self._mask({a: v >= minimum for a, v in self.items()}, {"minimum": minimum})
+        flags = {a: v >= minimum for a, v in self.items()}
+        if not any(bool(f.any()) for f in flags.values()):
+            scores = self.vector()
+            found = f"no relevance that high: they go from {float(scores.min()):.3g} to {float(scores.max()):.3g}"
+            raise ArgumentError(f"threshold({minimum!r})", found, "give a lower one, or take a share with top(0.10)")
+        return self._mask(flags, {"minimum": minimum})
 
     def _mask(self, flags: Mapping[str, Bool[Tensor, " width"]], selection: dict[str, Any]) -> NeuronMask:
         neurons = {a: flags[a].nonzero().flatten().cpu() for a in self}

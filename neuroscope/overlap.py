@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CURVES = 7  # pairs up to which a sweep draws each of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Overlap(Result):
     """Jaccard of every pair of masks.
 
@@ -104,7 +104,7 @@ class Overlap(Result):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OverlapSweep(Result):
     """Overlap by the share k of neurons in each mask: the table of `Overlap` with a column k."""
 

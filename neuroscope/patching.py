@@ -30,7 +30,7 @@ Cell = tuple[str, str, list[Site], int | None]  # row, column, sites, position
 Progress = Callable[..., Iterable[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PatchSweep(Result):
     """One row per cell of the grid.
 

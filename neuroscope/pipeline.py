@@ -190,7 +190,7 @@ def _headline(
     verdicts = crossed.verdicts()
     counts = verdicts["verdict"].value_counts()
     shared = verdicts[verdicts["verdict"] == "shared"]
-    none = list(verdicts.loc[verdicts["verdict"] == "no effect", "task"])
+    none = list(verdicts.loc[verdicts["verdict"] == "not shown", "task"])
     lines = [
         f"- `{model.name}`: each of {len(verdicts)} tasks with its {k:.0%} of the neurons switched off: the mean score "
         f"goes from **{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same "
@@ -201,10 +201,12 @@ def _headline(
         f"**{counts.get('selective', 0)}** more.",
     ]
     if len(shared):
-        by_whom = ", ".join(f"{r.task} (broken as much by those of {r.strongest})" for r in shared.itertuples())
-        lines.append(f"- **A negative**: the neurons are shared, not the task's own, in {by_whom}.")
+        by_whom = ", ".join(f"{r.task} (compare those of {r.strongest})" for r in shared.itertuples())
+        lines.append(f"- **A negative**: the neurons were not shown to be the task's own in {by_whom}.")
     if none:
-        lines.append(f"- **A negative**: switching them off does nothing beyond chance in {', '.join(none)}.")
+        lines.append(
+            f"- **A negative**: switching them off was not shown to do anything beyond chance in {', '.join(none)}."
+        )
     if shares is not None:
         lines.append(_overlap_line(shares, families))
     found = "Neurons were found on discovery examples and judged on test examples."
@@ -227,9 +229,10 @@ def _overlap_line(shares: Overlap, families: Mapping[str, str]) -> str:
 
 def _deactivation_section(off: Deactivation) -> Section:
     text = (
-        "Scores on test examples with nothing off, with random neurons off, and with the task's own neurons off (LX24, "
-        "Table 1). Whiskers are 95 % bootstrap intervals over examples, shaded boxes the range over random masks. p "
-        "compares own and layer-matched random neurons example by example; q corrects it over the tasks."
+        "Scores on test examples with nothing off, with random neurons off, and with the task's own neurons off (Leng "
+        "& Xiong 2025, Table 1). Whiskers are 95 % bootstrap intervals over examples, shaded boxes the range over "
+        "random masks. p compares own and layer-matched random neurons, over examples and over random masks, and is not below "
+        "0.0002, the least that its permutations can give; q corrects it over the tasks."
     )
     summary = off.summary()
     means = summary["name"].str.startswith("mean (")
@@ -245,9 +248,17 @@ def _cross_section(crossed: CrossAblation) -> Section:
     counts = verdicts["verdict"].value_counts()
     said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
     text = (
-        "Every task's neurons off under every task (LX24, Figure 5). A cell is the score lost beyond random neurons of "
-        "the same layers. Two kinds of neurons hide in a mask: those that matter for everything (a coloured row) and "
-        f"those that matter for this task (the diagonal, and the blocks of a family). **Verdicts: {said}.**"
+        "Every task's neurons off under every task (Leng & Xiong 2025, Figure 5). A cell is the score lost beyond "
+        "random neurons of the same layers. Two kinds of neurons hide in a mask: those that matter for everything (a "
+        f"coloured row) and those that matter for this task (the diagonal, and the blocks of a family). **Verdicts: {said}.**"
+        "\n\n"
+        "- specific: the interval of the effect on the own task lies above the mean effect of the family that breaks "
+        "this task most (strongest).\n"
+        "- selective: not that, but the effect is more than this mask's and this task's means explain (selectivity: "
+        "the effect without the means of its row and column).\n"
+        "- shared: beyond chance only. not shown: not beyond chance, with these numbers of examples and masks.\n\n"
+        "Effects are differences of scores between 0 and 1. A verdict is about the tasks compared here: with other "
+        "tasks it can be another."
     )
     return Section("Specificity", text, [crossed.figure()], [("Is the mask the task's own?", verdicts)])
 
@@ -258,8 +269,8 @@ def _overlap_section(shares: Overlap, scores: Mapping[str, Scores], families: Ma
     )
     text = (
         "Jaccard overlap of the masks, with its level by chance. The curves compare the unions of the families' masks "
-        "as the share k of neurons grows (LX24, Table 8): large masks overlap whatever they hold, so read them against "
-        "the dots."
+        "as the share k of neurons in each task's mask grows (Leng & Xiong 2025, Table 8): large masks overlap "
+        "whatever they hold, so read them against the dotted line. All pairs are in tables/overlap.csv."
     )
     return Section(
         "Overlap", text, [shares.figure(families), sweep.figure()], [("Overlap of pairs", shares.to_frame())]

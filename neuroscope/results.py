@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Result:
     """A frozen table of numbers with the manifest that says where they come from.
 
@@ -27,6 +27,10 @@ class Result:
 
     table: pd.DataFrame
     manifest: dict[str, Any]
+
+    def __repr__(self) -> str:
+        what = ", ".join(map(str, self.table.columns))
+        return f"{type(self).__name__}({len(self.table)} rows of {what}; see to_frame(), figure(), manifest)"
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the tidy table."""

@@ -62,8 +62,8 @@ def house_figure(traces: Sequence[Any], title: str, subtitle: str, height: int) 
 
 
 def colour_bar(label: str) -> dict[str, Any]:
-    """The legend of a colour scale, its label along the bar."""
-    title = {"text": label, "side": "right", "font": {"size": 12, "color": "#52606d"}}
+    """The legend of a colour scale, its label above the bar."""
+    title = {"text": label, "side": "top", "font": {"size": 12, "color": "#52606d"}}
     return {"title": title, "thickness": 12, "outlinewidth": 0, "len": 1, "ypad": 0, "tickfont": {"size": 11}}
 
 

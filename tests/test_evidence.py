@@ -241,24 +241,24 @@ def test_verdicts():
     effects = [[0.6, 0.4, 0.1, 0.0], [0.5, 0.5, 0.0, 0.1], [0.3, 0.56, 0.02, 0.2], [0.1, 0.4, 0.04, -0.5]]
     found = constructed(effects, families).verdicts().set_index("task")
     # a1: 0.55 > 0.3, the stronger of b and c; a2: 0.45 < 0.56; b1: 0.02 - 0.05 < (0.1 + 0) / 2; c1: below zero
-    assert found["verdict"].tolist() == ["specific", "shared", "shared", "no effect"]
+    assert found["verdict"].tolist() == ["specific", "shared", "shared", "not shown"]
     # a2 has the mean of its row, 0.275, its column, 0.465, and all, 0.2075: 0.5 - 0.275 - 0.465 + 0.2075 < 0
     assert found.loc["a2", "selectivity"] == pytest.approx(-0.0325)
-    assert found.loc["a2", "selectivity low"] == pytest.approx(-0.0825)
-    np.testing.assert_allclose(found["other families"], [0.2, 0.48, (0.1 + 0 + 0.04) / 3, 0.1])
+    assert found.loc["a2", "selectivity_low"] == pytest.approx(-0.0825)
+    np.testing.assert_allclose(found["other_families"], [0.2, 0.48, (0.1 + 0 + 0.04) / 3, 0.1])
     assert found["strongest"].tolist() == ["b", "b", "a", "b"]
-    np.testing.assert_allclose(found["its effect"], [0.3, 0.56, 0.05, 0.2])
+    np.testing.assert_allclose(found["strongest_effect"], [0.3, 0.56, 0.05, 0.2])
     effects[2][0] = 0.58  # b alone comes near a1's own 0.6, the mean of b and c does not
     # what is left of a1's 0.6 beside the means of its row, 0.275, its column, 0.445, and all, 0.225: 0.105 > 0.05
     assert constructed(effects, families).verdicts()["verdict"].tolist()[0] == "selective"
     assert constructed(effects, families, low=0.2).verdicts()["verdict"].tolist()[0] == "shared"
     effects[2][0] = 0.3
-    np.testing.assert_allclose(found["same family"], [0.5, 0.4, np.nan, np.nan])
+    np.testing.assert_allclose(found["same_family"], [0.5, 0.4, np.nan, np.nan])
     np.testing.assert_allclose(found["effect"], np.diag(effects))
-    assert constructed(effects, families, q=0.2).verdicts()["verdict"].tolist() == ["no effect"] * 4
+    assert constructed(effects, families, q=0.2).verdicts()["verdict"].tolist() == ["not shown"] * 4
     alone = constructed(effects, dict.fromkeys(families, "a")).verdicts()
-    assert alone["verdict"].tolist() == ["not compared"] * 2 + ["not compared", "no effect"]
-    assert alone["other families"].isna().all()
+    assert alone["verdict"].tolist() == ["not compared"] * 2 + ["not compared", "not shown"]
+    assert alone["other_families"].isna().all()
 
 
 def test_figures_carry_the_numbers(off, crossed):

@@ -45,7 +45,7 @@ def load(
         tokenizer: for a model object that does not know its own.
         revision: of the Hub repository.
         dtype: of the weights, for a model loaded by name.
-        device: where to put a model loaded by name.
+        device: where to put a model loaded by name (None: the processor, also where there is a GPU).
         device_map: as in transformers, for models beyond one device.
 
     Returns:

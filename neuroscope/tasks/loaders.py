@@ -17,7 +17,7 @@ from neuroscope import files
 from neuroscope.errors import ArgumentError, FileError, public, suggest
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.hub import from_hub
-from neuroscope.tasks.mini import mini_tasks
+from neuroscope.tasks.mini import NAMES, mini_tasks
 from neuroscope.tasks.rows import PROMPT, Count, Located, answer, build, cap, check_options, has_gold
 from neuroscope.tasks.task import Task
 
@@ -29,8 +29,9 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
     """Several tasks by name.
 
     Args:
-        source: "mini" (the bundled suite); a folder of task folders (`train.jsonl`, `test.jsonl`); or names from the
-            catalogue of the papers' tasks, or of its groups, as a list or separated by commas.
+        source: "mini" (the bundled suite) or names of its tasks; a folder of task folders (`train.jsonl`,
+            `test.jsonl`); or names from the catalogue of the papers' tasks, or of its groups, as a list or separated
+            by commas.
         options: arguments of `mini_tasks`, `Task.from_jsonl` or `Task.from_hub`, such as `n` and `seed`.
 
     Raises:
@@ -50,7 +51,10 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
             )
         return {task.name: task for task in (from_jsonl(folder, **options) for folder in folders)}
     names = str(source).split(",") if isinstance(source, (str, PathLike)) else list(source)
-    known = ["mini", *GROUPS, *CATALOGUE]
+    known = ["mini", *NAMES, *GROUPS, *CATALOGUE]
+    if names and all(name.strip() in NAMES for name in names):
+        bundled = mini_tasks(**options)
+        return {name.strip(): bundled[name.strip()] for name in names}
     tasks = {}
     for name in (member for entry in names for member in GROUPS.get(entry.strip(), (entry.strip(),))):
         if name not in CATALOGUE:
@@ -78,7 +82,8 @@ def from_jsonl(
         path: a folder with any of train.jsonl, discovery.jsonl, test.jsonl, and labels.json (a list; without it the
             labels are those found in the data, sorted); or one file, of which a random share becomes the test split.
         name: the folder's or file's name if None.
-        prompt: template over the row's fields. Rows may also have "references" (a list of accepted answers),
+        prompt: template over the row's fields; a text that is a whole prompt already wants "{text}". Rows may also
+            have "references" (a list of accepted answers),
             "corrupt" (a field in place of "text" that gives the corrupt prompt) and "corrupt_answer".
         labels: in place of labels.json. A whole number as a label counts into them; rows with -1 or "-" (no gold
             label) are left out.

@@ -150,7 +150,7 @@ class Task:
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} train, {len(self.discovery)} discovery, {len(self.test)} test"
         labels = f", labels {'/'.join(self.labels)}" if self.labels else ""
-        return f"Task({self.name!r}: {self.kind} by {self.metric}, {sizes}{labels})"
+        return f"Task({self.name!r}: {self.kind} by {self.metric}, {sizes}{labels}, prompt {self.prompt!r})"
 
 
 # a dataclass makes its own constructor: unknown arguments are refused as everywhere

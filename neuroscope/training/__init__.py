@@ -1,7 +1,7 @@
 """Train neurons: the adapter, and fine-tuning on Hugging Face's Trainer."""
 
 from neuroscope.training.adapter import NeuronAdapter
-from neuroscope.training.finetune import finetune
+from neuroscope.training.finetuning import finetune
 from neuroscope.training.trainer import NeuronTrainerMixin
 from neuroscope.training.whole import WholeModel
 
