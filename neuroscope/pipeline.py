@@ -231,8 +231,8 @@ def _deactivation_section(off: Deactivation) -> Section:
     text = (
         "Scores on test examples with nothing off, with random neurons off, and with the task's own neurons off (Leng "
         "& Xiong 2025, Table 1). Whiskers are 95 % bootstrap intervals over examples, shaded boxes the range over "
-        "random masks. p compares own and layer-matched random neurons, over examples and over random masks, and is not below "
-        "0.0002, the least that its permutations can give; q corrects it over the tasks."
+        "random masks. p compares own and layer-matched random neurons, over examples and over random masks, and is "
+        "not below 0.0002, the least that its permutations can give; q corrects it over the tasks."
     )
     summary = off.summary()
     means = summary["name"].str.startswith("mean (")
@@ -250,7 +250,8 @@ def _cross_section(crossed: CrossAblation) -> Section:
     text = (
         "Every task's neurons off under every task (Leng & Xiong 2025, Figure 5). A cell is the score lost beyond "
         "random neurons of the same layers. Two kinds of neurons hide in a mask: those that matter for everything (a "
-        f"coloured row) and those that matter for this task (the diagonal, and the blocks of a family). **Verdicts: {said}.**"
+        "coloured row) and those that matter for this task (the diagonal, and the blocks of a family). "
+        f"**Verdicts: {said}.**"
         "\n\n"
         "- specific: the interval of the effect on the own task lies above the mean effect of the family that breaks "
         "this task most (strongest).\n"
