@@ -272,7 +272,7 @@ class CrossAblation(Result):
             y_label="whose neurons are off",
             hover=[[hover(cells[a, b]) for b in names] for a in names],
             text=[
-                [f"{100 * cells[a, b].effect:.0f}" + ("·" if cells[a, b].q < ALPHA else "") for b in names]
+                [f"{round(100 * cells[a, b].effect)}" + ("·" if cells[a, b].q < ALPHA else "") for b in names]
                 for a in names
             ],
             scale="diverging",
