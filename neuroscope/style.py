@@ -84,6 +84,7 @@ def short_names(addresses: Sequence[str]) -> list[str]:
 
 
 def legend_on_top(entries: int) -> dict[str, Any]:
+    """A legend above the axes, for this many entries."""
     return {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "visible": entries > 1}
 
 
@@ -177,11 +178,13 @@ def bar_hover(
 
 
 def fade(colour: str, alpha: float) -> str:
+    """The hover text of each bar: value, span and one more line."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
 
 
 def matrix(values: ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Numbers as an array of the shape that is asked for, or an error that names both."""
     try:
         table = np.asarray(values, dtype=np.float64)
     except ValueError:  # rows of different lengths
@@ -191,6 +194,7 @@ def matrix(values: ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray[A
 
 
 def texts(values: ArrayLike, shape: tuple[int, ...], what: str) -> Any:
+    """Texts as an array of the shape that is asked for."""
     table = np.asarray(values, dtype=object)
     _check_shape(table, shape, what)
     return table

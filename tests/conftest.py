@@ -16,6 +16,28 @@ TINY_TEMPLATES = {"causal": "<s> $A", "seq2seq": "$A </s>", "masked": "<s> $A </
 TINY_WORDS = ["the", "a", "food", "film", "was", "very", "so", "not", "good", "bad", "great", "awful", "story", "plot"]
 TINY_WORDS += ["soup", ":", "Answer", "Review", "yes", "no", "maybe"]
 
+# a text to cut examples from
+WORDS = [
+    "the",
+    "food",
+    "was",
+    "very",
+    "good",
+    "so",
+    "the",
+    "film",
+    "was",
+    "not",
+    "a",
+    "great",
+    "story",
+    "and",
+    "the",
+    "plot",
+    "was",
+    "awful",
+]
+
 
 def tiny_tokenizer(style="causal"):
     """One token per word, special tokens around the text as the style has it."""

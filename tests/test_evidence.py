@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
+from conftest import WORDS
 from conftest import tiny_model as build_tiny_model
 
 from neuroscope import files
@@ -22,27 +23,6 @@ from neuroscope.patching import PatchSweep
 from neuroscope.results import Result
 from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
 from neuroscope.tasks.task import Example, Task
-
-WORDS = [
-    "the",
-    "food",
-    "was",
-    "very",
-    "good",
-    "so",
-    "the",
-    "film",
-    "was",
-    "not",
-    "a",
-    "great",
-    "story",
-    "and",
-    "the",
-    "plot",
-    "was",
-    "awful",
-]
 
 
 def make_tasks():

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import WORDS
 from conftest import tiny_model as build_tiny_model
 from state import changed, snapshot, unchanged
 
@@ -17,26 +18,6 @@ from neuroscope.sites import edit
 from neuroscope.tasks.task import Example, Task
 
 FUNCTIONS = [name for name in ns.__all__ if inspect.isfunction(getattr(ns, name))]
-WORDS = [
-    "the",
-    "food",
-    "was",
-    "very",
-    "good",
-    "so",
-    "the",
-    "film",
-    "was",
-    "not",
-    "a",
-    "great",
-    "story",
-    "and",
-    "the",
-    "plot",
-    "was",
-    "awful",
-]
 
 
 def make_task(name="reviews", **options):

@@ -8,7 +8,7 @@ import nnsight
 import pytest
 import torch
 import transformers
-from conftest import tiny_tokenizer
+from conftest import WORDS, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from state import unchanged
@@ -24,26 +24,6 @@ from neuroscope.tasks.prompts import batches, encode, pad_id
 from neuroscope.tasks.task import Example, Task
 
 STYLES = ("causal", "seq2seq", "masked")
-WORDS = [
-    "the",
-    "food",
-    "was",
-    "very",
-    "good",
-    "so",
-    "the",
-    "film",
-    "was",
-    "not",
-    "a",
-    "great",
-    "story",
-    "and",
-    "the",
-    "plot",
-    "was",
-    "awful",
-]
 TASK = Task(
     "reviews",
     train=[Example(" ".join(WORDS[i : i + n]), "good") for i, n in enumerate((3, 9, 1, 6))],
