@@ -171,6 +171,7 @@ def bar_hover(
     label: str, value: Sequence[float], low: Sequence[float] | None, high: Sequence[float] | None, span: str,
     more: Sequence[str],
 ) -> list[str]:  # fmt: skip
+    """The hover text of each bar: value, span and one more line."""
     lines = [f"{label}: {v:.4g}" for v in value]
     if low is not None and high is not None:
         lines = [f"{line}<br>{span}: {a:.4g} to {b:.4g}" for line, a, b in zip(lines, low, high, strict=True)]
@@ -178,7 +179,7 @@ def bar_hover(
 
 
 def fade(colour: str, alpha: float) -> str:
-    """The hover text of each bar: value, span and one more line."""
+    """A colour with some transparency."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
 
