@@ -30,6 +30,7 @@ from neuroscope.models import load, resolve
 from neuroscope.tasks.prompts import UNSCORED, encode
 from neuroscope.tasks.task import Example, Task
 from neuroscope.training import NeuronAdapter, NeuronTrainerMixin, WholeModel, finetune
+from neuroscope.training.finetuning import train
 from neuroscope.training.trainer import collate, last_checkpoint
 
 NOUNS = ("food", "film", "soup", "story", "plot")
@@ -531,3 +532,20 @@ def test_the_mixin_mixes_into_trl(tmp_path):
     assert all(torch.equal(live[n], w) for n, w in weights.items())
     assert float(deltas(adapter).abs().max()) > 1e-3
     NeuronAdapter.load(tiny_model(), tmp_path / "checkpoint-3" / "adapter.safetensors")
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_penalty_is_added_once_per_step(parts):
+    """Under SGD a penalty of slope c moves every number by lr * c a step; it is made to outweigh the task."""
+    model, slope, lr, steps = tiny_model(), 1e4, 1e-5, 3
+    adapter = NeuronAdapter(model, some(model))
+    plain = {"optim": "sgd", "lr_scheduler_type": "constant", "gradient_accumulation_steps": parts, "max_grad_norm": 0}
+
+    def penalty():
+        return slope * sum(p.sum() for p in adapter.parameters())
+
+    train(adapter, MOODS, {"steps": steps, "lr": lr, "batch_size": 4}, arguments=plain, penalty=penalty)
+    torch.testing.assert_close(
+        deltas(adapter), torch.full_like(deltas(adapter), -lr * slope * steps), atol=0, rtol=1e-2
+    )
+    adapter.detach()

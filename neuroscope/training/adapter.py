@@ -70,6 +70,11 @@ class NeuronAdapter:
         return sum(p.numel() for p in self.parameters())
 
     @property
+    def identity(self) -> str:
+        """Of its mask."""
+        return self.mask.identity
+
+    @property
     def is_merged(self) -> bool:
         """Whether the change is written into the model's own weights."""
         return any(part.kept for part in self.parts)

@@ -11,13 +11,14 @@ import contextlib
 import dataclasses
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
+from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
 from neuroscope import files
@@ -41,7 +42,42 @@ from neuroscope.training.trainer import (
 from neuroscope.training.whole import WholeModel
 
 Tasks = Task | Sequence[Task] | Mapping[str, Task]
+RECIPE: dict[str, Any] = {
+    "steps": None, "epochs": 3, "lr": 3e-4, "batch_size": 16, "weight_decay": 0.0, "seed": 0, "dev": 0.0, "patience": 3,
+    "every": None,
+}  # fmt: skip
 LOGS, CHECKS = 50, 10  # per run: entries of the loss curve; checkpoints and judgements of the held-out examples
+
+
+class Trainable(Protocol):
+    """A handle on what is trained: a `NeuronAdapter`, a `WholeModel`, or LoRA."""
+
+    model: Model
+    base: str
+    manifest: dict[str, Any]
+
+    @property
+    def identity(self) -> str | None:
+        """What tells it from another handle of its kind on the same base."""
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers are trained."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters."""
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """A scope in which they alone require gradients."""
+
+    def save(self, path: str | PathLike) -> Path:
+        """Write them to a file."""
+
+    def restore(self, path: str | PathLike) -> None:
+        """Read them back."""
+
+    def detach(self) -> None:
+        """Leave the base as it was."""
 
 
 @public
@@ -97,40 +133,66 @@ def finetune(
         NumericalError: the training diverged; the model is as it was before.
     """
     model = resolve(model)
-    asked = f"finetune {model.name}"
+    recipe = {"steps": steps, "epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay}
+    recipe |= {"seed": seed, "dev": dev, "patience": patience, "every": every}
     tasks = _listed(tasks)
-    _check(asked, {"batch_size": batch_size, "patience": patience}, steps=steps, every=every, epochs=epochs, dev=dev)
-    settings = {"steps": steps, "epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay}
-    settings |= {"seed": seed, "dev": dev, "patience": patience, "every": every, **(arguments or {})}
-    encoded = [item for task in tasks for item in _encoded(model, task)]
-    train, held_out = _split(encoded, dev, seed)
-    adapter = WholeModel(model) if mask is None else NeuronAdapter(model, _every_ffn(model) if mask == "ffn" else mask)
-    run = {
-        "base": adapter.base,
-        "mask": adapter.mask.identity if isinstance(adapter, NeuronAdapter) else None,
-        "tasks": [task.data_hash for task in tasks],
-        "settings": {
-            k: v if isinstance(v, (bool, int, float, str, type(None))) else repr(v) for k, v in settings.items()
-        },
-    }
+    _check(f"finetune {model.name}", recipe)
+    for task in tasks:
+        task.split("train")
+    adapter = WholeModel(model) if mask is None else NeuronAdapter(model, every_ffn(model) if mask == "ffn" else mask)
+    train(adapter, tasks, recipe, output, resume_from_checkpoint, arguments, progress)
+    return adapter
+
+
+def train(
+    adapter: Trainable,
+    tasks: Tasks,
+    recipe: Mapping[str, Any],
+    output: str | PathLike | None = None,
+    resume_from_checkpoint: bool | str | PathLike = False,
+    arguments: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    penalty: Callable[[], Tensor] | None = None,
+) -> None:
+    """Train what a handle holds, in place; what `finetune` does once it has made the handle.
+
+    Args:
+        adapter: detached if the training fails.
+        recipe: those of `RECIPE` that differ from it.
+        penalty: a scalar that is added to the loss of every step.
+    """
+    model, tasks = adapter.model, _listed(tasks)
+    asked = f"finetune {model.name}"
+    settings = {**RECIPE, **recipe}
+    held: list[Encoded] = []
     try:
+        _check(asked, settings)
+        encoded = [item for task in tasks for item in _encoded(model, task)]
+        learnt, held = _split(encoded, settings["dev"], settings["seed"])
+        run = {
+            "base": adapter.base,
+            "mask": adapter.identity,
+            "tasks": [task.data_hash for task in tasks],
+            "settings": {
+                k: v if isinstance(v, (bool, int, float, str, type(None))) else repr(v)
+                for k, v in {**settings, **(arguments or {})}.items()
+            },
+        }
         checkpoint = _checkpoint(resume_from_checkpoint, output, run)
         with untouched(model.root), contextlib.ExitStack() as stack:
-            folder = (
-                output if output is not None or not held_out else stack.enter_context(tempfile.TemporaryDirectory())
-            )
-            total = steps if steps is not None else -(-len(train) // batch_size) * epochs
-            chosen = _arguments(settings, arguments, folder, every or max(1, int(total) // CHECKS), held_out, model)
-            callbacks: list[Any] = [EarlyStoppingCallback(patience)] if held_out else []
+            folder = output if output is not None or not held else stack.enter_context(tempfile.TemporaryDirectory())
+            chosen = _arguments(settings, arguments, folder, _every(settings, len(learnt)), held, model)
+            callbacks: list[Any] = [EarlyStoppingCallback(settings["patience"])] if held else []
             if progress is not None:
                 callbacks.append(Watch(progress))
             trainer = NeuronTrainer(
                 adapter=adapter,
                 run=run,
+                penalty=penalty,
                 model=model.root,
                 args=chosen,
-                train_dataset=train,
-                eval_dataset=held_out or None,
+                train_dataset=learnt,
+                eval_dataset=held or None,
                 data_collator=partial(collate, pad=pad_id(tokenizer_of(model)), style=model.style),
                 callbacks=callbacks,
             )
@@ -138,20 +200,21 @@ def finetune(
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
         if not all(bool(torch.isfinite(p).all()) for p in adapter.parameters()):
-            raise NumericalError(asked, "trained numbers that are not finite", f"give a lower lr than {lr:g}")
+            raise NumericalError(
+                asked, "trained numbers that are not finite", f"give a lower lr than {settings['lr']:g}"
+            )
     except BaseException:
         adapter.detach()
         raise
     adapter.manifest |= {
         "tasks": [task.name for task in tasks],
         "run": run,
-        "examples": len(train),
-        "held_out": len(held_out),
+        "examples": len(learnt),
+        "held_out": len(held),
         "trained": adapter.n_parameters,
         "history": history,
         "versions": files.versions(),
     }
-    return adapter
 
 
 def _listed(tasks: Tasks) -> list[Task]:
@@ -162,15 +225,26 @@ def _listed(tasks: Tasks) -> list[Task]:
     return found
 
 
-def _check(asked: str, counts: Mapping[str, Any], *, steps: Any, every: Any, epochs: Any, dev: Any) -> None:
-    counts = dict(counts) | {k: v for k, v in (("steps", steps), ("every", every)) if v is not None}
-    for name, value in counts.items():
+def _check(asked: str, recipe: Mapping[str, Any]) -> None:
+    unknown = next((name for name in recipe if name not in RECIPE), None)
+    if unknown is not None:
+        raise ArgumentError(f"{asked} with {unknown}={recipe[unknown]!r}", "no such setting", suggest(unknown, RECIPE))
+    counts = ["batch_size", "patience", *(k for k in ("steps", "every") if recipe[k] is not None)]
+    for name in counts:
+        value = recipe[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ArgumentError(f"{asked} with {name}={value!r}", "not a positive integer", "give 1 or more")
-    if not epochs > 0:
-        raise ArgumentError(f"{asked} with epochs={epochs!r}", "not positive", "give more than 0")
-    if not 0 <= dev < 1:
-        raise ArgumentError(f"{asked} with dev={dev!r}", "not a fraction", "give 0 <= dev < 1, such as 0.1")
+    for name in ("epochs", "lr"):
+        if not recipe[name] > 0:
+            raise ArgumentError(f"{asked} with {name}={recipe[name]!r}", "not positive", "give more than 0")
+    if not 0 <= recipe["dev"] < 1:
+        raise ArgumentError(f"{asked} with dev={recipe['dev']!r}", "not a fraction", "give 0 <= dev < 1, such as 0.1")
+
+
+def _every(recipe: Mapping[str, Any], examples: int) -> int:
+    """Steps between checkpoints and judgements."""
+    total = recipe["steps"] if recipe["steps"] is not None else -(-examples // recipe["batch_size"]) * recipe["epochs"]
+    return recipe["every"] or max(1, int(total) // CHECKS)
 
 
 def _encoded(model: Model, task: Task) -> list[Encoded]:
@@ -189,7 +263,8 @@ def _split(encoded: list[Encoded], dev: float, seed: int) -> tuple[list[Encoded]
     return [encoded[i] for i in sorted(order[cut:])], [encoded[i] for i in sorted(order[:cut])]
 
 
-def _every_ffn(model: Model) -> NeuronMask:
+def every_ffn(model: Model) -> NeuronMask:
+    """All hidden neurons of a model."""
     widths = {a: s.width for a, s in model.sites("hidden").items()}
     return NeuronMask({a: torch.arange(w) for a, w in widths.items()}, widths, "hidden", {"selection": "ffn"})
 

@@ -37,12 +37,33 @@ class NeuronTrainerMixin:
     Args:
         adapter: a `NeuronAdapter`, or a `WholeModel`.
         run: what tells this run from another; a checkpoint of another run is refused. It must survive JSON.
+        penalty: called at every step of training; the scalar that it returns is added to the loss.
     """
 
-    def __init__(self, *args: Any, adapter: Any, run: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        adapter: Any,
+        run: Mapping[str, Any] | None = None,
+        penalty: Callable[[], Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.adapter = adapter
         self.run = dict(run or {})
+        self.penalty = penalty
         super().__init__(*args, **kwargs)
+
+    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, with the penalty added in training."""
+        loss = super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]
+        if self.penalty is None or not model.training:
+            return loss
+        # the loss of a part of an accumulated batch is divided by their number here, or was before
+        parts = self.current_gradient_accumulation_steps if self._is_scaled(kwargs) else 1  # type: ignore[attr-defined]
+        return loss + self.penalty() / parts
+
+    def _is_scaled(self, given: Mapping[str, Any]) -> bool:
+        return self.model_accepts_loss_kwargs and given.get("num_items_in_batch") is not None  # type: ignore[attr-defined]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own `train`, with everything but the adapter frozen meanwhile."""

@@ -50,6 +50,10 @@ class WholeModel:
         """How many numbers are trained."""
         return sum(p.numel() for p in self.parameters())
 
+    @property
+    def identity(self) -> None:
+        """There is only one whole."""
+
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """A scope in which every parameter requires gradients."""
