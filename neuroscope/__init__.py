@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroscope.attribution import attribute as attribute
+    from neuroscope.continual import continual as continual
     from neuroscope.errors import NeuroscopeError as NeuroscopeError
     from neuroscope.evaluation import evaluate as evaluate
     from neuroscope.evidence import cross_ablation as cross_ablation
@@ -60,6 +61,7 @@ HOME = {
     "ablate": "interventions",
     "add": "interventions",
     "attribute": "attribution",
+    "continual": "continual",
     "cross_ablation": "evidence",
     "deactivation": "evidence",
     "evaluate": "evaluation",

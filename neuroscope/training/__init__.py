@@ -1,8 +1,8 @@
 """Train neurons: the adapter, and fine-tuning on Hugging Face's Trainer."""
 
 from neuroscope.training.adapter import NeuronAdapter
-from neuroscope.training.finetuning import finetune
+from neuroscope.training.finetuning import Trainable, every_ffn, finetune, train
 from neuroscope.training.trainer import NeuronTrainerMixin
 from neuroscope.training.whole import WholeModel
 
-__all__ = ["NeuronAdapter", "NeuronTrainerMixin", "WholeModel", "finetune"]
+__all__ = ["NeuronAdapter", "NeuronTrainerMixin", "Trainable", "WholeModel", "every_ffn", "finetune", "train"]

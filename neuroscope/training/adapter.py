@@ -21,7 +21,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from neuroscope import files
+from neuroscope import distributed, files
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
@@ -96,20 +96,21 @@ class NeuronAdapter:
         """A scope in which the adapter's parameters require gradients and nothing else does."""
         if self.is_merged:
             raise ModelError("train an adapter", "it is merged into the base", "call unmerge() first")
-        before = [(p, p.requires_grad) for p in self.model.root.parameters()]
+        before = {name: p.requires_grad for name, p in self.model.root.named_parameters()}
         try:
             self.model.root.requires_grad_(False)
             for parameter in self.parameters():
                 parameter.requires_grad_(True)
             yield
         finally:
-            for parameter, required in before:
-                parameter.requires_grad_(required)
+            for name, parameter in self.model.root.named_parameters():  # FSDP has put others in their place
+                parameter.requires_grad_(before[name])
 
     def merge(self) -> None:
         """Write the change into the model's own weights. The touched rows are kept aside for `unmerge`."""
         if self.is_merged:
             raise ModelError("merge an adapter", "it is merged already", "call unmerge() first")
+        distributed.settle(self.model.root)
         for part in self.parts:
             part.kept = part.delta.touched(part.linear)
             part.delta.put(part.linear._parameters, part.delta.added_to(part.kept))
@@ -123,6 +124,7 @@ class NeuronAdapter:
         """
         if not self.is_merged:
             raise ModelError("unmerge an adapter", "it is not merged", "call merge() first")
+        distributed.settle(self.model.root)
         for part in self.parts:
             now, written = part.delta.touched(part.linear), part.delta.added_to(part.kept)
             if not all(torch.equal(now[name], written[name]) for name in now):
@@ -140,17 +142,23 @@ class NeuronAdapter:
     def save(self, path: str | PathLike, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write mask, deltas, scale and manifest as one safetensors file, atomically.
 
+        If the model is sharded over processes (FSDP2), every process must call it, and the first one writes.
+
         Args:
             dtype: of the deltas in the file; bfloat16 halves it, at the cost of rounding.
         """
         from safetensors.torch import save_file  # only where a file is written
 
         tensors = {f"values/{a}": v.to(torch.int32) for a, v in self.mask.items()}
-        tensors |= {f"deltas/{k}": p.detach().to("cpu", dtype).clone() for k, p in self._named().items()}
+        distributed.settle(self.model.root)
+        tensors |= {f"deltas/{k}": distributed.whole(p).to("cpu", dtype).clone() for k, p in self._named().items()}
         manifest = self.manifest | {"base": self.base, "scale": self.scale, "mask": dict(self.mask.manifest)}
         about = {"format": files.FORMAT, "kind": "NeuronAdapter", "unit": self.mask.unit}
         about |= {"widths": dict(self.mask.widths), "manifest": manifest}
-        return files.write(path, lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}))
+        with distributed.writing(self.model.root) as writes:
+            if writes:
+                files.write(path, lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}))
+        return Path(path)
 
     @classmethod
     def load(cls, model: Any, path: str | PathLike) -> Self:
@@ -180,14 +188,16 @@ class NeuronAdapter:
     def export(self, folder: str | PathLike) -> Path:
         """Save the base with this adapter merged in as a plain Hugging Face checkpoint. The model is left as it is.
 
-        Other adapters that are not merged are left out.
+        Other adapters that are not merged are left out. If the model is sharded over processes (FSDP2), every process
+        must call it, and the first one writes.
 
         Raises:
             FileError: the folder exists and is not empty, or cannot be written.
         """
         root: Any = self.model.root
+        distributed.settle(root)
         with bare(root):
-            weights = root.state_dict()
+            weights = {name: distributed.whole(weight) for name, weight in root.state_dict().items()}
         if not self.is_merged:
             for part in self.parts:
                 for name, entries in part.delta.added_to(part.delta.touched(part.linear)).items():
@@ -205,12 +215,13 @@ class NeuronAdapter:
         if manifest["base"] != self.base:
             found = f"a base of fingerprint {manifest['base']}; this model is {self.base}"
             raise ModelError(asked, found, "open the model it was trained on, of the same revision and dtype")
+        distributed.settle(self.model.root)
         for key, parameter in self._named().items():
             saved = tensors.get(f"deltas/{key}")
             if saved is None or saved.shape != parameter.shape:
                 found = f"no delta of shape {tuple(parameter.shape)} for {key}"
                 raise FileError(asked, found, "the file is damaged; save the adapter again")
-            parameter.copy_(saved)
+            distributed.fill(parameter, saved)
 
     def __repr__(self) -> str:
         state = "merged" if self.is_merged else f"scale {self.scale:g}"

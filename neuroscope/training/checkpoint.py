@@ -8,14 +8,22 @@ from pathlib import Path
 
 from torch import Tensor
 
-from neuroscope import files
+from neuroscope import distributed, files
 from neuroscope.errors import FileError
 from neuroscope.models import Model
 
 
 def save_checkpoint(model: Model, folder: str | PathLike, weights: dict[str, Tensor]) -> Path:
-    """Save weights as a Hugging Face checkpoint with the model's configuration and tokenizer, atomically."""
+    """Save weights as a Hugging Face checkpoint with the model's configuration and tokenizer, atomically.
+
+    If the model is sharded over processes, every process must call it, with whole weights, and the first one writes.
+    """
     folder = Path(folder)
+    with distributed.writing(model.root) as writes:
+        return _write(model, folder, weights) if writes else folder
+
+
+def _write(model: Model, folder: Path, weights: dict[str, Tensor]) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileError(f"export to {folder}", "something is there already", "give a folder that is new or empty")
     made: list[Path] = []

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from neuroscope.distributed import fill, has_shards, is_sharded, whole
 from neuroscope.errors import MaskError, ModelError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, require_parameters
@@ -59,14 +60,14 @@ class Delta(nn.Module):
 
     def touched(self, linear: Any) -> dict[str, Tensor]:
         """A copy of the entries of the layer's parameters that the change is for."""
-        kept = {"weight": linear.weight.detach().index_select(self.dim, self.index)}
-        return kept if self.bias is None else kept | {"bias": linear.bias.detach()[self.index]}
+        kept = {"weight": whole(linear.weight).index_select(self.dim, self.index)}
+        return kept if self.bias is None else kept | {"bias": whole(linear.bias)[self.index]}
 
     def added_to(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`touched` with the change added, summed in the wider dtype and rounded once."""
-        changes = {"weight": self.weight.detach() if self.dim == 0 else self.weight.detach().t()}
+        changes = {"weight": whole(self.weight) if self.dim == 0 else whole(self.weight).t()}
         if self.bias is not None:
-            changes["bias"] = self.bias.detach()
+            changes["bias"] = whole(self.bias)
         return {
             name: (entries.to(torch.promote_types(entries.dtype, torch.float32)) + self.strength * changes[name]).to(
                 entries.dtype
@@ -78,7 +79,10 @@ class Delta(nn.Module):
     def put(self, parameters: Mapping[str, Tensor], entries: Mapping[str, Tensor]) -> None:
         """Write the touched entries of a layer's parameters, or of tensors shaped like them."""
         for name, values in entries.items():
-            parameters[name].index_copy_(self.dim if name == "weight" else 0, self.index, values)
+            full = whole(parameters[name])  # itself, where it is not sharded
+            full.index_copy_(self.dim if name == "weight" else 0, self.index, values)
+            if is_sharded(parameters[name]):
+                fill(parameters[name], full)
 
 
 @dataclass
@@ -86,6 +90,7 @@ class Part:
     """One delta in its place."""
 
     path: str
+    address: str  # of the site whose neurons it changes
     linear: Any
     delta: Delta
     hook: Any
@@ -101,6 +106,7 @@ class Place:
     """Which rows or columns of one linear layer belong to the mask."""
 
     linear: nn.Module
+    address: str
     weight: list[tuple[int, Tensor]] = field(default_factory=list)  # the rows' start, and their indices
     bias: list[tuple[int, Tensor]] = field(default_factory=list)
 
@@ -109,6 +115,7 @@ def places_of(model: Model, mask: NeuronMask) -> dict[tuple[str, Side], Place]:
     """The rows and columns of the mask's neurons, by the path of the linear layer and the side."""
     asked = f"train neurons of {model.name}"
     require_parameters(model, asked)
+    refuse_shards(model, asked)
     if any(getattr(m, "_compiled_call_impl", None) is not None for m in model.root.modules()):
         raise ModelError(
             asked, "a model under torch.compile, which ignores hooks that are added later", "compile it afterwards"
@@ -129,8 +136,15 @@ def places_of(model: Model, mask: NeuronMask) -> dict[tuple[str, Side], Place]:
     for address, neurons in mask.items():
         if len(neurons):
             for rows in _rows(sites[address], asked):
-                _note(places, owners[id(rows.param)], rows, neurons, asked)
+                _note(places, owners[id(rows.param)], address, rows, neurons, asked)
     return places
+
+
+def refuse_shards(model: Model, asked: str) -> None:
+    """Refuse a model that is sharded already, whose new parameters FSDP would not know about."""
+    if has_shards(model.root):
+        do = "load the model again, and let finetune (or fully_shard, after the adapter) shard it"
+        raise ModelError(asked, "a model whose parameters are sharded over processes", do)
 
 
 def _rows(site: Site, asked: str) -> list[Rows]:
@@ -147,6 +161,7 @@ def _rows(site: Site, asked: str) -> list[Rows]:
 def _note(
     places: dict[tuple[str, Side], Place],
     owners: list[tuple[str, nn.Module, str]],
+    address: str,
     rows: Rows,
     neurons: Int[Tensor, " chosen"],
     asked: str,
@@ -158,7 +173,7 @@ def _note(
         found = f"{path}.{name}, a parameter of {len(owners)} modules (the first a {type(module).__name__})"
         raise ModelError(asked, found, "give a mask without it: weights of one linear layer each can be trained")
     side: Side = "rows" if name == "bias" or rows.dim == int(is_conv1d) else "columns"
-    place = places.setdefault((path, side), Place(module))
+    place = places.setdefault((path, side), Place(module, address))
     getattr(place, name).append((rows.start, rows.start + rows.step * neurons))
 
 
@@ -181,7 +196,7 @@ def attach(root: nn.Module, places: Mapping[tuple[str, Side], Place]) -> list[Pa
         name = f"{number}-{side}"
         place.linear.get_submodule(SLOT).add_module(name, delta)
         hook = place.linear.register_forward_hook(_adder(name), prepend=True)  # before what edits the layer's output
-        parts.append(Part(path, place.linear, delta, hook))
+        parts.append(Part(path, place.address, place.linear, delta, hook))
     return parts
 
 

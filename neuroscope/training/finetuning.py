@@ -136,7 +136,7 @@ def finetune(
     recipe = {"steps": steps, "epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay}
     recipe |= {"seed": seed, "dev": dev, "patience": patience, "every": every}
     tasks = _listed(tasks)
-    _check(f"finetune {model.name}", recipe)
+    check_recipe(f"finetune {model.name}", recipe)
     for task in tasks:
         task.split("train")
     adapter = WholeModel(model) if mask is None else NeuronAdapter(model, every_ffn(model) if mask == "ffn" else mask)
@@ -166,7 +166,7 @@ def train(
     settings = {**RECIPE, **recipe}
     held: list[Encoded] = []
     try:
-        _check(asked, settings)
+        check_recipe(asked, settings)
         encoded = [item for task in tasks for item in _encoded(model, task)]
         learnt, held = _split(encoded, settings["dev"], settings["seed"])
         run = {
@@ -225,7 +225,8 @@ def _listed(tasks: Tasks) -> list[Task]:
     return found
 
 
-def _check(asked: str, recipe: Mapping[str, Any]) -> None:
+def check_recipe(asked: str, recipe: Mapping[str, Any]) -> None:
+    """Refuse settings that are none, or out of range."""
     unknown = next((name for name in recipe if name not in RECIPE), None)
     if unknown is not None:
         raise ArgumentError(f"{asked} with {unknown}={recipe[unknown]!r}", "no such setting", suggest(unknown, RECIPE))

@@ -12,11 +12,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from neuroscope import files
+from neuroscope import distributed, files
 from neuroscope.errors import FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, require_parameters, resolve
 from neuroscope.training.checkpoint import save_checkpoint
+from neuroscope.training.deltas import refuse_shards
 
 
 class WholeModel:
@@ -32,6 +33,7 @@ class WholeModel:
     def __init__(self, model: Any, *, manifest: Mapping[str, Any] | None = None) -> None:
         self.model: Model = resolve(model)
         require_parameters(self.model, f"train {self.model.name}")
+        refuse_shards(self.model, f"train {self.model.name}")
         for name, parameter in self.model.root.named_parameters():
             if not parameter.is_floating_point():
                 found = f"{name} of dtype {str(parameter.dtype).removeprefix('torch.')}"
@@ -57,14 +59,13 @@ class WholeModel:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """A scope in which every parameter requires gradients."""
-        before = [(p, p.requires_grad) for p in self.parameters()]
+        before = {name: p.requires_grad for name, p in self._named().items()}
         try:
-            for parameter, _ in before:
-                parameter.requires_grad_(True)
+            self.model.root.requires_grad_(True)
             yield
         finally:
-            for parameter, required in before:
-                parameter.requires_grad_(required)
+            for name, parameter in self._named().items():  # FSDP has put others in their place
+                parameter.requires_grad_(before[name])
 
     def merge(self) -> None:
         """Put the trained weights into the model."""
@@ -85,13 +86,19 @@ class WholeModel:
         self._other = {}
 
     def save(self, path: str | PathLike) -> Path:
-        """Write all trained weights and the manifest as one safetensors file, atomically."""
+        """Write all trained weights and the manifest as one safetensors file, atomically.
+
+        If the model is sharded over processes (FSDP2), every process must call it, and the first one writes.
+        """
         from safetensors.torch import save_file  # only where a file is written
 
-        tensors = {n: w.detach().cpu().clone() for n, w in self._trained().items()}
+        tensors = {n: distributed.whole(w).cpu().clone() for n, w in self._trained().items()}
         about = {"format": files.FORMAT, "kind": "WholeModel", "unit": "", "widths": {}}
         about["manifest"] = self.manifest | {"base": self.base}
-        return files.write(path, lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}))
+        with distributed.writing(self.model.root) as writes:
+            if writes:
+                files.write(path, lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}))
+        return Path(path)
 
     @classmethod
     def load(cls, model: Any, path: str | PathLike) -> Self:
@@ -118,11 +125,12 @@ class WholeModel:
             if name not in tensors or tensors[name].shape != weight.shape or tensors[name].dtype != weight.dtype:
                 raise FileError(asked, f"no weights for {name}", "the file is damaged; save it again")
         for name, weight in trained.items():
-            weight.copy_(tensors[name])
+            distributed.fill(weight, tensors[name])
 
     def export(self, folder: str | PathLike) -> Path:
         """Save the trained model as a plain Hugging Face checkpoint. The model is left as it is."""
-        weights = self.model.root.state_dict()
+        distributed.settle(self.model.root)
+        weights = {name: distributed.whole(weight) for name, weight in self.model.root.state_dict().items()}
         if not self.is_merged:
             aside = {id(p): self._other[n] for n, p in self._named().items()}
             named = dict(self.model.root.named_parameters(remove_duplicate=False))
@@ -130,6 +138,7 @@ class WholeModel:
         return save_checkpoint(self.model, folder, weights)
 
     def _named(self) -> dict[str, nn.Parameter]:
+        distributed.settle(self.model.root)
         return dict(self.model.root.named_parameters())
 
     def _trained(self) -> Mapping[str, Tensor]:
@@ -138,8 +147,8 @@ class WholeModel:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._named().items():
-            inside = parameter.detach().clone()
-            parameter.copy_(self._other[name])
+            inside = distributed.whole(parameter).clone()
+            distributed.fill(parameter, self._other[name])
             self._other[name] = inside
         self.is_merged = not self.is_merged
 

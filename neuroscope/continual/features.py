@@ -1,0 +1,44 @@
+"""Mean last-layer features of a task's prompts, by which W-NCFT and EPI tell tasks apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuroscope.errors import NumericalError
+from neuroscope.models import Model
+from neuroscope.tasks.prompts import batches, encode_prompts, pad_id
+from neuroscope.tasks.task import Example, Task
+
+
+def prompt_features(
+    model: Model, task: Task, examples: Sequence[Example], batch_size: int = 64
+) -> Float[Tensor, "example dim"]:
+    """The last layer's output, mean over the tokens of each prompt; float32, on the CPU.
+
+    Causal models: after the final norm. Encoder-decoder models: of the encoder.
+
+    Raises:
+        NumericalError: a feature that is not finite.
+    """
+    encoded = encode_prompts(model, replace(task, max_new_tokens=1), examples)
+    found = torch.empty(len(encoded), 0)
+    with model.quiet(), torch.no_grad():
+        for batch in batches(encoded, batch_size, pad_id(model.tokenizer), model.device, model.style):
+            inputs = {k: v for k, v in batch.inputs.items() if k in ("input_ids", "attention_mask")}
+            encoder = model.base.get_encoder() if model.style == "seq2seq" else model.base.base_model
+            last = encoder(**inputs).last_hidden_state.float()  # [example, pos, dim]
+            real = inputs["attention_mask"][..., None].to(last)
+            means = ((last * real).sum(1) / real.sum(1)).cpu()
+            if not found.shape[1]:
+                found = torch.empty(len(encoded), means.shape[1])
+            found[batch.index.cpu()] = means
+    if not found.isfinite().all():
+        bad = int((~found.isfinite().all(1)).nonzero()[0])
+        do = "open the model in float32 or bfloat16"
+        raise NumericalError(f"features of {task!r}", f"a prompt ({bad}) whose features are not finite", do)
+    return found

@@ -1,0 +1,195 @@
+"""Neuron-level continual fine-tuning, NCFT (LX24 §4.2), and its controls.
+
+1. Task n's neurons are found on its discovery examples: the top k of all neurons, by relevance in the current model (or
+   in the base model).
+2. Their parameters alone are trained, from where the stages before left them; everything else keeps every bit. The
+   optimizer is a new one: kept moments would move the neurons of earlier tasks.
+3. The change is merged, and the next task comes.
+
+Ours: `exclude` leaves out the neurons that earlier tasks were given, and takes the next best; `overlap_penalty` p
+multiplies a neuron's relevance by 1 - p for every earlier task that has it. LX24 does neither.
+
+`ncft-random` trains, in every layer, as many neurons as the task's mask has, drawn at random. `ffn` trains all hidden
+neurons at every stage: what remains of NCFT's advantage over it is due to the choice of neurons.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neuroscope.attribution import attribute
+from neuroscope.continual.setting import Setting
+from neuroscope.errors import ArgumentError, choose
+from neuroscope.evaluation import Outcomes
+from neuroscope.masks import NeuronMask, Scores
+from neuroscope.tasks.task import Task
+from neuroscope.training import NeuronAdapter, every_ffn
+
+Choice = Callable[["Neurons", Task], NeuronMask]
+
+
+class Neurons:
+    """A sequence of neuron adapters, each trained with the earlier ones merged."""
+
+    def __init__(self, setting: Setting, choice: Choice) -> None:
+        self.setting, self.choice = setting, choice
+        self.adapters: list[NeuronAdapter] = []
+
+    def learn(self, stage: int) -> dict[str, Any]:
+        """Choose the task's neurons, train them, merge."""
+        task = self.setting.tasks[stage]
+        mask = self.choice(self, task)
+        adapter = NeuronAdapter(self.setting.model, mask)
+        self.setting.train(adapter, [task])
+        adapter.merge()
+        claims = self.claims()
+        shared = int(sum((claims[a][v] > 0).sum() for a, v in mask.items())) if claims else 0
+        self.adapters.append(adapter)
+        return {"trained": adapter.n_parameters, "neurons": len(mask), "shared": shared, "layers": mask.counts()}
+
+    def claims(self) -> dict[str, Int[Tensor, " width"]]:
+        """How many of the tasks so far were given each neuron; empty before the first."""
+        found: dict[str, Tensor] = {}
+        for adapter in self.adapters:
+            for address, width in adapter.mask.widths.items():
+                found.setdefault(address, torch.zeros(width, dtype=torch.long))[adapter.mask[address]] += 1
+        return found
+
+    def outcomes(self, task: Task) -> Outcomes:
+        """Of the model with all changes so far."""
+        return self.setting.judge(task)
+
+    def save(self, folder: Path, stage: int) -> None:
+        """One adapter per stage."""
+        self.adapters[stage].save(folder / f"adapter-{stage}.safetensors")
+
+    def restore(self, folder: Path, stage: int) -> None:
+        """Load and merge them in order; each checks that it stands on the one before."""
+        for i in range(stage + 1):
+            adapter = NeuronAdapter.load(self.setting.model, folder / f"adapter-{i}.safetensors")
+            adapter.merge()
+            self.adapters.append(adapter)
+
+    def close(self) -> None:
+        """Take the changes back, the last one first."""
+        while self.adapters:
+            adapter = self.adapters.pop()
+            adapter.unmerge()
+            adapter.detach()
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator[None]:
+        """A scope in which the model is the base, to the bit."""
+        for adapter in reversed(self.adapters):
+            adapter.unmerge()
+        before = [adapter.scale for adapter in self.adapters]
+        try:
+            for adapter in self.adapters:
+                adapter.scale = 0.0
+            yield
+        finally:
+            for adapter, scale in zip(self.adapters, before, strict=True):
+                adapter.scale = scale
+                adapter.merge()
+
+
+def ncft(
+    setting: Setting,
+    *,
+    k: float = 0.10,
+    masks: Literal["current", "base"] = "current",
+    exclude: bool = False,
+    overlap_penalty: float = 0.0,
+    objective: str = "loss",
+    examples: int | None = None,
+) -> Neurons:
+    """NCFT.
+
+    Args:
+        k: share of all neurons that a task is given.
+        masks: the model that relevance is measured in.
+        exclude: leave out the neurons of earlier tasks.
+        overlap_penalty: share of its relevance that a neuron loses for every earlier task that has it; below 1.
+        objective, examples: of `attribute`.
+    """
+    _check(k, overlap_penalty)
+    choose(masks, ("current", "base"), "masks")
+
+    def choice(learner: Neurons, task: Task) -> NeuronMask:
+        scores = _relevance(learner, task, masks, objective, examples)
+        return best(scores, learner.claims(), k, exclude, overlap_penalty)
+
+    return Neurons(setting, choice)
+
+
+def ncft_random(
+    setting: Setting, *, k: float = 0.10, exclude: bool = False, objective: str = "loss", examples: int | None = None
+) -> Neurons:
+    """As many random neurons in every layer as NCFT would take; the arguments are those of `ncft`."""
+    _check(k, 0.0)
+
+    def choice(learner: Neurons, task: Task) -> NeuronMask:
+        claims = learner.claims()
+        mask = best(_relevance(learner, task, "current", objective, examples), claims, k, exclude, 0.0)
+        return random_instead(mask, claims if exclude else {}, setting.seed)
+
+    return Neurons(setting, choice)
+
+
+def ffn(setting: Setting) -> Neurons:
+    """All hidden neurons at every stage."""
+    return Neurons(setting, lambda learner, task: every_ffn(setting.model))
+
+
+def _check(k: float, overlap_penalty: float) -> None:
+    if isinstance(k, bool) or not isinstance(k, (int, float)) or not 0 < k <= 1:
+        raise ArgumentError(f"k={k!r}", "no share of the neurons", "give 0 < k <= 1, such as 0.10")
+    if not 0 <= overlap_penalty < 1:
+        raise ArgumentError(f"overlap_penalty={overlap_penalty!r}", "not in [0, 1)", "give exclude=True for 1")
+
+
+def _relevance(learner: Neurons, task: Task, masks: str, objective: str, examples: int | None) -> Scores:
+    with learner.base() if masks == "base" else contextlib.nullcontext():
+        return attribute(learner.setting.model, task, objective=objective, examples=examples)
+
+
+def best(
+    scores: Scores, claims: dict[str, Int[Tensor, " width"]], k: float, exclude: bool, overlap_penalty: float
+) -> NeuronMask:
+    """The top k of all neurons, with what earlier tasks were given made less attractive or left out.
+
+    Raises:
+        ArgumentError: fewer neurons than wanted are left.
+    """
+    if not claims:
+        return scores.top(k)
+    wanted = max(1, round(k * len(scores)))
+    free = sum(int((n == 0).sum()) for n in claims.values())
+    if exclude and free < wanted:
+        do = "give a smaller k, fewer tasks, or overlap_penalty instead of exclude"
+        raise ArgumentError(f"{wanted} neurons that no earlier task has", f"{free} are left", do)
+    values = {a: v * (1 - overlap_penalty) ** claims[a] for a, v in scores.items()}
+    if exclude:  # relevance is not negative: what is left out goes below all
+        values = {a: torch.where(claims[a] > 0, -1.0, v) for a, v in values.items()}
+    mask = replace(scores, values_by_site=values).top(k)
+    return replace(mask, manifest={**mask.manifest, "exclude": exclude, "overlap_penalty": overlap_penalty})
+
+
+def random_instead(mask: NeuronMask, claims: dict[str, Int[Tensor, " width"]], seed: int) -> NeuronMask:
+    """As many random neurons at every site; none that an earlier task has, where claims are given."""
+    if not claims:
+        return mask.random_like(seed=seed, match="layer")
+    generator = torch.Generator().manual_seed(int(mask.identity, 16) % 2**62 + seed)
+    drawn = {}
+    for address, neurons in mask.items():
+        free = (claims[address] == 0).nonzero().flatten()
+        drawn[address] = free[torch.randperm(len(free), generator=generator)[: len(neurons)]]
+    return NeuronMask.of(drawn, mask.widths, mask.unit, {"random_like": dict(mask.manifest), "seed": seed})
