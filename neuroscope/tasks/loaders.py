@@ -6,7 +6,8 @@ Rows are shuffled by the seed, so that the first n of a split are a fair sample 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +19,16 @@ from neuroscope.errors import ArgumentError, FileError, public, suggest
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.hub import from_hub
 from neuroscope.tasks.mini import NAMES, mini_tasks
+from neuroscope.tasks.mini_sequence import sequence_tasks
 from neuroscope.tasks.rows import PROMPT, Count, Located, answer, build, cap, check_options, has_gold
 from neuroscope.tasks.task import Task
 
 SPLITS = ("train", "discovery", "test")
+BUNDLED: dict[str, Callable[..., dict[str, Task]]] = {
+    "mini": mini_tasks,
+    "mini-sequence": partial(sequence_tasks, "distinct"),
+    "mini-conflict": partial(sequence_tasks, "conflicting"),
+}
 
 
 @public
@@ -29,10 +36,11 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
     """Several tasks by name.
 
     Args:
-        source: "mini" (the bundled suite) or names of its tasks; a folder of task folders (`train.jsonl`,
-            `test.jsonl`); or names from the catalogue of the papers' tasks, or of its groups, as a list or separated
-            by commas.
-        options: arguments of `mini_tasks`, `Task.from_jsonl` or `Task.from_hub`, such as `n` and `seed`.
+        source: "mini" (the bundled suite) or names of its tasks; "mini-sequence" or "mini-conflict" (five tasks to
+            learn one after the other, see `sequence_tasks`); a folder of task folders (`train.jsonl`, `test.jsonl`);
+            or names from the catalogue of the papers' tasks, or of its groups, as a list or separated by commas.
+        options: arguments of `mini_tasks`, `sequence_tasks`, `Task.from_jsonl` or `Task.from_hub`, such as `n`
+            and `seed`.
 
     Raises:
         ArgumentError: no such folder or name; it lists the known ones.
@@ -41,8 +49,8 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
         >>> list(load_tasks("mini", train=2, discovery=2, test=2))[:2]
         ['sentiment-food', 'sentiment-film']
     """
-    if isinstance(source, str) and source == "mini":
-        return mini_tasks(**options)
+    if isinstance(source, str) and source in BUNDLED:
+        return BUNDLED[source](**options)
     if isinstance(source, (str, PathLike)) and Path(source).is_dir():
         folders = [path for path in [Path(source), *sorted(Path(source).iterdir())] if list(path.glob("*.jsonl"))]
         if not folders:
@@ -51,7 +59,7 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
             )
         return {task.name: task for task in (from_jsonl(folder, **options) for folder in folders)}
     names = str(source).split(",") if isinstance(source, (str, PathLike)) else list(source)
-    known = ["mini", *NAMES, *GROUPS, *CATALOGUE]
+    known = [*BUNDLED, *NAMES, *GROUPS, *CATALOGUE]
     if names and all(name.strip() in NAMES for name in names):
         bundled = mini_tasks(**options)
         return {name.strip(): bundled[name.strip()] for name in names}

@@ -1,0 +1,137 @@
+"""Two sequences of five tasks to fine-tune the bundled model on, one after the other (continual learning, LX24 §4.2).
+
+The base is `mini`, which knows the prompts' words and forms but gives other answers to them. New is the question about
+them; its answer is one word of two. As in the mini suite, the split a prompt belongs to depends on the prompt alone:
+the base has seen no discovery or test prompt either.
+
+- "distinct": five forms of prompt, each with a question of its own, half about food and half about film. No input
+  belongs to two tasks, so that one model can know all five: what is lost on the way is forgotten. Four of the tasks
+  share their two labels, so that a new task does not make an earlier one's labels improbable as such.
+- "conflicting": the same prompts in all five tasks, each with two other words for the same verdict. A model gives one
+  answer to a prompt, so that no method whatever gets above 20 % on average: a sequence on which nothing can help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from neuroscope.errors import ArgumentError, TaskError, choose, public
+from neuroscope.tasks.mini import FAMILIES, TRIES, split_of
+from neuroscope.tasks.mini_words import ARROW, DOMAINS
+from neuroscope.tasks.task import Example, Task
+
+SPLITS = ("train", "discovery", "test")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A yes-or-no question about the prompts of one family, and the words for yes and no."""
+
+    family: str
+    holds: Callable[[str, list[str]], bool]  # domain, the words of the family's own answer
+    labels: tuple[str, str] = ("truly", "never")
+
+
+def _praises(domain: str, answer: list[str]) -> bool:
+    return answer == ["positive"]
+
+
+def _is_food(domain: str, answer: list[str]) -> bool:
+    return domain == "food"
+
+
+# In the order of the sequence, which is that of the families.
+DISTINCT = {
+    "praise": Question("sentiment", _praises, ("good", "bad")),
+    "agreement": Question("paraphrase", lambda domain, answer: answer == ["yes"]),
+    "food-text": Question("summary", _is_food),
+    "asks-who": Question("question", lambda domain, answer: answer[0] == "who"),
+    "food-table": Question("data2text", _is_food),
+}
+PAIRS = (("good", "bad"), ("truly", "never"), ("great", "awful"), ("superb", "poor"), ("lovely", "horrid"))
+CONFLICTING = {f"praise-{pair[0]}": Question("sentiment", _praises, pair) for pair in PAIRS}
+SEQUENCES = {"distinct": DISTINCT, "conflicting": CONFLICTING}
+
+
+def _stream(question: Question, split: str, seed: int) -> Iterator[Example]:
+    """Endless examples of one split; the prompts depend on the family, the split and the seed alone."""
+    rng = Random(f"{seed}/sequence/{question.family}/{split}")  # a text seed is hashed: the same on every platform
+    while True:
+        domain = rng.choice(tuple(DOMAINS))
+        words, answer, _, _ = FAMILIES[question.family].draw(DOMAINS[domain], rng)
+        prompt = " ".join([*words, ARROW])
+        if split_of(prompt) == split:
+            yes, no = question.labels
+            yield Example(prompt, yes if question.holds(domain, answer) else no)
+
+
+def _distinct(name: str, question: Question, split: str, n: int, seed: int) -> tuple[Example, ...]:
+    """The first `n` examples of the stream with prompts that differ from each other."""
+    found: dict[str, Example] = {}
+    stream = _stream(question, split, seed)
+    for _ in range(TRIES * n):
+        example = next(stream)
+        found.setdefault(example.prompt, example)
+        if len(found) == n:
+            break
+    if len(found) < n:
+        raise TaskError(
+            f"{n} different {split} prompts of task {name!r}",
+            f"{len(found)} in {TRIES * n} draws",
+            "ask for fewer: the toy language is small",
+        )
+    return tuple(found.values())
+
+
+@public
+def sequence_tasks(
+    kind: Literal["distinct", "conflicting"] = "distinct",
+    train: int = 1000,
+    discovery: int = 128,
+    test: int = 128,
+    seed: int = 0,
+) -> dict[str, Task]:
+    """Five tasks, in the order in which to learn them, that the bundled model `mini` does not know yet.
+
+    Within a task no prompt occurs twice, in one split or in two. There are no corrupt prompts.
+
+    Args:
+        kind: "distinct": five forms of prompt, and a question about each. "conflicting": five times the same prompts
+            with other words for the same two answers, so that no model scores above 20 % on average.
+        train, discovery, test: how many examples of each split per task.
+        seed: the same seed gives the same tasks.
+
+    Raises:
+        ArgumentError: another kind, or a number of examples that is none.
+        TaskError: if the toy language has fewer different prompts than asked for.
+
+    Example:
+        >>> tasks = sequence_tasks(train=4, discovery=4, test=4)
+        >>> list(tasks), tasks["asks-who"].labels
+        (['praise', 'agreement', 'food-text', 'asks-who', 'food-table'], ('truly', 'never'))
+        >>> same = sequence_tasks("conflicting", train=4, discovery=4, test=4)
+        >>> [task.test[0].answer for task in same.values()]
+        ['good', 'truly', 'great', 'superb', 'lovely']
+    """
+    questions = SEQUENCES[choose(kind, SEQUENCES, "kind of sequence")]
+    for split, n in {"train": train, "discovery": discovery, "test": test}.items():
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            found, do = "not a whole number from 0 up", "give a number of examples"
+            raise ArgumentError(f"sequence_tasks({split}={n!r})", found, do)
+    return {
+        name: Task(
+            name,
+            train=_distinct(name, question, "train", train, seed),
+            discovery=_distinct(name, question, "discovery", discovery, seed),
+            test=_distinct(name, question, "test", test, seed),
+            labels=question.labels,
+            kind="classification",
+            family=question.family,
+            max_new_tokens=8,
+            source=f"mini sequence ({kind}), seed {seed}",
+        )
+        for name, question in questions.items()
+    }
