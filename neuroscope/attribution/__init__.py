@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from neuroscope import files
+from neuroscope import distributed, files
 from neuroscope.attribution.activations import activation, chance, lape
 from neuroscope.attribution.exact import exact
 from neuroscope.attribution.gradients import attribution_patching, grad_x_act, integrated_gradients
@@ -35,12 +36,15 @@ class Method:
         reductions: those it can do, the default first.
         corrupt: whether each example needs its corrupt prompt.
         together: whether it sees all tasks at once (then it is called with a dict of setups).
+        additive: whether what it returns are sums over this process's examples, which `attribute` adds up over
+            processes; otherwise the method has seen to that.
     """
 
     run: Callable[..., Any]
     reductions: tuple[str, ...]
     corrupt: bool = False
     together: bool = False
+    additive: bool = True
 
     @property
     def options(self) -> list[str]:
@@ -54,9 +58,9 @@ METHODS: dict[str, Method] = {
     "attribution-patching": Method(attribution_patching, tuple(REDUCTIONS), corrupt=True),
     "relp": Method(relp, tuple(REDUCTIONS)),
     "weight-x-grad": Method(weight_x_grad, ("abs_of_sum", "signed")),
-    "activation": Method(activation, ("mean_abs",)),
-    "lape": Method(lape, ("entropy",), together=True),
-    "random": Method(chance, ("none",)),
+    "activation": Method(activation, ("mean_abs",), additive=False),
+    "lape": Method(lape, ("entropy",), together=True, additive=False),
+    "random": Method(chance, ("none",), additive=False),
     "exact": Method(exact, ("abs_of_sum", "signed")),
 }
 
@@ -85,6 +89,9 @@ def attribute(
 
     The scored quantity is a loss, the mean over an example's *answer* tokens (prompt and padding are not scored):
     cross-entropy in nats, or minus log-odds, which does not saturate where the model is certain.
+
+    Under an initialised torch.distributed process group, each process takes its share of the examples, and all return
+    the scores of the whole; every process must make the same call.
 
     Args:
         model: anything that can be opened.
@@ -134,19 +141,36 @@ def attribute(
     if entry.together and not several:
         raise ArgumentError(f"method={method!r} on one task", "a score between tasks", "give a dict of tasks")
     tasks = dict(task) if isinstance(task, Mapping) else {task.name: task}
-    with torch.inference_mode(False), torch.enable_grad(), model.quiet():  # the caller may stand in no_grad()
+    settings = (method, objective, reduction, unit, examples, split, seed, options)
+    with (
+        torch.inference_mode(False), torch.enable_grad(), model.quiet(),  # the caller may stand in no_grad()
+        _with_others(model, tasks, settings),
+    ):  # fmt: skip
         setups = {
             name: _setup(model, t, entry, objective, reduction, unit, examples, split, batch_size, seed, progress)
             for name, t in tasks.items()
         }
-        if entry.together:
-            values = entry.run(setups, **options)
-        else:
-            values = {name: entry.run(setup, **options) for name, setup in setups.items()}
+        values = _values(entry, setups, options)
+        means = {name: setup.means() for name, setup in setups.items()}
     scores = {
-        name: _scores(setup, values[name], method, entry.together, options, split) for name, setup in setups.items()
+        name: _scores(setup, values[name], means[name], method, entry.together, options, split)
+        for name, setup in setups.items()
     }
     return scores if several else scores[next(iter(scores))]
+
+
+@contextlib.contextmanager
+def _with_others(model: Model, tasks: Mapping[str, Task], settings: tuple) -> Iterator[None]:
+    """A scope in which the processes of a group share the examples, if there is one."""
+    with contextlib.ExitStack() as stack:
+        if distributed.has_shards(model.root):  # a pass needs every process: each does all of them
+            stack.enter_context(distributed.apart())
+        elif distributed.world()[1] > 1:
+            *others, options = settings
+            given = {name: getattr(value, "identity", value) for name, value in options.items()}
+            about = (*others, given, model.fingerprint(), {name: task.data_hash for name, task in tasks.items()})
+            stack.enter_context(distributed.together(f"attribute(method={settings[0]!r})", *about))
+        yield
 
 
 def _setup(
@@ -155,14 +179,32 @@ def _setup(
 ) -> Setup:  # fmt: skip
     chosen = task.split(split, examples)
     encoded = encode(model, task, chosen, corrupt=entry.corrupt)
-    cut = list(batches(encoded, batch_size, pad_id(model.tokenizer), model.device, model.style))
-    return Setup(model, task, model.sites(unit), cut, objective, reduction, seed, progress)
+    longest = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
+    own = distributed.share(longest)  # the processes' shares have about as many tokens
+    part = [encoded[i] for i in own] if len(own) < len(encoded) else encoded
+    cut = list(batches(part, batch_size, pad_id(model.tokenizer), model.device, model.style))
+    if part is not encoded:
+        cut = [replace(b, index=torch.tensor(own).to(b.index)[b.index]) for b in cut]
+    counts = len(encoded), sum(len(item.answer) for item in encoded)
+    return Setup(model, task, model.sites(unit), cut, objective, reduction, seed, progress, counts)
+
+
+def _values(entry: Method, setups: dict[str, Setup], options: dict) -> dict[str, dict[str, Tensor]]:
+    """What the method finds for each task, over the examples of all processes."""
+    if entry.together:
+        return entry.run(setups, **options)
+    values = {}
+    for name, setup in setups.items():
+        found = entry.run(setup, **options)
+        found = setup.sums.relevance if found is None else found
+        values[name] = setup.total(found) if entry.additive else found
+    return values
 
 
 def _scores(
-    setup: Setup, values: dict[str, Tensor] | None, method: str, averaged: bool, options: dict, split: str
-) -> Scores:
-    sums = setup.sums.relevance if values is None else values
+    setup: Setup, sums: dict[str, Tensor], means: dict[str, Tensor], method: str, averaged: bool, options: dict,
+    split: str,
+) -> Scores:  # fmt: skip
     n = 1 if averaged else setup.n_examples
     relevance = {
         a: (sums[a].detach().float().cpu() / n if a in sums else torch.zeros(s.width)) for a, s in setup.sites.items()
@@ -185,5 +227,4 @@ def _scores(
     if method == "exact" and measured < sum(len(v) for v in relevance.values()):
         manifest["measured"] = measured
     widths = {a: s.width for a, s in setup.sites.items()}
-    means = setup.sums.means()
     return Scores(relevance, widths, next(iter(setup.sites.values())).unit, manifest, means or None)

@@ -29,7 +29,8 @@ def activation(setup: Setup) -> dict[str, Tensor]:
         for batch in setup:
             with edit(setup.sites.values(), partial(collect, batch)):
                 setup.model.logits(batch.inputs, keep=batch.keep)
-    return {a: v / setup.sums.tokens[a].clamp_min(1) * setup.n_examples for a, v in total.items()}
+    tokens = setup.total(setup.sums.tokens)
+    return {a: v / tokens[a].clamp_min(1) * setup.n_examples for a, v in setup.total(total).items()}
 
 
 def chance(setup: Setup) -> dict[str, Tensor]:
@@ -46,7 +47,7 @@ def active_share(setup: Setup) -> dict[str, Tensor]:
     gates = {a: s.gate if s.gate is not None else s for a, s in setup.sites.items()}
     addresses = {id(gate): a for a, gate in gates.items()}
     active: dict[str, Tensor] = {}
-    seen: dict[str, float] = {}
+    seen: dict[str, Tensor] = {}
 
     def collect(batch: Batch, gate: Site, h: Tensor, tokens: Tensor | None) -> None:
         address = addresses[id(gate)]
@@ -55,14 +56,16 @@ def active_share(setup: Setup) -> dict[str, Tensor]:
         real = batch.real_at(gate.address, h, tokens).flatten()
         on = torch.mv((h > 0).flatten(0, -2).T.float(), real.float())
         active[address] = active.get(address, 0) + on
-        seen[address] = seen.get(address, 0.0) + float(real.sum())
+        seen[address] = seen.get(address, 0) + real.sum()
 
     with torch.no_grad():
         for batch in setup:
             with edit(gates.values(), partial(collect, batch)):
                 setup.model.logits(batch.inputs, keep=batch.keep)
+    active, seen = setup.total(active), setup.total(seen)
     return {
-        a: active[a].cpu() / max(seen[a], 1.0) if a in active else torch.zeros(s.width) for a, s in setup.sites.items()
+        a: (active[a] / seen[a].clamp_min(1)).float().cpu() if a in active else torch.zeros(s.width)
+        for a, s in setup.sites.items()
     }
 
 

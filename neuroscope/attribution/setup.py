@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuroscope import distributed
 from neuroscope.errors import NumericalError
 from neuroscope.models import Model
 from neuroscope.sites import Site
@@ -49,14 +50,13 @@ class Sums:
         known = self.relevance.get(site.address)
         self.relevance[site.address] = value if known is None else known.add_(value)
 
-    def means(self) -> dict[str, Tensor]:
-        """Mean activation of each coordinate over the tokens that had it."""
-        return {a: (total / self.tokens[a].clamp_min(1)).cpu() for a, total in self.activation.items()}
-
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything a method needs. Batches hold each example once; the reduction is applied within examples first."""
+    """Everything a method needs. Batches hold each example once; the reduction is applied within examples first.
+
+    Where several processes share the examples, the batches hold this one's, and `counts` is of all.
+    """
 
     model: Model
     task: Task
@@ -66,6 +66,7 @@ class Setup:
     reduction: str
     seed: int
     progress: Progress | None
+    counts: tuple[int, int] | None = None  # examples and answer tokens; None: as the batches have it
     sums: Sums = field(default_factory=Sums)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -79,12 +80,21 @@ class Setup:
     @property
     def n_examples(self) -> int:
         """Number of examples."""
-        return sum(len(b.index) for b in self.batches)
+        return sum(len(b.index) for b in self.batches) if self.counts is None else self.counts[0]
 
     @property
     def n_tokens(self) -> int:
         """Number of scored answer tokens."""
-        return sum(int((b.targets != UNSCORED).sum()) for b in self.batches)
+        return sum(int((b.targets != UNSCORED).sum()) for b in self.batches) if self.counts is None else self.counts[1]
+
+    def total(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over the examples of all processes that share the work, from this one's, by address."""
+        return distributed.total(found, list(self.sites))
+
+    def means(self) -> dict[str, Tensor]:
+        """Mean activation of each coordinate over the tokens that had it, of all processes."""
+        activation, tokens = self.total(self.sums.activation), self.total(self.sums.tokens)
+        return {a: (total / tokens[a].clamp_min(1)).float().cpu() for a, total in activation.items()}
 
     def losses(self, batch: Batch, inputs: dict[str, Tensor] | None = None, n: int = 1) -> Float[Tensor, " example"]:
         """The objective of each example: its mean over the example's answer tokens.

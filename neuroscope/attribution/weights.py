@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from neuroscope.attribution.setup import Setup
+from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError
 from neuroscope.models import require_parameters
 from neuroscope.sites import Rows, Site
@@ -18,6 +19,9 @@ def weight_x_grad(setup: Setup) -> dict[str, Tensor]:
     Gradients of parameters are sums over a batch, so each example goes through the model alone.
     """
     require_parameters(setup.model, "weight-x-grad")
+    if has_shards(setup.model.root):
+        found, do = "parameters that are sharded over processes", "use another method, or a model that is not sharded"
+        raise ModelError("weight-x-grad", found, do)
     bare = [a for a, s in setup.sites.items() if not _rows(s)]
     if bare:
         do = "open the model in float32 or bfloat16, not quantised, or use another method or unit"

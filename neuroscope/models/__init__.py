@@ -11,7 +11,7 @@ from torch import nn
 
 from neuroscope.errors import ArgumentError, ModelError, public
 from neuroscope.models import experts
-from neuroscope.models.hugging_face import open_hugging_face, saved_tokenizer
+from neuroscope.models.hugging_face import architecture, open_hugging_face, saved_tokenizer
 from neuroscope.models.model import UNITS, Model, require_parameters
 from neuroscope.sites import unedited
 
@@ -83,9 +83,7 @@ def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: An
     kwargs = {"revision": revision} if revision else {}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **kwargs)
-        kind = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0], None)
-        if kind is None or not hasattr(kind, "from_pretrained") or kind.__name__.endswith("Model"):
-            kind = kind if kind is not None and "LMHead" in kind.__name__ else transformers.AutoModelForCausalLM
+        kind = architecture(config)
         loading: Any = kind.from_pretrained(
             name, dtype=dtype, device_map=device_map, output_loading_info=True, **kwargs
         )

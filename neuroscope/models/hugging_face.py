@@ -30,6 +30,23 @@ def open_hugging_face(root: Any, tokenizer: Any = None, backend: str = "hugging_
         inputs = probe(base, style)
         check_finite(root, inputs)
         found = discover(root, inputs)
+    units, problems = sites_by_unit(root, base, found)
+    return Model(
+        name=getattr(base.config, "_name_or_path", "") or type(base).__name__,
+        backend=backend,
+        style=style,
+        root=root,
+        tokenizer=tokenizer if tokenizer is not None else find_tokenizer(base),
+        original=root if original is None else original,
+        units=units,
+        problems=problems,
+    )
+
+
+def sites_by_unit(
+    root: nn.Module, base: Any, found: list[Found]
+) -> tuple[dict[str, dict[str, Site]], dict[str, ModelError]]:
+    """The sites of every unit by address, from what discovery found; and what is out of reach, with its error."""
     separate = [f.path for f in found if re.search(r"experts\.\d+\.", f.path)]
     found = [f for f in found if f.path not in separate and "vision" not in f.path]
     ffns = [f for f in found if not f.heads]
@@ -42,16 +59,7 @@ def open_hugging_face(root: Any, tokenizer: Any = None, backend: str = "hugging_
         "output": in_order([_output(f, base) for f in ffns if "expert" not in f.path] + _mixture_outputs(root, base)),
         "head": in_order([_head(f, base) for f in found if f.heads]),
     }
-    return Model(
-        name=getattr(base.config, "_name_or_path", "") or type(base).__name__,
-        backend=backend,
-        style=style,
-        root=root,
-        tokenizer=tokenizer if tokenizer is not None else find_tokenizer(base),
-        original=root if original is None else original,
-        units=units,
-        problems=_problems(base, units, untapped(root), separate),
-    )
+    return units, _problems(base, units, untapped(root), separate)
 
 
 def _problems(base: Any, units: dict, closed: list[str], separate: list[str]) -> dict[str, ModelError]:
@@ -92,6 +100,16 @@ def style_of(base: Any) -> Style:
         "no language-model head" if config is not None else "a torch module without a Hugging Face configuration",
         "open it with transformers.AutoModelForCausalLM (or ...Seq2SeqLM, ...MaskedLM)",
     )
+
+
+def architecture(config: Any) -> Any:
+    """The transformers class that a configuration names, if it has a language-model head; else the causal one."""
+    import transformers  # heavy: only when a model is loaded by name
+
+    kind = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0], None)
+    if kind is None or not hasattr(kind, "from_pretrained") or kind.__name__.endswith("Model"):
+        return kind if kind is not None and "LMHead" in kind.__name__ else transformers.AutoModelForCausalLM
+    return kind
 
 
 def probe(base: Any, style: Style) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from neuroscope.distributed import has_shards, whole
 from neuroscope.errors import ModelError, NumericalError, choose
 from neuroscope.sites import Site
 
@@ -86,14 +87,19 @@ class Model:
     def logits(
         self, inputs: dict[str, Tensor], keep: Int[Tensor, " kept"] | None = None
     ) -> Float[Tensor, "batch pos vocab"]:
-        """One forward pass. With `keep`, only these positions' logits (computed alone where the model can)."""
+        """One forward pass. With `keep`, only these positions' logits (computed alone where the model can).
+
+        The logits are where the inputs are, also of a model on several devices.
+        """
+        device = inputs["input_ids"].device
         signature = inspect.signature(self.base.forward).parameters
         settings: dict[str, Any] = {"use_cache": False} if "use_cache" in signature else {}
         if keep is None:
-            return self.root(**inputs, **settings).logits
+            return self.root(**inputs, **settings).logits.to(device)
         if "logits_to_keep" in signature:
-            return self.root(**inputs, **settings, logits_to_keep=keep.cpu()).logits  # the last layer may be elsewhere
-        return self.root(**inputs, **settings).logits[:, keep.cpu()]
+            kept = keep.cpu()  # the last layer may be elsewhere
+            return self.root(**inputs, **settings, logits_to_keep=kept).logits.to(device)
+        return self.root(**inputs, **settings).logits[:, keep.cpu()].to(device)
 
     @torch.no_grad()
     def generate(
@@ -137,7 +143,7 @@ class Model:
         """
         state = hashlib.sha256()
         for name, parameter in self.root.named_parameters():
-            flat = parameter.detach().flatten()
+            flat = whole(parameter).flatten()
             sample = flat[:: max(1, flat.numel() // 64)].float().cpu()
             state.update(f"{name.replace('._original_component', '')}{tuple(parameter.shape)}".encode())
             state.update(sample.numpy().tobytes())
@@ -201,6 +207,9 @@ def check_finite(root: nn.Module, inputs: dict[str, Tensor]) -> None:
 
     Attention can swallow a NaN, so the logits alone do not tell. A sum passes it on, for one reading of the weights.
     """
+    if has_shards(root):
+        do = "open it with ns.load before it is sharded; what finetune returns has the opened model as .model"
+        raise ModelError(f"open {type(root).__name__}", "parameters that are sharded over processes", do)
     absent = next((name for name, p in root.named_parameters() if p.is_meta), None)
     if absent:
         do = "load the model whole, or spread it over devices (device_map='auto' with enough memory)"

@@ -2,7 +2,17 @@
 
 from neuroscope.training.adapter import NeuronAdapter
 from neuroscope.training.finetuning import Trainable, every_ffn, finetune, train
+from neuroscope.training.lora import LoraAdapter
 from neuroscope.training.trainer import NeuronTrainerMixin
 from neuroscope.training.whole import WholeModel
 
-__all__ = ["NeuronAdapter", "NeuronTrainerMixin", "Trainable", "WholeModel", "every_ffn", "finetune", "train"]
+__all__ = [
+    "LoraAdapter",
+    "NeuronAdapter",
+    "NeuronTrainerMixin",
+    "Trainable",
+    "WholeModel",
+    "every_ffn",
+    "finetune",
+    "train",
+]

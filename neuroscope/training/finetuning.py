@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
 from neuroscope import files
+from neuroscope.distributed import whole
 from neuroscope.errors import ArgumentError, FileError, NumericalError, public, suggest
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
@@ -29,6 +30,7 @@ from neuroscope.tasks.prompts import Encoded, encode, pad_id
 from neuroscope.tasks.task import Task
 from neuroscope.tasks.tokens import tokenizer_of
 from neuroscope.training.adapter import NeuronAdapter
+from neuroscope.training.processes import check_shards, divide, shards_elsewhere
 from neuroscope.training.trainer import (
     NeuronTrainer,
     Progress,
@@ -102,13 +104,16 @@ def finetune(
 ) -> NeuronAdapter | WholeModel:
     """Fine-tune a mask's neurons on one or several tasks, and nothing else.
 
+    Started by torchrun or `accelerate launch`, the processes share each batch (DDP), or the model too (FSDP2, with
+    `arguments={"fsdp": True}`: then the model stays sharded, and every process must call `save`, `merge` and the like).
+
     Args:
         model: anything that can be opened, with parameters of its own.
         tasks: whose training examples to learn, mixed.
         mask: hidden neurons or output units; "ffn": all hidden neurons; None: every parameter of the model.
         steps: optimizer steps; if None, as many as `epochs` takes.
         lr: the peak learning rate. An adapter wants one several times higher than the whole model.
-        batch_size: examples per step.
+        batch_size: examples per step, of all processes together.
         weight_decay: of AdamW. It pulls the neurons towards the base model (for `mask=None`: weights towards zero).
         seed: of dropout, of the order of the examples, and of the choice of those held out.
         dev: fraction of the training examples to hold out. Training stops early when their loss has not improved for
@@ -182,6 +187,9 @@ def train(
         with untouched(model.root), contextlib.ExitStack() as stack:
             folder = output if output is not None or not held else stack.enter_context(tempfile.TemporaryDirectory())
             chosen = _arguments(settings, arguments, folder, _every(settings, len(learnt)), held, model)
+            divide(chosen, settings["batch_size"], arguments, asked)
+            if isinstance(adapter, NeuronAdapter) and "ddp_find_unused_parameters" not in (arguments or {}):
+                chosen.ddp_find_unused_parameters = False  # every delta is used in every pass
             callbacks: list[Any] = [EarlyStoppingCallback(settings["patience"])] if held else []
             if progress is not None:
                 callbacks.append(Watch(progress))
@@ -196,10 +204,12 @@ def train(
                 data_collator=partial(collate, pad=pad_id(tokenizer_of(model)), style=model.style),
                 callbacks=callbacks,
             )
+            check_shards(trainer, arguments, asked)
             trainer.remove_callback(PrinterCallback)  # the library never prints
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            trainer.accelerator.wait_for_everyone()  # before a folder of one is taken away
             history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
-        if not all(bool(torch.isfinite(p).all()) for p in adapter.parameters()):
+        if not all(bool(torch.isfinite(whole(p)).all()) for p in adapter.parameters()):
             raise NumericalError(
                 asked, "trained numbers that are not finite", f"give a lower lr than {settings['lr']:g}"
             )
@@ -320,7 +330,7 @@ def _arguments(
         "report_to": "none",
         "disable_tqdm": True,
         "log_level": "error",
-        "use_cpu": model.device.type == "cpu",
+        "use_cpu": model.device.type == "cpu" and not shards_elsewhere(further),
         "dataloader_pin_memory": model.device.type != "cpu",
     }
     for name in further or {}:

@@ -18,8 +18,10 @@ from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
 from neuroscope import files
+from neuroscope.distributed import has_shards
 from neuroscope.errors import FileError
 from neuroscope.tasks.prompts import UNSCORED, Encoded, batches
+from neuroscope.training.processes import save_optimizer, weight_of
 
 WEIGHTS = "adapter.safetensors"
 RUN = "run.json"
@@ -52,18 +54,23 @@ class NeuronTrainerMixin:
         self.run = dict(run or {})
         self.penalty = penalty
         super().__init__(*args, **kwargs)
+        if adapter.model.style != "causal":  # T5, BERT and others take the number of tokens, but leave it out
+            self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own, with the penalty added in training."""
-        loss = super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]
-        if self.penalty is None or not model.training:
+        if not model.training:
+            return super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]
+        weight = weight_of(self, args[0] if args else kwargs["inputs"])
+        loss = weight * super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]
+        if self.penalty is None:
             return loss
         # the loss of a part of an accumulated batch is divided by their number here, or was before
         parts = self.current_gradient_accumulation_steps if self._is_scaled(kwargs) else 1  # type: ignore[attr-defined]
         return loss + self.penalty() / parts
 
     def _is_scaled(self, given: Mapping[str, Any]) -> bool:
-        return self.model_accepts_loss_kwargs and given.get("num_items_in_batch") is not None  # type: ignore[attr-defined]
+        return self.model_accepts_loss_kwargs and given.get("num_items_in_batch") is not None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own `train`, with everything but the adapter frozen meanwhile."""
@@ -82,9 +89,24 @@ class NeuronTrainerMixin:
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)  # type: ignore[attr-defined]
-        if self.args.should_save:  # type: ignore[attr-defined]
+        should_save = self.args.should_save  # type: ignore[attr-defined]
+        if should_save or has_shards(self.adapter.model.root):  # shards are gathered from all processes
             self.adapter.save(folder / WEIGHTS)
+        if should_save:
             files.write(folder / RUN, json.dumps(self.run, indent=1))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's own, but that a sharded model is not gathered for it."""
+        if has_shards(self.adapter.model.root):
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if has_shards(self.adapter.model.root):
+            save_optimizer(self, output_dir)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         refuse_other_run(resume_from_checkpoint, self.run)
@@ -173,7 +195,8 @@ def untouched(root: Any) -> Iterator[None]:
     that accelerate gave the model, transformers' verbosity, and the environment variables.
     """
     modes = [(m, m.training) for m in root.modules()]
-    gradients = [(p, p.grad) for p in root.parameters()]
+    # by name: FSDP puts other parameters in the place of these, which nothing may keep alive
+    gradients = {name: p.grad for name, p in root.named_parameters() if p.grad is not None}
     attributes, use_cache = dict(vars(root)), getattr(root.config, "use_cache", None)
     verbosity, has_checkpointing = logging.get_verbosity(), _is_checkpointing(root)
     generators, environment = (random.getstate(), np.random.get_state()), dict(os.environ)  # noqa: NPY002
@@ -196,8 +219,8 @@ def untouched(root: Any) -> Iterator[None]:
             root.config.use_cache = use_cache
         for module, mode in modes:
             module.training = mode
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+        for name, parameter in root.named_parameters():
+            parameter.grad = gradients.get(name)
 
 
 def _is_checkpointing(root: Any) -> bool:

@@ -1,0 +1,185 @@
+"""Several processes: shares of a loop, sums over all processes, and tensors that are cut into shards.
+
+`torchrun` or `accelerate launch` starts the same script in every process. Where torch.distributed is initialised:
+
+1. every process works on its own `share` of a loop over examples and adds up what it finds;
+2. `total` adds the processes' sums, so that all go on with the same numbers;
+3. an error in one process is told to the others at the next sum, so that none waits for ever.
+
+FSDP2 keeps of each parameter a shard per process: `whole` gathers it, `fill` writes it; every process must call them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from neuroscope import files
+from neuroscope.errors import ArgumentError, NeuroscopeError
+
+T = TypeVar("T")
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+class PeerError(NeuroscopeError):
+    """Another process failed, so that there is no sum over all of them."""
+
+
+def world() -> tuple[int, int]:
+    """This process's rank, and the number of processes: (0, 1) without a process group, and within `apart`."""
+    if _alone.get() or not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """A scope in which this process computes on its own, such as each process another task."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def share(items: Sequence[T]) -> list[T]:
+    """Every n-th of the items, n being the number of processes: together the processes have each item once."""
+    rank, size = world()
+    return list(items[rank::size])
+
+
+@contextlib.contextmanager
+def together(asked: str, *about: object) -> Iterator[None]:
+    """A scope that all processes enter for the same purpose; an error in one of them ends it in all.
+
+    Args:
+        about: what must be the same in every process; anything whose `repr` says all there is to say.
+
+    Raises:
+        ArgumentError: the processes ask for different things.
+        PeerError: another process failed.
+    """
+    if world()[1] == 1:
+        yield
+        return
+    number = int(files.digest(asked, *about), 16) // 2
+    extremes = _reduced(torch.tensor([number, -number]), distributed.ReduceOp.MAX)
+    if int(extremes[0]) != -int(extremes[1]):
+        do = "call it alike in every process, or each within `with neuroscope.distributed.apart():`"
+        raise ArgumentError(asked, "processes that differ in the model, the data or the settings", do)
+    try:
+        yield
+    except PeerError:
+        raise
+    except Exception:
+        with contextlib.suppress(RuntimeError):  # the connection itself may be what failed
+            _tell(failed=True)
+        raise
+
+
+def total(found: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
+    """The sum over processes of each tensor, within `together`; with one process, the tensors as they are.
+
+    Args:
+        found: of some of the keys; a process that lacks one counts as zeros.
+        keys: all that there may be, in the same order in every process.
+
+    Returns:
+        For each key that any process has, a flat float64 tensor on the CPU, the same in every process.
+    """
+    if world()[1] == 1:
+        return dict(found)
+    failed = _tell(failed=False)
+    if failed:
+        asked, do = "a sum over processes", "see the message of that process"
+        raise PeerError(asked, f"an error in process {', '.join(map(str, failed))}", do)
+    sizes = torch.tensor([found[k].numel() if k in found else 0 for k in keys])
+    sizes = _reduced(sizes, distributed.ReduceOp.MAX)
+    named = [(k, n) for k, n in zip(keys, sizes.tolist(), strict=True) if n]
+    parts = [found[k].detach().flatten().double().cpu() if k in found else torch.zeros(n).double() for k, n in named]
+    if not parts:
+        return {}
+    sums = _reduced(torch.cat(parts), distributed.ReduceOp.SUM).split([n for _, n in named])
+    return {k: s for (k, _), s in zip(named, sums, strict=True)}
+
+
+def _tell(failed: bool) -> list[int]:
+    """Tell the others whether this process failed; the ranks of those that did."""
+    rank, size = world()
+    flags = torch.zeros(size, dtype=torch.int64)
+    flags[rank] = int(failed)
+    return [int(i) for i in _reduced(flags, distributed.ReduceOp.MAX).nonzero()]
+
+
+def _reduced(tensor: Tensor, how: distributed.ReduceOp.RedOpType) -> Tensor:
+    backends = distributed.get_backend_config()  # such as "cpu:gloo,cuda:nccl"
+    device = "cpu" if "cpu:" in backends else backends.partition(":")[0]  # its current one: NCCL has no other
+    moved = tensor.to(device)
+    distributed.all_reduce(moved, how)
+    return moved.cpu()
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds a shard of the tensor only."""
+    return hasattr(tensor, "full_tensor")
+
+
+def has_shards(root: nn.Module) -> bool:
+    """Whether a model's parameters are sharded over processes."""
+    return hasattr(root, "unshard") or any(is_sharded(p) for p in root.parameters())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or gathered from its shards, without a graph; to be called in every process."""
+    full = getattr(tensor, "full_tensor", None)
+    if full is None:
+        return tensor.detach()
+    with torch.no_grad():
+        return full().detach()
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, values: Tensor) -> None:
+    """Overwrite a tensor, or this process's shard of it, by the whole's values."""
+    if not is_sharded(tensor):
+        tensor.copy_(values)
+        return
+    from torch.distributed.tensor import DTensor, distribute_tensor  # only where there are shards
+
+    assert isinstance(tensor, DTensor)
+    values = values.to(tensor.device, tensor.dtype)
+    # every process has the values: none needs to be sent
+    tensor.copy_(distribute_tensor(values, tensor.device_mesh, tensor.placements, src_data_rank=None))
+
+
+@contextlib.contextmanager
+def writing(root: nn.Module) -> Iterator[bool]:
+    """Whether this process writes a file that all of a sharded model's processes are asked for; they wait for it.
+
+    Where nothing is sharded, whoever asks for a file writes it.
+    """
+    if not has_shards(root):
+        yield True
+        return
+    error: list[Exception] = []
+    try:
+        yield distributed.get_rank() == 0
+    except Exception as failed:
+        error.append(failed)
+        raise
+    finally:
+        failed_ranks = _tell(failed=bool(error))
+        if failed_ranks and not error:
+            raise PeerError("write a file", "an error in process 0", "see the message of that process")
+
+
+def settle(root: nn.Module) -> None:
+    """Let FSDP2 put the shards back in place, of modules whose parameters are still gathered from a forward pass."""
+    for module in root.modules():
+        if hasattr(module, "unshard"):
+            module.reshard()  # type: ignore[operator]

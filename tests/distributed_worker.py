@@ -1,0 +1,473 @@
+"""What each of two processes does in tests/test_distributed.py: `torchrun distributed_worker.py FOLDER [CHECK ...]`.
+
+Every check leaves `ok` or its traceback in FOLDER/rank-N.json; after one that fails there are no more.
+"""
+
+import contextlib
+import inspect
+import json
+import os
+import random
+import sys
+import traceback
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from conftest import tiny_model, tiny_tokenizer
+from families import build
+from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from neuroscope import distributed, files
+from neuroscope.attribution import METHODS, attribute
+from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalError
+from neuroscope.interventions import ablate
+from neuroscope.models import load, tap_experts
+from neuroscope.tasks.task import Example, Task
+from neuroscope.training import NeuronAdapter, WholeModel, finetune
+from neuroscope.training.deltas import bare
+from neuroscope.training.finetuning import every_ffn
+
+REVIEWS = Task(
+    "reviews",
+    train=[
+        Example("the food was very good", "yes", corrupt="the film was very bad"),
+        Example("a soup", "not bad", corrupt="a plot"),
+        Example("the story was great :", "no maybe yes", corrupt="the story was awful :"),
+        Example("the plot", "no", corrupt="the food"),
+        Example("so bad a film was not a story", "maybe", corrupt="so bad a soup was not a plot"),
+    ],
+)
+DRAW = random.Random(0)
+MOODS = Task(
+    "moods",
+    train=[
+        Example(f"Review : the {noun} was very {mood} Answer :", {"good": "yes", "bad": "no maybe"}[mood])
+        for noun, mood in (
+            (DRAW.choice(("food", "film", "soup", "plot")), DRAW.choice(("good", "bad"))) for _ in range(32)
+        )
+    ],
+)
+PLOTS = Task("plots", train=[Example("plot so bad", "no", corrupt="film so good")])
+
+
+def moe():
+    """A mixture of experts: some see a token in one process only."""
+    return load(tap_experts(build("mixtral")), tokenizer=tiny_tokenizer())
+
+
+def close(scores, wanted, atol=1e-6):
+    """The same scores, but for the order of summation."""
+    assert scores.manifest == wanted.manifest, (scores.manifest, wanted.manifest)
+    assert list(scores) == list(wanted)
+    for address, values in wanted.items():
+        torch.testing.assert_close(scores[address], values, rtol=1e-5, atol=atol, equal_nan=True)
+    assert (scores.means is None) == (wanted.means is None)
+    for address, values in (wanted.means or {}).items():
+        torch.testing.assert_close(scores.means[address], values, rtol=1e-5, atol=atol)
+    assert (wanted.means or {}).keys() == (scores.means or {}).keys()
+
+
+def alike(tensors):
+    """The same bits in every process."""
+    flat = torch.cat([t.detach().flatten().double() for t in tensors]).nan_to_num(nan=-1.0)
+    gathered = [torch.empty_like(flat) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, flat)
+    assert all(torch.equal(g, flat) for g in gathered)
+
+
+def seen_by(model):
+    """A list that grows by the number of rows of every forward pass."""
+    rows = []
+    model.root.register_forward_pre_hook(
+        lambda m, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    return rows
+
+
+def check_every_method_gives_one_processs_scores():
+    for model, few in ((tiny_model(), False), (moe(), True)):
+        for method, entry in METHODS.items():
+            options = {"neurons": 9} if method == "exact" else {"steps": 2} if method == "integrated-gradients" else {}
+            for reduction in entry.reductions[: 1 if few else None]:
+                settings = {"method": method, "reduction": reduction, "batch_size": 2, **options}
+                with distributed.apart():
+                    wanted = attribute(model, {"a": REVIEWS, "b": PLOTS}, **settings)
+                scores = attribute(model, {"a": REVIEWS, "b": PLOTS}, **settings)
+                assert [scores[k].manifest["examples"] for k in "ab"] == [5, 1]
+                for name in "ab":
+                    close(scores[name], wanted[name])
+                    alike(scores[name].values())
+
+
+def check_other_styles_and_units():
+    for style, unit in (("seq2seq", "hidden"), ("masked", "output"), ("causal", "head")):
+        model = tiny_model(style)
+        with distributed.apart():
+            wanted = attribute(model, REVIEWS, unit=unit, objective="log-odds")
+        close(attribute(model, REVIEWS, unit=unit, objective="log-odds"), wanted)
+
+
+def check_each_process_does_its_share():
+    model = tiny_model()
+    rows = seen_by(model)
+    attribute(model, REVIEWS, batch_size=1)
+    assert rows == [1] * (3, 2)[dist.get_rank()]
+    rows.clear()
+    attribute(model, PLOTS)
+    assert rows == [1] * (1, 0)[dist.get_rank()]
+    rows.clear()
+    with distributed.apart():
+        attribute(model, REVIEWS)
+    assert rows == [5]
+    assert distributed.share("abcde") == [["a", "c", "e"], ["b", "d"]][dist.get_rank()]
+
+
+def check_an_error_in_one_process_is_told_to_the_other():
+    model, rank = tiny_model(), dist.get_rank()
+
+    def spoil(module, args, output):
+        if args[0].shape[1] >= 9:  # example 4, the longest, is of rank 0
+            raise NumericalError("embed", "nothing", "stop")
+        return output
+
+    with_hook = model.root.get_input_embeddings().register_forward_hook(spoil)
+    for method in ("grad-x-act", "activation", "lape", "weight-x-grad"):  # which take their sums at different places
+        with pytest.raises((NumericalError, distributed.PeerError)) as error:
+            attribute(model, {"b": PLOTS, "a": REVIEWS}, method=method, batch_size=1)
+        assert isinstance(error.value, distributed.PeerError) == (rank == 1)
+        assert rank == 0 or "an error in process 0" in str(error.value)
+    with_hook.remove()
+    assert attribute(model, REVIEWS).manifest["examples"] == 5  # the processes are in step again
+    with torch.no_grad():
+        model.root.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(NumericalError, match=f"example {(4, 2)[rank]}"):  # its place in the task, not in the share
+        attribute(model, REVIEWS)
+
+
+def check_processes_that_ask_for_different_things_are_refused():
+    model, rank = tiny_model(), dist.get_rank()
+    both = {"seed": rank}, {"unit": ("hidden", "output")[rank]}, {"method": "exact", "neurons": 3 + rank}
+    for task, settings in ((REVIEWS, PLOTS)[rank], {}), *((REVIEWS, one) for one in both):
+        with pytest.raises(ArgumentError, match="apart"):
+            attribute(model, task, **settings)
+    with pytest.raises(ArgumentError, match="differ in the model"):
+        attribute(tiny_model(seed=rank), REVIEWS)
+    with distributed.apart():
+        assert attribute(model, (REVIEWS, PLOTS)[rank]).manifest["task"] == ("reviews", "plots")[rank]
+
+
+# --- training
+
+
+def untold(style="causal"):
+    """A tiny model without dropout, whose random numbers would differ between processes."""
+    model = tiny_model(style)
+    for module in model.root.modules():
+        for name in ("p", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+RUNS = {  # style, mask, settings; the answers are of several lengths
+    "causal": ("causal", "ffn", {"lr": 0.02}),
+    "seq2seq": ("seq2seq", "ffn", {"arguments": {"optim": "sgd", "gradient_accumulation_steps": 2}}),
+    "masked": ("masked", "ffn", {"arguments": {"optim": "sgd"}}),
+    "whole": ("causal", None, {"lr": 1e-3}),
+    "held-out": ("causal", "ffn", {"lr": 0.05, "dev": 0.25, "every": 2, "patience": 2, "steps": 40}),
+}
+
+
+def trained(name, **more):
+    """What is trained by the run of that name, in however many processes."""
+    style, mask, settings = RUNS[name]
+    settings = {"steps": 8, "batch_size": 8, **settings, **more}
+    return finetune(untold(style), MOODS, mask, **settings)
+
+
+def numbers(adapter):
+    return [distributed.whole(p) for p in adapter.parameters()]
+
+
+def same_run(adapter, name, folder):
+    """As trained in one process, in every process, and its losses too."""
+    wanted = load_file(Path(folder) / f"{name}.safetensors")
+    found = numbers(adapter)
+    alike(found)
+    assert len(found) == len(wanted)
+    for i, values in enumerate(found):
+        torch.testing.assert_close(values, wanted[str(i)], rtol=0, atol=1e-5)
+    losses = json.loads((Path(folder) / f"{name}.json").read_text())
+    assert len(losses) == len(adapter.manifest["history"])
+    for entry, before in zip(adapter.manifest["history"], losses, strict=True):
+        assert entry["step"] == before["step"]
+        for key in ("loss", "eval_loss"):
+            assert (key in entry) == (key in before)
+            assert key not in entry or abs(entry[key] - before[key]) < 1e-4 * before[key], (key, entry, before)
+
+
+def reference(name, folder):
+    """Run in one process, and leave the result for `same_run`."""
+    adapter = trained(name)
+    save_file({str(i): v.clone() for i, v in enumerate(numbers(adapter))}, Path(folder) / f"{name}.safetensors")
+    (Path(folder) / f"{name}.json").write_text(json.dumps(adapter.manifest["history"]))
+
+
+@contextlib.contextmanager
+def noted(owner, name):
+    """The arguments of every call of a function within the scope."""
+    calls, real = [], getattr(owner, name)
+    setattr(owner, name, lambda *args, **kwargs: (calls.append(args), real(*args, **kwargs))[1])
+    try:
+        yield calls
+    finally:
+        setattr(owner, name, real)
+
+
+def check_training_equals_one_process(folder):
+    for name in RUNS:
+        same_run(trained(name), name, folder)
+
+
+def check_only_deltas_are_reduced_and_one_process_writes(folder):
+    with noted(DistributedDataParallel, "_ddp_init_helper") as made, noted(files, "write") as written:
+        adapter = trained("causal", output=Path(folder) / "ddp", every=4)
+    assert sum(p.numel() for p in made[0][1]) == adapter.n_parameters
+    assert [str(args[0].relative_to(folder)) for args in written] == [
+        f"ddp/checkpoint-{step}/{name}" for step in (4, 8) for name in ("adapter.safetensors", "run.json")
+    ] * (dist.get_rank() == 0)
+    again = trained(
+        "causal", output=Path(folder) / "ddp", every=4, resume_from_checkpoint=Path(folder) / "ddp/checkpoint-4"
+    )
+    assert all(torch.equal(a, b) for a, b in zip(numbers(adapter), numbers(again), strict=True))
+    same_run(again, "causal", folder)
+    if dist.get_rank() == 0:  # alone: nothing waits for the others any more
+        ids = torch.arange(5, 13).view(1, 8)
+        again.model.root(input_ids=ids, labels=ids).loss.backward()
+    dist.barrier()
+
+
+def check_what_cannot_be_divided_is_refused():
+    with pytest.raises(ArgumentError, match="2 processes"):
+        trained("causal", batch_size=3)
+    with pytest.raises(ModelError, match="accelerate leaves FSDP out"):
+        trained("causal", arguments={"fsdp": True})
+    one = trained("causal", batch_size=3, steps=1, arguments={"per_device_train_batch_size": 4})
+    alike(numbers(one))
+
+
+# --- sharded models
+
+
+def let_fsdp_in():
+    """accelerate knows FSDP on accelerators only: here, of all that differs, the processors are taken for such."""
+    real = AcceleratorState.__init__
+
+    def init(self, *args, fsdp_plugin=None, **kwargs):
+        fresh = not AcceleratorState._shared_state
+        real(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fresh and fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+
+    AcceleratorState.__init__ = init
+
+
+FSDP = {"arguments": {"fsdp": True}}
+
+
+def check_sharded_training_equals_one_process(folder):
+    let_fsdp_in()
+    for name in ("causal", "held-out", "whole"):
+        adapter = trained(name, **FSDP)
+        assert all(distributed.is_sharded(p) for p in adapter.model.root.parameters())
+        assert all(p.to_local().numel() < p.numel() for p in adapter.parameters() if p.ndim > 1)
+        same_run(adapter, name, folder)
+    path = adapter.save(Path(folder) / "whole-sharded.safetensors")
+    before = numbers(adapter)
+    adapter.unmerge()
+    assert adapter.model.fingerprint() == adapter.base == tiny_model().fingerprint()
+    adapter.merge()
+    assert all(torch.equal(a, b) for a, b in zip(numbers(adapter), before, strict=True))
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p.to_local().zero_()
+    adapter.restore(path)
+    assert all(torch.equal(a, b) for a, b in zip(numbers(adapter), before, strict=True))
+    adapter.unmerge()
+    adapter.export(Path(folder) / "whole-exported")
+    exported = load(str(Path(folder) / "whole-exported"))
+    assert all(torch.equal(a, b) for a, b in zip(exported.root.parameters(), before, strict=True))
+
+
+def check_a_sharded_run_is_resumed(folder):
+    out = Path(folder) / "fsdp"
+    with noted(files, "write") as written:
+        adapter = trained("causal", output=out, every=4, **FSDP)
+    assert len(written) == 4 * (dist.get_rank() == 0)
+    saved = {p.name for p in (out / "checkpoint-4").iterdir()}
+    assert {"adapter.safetensors", "run.json", "optimizer.bin", "scheduler.pt", "trainer_state.json"} <= saved
+    assert not any("model" in name for name in saved)  # the frozen model is not written
+    again = trained("causal", output=out, every=4, resume_from_checkpoint=out / "checkpoint-4", **FSDP)
+    assert all(torch.equal(a, b) for a, b in zip(numbers(adapter), numbers(again), strict=True))
+
+
+def check_fsdp_as_accelerate_launch_asks_for_it(folder):
+    given = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+    given |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
+    os.environ.update(given)
+    out = Path(folder) / "launched"
+    try:
+        adapter = trained("causal", output=out, every=4)
+        same_run(adapter, "causal", folder)
+        again = trained("causal", output=out, every=4, resume_from_checkpoint=out / "checkpoint-4")
+        assert all(torch.equal(a, b) for a, b in zip(numbers(adapter), numbers(again), strict=True))
+        assert all(distributed.is_sharded(p) for p in again.parameters())
+        os.environ["FSDP_VERSION"] = "1"
+        with pytest.raises(ModelError, match="first version"):
+            trained("causal")
+    finally:
+        for name in given:
+            del os.environ[name]
+
+
+def check_a_sharded_adapter(folder):
+    adapter = trained("causal", **FSDP)
+    model, rank = adapter.model, dist.get_rank()
+    ids = torch.arange(5, 21).view(2, 8)
+
+    def logits(of):
+        with torch.no_grad():
+            return of.root(input_ids=ids).logits
+
+    live = logits(model)
+    path = Path(folder) / "sharded.safetensors"
+    with noted(files, "write") as written:
+        assert adapter.save(path) == path
+    assert len(written) == (rank == 0) and path.exists()
+    plain = tiny_model()
+    other = NeuronAdapter.load(plain, path)  # no process needs another one for this
+    assert all(torch.equal(a, b) for a, b in zip(numbers(adapter), numbers(other), strict=True))
+    torch.testing.assert_close(logits(plain), live)
+    with bare(model.root):
+        assert model.fingerprint() == adapter.base == other.base
+    weights = {n: distributed.whole(p).clone() for n, p in model.root.named_parameters()}
+    logits(model)  # what the root owns is gathered from here on
+    adapter.merge()
+    other.merge()
+    torch.testing.assert_close(logits(model), live)
+    merged = dict(plain.root.named_parameters())
+    assert all(torch.equal(distributed.whole(p), merged[n]) for n, p in model.root.named_parameters())
+    adapter.unmerge()
+    torch.testing.assert_close(logits(model), live)
+    assert all(torch.equal(distributed.whole(p), weights[n]) for n, p in model.root.named_parameters())
+    with noted(files, "write") as written:
+        adapter.export(Path(folder) / "exported")
+    assert len(written) == (rank == 0)
+    exported = load(str(Path(folder) / "exported"))
+    torch.testing.assert_close(logits(exported), live)
+    assert type(exported.root).__name__ == "LlamaForCausalLM"
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p.to_local().zero_()
+    adapter.restore(path)
+    torch.testing.assert_close(logits(model), live)
+    scores = attribute(model, REVIEWS)  # every pass needs both processes, so both do all of them
+    with distributed.apart():
+        other.unmerge()
+        wanted = attribute(plain, REVIEWS)
+    assert scores.manifest | {"fingerprint": "", "model": ""} == wanted.manifest | {"fingerprint": "", "model": ""}
+    for address, values in wanted.items():
+        torch.testing.assert_close(scores[address], values, rtol=1e-4, atol=1e-5)
+    ablated = scores.top(0.1)
+    with ablate(model, ablated), ablate(plain, ablated):
+        torch.testing.assert_close(logits(model), logits(plain))
+    with pytest.raises(ModelError, match="sharded over processes"):
+        load(model.root)
+    with pytest.raises(ModelError, match="sharded over processes"):
+        NeuronAdapter(model, adapter.mask)
+    with pytest.raises(ModelError, match="sharded over processes"):
+        WholeModel(model)
+    with pytest.raises(ModelError, match="weight-x-grad"):
+        attribute(model, REVIEWS, method="weight-x-grad")
+    blocked = Path(folder) / "a-file"
+    blocked.write_text("")
+    dist.barrier()
+    with pytest.raises((FileError, distributed.PeerError)) as error:
+        adapter.save(blocked / "adapter.safetensors")
+    assert isinstance(error.value, distributed.PeerError) == (rank == 1)
+    adapter.detach()
+    torch.testing.assert_close(logits(model), logits(tiny_model()))
+
+
+def check_a_loop_of_ones_own():
+    """`fully_shard` after the adapter, without Trainer and accelerate."""
+    ids = torch.arange(16).view(2, 8) % 20 + 3
+    results = []
+    for shard in (False, True):
+        model = untold()
+        adapter = NeuronAdapter(model, every_ffn(model))
+        with adapter.alone():
+            if shard:
+                for layer in model.root.model.layers:
+                    fully_shard(layer)
+                fully_shard(model.root)
+            optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
+            for _ in range(3):
+                rows = (
+                    ids[dist.get_rank() : dist.get_rank() + 1] if shard else ids
+                )  # FSDP takes the mean over processes
+                model.root(input_ids=rows, labels=rows).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        results.append(numbers(adapter))
+        assert all(p.requires_grad for p in model.root.parameters())  # as before
+    assert all(v.abs().max() > 0 for v in results[0])
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+
+
+CHECKS = [
+    check_every_method_gives_one_processs_scores,
+    check_other_styles_and_units,
+    check_each_process_does_its_share,
+    check_an_error_in_one_process_is_told_to_the_other,
+    check_processes_that_ask_for_different_things_are_refused,
+    check_training_equals_one_process,
+    check_only_deltas_are_reduced_and_one_process_writes,
+    check_what_cannot_be_divided_is_refused,
+    check_a_loop_of_ones_own,
+    check_sharded_training_equals_one_process,
+    check_a_sharded_run_is_resumed,
+    check_fsdp_as_accelerate_launch_asks_for_it,
+    check_a_sharded_adapter,
+]
+
+
+def main(folder, *names):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    found = {}
+    for check in CHECKS:
+        if names and check.__name__ not in names:
+            continue
+        try:
+            check(*[folder] * len(inspect.signature(check).parameters))
+        except Exception:
+            found[check.__name__] = traceback.format_exc()
+            break  # the processes may be out of step
+        found[check.__name__] = "ok"
+    (Path(folder) / f"rank-{dist.get_rank()}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
