@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroscope.attribution import attribute as attribute
+    from neuroscope.continual import Continual as Continual
     from neuroscope.continual import continual as continual
     from neuroscope.errors import NeuroscopeError as NeuroscopeError
     from neuroscope.evaluation import evaluate as evaluate
     from neuroscope.evidence import cross_ablation as cross_ablation
     from neuroscope.evidence import deactivation as deactivation
+    from neuroscope.experiments.continual_learning import continual_learning as continual_learning
+    from neuroscope.experiments.cross_training import cross_training as cross_training
+    from neuroscope.experiments.overlap_controlled import overlap_controlled as overlap_controlled
+    from neuroscope.experiments.proportion_sweep import proportion_sweep as proportion_sweep
+    from neuroscope.experiments.train_only import train_only as train_only
     from neuroscope.importers import load_lape as load_lape
     from neuroscope.importers import save_lape as save_lape
     from neuroscope.interventions import ablate as ablate
@@ -42,27 +48,33 @@ if TYPE_CHECKING:
     from neuroscope.patching import patch_sweep as patch_sweep
     from neuroscope.pipeline import run as run
     from neuroscope.report import write_report as write_report
+    from neuroscope.reproduce import reproduce as reproduce
     from neuroscope.tasks import Example as Example
     from neuroscope.tasks import Task as Task
     from neuroscope.tasks import load_tasks as load_tasks
     from neuroscope.training import NeuronAdapter as NeuronAdapter
+    from neuroscope.training import NeuronTrainerMixin as NeuronTrainerMixin
     from neuroscope.training import finetune as finetune
 
 __version__ = "0.1.0"
 
 HOME = {
+    "Continual": "continual",
     "Example": "tasks",
     "Model": "models",
     "NeuronAdapter": "training",
     "NeuronMask": "masks",
     "NeuroscopeError": "errors",
+    "NeuronTrainerMixin": "training",
     "Scores": "masks",
     "Task": "tasks",
     "ablate": "interventions",
     "add": "interventions",
     "attribute": "attribution",
     "continual": "continual",
+    "continual_learning": "experiments",
     "cross_ablation": "evidence",
+    "cross_training": "experiments",
     "deactivation": "evidence",
     "evaluate": "evaluation",
     "finetune": "training",
@@ -72,13 +84,17 @@ HOME = {
     "load_tasks": "tasks",
     "nnsight_code": "interventions",
     "overlap": "overlap",
+    "overlap_controlled": "experiments",
     "overlap_sweep": "overlap",
     "patch": "interventions",
     "patch_sweep": "patching",
+    "proportion_sweep": "experiments",
+    "reproduce": "reproduce",
     "run": "pipeline",
     "save_lape": "importers",
     "scale": "interventions",
     "tap_experts": "models",
+    "train_only": "experiments",
     "untap_experts": "models",
     "write_report": "report",
 }

@@ -1,4 +1,4 @@
-"""The command line: `neuroscope run`."""
+"""The command line: `neuroscope run` and `neuroscope reproduce`."""
 
 from __future__ import annotations
 
@@ -31,16 +31,38 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--test-examples", type=int, default=128, help="test examples per task")
     run.add_argument("--seeds", type=int, default=5, help="random masks per control")
     run.add_argument("--batch-size", type=int, default=128, help="examples per forward pass")
-    run.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
-    run.add_argument("--device", help="such as cuda; by default the processor")
-    run.add_argument("--device-map", help="as in transformers, such as auto")
+    again = commands.add_parser(
+        "reproduce",
+        help="run one experiment of Leng & Xiong 2025: T1, T2, F2, F5, F6, T5, T8 or T9",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    again.add_argument("experiment", help="T1, T2, F2, F5, F6, T5, T8 or T9")
+    again.add_argument("--model", default="mini", help="mini (bundled), a Hub id, or a local folder")
+    again.add_argument("--tasks", help="as in run; by default mini, or mini-sequence where neurons are trained")
+    again.add_argument("--test", type=_names, help="tasks only measured (F2, F6, T9); by default the last one")
+    again.add_argument("--out", default="reproduction", help="folder for the report and tables")
+    again.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
+    again.add_argument("--seeds", type=int, default=3, help="random masks and trainings of each kind")
+    again.add_argument("--examples", type=int, default=256, help="discovery examples per task")
+    again.add_argument("--test-examples", type=int, dest="n", help="test examples per task; by default all")
+    again.add_argument("--steps", type=int, help="of every training; by default as many as --epochs takes")
+    again.add_argument("--epochs", type=float, default=3, help="of every training")
+    again.add_argument("--lr", type=float, help="peak learning rate; by default 3e-3, and for T5 tuned by method")
+    again.add_argument("--methods", type=_names, help="of continual learning (T5): ncft,seqft; by default all")
+    for command in (run, again):
+        command.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
+        command.add_argument("--device", help="such as cuda; by default the processor")
+        command.add_argument("--device-map", help="as in transformers, such as auto")
     return top
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it worked, 2 with the reason on standard error if it could not, 130 if stopped."""
     options = vars(parser().parse_args(arguments))
-    options.pop("command")
     try:
         print(_run(**options))
     except NeuroscopeError as error:
@@ -52,17 +74,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(model: str, tasks: str, dtype: str, device: str | None, device_map: str | None, **options: object) -> str:
+def _run(command: str, model: str, dtype: str, device: str | None, device_map: str | None, **options: object) -> str:
     from tqdm.auto import tqdm  # heavy imports wait until the arguments are known to be right
 
     from neuroscope.models import load
-    from neuroscope.pipeline import run
 
     start = time.perf_counter()
     opened = load(model, dtype=dtype, device=device, device_map=device_map)
     print(opened, file=sys.stderr)
-    progress = functools.partial(tqdm, dynamic_ncols=True, leave=False)
-    path = run(opened, tasks, progress=progress, **options)  # type: ignore[arg-type]
+    options["progress"] = functools.partial(tqdm, dynamic_ncols=True, leave=False)
+    if command == "run":
+        from neuroscope.pipeline import run
+
+        path = run(opened, **options)  # type: ignore[arg-type]
+    else:
+        from neuroscope.reproduce import reproduce
+
+        path = reproduce(model=opened, **options)  # type: ignore[arg-type]
     print(f"done in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return str(path.resolve())
 

@@ -150,7 +150,7 @@ def deactivation(
     """
     import pandas as pd  # heavy: only for tables
 
-    names = _common(masks, tasks)
+    names = check_masks(masks, tasks)
     check_seeds(seeds)
     judge_ = Judge(model, {t: tasks[t] for t in names}, n, batch_size, journal)
     rows: list[dict[str, Any]] = []
@@ -313,7 +313,7 @@ def cross_ablation(
     """
     import pandas as pd  # heavy: only for tables
 
-    names = _common(masks, tasks)
+    names = check_masks(masks, tasks)
     choose(match, ("layer", "uniform"), "match")
     check_seeds(seeds)
     judge_ = Judge(model, {t: tasks[t] for t in names}, n, batch_size, journal)
@@ -358,7 +358,8 @@ def _same_prompts(task: Task, found_on: set[tuple[Any, Any]]) -> bool:
     return False
 
 
-def _common(masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task]) -> list[str]:
+def check_masks(masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task]) -> list[str]:
+    """Names of the masks; refuse those without a task, or found on the test examples that they would be judged on."""
     for what, given in (("masks", masks), ("tasks", tasks)):
         if not isinstance(given, Mapping):
             raise ArgumentError(f"{what} by name", f"a {type(given).__name__}", f"give a dict of name -> {what[:-1]}")

@@ -73,7 +73,7 @@ def run(
     check_seeds(seeds)
     model, out = resolve(model), Path(out)
     settings = {"method": method, "objective": objective, "unit": unit, "examples": examples}
-    scores = _scores(model, tasks, out / "scores", min(batch_size, PASS), progress, settings)
+    scores = cached_scores(model, tasks, out / "scores", min(batch_size, PASS), progress, settings)
     masks = {name: s.top(k) for name, s in scores.items()}
     for name, mask in masks.items():
         mask.save(out / "masks" / f"{name}.safetensors")
@@ -86,7 +86,7 @@ def run(
     tables["verdicts"] = crossed.verdicts()
     if shares is not None:
         tables["overlap"] = shares.to_frame()
-    _save_tables(tables, out / "tables")
+    save_tables(tables, out / "tables")
     families = {name: t.family for name, t in tasks.items()}
     sections = [_deactivation_section(off), _cross_section(crossed)]
     if shares is not None:
@@ -125,7 +125,7 @@ def _check(tasks: Any, k: Any, examples: int, test_examples: int) -> None:
         task.split("test", test_examples)
 
 
-def _scores(
+def cached_scores(
     model: Model,
     tasks: Mapping[str, Task],
     folder: Path,
@@ -165,7 +165,8 @@ def _known(path: Path, wanted: dict[str, Any]) -> Scores | None:
     return scores if all(scores.manifest.get(key) == value for key, value in wanted.items()) else None
 
 
-def _save_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    """Each as CSV and parquet."""
     for name, table in tables.items():
         files.write(folder / f"{name}.csv", table.to_csv(index=False))
         files.write(folder / f"{name}.parquet", partial(table.to_parquet, index=False))

@@ -11,16 +11,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "neuroscope"
 FLOORS = [
     {"errors"},
     {"files", "style"},
-    {"results", "figures", "sites", "distributed"},
+    {"results", "figures", "explorers", "sites", "distributed"},
     {"models", "masks"},
-    {"tasks", "importers", "overlap", "parameters", "representations", "statistics"},
-    {"interventions"},
-    {"attribution", "evaluation"},
-    {"evidence", "patching", "training"},
-    {"continual"},
+    {"tasks", "importers", "overlap", "parameters", "segmentation", "similarity", "statistics"},
+    {"interventions", "correlation"},
+    {"attribution", "evaluation", "representations"},
+    {"evidence", "maps", "patching", "training"},
+    {"continual", "mossa"},
     {"experiments"},
     {"report"},
     {"pipeline"},
+    {"reproduce"},
     {"__main__", "__init__"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

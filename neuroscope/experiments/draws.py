@@ -1,0 +1,38 @@
+"""Random masks of which a preset share lies inside another mask."""
+
+from __future__ import annotations
+
+import torch
+
+from neuroscope import files
+from neuroscope.errors import MaskError
+from neuroscope.masks import Match, NeuronMask
+
+
+def draw(target: NeuronMask, size: int, share: float, *, seed: int, match: Match = "uniform") -> NeuronMask:
+    """`size` random neurons, `round(share * size)` of them inside the target mask."""
+    generator = torch.Generator().manual_seed(
+        int(files.digest(target.identity, size, float(share), seed, match), 16) % 2**63
+    )
+    inside = target.flags()
+    widths = list(target.widths.values())
+    site = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+    mine = inside.nonzero().flatten()
+    mine = mine[torch.randperm(len(mine), generator=generator)[:size]]
+    cut = round(share * size)
+    chosen = [mine[:cut]]
+    replaced = mine[cut:]
+    wanted = {i: int((site[replaced] == i).sum()) for i in range(len(widths))} if match == "layer" else {-1: size - cut}
+    for i, count in wanted.items():
+        free = (~inside if i < 0 else ~inside & (site == i)).nonzero().flatten()
+        if len(free) < count:
+            where = list(target.widths)[i]
+            do = "give a smaller size, or match='uniform'"
+            raise MaskError(f"{count} neurons outside the mask at {where}", f"{len(free)} there", do)
+        chosen.append(free[torch.randperm(len(free), generator=generator)[:count]])
+    flags = torch.zeros_like(inside)
+    flags[torch.cat(chosen)] = True
+    parts = flags.split(widths)
+    about = {"inside": dict(target.manifest), "share": share, "seed": seed, "match": match}
+    neurons = {a: part.nonzero().flatten() for a, part in zip(target.widths, parts, strict=True)}
+    return NeuronMask.of(neurons, target.widths, target.unit, about)

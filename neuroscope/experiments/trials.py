@@ -1,0 +1,190 @@
+"""Train a mask's neurons, measure tasks, take the training back: what every training experiment is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from neuroscope import files
+from neuroscope.errors import ArgumentError, suggest
+from neuroscope.evaluation import Outcomes, judge
+from neuroscope.evidence import Judge
+from neuroscope.masks import NeuronMask
+from neuroscope.models import Model
+from neuroscope.statistics import bootstrap_interval
+from neuroscope.tasks.task import Task, check_task
+from neuroscope.training.finetuning import RECIPE, check_recipe, finetune
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+ALPHA = 0.05
+
+
+class Settings(TypedDict, total=False):
+    """Keyword arguments that all training experiments share.
+
+    Attributes:
+        lr: peak learning rate of every training (3e-3; a few neurons want several times that of the whole model).
+        steps, epochs, batch_size, arguments: as in `finetune`.
+        n: test examples per task (None: all).
+        eval_batch_size: examples at once when tasks are measured.
+        journal: a `files.Journal` with a path makes a long run resumable. Interventions that are live around the call
+            are not part of its keys: what is measured under one needs a journal of its own.
+        progress: called as `progress(iterable, description)`; `tqdm` fits.
+    """
+
+    lr: float
+    steps: int | None
+    epochs: float
+    batch_size: int
+    arguments: Mapping[str, Any] | None
+    n: int | None
+    eval_batch_size: int
+    journal: files.Journal | None
+    progress: Progress | None
+
+
+DEFAULTS: Settings = {
+    "lr": 3e-3, "steps": None, "epochs": 3, "batch_size": 16, "arguments": None, "n": None, "eval_batch_size": 64,
+    "journal": None, "progress": None,
+}  # fmt: skip
+
+
+class Trials:
+    """Outcomes of tasks on test examples before and after training; each measured once.
+
+    A measurement after training is known by the model's weights, the mask, the data trained on, the recipe, the seed,
+    and the task measured. The model is as it was between measurements, also after an error.
+    """
+
+    def __init__(self, model: Any, tasks: Mapping[str, Task], trained: Iterable[str], settings: Settings, asked: str):
+        for name in settings:
+            if name not in DEFAULTS:
+                raise ArgumentError(f"{asked}({name}=...)", "no such argument", suggest(name, DEFAULTS))
+        given: dict[str, Any] = {**DEFAULTS, **settings}
+        self.recipe = {name: given[name] for name in ("lr", "steps", "epochs", "batch_size")}
+        check_recipe(asked, {**RECIPE, **self.recipe})
+        self.arguments, self.progress, self.tasks = dict(given["arguments"] or {}), given["progress"], dict(tasks)
+        for task in self.tasks.values():
+            check_task(task, asked)
+        for name in trained:
+            self.tasks[name].split("train")
+        self.before = Judge(model, self.tasks, given["n"], given["eval_batch_size"], given["journal"])
+        self.model: Model = self.before.model
+        self.journal = self.before.journal
+        about = {name: repr(value) for name, value in (self.recipe | self.arguments).items()}
+        self.about = sorted(about.items())
+
+    def after(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, Outcomes]:
+        """[example] outcomes of each of the tasks once the mask's neurons are trained on some."""
+        learnt = [self.tasks[name].data_hash for name in on]
+        trained = ("trained", *self.before.model_key, mask.identity, learnt, self.about, seed)
+        keys = {}
+        for name in tasks:
+            judged = (self.tasks[name].data_hash, len(self.before.prepared[name].examples))
+            keys[name] = files.digest(*trained, *judged)
+        missing = [name for name in tasks if keys[name] not in self.journal.known]
+        if missing:
+            adapter = finetune(
+                self.model, [self.tasks[name] for name in on], mask,
+                **self.recipe, seed=seed, arguments=self.arguments, progress=self.progress,
+            )  # fmt: skip
+            try:
+                for name in missing:
+                    self._keep(keys[name], name)
+            finally:
+                adapter.detach()
+        return {name: np.array(self.journal.known[keys[name]]) for name in tasks}
+
+    def _keep(self, key: str, task: str) -> None:
+        self.journal.get(key, lambda: judge(self.model, self.before.prepared[task]).tolist())
+
+    def watched(self, items: Sequence[Any], description: str) -> Iterable[Any]:
+        """The items, with progress."""
+        return self.progress(items, description) if self.progress else items
+
+    def _seen(self) -> int:
+        """How many test prompts that were measured are also training prompts of some task."""
+        learnt = {e.prompt for task in self.tasks.values() for e in task.train}
+        return sum(e.prompt in learnt for p in self.before.prepared.values() for e in p.examples)
+
+    def manifest(self, masks: Mapping[str, NeuronMask], **more: Any) -> dict[str, Any]:
+        """What the numbers depend on."""
+        return {
+            **self.before.provenance,
+            "masks": {name: dict(mask.manifest) for name, mask in masks.items()},
+            "sizes": {name: len(mask) for name, mask in masks.items()},
+            "data_hash": {name: task.data_hash for name, task in self.tasks.items()},
+            "split": "test",
+            "n": max(len(p.examples) for p in self.before.prepared.values()),
+            "recipe": dict(self.about),
+            "seen": self._seen(),
+            **more,
+            "versions": files.versions(),
+        }
+
+
+def measured(outcomes: Outcomes) -> dict[str, Any]:
+    """n, score, 95 % bootstrap interval over examples (low, high), and its standard error (se)."""
+    low, high = bootstrap_interval(outcomes)
+    return {"n": len(outcomes), "score": float(outcomes.mean()), "low": low, "high": high, "se": error_of(outcomes)}
+
+
+def error_of(values: ArrayLike) -> float:
+    """Standard error of the mean over examples; 0 of a single one."""
+    sample = np.asarray(values, dtype=float)
+    return float(sample.std(ddof=1) / np.sqrt(len(sample))) if len(sample) > 1 else 0.0
+
+
+def spread(seeds: ArrayLike, error: float) -> tuple[float, float, float]:
+    """Mean over seeds, with a 95 % interval over both kinds of chance.
+
+    Half its width is the root of the sum of the squares of two: Student's t over the seeds' means (none of a single
+    seed), and 1.96 standard errors over examples, which the seeds share.
+
+    Example:
+        >>> [round(v, 3) for v in spread([0.5], 0.1)]
+        [0.5, 0.304, 0.696]
+    """
+    values = np.asarray(seeds, dtype=float)
+    half = float(stats.norm.ppf(0.975)) * error
+    if len(values) > 1:
+        half = np.hypot(half, stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def interval(runs: Sequence[Outcomes] | Outcomes) -> tuple[float, float, float]:
+    """`spread` of [seed, example] outcomes, or of differences of them."""
+    values = np.asarray(runs)
+    return spread(values.mean(axis=1), error_of(values.mean(axis=0)))
+
+
+def over_tasks(cells: pd.DataFrame) -> tuple[Any, float]:
+    """[seed] mean score over tasks, and its standard error over examples; a task measured in several groups is one."""
+    tasks = cells.assign(seed=cells["seed"].fillna(0)).groupby(["seed", "task"])["score"].mean()
+    errors = cells.groupby("task")["se"].mean()
+    return tasks.groupby("seed").mean().to_numpy(dtype=float), float(np.sqrt((errors**2).sum()) / len(errors))
+
+
+def check_runs(seeds: Any) -> None:
+    """Refuse a number of seeds that leaves no run."""
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ArgumentError(f"seeds={seeds!r}", "no run", "give 1 or more")
+
+
+def check_growing(name: str, values: Any, least: float, what: str) -> None:
+    """Refuse what are not growing numbers from `least` to 1."""
+    good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and least <= v <= 1 for v in values)
+    if not good or not len(values) or list(values) != sorted(set(values)):
+        raise ArgumentError(f"{name}={tuple(values)}", f"not growing {what}", "give some, such as (0.1, 0.5, 1.0)")
+
+
+def bounded(span: tuple[float, float, float]) -> tuple[float, float, float]:
+    """A score with an interval that does not leave [0, 1]."""
+    return span[0], max(0.0, span[1]), min(1.0, span[2])
