@@ -235,7 +235,8 @@ def curves_with_band(
                 hovertemplate=f"{x_label}: %{{x}}<br>%{{y:.3g}}<extra>%{{fullData.name}}</extra>",
             )
         )
-    figure = style.house_figure(traces, title, subtitle, height=440)
+    entries = len(curves) + len(reference or {})
+    figure = style.house_figure(traces, title, subtitle, height=max(440, 160 + 30 * entries))  # the whole legend
     figure.update_layout(xaxis_title_text=x_label, yaxis_title_text=y_label, yaxis_rangemode="tozero")
     return figure
 
@@ -307,7 +308,7 @@ def plane(
     y_label: str,
     subtitle: str = "",
 ) -> go.Figure:
-    """Named points with whiskers both ways, each labelled where it stands.
+    """Named points with whiskers both ways, each labelled where there is room beside it.
 
     Args:
         points: label -> ((x, low, high), (y, low, high)); low and high may be None.
@@ -315,8 +316,9 @@ def plane(
     import plotly.graph_objects as go
 
     styles, traces = style.line_styles(points), []
+    sides = style.label_sides({label: (x[0], y[0]) for label, (x, y) in points.items()})
     for label, ((x, *x_span), (y, *y_span)) in points.items():
-        colour = styles[label][0]
+        colour, dash = styles[label]
         spans = [(f"{s[0]:.3f} to {s[1]:.3f}" if s[0] is not None else "one run") for s in (x_span, y_span)]
         bars = [
             style.error_bar([v], [s[0]] if s[0] is not None else None, [s[1]] if s[1] is not None else None,
@@ -330,8 +332,8 @@ def plane(
                 y=[y],
                 mode="markers+text",
                 text=[label],
-                textposition="top center",
-                marker={"color": colour, "size": 11},
+                textposition=sides[label],
+                marker={"color": colour, "size": 11, "symbol": style.SYMBOLS[style.DASHES.index(dash)]},
                 error_x=bars[0],
                 error_y=bars[1],
                 hovertemplate=f"<b>{label}</b><br>{x_label}: {x:.3f} ({spans[0]})<br>{y_label}: {y:.3f} ({spans[1]})"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Okabe & Ito 2008, ordered by how well they read on white; their yellow does not and is left out.
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "diamond", "square", "cross")  # of points, where curves have dashes
 SCALES = {
     "sequential": ["#f7fafc", "#d3e3ef", "#9cc3dd", "#5b9bc6", "#2a70a8", "#124a80", "#062a54"],
     "diverging": ["#a04100", "#d55e00", "#f2b27a", "#f7f7f7", "#8fbfdf", "#0072b2", "#00456e"],
@@ -134,12 +135,54 @@ def line_styles(names: Collection[str], groups: Mapping[str, str] | None = None)
     }
 
 
+SIDES = {  # of a label: by how many of its widths and heights its middle is off the point
+    "top center": (0, 1), "bottom center": (0, -1), "top right": (0.5, 1), "bottom right": (0.5, -1),
+    "top left": (-0.5, 1), "bottom left": (-0.5, -1), "middle right": (0.6, 0), "middle left": (-0.6, 0),
+}  # fmt: skip
+
+
+def label_sides(points: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+    """On which side of each named point its label covers the least of other points and of labels before it.
+
+    In shares of a plot of about 900 by 360 pixels, whose axes fit the points.
+
+    Example:
+        >>> label_sides({"a": (0.0, 0.0), "b": (0.0, 0.01), "far": (1.0, 1.0)})
+        {'a': 'bottom center', 'b': 'top center', 'far': 'top center'}
+    """
+    names = list(points)
+    xy = np.array([points[name] for name in names], dtype=float).reshape(-1, 2)
+    xy = (xy - xy.min(0, initial=np.inf)) / np.maximum(np.ptp(xy, axis=0), 1e-12) if len(names) else xy
+    boxes = [(x, y, 0.014, 0.035) for x, y in xy]  # middle, width, height: of the markers, then of labels
+    sides: dict[str, str] = {}
+    for i, name in enumerate(names):
+        width, height = 0.009 * len(name), 0.05
+        tries = {s: (xy[i, 0] + dx * width, xy[i, 1] + dy * height, width, height) for s, (dx, dy) in SIDES.items()}
+        others = boxes[:i] + boxes[i + 1 :]
+        sides[name] = min(tries, key=lambda s: sum(_shared(tries[s], other) for other in others))
+        boxes.append(tries[sides[name]])
+    return sides
+
+
+def _shared(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """The area that two boxes have in common."""
+    return float(np.prod([max(0.0, (a[i + 2] + b[i + 2]) / 2 - abs(a[i] - b[i])) for i in (0, 1)]))
+
+
 def shade(label: str, x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> Any:
-    """The area between two curves, as one closed outline."""
+    """The area between two curves, as one closed outline for each stretch without a gap (NaN)."""
     import plotly.graph_objects as go
 
+    edges = list(zip(x, low, high, strict=True))
+    runs = [list(run) for defined, run in groupby(edges, lambda e: np.isfinite([*e[1:]]).all()) if defined]
+    across: list[Any] = []
+    along: list[Any] = []
+    for run in runs:
+        gap = [None] if across else []
+        across += [*gap, *(e[0] for e in run), *(e[0] for e in reversed(run))]
+        along += [*gap, *(e[2] for e in run), *(e[1] for e in reversed(run))]
     return go.Scatter(
-        x=[*x, *list(x)[::-1]], y=[*high, *list(low)[::-1]], fill="toself", fillcolor=fade(colour, 0.18),
+        x=across, y=along, fill="toself", fillcolor=fade(colour, 0.18),
         line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False, legendgroup=label, name=f"{label}: band",
     )  # fmt: skip
 

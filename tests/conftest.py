@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: tests never reach for the network
@@ -99,6 +100,15 @@ def tiny_model(style="causal", seed=0):
                 )
             )
     return load(root.eval(), tokenizer=tiny_tokenizer(style))
+
+
+@pytest.fixture(scope="module")
+def frozen_garbage():
+    """What is there already is passed over by the garbage collector, which training calls at every stage."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(name="tiny_model")

@@ -9,33 +9,32 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from neuroscope import files
+from neuroscope.continual.epi import epi
 from neuroscope.continual.ewc import ewc
+from neuroscope.continual.lora import o_lora, seq_lora
 from neuroscope.continual.neurons import ffn, ncft, ncft_random
-from neuroscope.continual.result import Continual, by_name, orders_of
-from neuroscope.continual.setting import Learner, Setting, measured
+from neuroscope.continual.result import Continual
+from neuroscope.continual.sequence import Record, learn_sequence, orders_of
+from neuroscope.continual.setting import Learner, Setting
 from neuroscope.continual.weighted import w_ncft
 from neuroscope.continual.whole import joint, per_task, replay, seqft
-from neuroscope.errors import ArgumentError, FileError, choose, public, suggest
-from neuroscope.evaluation import Outcomes
-from neuroscope.models import resolve
-from neuroscope.statistics import bootstrap_interval
+from neuroscope.errors import ArgumentError, choose, public, suggest
+from neuroscope.models import require_parameters, resolve
 from neuroscope.tasks.task import Task, check_task
 from neuroscope.training.finetuning import RECIPE, check_recipe
-from neuroscope.training.trainer import RUN, Progress, refuse_other_run
+from neuroscope.training.trainer import Progress
 
 __all__ = ["METHODS", "Continual", "Method", "continual"]
 
-Record = dict[str, Any]
+PLAIN = (bool, int, float, str, type(None))  # what JSON can say
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,10 @@ class Method:
     at_once: bool = False
 
     @property
-    def options(self) -> list[str]:
-        """The method's own keyword arguments."""
-        return list(inspect.signature(self.start).parameters)[1:]
+    def options(self) -> dict[str, Any]:
+        """The method's own keyword arguments with their defaults."""
+        own = list(inspect.signature(self.start).parameters.values())[1:]
+        return {parameter.name: parameter.default for parameter in own}
 
 
 METHODS: dict[str, Method] = {
@@ -64,6 +64,9 @@ METHODS: dict[str, Method] = {
     "ncft-random": Method(ncft_random, 3e-3),
     "ffn": Method(ffn, 1e-3),
     "seqft": Method(seqft, 3e-4),
+    "seq-lora": Method(seq_lora, 1e-3),
+    "o-lora": Method(o_lora, 1e-3),
+    "epi": Method(epi, 1e-3),
     "ewc": Method(ewc, 3e-4),
     "replay": Method(replay, 3e-4),
     "per-task": Method(per_task, 3e-4),
@@ -78,7 +81,7 @@ def continual(
     method: str = "ncft",
     *,
     orders: Sequence[Sequence[str]] | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: int | Sequence[int] = (0,),
     lr: float | None = None,
     steps: int | None = None,
     epochs: float = 3,
@@ -100,9 +103,9 @@ def continual(
         tasks: those to learn.
         method: "ncft" (options `k`, `masks`, `exclude`, `overlap_penalty`, `objective`, `examples`), "w-ncft" (also
             `weighting`, `temperature`, `samples`), "ncft-random", "ffn", "seqft", "seq-lora" (`rank`, `alpha`),
-            "o-lora" (also `orthogonality`, `l2`), "epi", "ewc" (`strength`, `fisher_examples`), "replay" (`share`),
-            "per-task" or "joint".
-        orders: sequences of names of tasks; None: the order given.
+            "o-lora" (also `orthogonality`, `l2`, `distance`), "epi" (`rank`, `alpha`, `samples`, `shrinkage`), "ewc"
+            (`strength`, `fisher_examples`), "replay" (`share`), "per-task" or "joint".
+        orders: sequences of names of tasks, all of the same length; None: the order given.
         seeds: of training, random masks and samples; one run per order and seed.
         lr: peak learning rate; if None, the method's own. Neuron masks want several times that of the whole model.
         steps, epochs, batch_size, weight_decay, arguments: of every stage, as in `finetune`.
@@ -115,7 +118,7 @@ def continual(
         `Continual`: scores with intervals, trained parameters, seconds, memory; `.summary()`, `.figure()`.
 
     Raises:
-        ArgumentError: unknown method or option, an order that is none.
+        ArgumentError: unknown method or option, an order or a seed that is none.
         TaskError: a task without training or test examples.
         ModelError: the model's parameters cannot be trained here; the text says why.
         FileError: the output folder holds another run.
@@ -128,47 +131,64 @@ def continual(
             raise ArgumentError(
                 f"continual(method={method!r}, {name}=...)", "no such option", suggest(name, known_names)
             )
-    found, kept = _checked(tasks, known, split)
+    found, kept = _checked(tasks, known, split, n)
     names = orders_of(list(found), orders)
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-    if not seeds or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in seeds):
-        raise ArgumentError(f"seeds={seeds}", "no seeds", "give whole numbers from 0 up, such as (0, 1, 2)")
     recipe = {**RECIPE, "steps": steps, "epochs": epochs, "lr": entry.lr if lr is None else lr}
     recipe |= {"batch_size": batch_size, "weight_decay": weight_decay}
-    check_recipe(f"continual(method={method!r})", recipe)
+    del recipe["seed"]  # every run has its own
+    asked = f"continual(method={method!r})"
+    check_recipe(asked, RECIPE | recipe)
     model = resolve(model)
-    measuring = {"split": split, "n": n, "batch_size": eval_batch_size}
-    settings = {"method": method, **recipe, **measuring, "options": options, "arguments": dict(arguments or {})}
-    shared: dict[str, Any] = {"arguments": arguments, "progress": progress, "prepared": {}, **measuring}
+    require_parameters(model, asked)
+    measuring = {"split": split, "n": n}
+    settings = {"method": method, **recipe, **measuring, "options": _plain({**entry.options, **options})}
+    settings["arguments"] = _plain(arguments or {})
+    shared: dict[str, Any] = {"batch_size": eval_batch_size, "arguments": arguments, "progress": progress}
+    shared |= {"prepared": {}, **measuring}
     provenance = model.provenance()
+    own = " ".join(f"{k}={v}" for k, v in sorted(options.items()) if v != entry.options[k])
     records = []
     for number, order in enumerate(names):
-        for seed in seeds:
+        for seed in _seeds(seeds):
             sequence = tuple(found[name] for name in order)
             setting = Setting(model, sequence, tuple(kept.values()), recipe, seed, **shared)
-            run = {"fingerprint": provenance["fingerprint"], "settings": settings, "seed": seed}
+            run = {"fingerprint": provenance["fingerprint"], **settings, "seed": seed}
             run |= {"tasks": [t.data_hash for t in sequence], "known": [t.data_hash for t in kept.values()]}
             folder = None if output is None else Path(output) / f"{method}-order{number}-seed{seed}"
-            records += [r | {"order": number, "seed": seed} for r in _sequence(setting, entry, options, folder, run)]
+            done = learn_sequence(setting, partial(entry.start, **options), entry.at_once, folder, run)
+            records += [r | {"method": method, "options": own, "order": number, "seed": seed} for r in done]
     manifest = {
         **provenance,
         "data_hash": {name: task.data_hash for name, task in found.items()},
+        "known": {name: task.data_hash for name, task in kept.items()},
         "orders": names,
-        "split": split,
+        **measuring,
         "runs": [_about(r, settings) for r in records if r["stage"]],
         "versions": files.versions(),
     }
-    return Continual(_table(records, method, recipe["lr"]), manifest)
+    return Continual(_table(records, recipe["lr"]), manifest)
 
 
-def _checked(tasks: Any, known: Any, split: str) -> tuple[dict[str, Task], dict[str, Task]]:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v if isinstance(v, PLAIN) else repr(v) for k, v in values.items()}
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    found = list(seeds) if isinstance(seeds, Sequence) else [seeds]
+    if not found or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in found):
+        raise ArgumentError(f"seeds={seeds!r}", "no seeds", "give whole numbers from 0 up, such as (0, 1, 2)")
+    if len(set(found)) < len(found):
+        raise ArgumentError(f"seeds={seeds!r}", "a seed twice", "give different ones: equal seeds give equal runs")
+    return found
+
+
+def _checked(tasks: Any, known: Any, split: str, n: int | None) -> tuple[dict[str, Task], dict[str, Task]]:
     choose(split, ("train", "discovery", "test"), "split")
     found: list[Task] = []
     kept: list[Task] = []
     for given, into in ((tasks, found), (known, kept)):
-        into += (
-            list(given.values()) if isinstance(given, Mapping) else [given] if isinstance(given, Task) else list(given)
-        )
+        listed = given.values() if isinstance(given, Mapping) else given if isinstance(given, Sequence) else [given]
+        into += listed
         for task in into:
             check_task(task, "learn a sequence of tasks")
     names = [task.name for task in [*found, *kept]]
@@ -179,94 +199,16 @@ def _checked(tasks: Any, known: Any, split: str) -> tuple[dict[str, Task], dict[
     for task in found:
         task.split("train")
     for task in [*found, *kept]:
-        task.split(split)
-    return by_name(found), by_name(kept)
-
-
-def _sequence(
-    setting: Setting, entry: Method, options: Mapping[str, Any], folder: Path | None, run: Mapping[str, Any]
-) -> list[Record]:
-    """The records of one run: one of the base, and one per stage."""
-    stages = [len(setting.tasks) - 1] if entry.at_once else list(range(len(setting.tasks)))
-    records = _finished(folder, run, [-1, *stages])
-    if len(records) == len(stages) + 1:
-        return records
-    learner: Learner | None = None
-    try:
-        if not records:
-            records.append(_record(setting, setting.judge, -1, {}, {}))
-            _keep(folder, records[-1])
-        learner = entry.start(setting, **options)
-        done = len(records) - 1
-        if done and folder is not None:
-            learner.restore(folder, stages[done - 1])
-        for stage in stages[done:]:
-            with measured(setting.model.device) as cost:
-                log = learner.learn(stage)
-            records.append(_record(setting, learner.outcomes, stage, cost, log))
-            if folder is not None:
-                learner.save(folder, stage)
-            _keep(folder, records[-1])
-    finally:
-        if learner is not None:
-            learner.close()
-    return records
-
-
-def _record(
-    setting: Setting,
-    outcomes: Callable[[Task], Outcomes],
-    stage: int,
-    cost: Mapping[str, float],
-    log: Mapping[str, Any],
-) -> Record:
-    """Scores of all tasks after a stage (0 is the base); each [score, low, high, standard error, n]."""
-    scores = {}
-    for task in [*setting.tasks, *setting.known]:
-        values = outcomes(task)
-        error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-        scores[task.name] = [float(values.mean()), *bootstrap_interval(values, seed=setting.seed), error, len(values)]
-    learnt = setting.tasks[stage].name if stage >= 0 else "(base)"
-    order = [task.name for task in setting.tasks]
-    return {
-        "stage": stage + 1,
-        "learnt": learnt,
-        "tasks": order,
-        "scores": scores,
-        "cost": dict(cost),
-        "log": dict(log),
-    }
-
-
-def _finished(folder: Path | None, run: Mapping[str, Any], stages: Sequence[int]) -> list[Record]:
-    """Records of the stages that an earlier call finished; the folder is marked as this run's."""
-    if folder is None:
-        return []
-    if not (folder / RUN).exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise FileError(f"keep a run in {folder}", "files of something else", "give another output folder")
-        files.write(folder / RUN, json.dumps(dict(run), indent=1))
-    refuse_other_run(folder, run)
-    records = []
-    for stage in stages:
-        path = folder / f"stage-{stage + 1}.json"
-        if not path.exists():
-            break
-        records.append(files.read_json(path, "the record of a stage"))
-    return records
-
-
-def _keep(folder: Path | None, record: Record) -> None:
-    """Written last: what a record tells of is complete."""
-    if folder is not None:
-        files.write(folder / f"stage-{record['stage']}.json", json.dumps(record, indent=1))
+        task.split(split, n)
+    return {task.name: task for task in found}, {task.name: task for task in kept}
 
 
 def _about(record: Record, settings: Mapping[str, Any]) -> Record:
-    return {key: record[key] for key in ("order", "seed", "stage", "learnt", "log")} | {"settings": dict(settings)}
+    kept = ("method", "options", "order", "seed", "stage", "learnt", "log")
+    return {key: record[key] for key in kept} | {"settings": dict(settings)}
 
 
-def _table(records: Sequence[Record], method: str, lr: float) -> Any:
+def _table(records: Sequence[Record], lr: float) -> Any:
     import pandas as pd  # heavy: only where a table is made
 
     rows = []
@@ -275,8 +217,9 @@ def _table(records: Sequence[Record], method: str, lr: float) -> Any:
             place = record["tasks"].index(task) + 1 if task in record["tasks"] else 0
             rows.append(
                 {
-                    "method": method, "lr": lr, "order": record["order"], "seed": record["seed"],
-                    "stage": record["stage"], "learnt": record["learnt"], "task": task, "position": place,
+                    "method": record["method"], "options": record["options"], "lr": lr,
+                    "order": record["order"], "seed": record["seed"], "stage": record["stage"],
+                    "learnt": record["learnt"], "task": task, "position": place,
                     "score": score, "low": low, "high": high, "se": error, "n": int(count),
                     "trained": int(record["log"].get("trained", 0)),
                     "seconds": record["cost"].get("seconds", 0.0), "peak_mib": record["cost"].get("peak_mib", 0.0),

@@ -11,6 +11,7 @@ information is the empirical one (at the right answers, not at answers drawn fro
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,10 @@ def ewc(setting: Setting, *, strength: float = 1e4, fisher_examples: int = 128) 
         strength: lambda of the penalty.
         fisher_examples: training examples per task that the Fisher information is measured on.
     """
-    if not strength >= 0:
-        raise ArgumentError(f"strength={strength!r}", "negative", "give 0 or more")
+    if not isinstance(strength, (int, float)) or not 0 <= strength < math.inf:
+        raise ArgumentError(f"strength={strength!r}", "negative, or no number", "give 0 or more")
+    if isinstance(fisher_examples, bool) or not isinstance(fisher_examples, int) or fisher_examples < 1:
+        raise ArgumentError(f"fisher_examples={fisher_examples!r}", "no number of examples", "give 1 or more")
     return Elastic(setting, strength, fisher_examples)
 
 

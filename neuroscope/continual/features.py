@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neuroscope.errors import NumericalError
 from neuroscope.models import Model
-from neuroscope.tasks.prompts import batches, encode_prompts, pad_id
+from neuroscope.tasks.prompts import Encoded, batches, encode, encode_prompts, pad_id
 from neuroscope.tasks.task import Example, Task
 
 
@@ -25,7 +25,7 @@ def prompt_features(
     Raises:
         NumericalError: a feature that is not finite.
     """
-    encoded = encode_prompts(model, replace(task, max_new_tokens=1), examples)
+    encoded = _encoded(model, task, examples)
     found = torch.empty(len(encoded), 0)
     with model.quiet(), torch.no_grad():
         for batch in batches(encoded, batch_size, pad_id(model.tokenizer), model.device, model.style):
@@ -42,3 +42,13 @@ def prompt_features(
         do = "open the model in float32 or bfloat16"
         raise NumericalError(f"features of {task!r}", f"a prompt ({bad}) whose features are not finite", do)
     return found
+
+
+def _encoded(model: Model, task: Task, examples: Sequence[Example]) -> list[Encoded]:
+    """The prompts alone; where a masked model has the mask tokens of an answer, without those."""
+    if model.style != "masked":
+        return encode_prompts(model, replace(task, max_new_tokens=1), examples)
+    return [
+        Encoded(item.inputs[: item.first] + item.inputs[item.first + len(item.answer) :], [], 0)
+        for item in encode(model, task, examples)
+    ]

@@ -32,8 +32,8 @@ def retention(a: Matrix) -> Float[NDArray[np.float64], " stage"]:
     it. A task that was not learnt at all (a[i, i] = 0) leaves the stages after it undefined: NaN.
 
     Example:
-        >>> retention(np.array([[0.8, 0.0], [0.6, 0.9]])).tolist()
-        [nan, 0.75]
+        >>> retention(np.array([[0.8, 0.0], [0.4, 0.9]])).tolist()
+        [nan, 0.5]
     """
     own = np.diagonal(a)
     kept = np.full(len(a), np.nan)

@@ -16,7 +16,7 @@ neurons at every stage: what remains of NCFT's advantage over it is due to the c
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,12 +47,12 @@ class Neurons:
         """Choose the task's neurons, train them, merge."""
         task = self.setting.tasks[stage]
         mask = self.choice(self, task)
-        adapter = NeuronAdapter(self.setting.model, mask)
-        self.setting.train(adapter, [task])
-        adapter.merge()
         claims = self.claims()
         shared = int(sum((claims[a][v] > 0).sum() for a, v in mask.items())) if claims else 0
-        self.adapters.append(adapter)
+        adapter = NeuronAdapter(self.setting.model, mask)
+        self.adapters.append(adapter)  # from here on `close` takes it off, whatever happens
+        self.setting.train(adapter, [task])
+        adapter.merge()
         return {"trained": adapter.n_parameters, "neurons": len(mask), "shared": shared, "layers": mask.counts()}
 
     def claims(self) -> dict[str, Int[Tensor, " width"]]:
@@ -74,31 +74,31 @@ class Neurons:
     def restore(self, folder: Path, stage: int) -> None:
         """Load and merge them in order; each checks that it stands on the one before."""
         for i in range(stage + 1):
-            adapter = NeuronAdapter.load(self.setting.model, folder / f"adapter-{i}.safetensors")
-            adapter.merge()
-            self.adapters.append(adapter)
+            self.adapters.append(NeuronAdapter.load(self.setting.model, folder / f"adapter-{i}.safetensors"))
+            self.adapters[-1].merge()
 
     def close(self) -> None:
         """Take the changes back, the last one first."""
         while self.adapters:
             adapter = self.adapters.pop()
-            adapter.unmerge()
+            if adapter.is_merged:
+                adapter.unmerge()
             adapter.detach()
 
-    @contextlib.contextmanager
-    def base(self) -> Iterator[None]:
-        """A scope in which the model is the base, to the bit."""
-        for adapter in reversed(self.adapters):
-            adapter.unmerge()
-        before = [adapter.scale for adapter in self.adapters]
-        try:
-            for adapter in self.adapters:
-                adapter.scale = 0.0
-            yield
-        finally:
-            for adapter, scale in zip(self.adapters, before, strict=True):
-                adapter.scale = scale
-                adapter.merge()
+
+@contextlib.contextmanager
+def unmerged(adapters: Sequence[NeuronAdapter]) -> Iterator[None]:
+    """A scope in which the model is the base, to the bit: merged adapters are taken out, and add nothing."""
+    for adapter in reversed(adapters):
+        adapter.unmerge()
+    try:
+        for adapter in adapters:
+            for part in adapter.parts:
+                part.delta.live = False
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.merge()
 
 
 def ncft(
@@ -120,7 +120,7 @@ def ncft(
         overlap_penalty: share of its relevance that a neuron loses for every earlier task that has it; below 1.
         objective, examples: of `attribute`.
     """
-    _check(k, overlap_penalty)
+    _check(setting, k, exclude, overlap_penalty)
     choose(masks, ("current", "base"), "masks")
 
     def choice(learner: Neurons, task: Task) -> NeuronMask:
@@ -134,7 +134,7 @@ def ncft_random(
     setting: Setting, *, k: float = 0.10, exclude: bool = False, objective: str = "loss", examples: int | None = None
 ) -> Neurons:
     """As many random neurons in every layer as NCFT would take; the arguments are those of `ncft`."""
-    _check(k, 0.0)
+    _check(setting, k, exclude, 0.0)
 
     def choice(learner: Neurons, task: Task) -> NeuronMask:
         claims = learner.claims()
@@ -149,15 +149,20 @@ def ffn(setting: Setting) -> Neurons:
     return Neurons(setting, lambda learner, task: every_ffn(setting.model))
 
 
-def _check(k: float, overlap_penalty: float) -> None:
+def _check(setting: Setting, k: float, exclude: bool, overlap_penalty: float) -> None:
     if isinstance(k, bool) or not isinstance(k, (int, float)) or not 0 < k <= 1:
         raise ArgumentError(f"k={k!r}", "no share of the neurons", "give 0 < k <= 1, such as 0.10")
     if not 0 <= overlap_penalty < 1:
         raise ArgumentError(f"overlap_penalty={overlap_penalty!r}", "not in [0, 1)", "give exclude=True for 1")
+    total = sum(site.width for site in setting.model.sites("hidden").values())
+    wanted = max(1, round(k * total))  # as `Scores.top` counts
+    if exclude and wanted * len(setting.tasks) > total:
+        found = f"{total:,} neurons in all, for {len(setting.tasks)} tasks with {wanted:,} each"
+        raise ArgumentError(f"exclude=True with k={k}", found, "give a smaller k, fewer tasks, or overlap_penalty")
 
 
 def _relevance(learner: Neurons, task: Task, masks: str, objective: str, examples: int | None) -> Scores:
-    with learner.base() if masks == "base" else contextlib.nullcontext():
+    with unmerged(learner.adapters) if masks == "base" else contextlib.nullcontext():
         return attribute(learner.setting.model, task, objective=objective, examples=examples)
 
 
@@ -166,16 +171,14 @@ def best(
 ) -> NeuronMask:
     """The top k of all neurons, with what earlier tasks were given made less attractive or left out.
 
-    Raises:
-        ArgumentError: fewer neurons than wanted are left.
+    Example:
+        >>> scores = Scores({"0": torch.tensor([4.0, 3.0, 2.0, 1.0])}, {"0": 4})
+        >>> claims = {"0": torch.tensor([2, 0, 0, 0])}  # two tasks have neuron 0
+        >>> best(scores, claims, 0.5, False, 0.5)["0"].tolist(), best(scores, claims, 0.5, False, 0.2)["0"].tolist()
+        ([1, 2], [0, 1])
     """
     if not claims:
         return scores.top(k)
-    wanted = max(1, round(k * len(scores)))
-    free = sum(int((n == 0).sum()) for n in claims.values())
-    if exclude and free < wanted:
-        do = "give a smaller k, fewer tasks, or overlap_penalty instead of exclude"
-        raise ArgumentError(f"{wanted} neurons that no earlier task has", f"{free} are left", do)
     values = {a: v * (1 - overlap_penalty) ** claims[a] for a, v in scores.items()}
     if exclude:  # relevance is not negative: what is left out goes below all
         values = {a: torch.where(claims[a] > 0, -1.0, v) for a, v in values.items()}

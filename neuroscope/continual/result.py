@@ -13,13 +13,16 @@ from neuroscope import figures
 from neuroscope.continual.metrics import METRICS, Matrix, retention
 from neuroscope.errors import ArgumentError, public
 from neuroscope.results import Result
-from neuroscope.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-RUN = ["method", "lr", "order", "seed"]  # what tells one run of a sequence from another
+VARIANT = ["method", "options", "lr"]
+RUN = [*VARIANT, "order", "seed"]  # what tells one run of a sequence from another
+STAGES = "run a method with stages: any but joint"
+
+Variant = tuple[str, str, float]  # method, options, learning rate
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,10 +30,11 @@ class Continual(Result):
     """Runs of methods over sequences of tasks.
 
     Attributes:
-        table: one row per run, stage and task: method, lr, order (its number), seed, stage (0: the base), learnt (the
-            stage's task), task, position (of the task in the order, from 1; 0: the base could do it already), score,
-            low, high (95 % bootstrap interval over examples), se (standard error over examples), n, trained
-            (parameters trained at the stage), seconds, peak_mib (memory beyond what was held before the stage).
+        table: one row per run, stage and task: method, options (text: those that are not its defaults), lr, order
+            (its number), seed, stage (0: the base), learnt (the stage's task), task, position (of the task in the
+            order, from 1; 0: the base could do it already), score, low, high (95 % bootstrap interval over examples),
+            se (standard error over examples), n, trained (parameters trained at the stage), seconds, peak_mib (memory
+            beyond what was held before the stage).
         manifest: model, tasks with data hashes, orders, settings, the log of every stage, versions.
     """
 
@@ -40,7 +44,7 @@ class Continual(Result):
         """Several results as one, to compare methods on the same model and tasks.
 
         Raises:
-            ArgumentError: none, or of different models, tasks or orders.
+            ArgumentError: none, of different models, tasks or orders, or with a run twice.
         """
         import pandas as pd  # heavy: only where tables are made
 
@@ -48,21 +52,35 @@ class Continual(Result):
             raise ArgumentError("join results", "none", "give one or more")
         first = results[0].manifest
         for other in results[1:]:
-            for key in ("fingerprint", "data_hash", "orders", "split"):
+            for key in ("fingerprint", "data_hash", "known", "orders", "split", "n"):
                 if other.manifest[key] != first[key]:
                     found = f"{key} {other.manifest[key]}, and {first[key]}"
                     raise ArgumentError("join results", found, "join runs on one model, with the same tasks and orders")
         runs = [run for result in results for run in result.manifest["runs"]]
+        keys = [key for result in results for key, _ in result.runs()]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise ArgumentError("join results", f"the run {dict(zip(RUN, twice, strict=True))} twice", "give each once")
         table = pd.concat([result.table for result in results], ignore_index=True)
         return cls(table, {**first, "runs": runs})
 
     @property
     def methods(self) -> list[str]:
-        """In the order of the table."""
-        return list(dict.fromkeys(self.table["method"]))
+        """What the methods are called: by name, with options and learning rate where a method has several of them."""
+        return list(self._labels().values())
+
+    def _labels(self) -> dict[Variant, str]:
+        keys = list(dict.fromkeys(self.table[VARIANT].itertuples(index=False, name=None)))
+        found = {}
+        for method, options, lr in keys:
+            own = [key for key in keys if key[0] == method]
+            several = [len({key[i] for key in own}) > 1 for i in (1, 2)]
+            more = [text for text, wanted in zip((options, f"{lr:g}"), several, strict=True) if wanted and text]
+            found[method, options, lr] = " ".join([method, *more])
+        return found
 
     def runs(self) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
-        """(method, lr, order, seed) and the rows of each run."""
+        """(method, options, lr, order, seed) and the rows of each run."""
         return list(self.table.groupby(RUN, sort=False))
 
     def metrics(self) -> pd.DataFrame:
@@ -90,19 +108,20 @@ class Continual(Result):
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
-        """One row per method and learning rate: means over runs, and the 95 % interval of the average accuracy.
+        """One row per method, options and learning rate: means over runs, with the average accuracy's 95 % interval.
 
         The interval is Student's t over runs (orders and seeds); of a single run, the one over test examples.
         """
         import pandas as pd  # heavy: only where tables are made
 
         rows = []
-        for (method, lr), runs in self.metrics().groupby(["method", "lr"], sort=False):
+        for key, runs in self.metrics().groupby(VARIANT, sort=False):
             means = runs[[*METRICS, "base", "base kept", "trained", "seconds", "peak_mib"]].mean(skipna=False)
             low, high = float(runs["low"].iloc[0]), float(runs["high"].iloc[0])
             if len(runs) > 1:
                 low, high = t_interval(runs["average accuracy"].to_numpy())
-            rows.append({"method": method, "lr": lr, "runs": len(runs), **means, "low": low, "high": high})
+            named = dict(zip(VARIANT, key, strict=True))
+            rows.append(named | {"runs": len(runs), **means, "low": low, "high": high})
         return pd.DataFrame(rows)
 
     def differences(self, reference: str) -> pd.DataFrame:
@@ -112,27 +131,32 @@ class Continual(Result):
         for a single run), and the number of runs.
 
         Raises:
-            ArgumentError: a method that is not in the table, or that has several learning rates.
+            ArgumentError: a method that is not one of `methods`.
         """
         import pandas as pd  # heavy: only where tables are made
 
-        metrics = self.metrics()
         if reference not in self.methods:
             raise ArgumentError(f"differences({reference!r})", f"runs of {', '.join(self.methods)}", "name one of them")
-        if metrics.groupby("method")["lr"].nunique().max() > 1:
-            raise ArgumentError("differences between methods", "several learning rates of one", "join the best of each")
-        own = metrics[metrics["method"] == reference].set_index(["order", "seed"])["average accuracy"]
+        labels = self._labels()
+        scores = {
+            labels[key]: runs.set_index(["order", "seed"])["average accuracy"]
+            for key, runs in self.metrics().groupby(VARIANT, sort=False)
+        }
         rows = []
-        for method in self.methods:
-            other = metrics[metrics["method"] == method].set_index(["order", "seed"])["average accuracy"]
+        for method, other in scores.items():
             if method != reference:
-                gap = (own - other).dropna().to_numpy()
+                gap = (scores[reference] - other).dropna().to_numpy()
                 low, high = t_interval(gap) if len(gap) > 1 else (np.nan, np.nan)
-                rows.append({"method": method, "difference": gap.mean(), "low": low, "high": high, "runs": len(gap)})
+                mean = gap.mean() if len(gap) else np.nan
+                rows.append({"method": method, "difference": mean, "low": low, "high": high, "runs": len(gap)})
         return pd.DataFrame(rows)
 
     def matrix(self, method: str | None = None, order: int = 0) -> pd.DataFrame:
-        """a[i, j]: mean over seeds of the score on task j (column) after learning task i (row; first the base)."""
+        """a[i, j]: mean over seeds of the score on task j (column) after learning task i (row; first the base).
+
+        Raises:
+            ArgumentError: no such method or order; several methods, and none is named.
+        """
         runs = self._of(method)
         runs = runs[(runs["order"] == order) & (runs["position"] > 0)]
         if not len(runs):
@@ -148,7 +172,8 @@ class Continual(Result):
             raise ArgumentError("one method's runs", f"runs of {', '.join(self.methods)}", "name one: method=...")
         if method is not None and method not in self.methods:
             raise ArgumentError(f"runs of {method!r}", f"runs of {', '.join(self.methods)}", "name one of them")
-        return self.table[self.table["method"] == (method or self.methods[0])]
+        key = next(key for key, label in self._labels().items() if method in (None, label))
+        return self.table[(self.table[VARIANT] == key).all(axis=1)]
 
     def figure(self, method: str | None = None, order: int = 0) -> go.Figure:
         """The accuracy matrix of one method, mean over seeds; for several methods, accuracy against forgetting."""
@@ -173,7 +198,8 @@ class Continual(Result):
             [str(task) for task in wide.columns],
             [str(stage) for stage in wide.index],
             title=f"Scores after every stage: {name}",
-            subtitle=f"mean over {runs['seed'].nunique()} seed(s), order {order}, learning rate {lr:g}",
+            subtitle=f"mean over {runs['seed'].nunique()} seed(s), order {order}, learning rate {lr:g}"
+            + self._weighting((runs["method"].iloc[0], runs["options"].iloc[0], lr)),
             colour_label="score",
             x_label="task measured",
             y_label="after learning",
@@ -185,18 +211,17 @@ class Continual(Result):
     def retention_figure(self) -> go.Figure:
         """Retention (LX24, Eq. 5, Figure 4) after every stage, one curve per method; the band is over runs."""
         curves = {}
-        for method in self.methods:
-            kept = [
-                retention(a) for key, run in self.runs() if key[0] == method and not np.isnan(a := matrix(run)).any()
-            ]
+        for variant, label in self._labels().items():
+            own = [matrix(run) for key, run in self.runs() if key[:3] == variant]
+            kept = [retention(a) for a in own if not np.isnan(a).any()]
             if kept:
                 values = np.array(kept)[:, 1:]
                 low, high = (
                     zip(*(t_interval(column) for column in values.T), strict=True) if len(kept) > 1 else (None,) * 2
                 )
-                curves[method] = (list(range(2, values.shape[1] + 2)), (values.mean(0).tolist(), low, high))
+                curves[label] = (list(range(2, values.shape[1] + 2)), (values.mean(0).tolist(), low, high))
         if not curves:
-            raise ArgumentError("retention by stage", "no method with a score after every stage", "run one with stages")
+            raise ArgumentError("retention by stage", "no method with a score after every stage", STAGES)
         return figures.curves_with_band(
             curves,
             title="What is kept of earlier tasks, by stage",
@@ -207,16 +232,17 @@ class Continual(Result):
 
     def plane_figure(self) -> go.Figure:
         """Average accuracy against forgetting, one point per method with 95 % intervals over runs."""
-        metrics = self.metrics()
-        points = {}
-        for (method, lr), runs in metrics.groupby(["method", "lr"], sort=False):
+        labels, points = self._labels(), {}
+        for key, runs in self.metrics().groupby(VARIANT, sort=False):
             if runs["forgetting"].isna().any():  # no stages: nothing to forget
                 continue
             spans = [
                 (runs[name].mean(), *(t_interval(runs[name].to_numpy()) if len(runs) > 1 else (None, None)))
                 for name in ("forgetting", "average accuracy")
             ]
-            points[method if metrics.groupby("method")["lr"].nunique()[method] == 1 else f"{method} {lr:g}"] = spans
+            points[labels[key]] = spans
+        if not points:
+            raise ArgumentError("accuracy against forgetting", "no method with a score after every stage", STAGES)
         return figures.plane(
             points,
             title="Accuracy against forgetting",
@@ -226,10 +252,19 @@ class Continual(Result):
         )
 
     def __repr__(self) -> str:
-        lines = [f"{len(self.runs())} runs over {self.manifest['orders'][0]}"]
-        for row in self.summary().itertuples():
-            lines.append(f"  {row.method:12} average accuracy {row[4]:.3f} [{row.low:.3f}, {row.high:.3f}]")
+        orders = self.manifest["orders"]
+        more = f" and {len(orders) - 1} other order(s)" if len(orders) > 1 else ""
+        lines = [f"{len(self.runs())} run(s) over {', '.join(orders[0])}{more}"]
+        for (key, label), row in zip(self._labels().items(), self.summary().to_dict("records"), strict=True):
+            about = f"  {label:12} average accuracy {row['average accuracy']:.3f}"
+            lines.append(f"{about} [{row['low']:.3f}, {row['high']:.3f}]{self._weighting(key)}")
         return "\n".join(lines)
+
+    def _weighting(self, key: Variant) -> str:
+        """How W-NCFT has weighted neurons, to be said wherever its numbers stand."""
+        runs = (run for run in self.manifest["runs"] if (run["method"], run["options"]) == key[:2])
+        options = next(runs)["settings"]["options"]
+        return f", weighting {options['weighting']}" if "weighting" in options else ""
 
 
 def matrix(run: pd.DataFrame) -> Matrix:
@@ -245,24 +280,3 @@ def t_interval(values: Any) -> tuple[float, float]:
     values = np.asarray(values, dtype=float)
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
-
-
-def orders_of(names: Sequence[str], orders: Sequence[Sequence[str]] | None) -> list[list[str]]:
-    """The orders asked for, each a list of some or all of the tasks."""
-    if orders is None:
-        return [list(names)]
-    found = [list(order) for order in orders]
-    for order in found:
-        unknown = [name for name in order if name not in names]
-        if unknown or len(set(order)) != len(order) or len(order) < 2:
-            asked = f"the order {order}"
-            do = f"name two or more of {', '.join(names)}, each once"
-            raise ArgumentError(asked, f"no task {unknown[0]!r}" if unknown else "too few, or one twice", do)
-    if not found:
-        raise ArgumentError("orders=[]", "no order", "give one or more, or None for the order of the tasks")
-    return found
-
-
-def by_name(tasks: Sequence[Task]) -> dict[str, Task]:
-    """Tasks by name, in their order."""
-    return {task.name: task for task in tasks}

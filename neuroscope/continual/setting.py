@@ -70,7 +70,7 @@ class Setting:
 
 
 class Learner(Protocol):
-    """A method at work on one sequence. The model is as it was once it is closed."""
+    """A method at work on one sequence. The model is the base until the first stage, and again once it is closed."""
 
     def learn(self, stage: int) -> dict[str, Any]:
         """Learn the stage's task; what is returned is logged and must survive JSON. "trained" counts parameters."""
@@ -79,7 +79,7 @@ class Learner(Protocol):
         """[examples] outcomes on any task of the setting, the way the method answers after the stages so far."""
 
     def save(self, folder: Path, stage: int) -> None:
-        """Write what the stage has added. What earlier stages wrote may be removed if it is superseded twice."""
+        """Write what the stage has added. A kill may follow, so that `restore` to the stage before must still work."""
 
     def restore(self, folder: Path, stage: int) -> None:
         """Be as after that stage."""
@@ -110,7 +110,7 @@ def measured(device: torch.device) -> Iterator[dict[str, float]]:
 def _reset_peak() -> float:
     """Ask the kernel to forget the process's high-water mark of memory; what is held now."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it; else memory freed before hides the peak
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc has it; else memory freed hides the peak
         ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")

@@ -11,7 +11,8 @@ What weighting a neuron means (`weighting`):
 - "owner-normalised": the same with the s_k of a neuron's owners divided by their sum. Neurons of one owner stay as
   they were learnt.
 
-The task that is asked is known; its vector comes from its own training prompts (of a task that has none: test prompts).
+The task that is asked is known; its vector comes from its own training prompts (of a task that has none: those
+it is measured on).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from neuroscope.continual.features import prompt_features
-from neuroscope.continual.neurons import Neurons, ncft
+from neuroscope.continual.neurons import Neurons, ncft, unmerged
 from neuroscope.continual.setting import Setting
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes
@@ -113,7 +114,7 @@ class Weighted:
 
 
 def _vector(setting: Setting, task: Task, samples: int) -> Float[Tensor, " dim"]:
-    examples = task.split("train" if task.train else "test", samples)
+    examples = task.split("train" if task.train else setting.split, samples)
     return prompt_features(setting.model, task, examples, setting.batch_size).mean(0)
 
 
@@ -170,25 +171,15 @@ def weighted(
     for m, adapter in enumerate(adapters):
         for part in adapter.parts:
             places.setdefault(part.key, []).append((m, part))
-    held = []
-    for adapter in reversed(adapters):
-        adapter.unmerge()
-    try:
-        for adapter in adapters:
-            for part in adapter.parts:
-                part.delta.live = False
-        for found in places.values():
-            held += [(part, part.delta.touched(part.linear)) for _, part in found]
-        for found in places.values():
-            _write(found, base, changes, adapters)
-        yield
-    finally:
-        for part, entries in held:
-            part.delta.put(part.linear._parameters, entries)
-        for adapter in adapters:
-            for part in adapter.parts:
-                part.delta.live = True
-            adapter.merge()
+    with unmerged(adapters):
+        held = [(part, part.delta.touched(part.linear)) for found in places.values() for _, part in found]
+        try:
+            for found in places.values():
+                _write(found, base, changes, adapters)
+            yield
+        finally:
+            for part, entries in held:
+                part.delta.put(part.linear._parameters, entries)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 - `seqft`: nothing is done (LX24 Table 5: SeqFT).
 - `replay`: a share of every earlier task's training examples is mixed into the new one's (Rolnick et al. 2019). Which
-  ones is drawn once, when the task is learnt. The number of steps stays the same.
+  ones is drawn once. Given `steps`, stages are as long as without it; epochs go over the whole mixture.
 - `per-task`: every task by a model of its own, trained from the base (LX24 Table 5: Per-Task FT): nothing is shared or
   forgotten, at the price of a whole model per task. A task that was not learnt is answered by the base.
 - `joint`: all tasks at once, in as many steps as the sequence has: what the others could reach at best.
@@ -79,12 +79,13 @@ def replay(setting: Setting, *, share: float = 0.1) -> Whole:
     Args:
         share: of the training examples of every earlier task, kept and mixed in.
     """
-    if not 0 < share <= 1:
+    if not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise ArgumentError(f"share={share!r}", "no share of the examples", "give 0 < share <= 1, such as 0.1")
 
     def kept(task: Task) -> Task:
         examples = task.split("train")
-        return replace(task, train=Random(setting.seed).sample(examples, max(1, round(share * len(examples)))))
+        drawn = Random(f"{task.data_hash} {setting.seed}").sample(examples, max(1, round(share * len(examples))))
+        return replace(task, train=drawn)
 
     return Whole(setting, lambda stage: [setting.tasks[stage], *(kept(task) for task in setting.tasks[:stage])])
 

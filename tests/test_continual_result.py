@@ -1,0 +1,270 @@
+"""Continual learning: the numbers about a matrix of scores, tables over runs, and their figures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from neuroscope.continual import Continual
+from neuroscope.continual.metrics import METRICS, forgetting, retention
+from neuroscope.continual.result import matrix, t_interval
+from neuroscope.errors import ArgumentError
+from neuroscope.style import label_sides
+
+# --- metrics
+
+
+def test_every_metric_by_hand():
+    a = np.array([[0.8, 0.1, 0.2], [0.4, 0.5, 0.3], [0.6, 0.2, 0.9]])
+    after_two = 0.4 / 0.8
+    after_three = (0.6 / 0.8 + 0.2 / 0.5) / 2
+    assert retention(a)[1:] == pytest.approx([after_two, after_three])
+    assert np.isnan(retention(a)[0])
+    expected = {
+        "average accuracy": (0.6 + 0.2 + 0.9) / 3,
+        "retention": after_three,
+        "backward transfer": ((0.6 - 0.8) + (0.2 - 0.5)) / 2,
+        "forgetting": ((0.8 - 0.6) + (0.5 - 0.2)) / 2,
+        "learning accuracy": (0.8 + 0.5 + 0.9) / 3,
+    }
+    assert {name: metric(a) for name, metric in METRICS.items()} == pytest.approx(expected)
+    a[1, 0] = 0.9  # task 1 was best after stage 2: the peak, and nothing else, moves
+    assert METRICS["forgetting"](a) == pytest.approx(((0.9 - 0.6) + (0.5 - 0.2)) / 2)
+    assert METRICS["backward transfer"](a) == pytest.approx(expected["backward transfer"])
+    a[0, 1] = 1.0  # before its own stage there is nothing to forget
+    assert METRICS["forgetting"](a) == pytest.approx(((0.9 - 0.6) + (0.5 - 0.2)) / 2)
+
+
+def test_what_is_undefined_is_nan():
+    once = np.array([[np.nan] * 3, [np.nan] * 3, [0.5, 0.6, 0.7]])  # all at the last stage
+    found = {name: metric(once) for name, metric in METRICS.items()}
+    assert found.pop("average accuracy") == pytest.approx(0.6)
+    assert all(np.isnan(value) for value in found.values())
+    unlearnt = np.array([[0.0, 0.1], [0.3, 0.8]])
+    assert np.isnan(retention(unlearnt)).all()  # 0.3 / 0
+    assert METRICS["forgetting"](unlearnt) == pytest.approx(-0.3)
+
+
+matrices = st.integers(2, 5).flatmap(
+    lambda n: st.lists(st.lists(st.floats(0.01, 1), min_size=n, max_size=n), min_size=n, max_size=n).map(np.array)
+)
+
+
+@given(matrices)
+def test_properties_of_the_metrics(a):
+    stages = len(a)
+    still = np.tile(np.diagonal(a), (stages, 1))  # nothing changes
+    assert retention(still)[1:] == pytest.approx(1)
+    assert METRICS["forgetting"](still) == METRICS["backward transfer"](still) == 0
+    assert forgetting(a) >= -METRICS["backward transfer"](a) - 1e-12  # the peak is at least the own stage's
+    falling = np.minimum.accumulate(a, axis=0)  # every task's peak, from its own stage on, is its own stage
+    assert METRICS["forgetting"](falling) == pytest.approx(-METRICS["backward transfer"](falling))
+    assert METRICS["retention"](falling) <= 1 + 1e-12
+    assert retention(a * 0.5)[1:] == pytest.approx(retention(a)[1:])
+    assert METRICS["average accuracy"](a) == pytest.approx(METRICS["average accuracy"](a[:, ::-1]))
+
+
+# --- tables by hand
+
+TASKS = ("x", "y")
+ABOUT = {"fingerprint": "f", "data_hash": {"x": "1", "y": "2"}, "known": {"k": "3"}, "orders": [["x", "y"]]}
+
+
+def table(method, a, seed=0, known=(0.8, 0.4), *, options="", lr=0.1, order=0, trained=7):
+    """Scores [stage][task], the base's first; of a method without stages None in between."""
+    rows = []
+    for stage, scores in enumerate(a):
+        for place, score in enumerate([*scores, known[min(stage, 1)]] if scores else (), 1):
+            rows.append(
+                {
+                    "method": method, "options": options, "lr": lr, "order": order, "seed": seed, "stage": stage,
+                    "learnt": ["(base)", *TASKS][stage] if None not in a else ["(base)", "", "(all)"][stage],
+                    "task": (*TASKS, "k")[place - 1], "position": place % 3, "score": score, "low": score - 0.1,
+                    "high": score + 0.1, "se": 0.03 if place == 1 else 0.04, "n": 10,
+                    "trained": stage * trained, "seconds": 2.0 * stage, "peak_mib": 10.0 - stage if stage else 0.0,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def result(*tables, weighting=None, **about):
+    whole = pd.concat(tables, ignore_index=True)
+    runs = whole[["method", "options", "order", "seed"]].drop_duplicates().to_dict("records")
+    settings = {"options": {"weighting": weighting} if weighting else {}}
+    return Continual(
+        whole, ABOUT | {"split": "test", "n": None} | about | {"runs": [r | {"settings": settings} for r in runs]}
+    )
+
+
+A1 = [[0.2, 0.1], [0.8, 0.3], [0.6, 0.9]]
+A2 = [[0.2, 0.1], [0.9, 0.3], [0.3, 0.8]]
+JOINT = [[0.2, 0.1], None, [0.7, 0.95]]
+
+
+def test_metrics_of_runs_by_hand():
+    found = result(table("m", A1), table("m", A2, seed=1), table("joint", JOINT)).metrics()
+    assert found["seed"].tolist() == [0, 1, 0]
+    assert found["average accuracy"].tolist() == pytest.approx([0.75, 0.55, 0.825])
+    assert found["retention"].tolist()[:2] == pytest.approx([0.6 / 0.8, 0.3 / 0.9])
+    assert found["forgetting"].tolist()[:2] == pytest.approx([0.2, 0.6])
+    assert found.iloc[2][["retention", "forgetting", "backward transfer", "learning accuracy"]].isna().all()
+    half = 1.959964 * 0.05 / 2  # sqrt(0.03^2 + 0.04^2) / 2
+    assert found.iloc[0][["low", "high"]].tolist() == pytest.approx([0.75 - half, 0.75 + half])
+    assert found["base"].tolist() == pytest.approx([0.8] * 3)
+    assert found["base kept"].tolist() == pytest.approx([0.5] * 3)
+    assert (found["trained"].tolist(), found["seconds"].tolist()) == ([14] * 3, [6.0, 6.0, 4.0])
+    assert found["peak_mib"].tolist() == [9.0, 9.0, 8.0]
+    alone = result(table("m", A1).query("position > 0")).metrics()
+    assert alone[["base", "base kept"]].isna().all(axis=None)
+    sure = table("m", [[0.2, 0.1], [1.0, 0.3], [1.0, 1.0]])
+    assert result(sure).metrics().loc[0, ["low", "high"]].tolist() == pytest.approx([1 - half, 1])
+
+
+def test_t_interval_is_scipys():
+    values = [0.4, 0.7, 0.6, 0.65]
+    expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert t_interval(values) == pytest.approx(expected)
+    assert np.isnan(t_interval([0.4, np.nan])).all()
+
+
+def test_summary_and_differences_by_hand():
+    found = result(table("m", A1), table("m", A2, seed=1), table("joint", JOINT), table("joint", JOINT, seed=1))
+    summary = found.summary()
+    assert summary[["method", "options", "lr", "runs"]].to_numpy().tolist() == [
+        ["m", "", 0.1, 2],
+        ["joint", "", 0.1, 2],
+    ]
+    assert summary["average accuracy"].tolist() == pytest.approx([0.65, 0.825])
+    assert summary.loc[0, ["low", "high"]].tolist() == pytest.approx(t_interval([0.75, 0.55]))
+    assert summary.loc[1, ["low", "high"]].tolist() == pytest.approx([0.825, 0.825])
+    assert np.isnan(summary.loc[1, "forgetting"])
+    single = result(table("m", A1)).summary()
+    assert single.loc[0, ["low", "high"]].tolist() == result(table("m", A1)).metrics().loc[0, ["low", "high"]].tolist()
+    gaps = found.differences("joint")
+    assert gaps["method"].tolist() == ["m"]
+    assert gaps.loc[0, ["difference", "low", "high"]].tolist() == pytest.approx(
+        [0.175, *t_interval([0.825 - 0.75, 0.825 - 0.55])]
+    )
+    partly = result(table("m", A1), table("m", A2, seed=1), table("other", A2, seed=1), table("third", A1, seed=5))
+    gaps = partly.differences("m").set_index("method")
+    assert gaps.loc["other", "difference"] == 0 and gaps["runs"].tolist() == [1, 0]  # the same seeds alone
+    assert gaps[["low", "high"]].isna().all(axis=None) and np.isnan(gaps.loc["third", "difference"])
+    with pytest.raises(ArgumentError, match="runs of m, joint"):
+        found.differences("ncft")
+
+
+def test_a_method_is_named_by_what_it_differs_in():
+    found = result(
+        table("m", A1), table("m", A2, options="k=0.2"), table("m", A2, options="k=0.2", lr=0.5), table("o", A1)
+    )
+    assert found.methods == ["m 0.1", "m k=0.2 0.1", "m k=0.2 0.5", "o"]
+    assert found.matrix("m k=0.2 0.5").to_numpy().tolist() == A2
+    assert set(found.differences("o")["method"]) == {"m 0.1", "m k=0.2 0.1", "m k=0.2 0.5"}
+    assert [trace.name for trace in found.plane_figure().data] == found.methods
+    assert result(table("m", A1, options="k=0.2")).methods == ["m"]
+
+
+def test_the_matrix_is_the_mean_over_seeds():
+    found = result(table("m", A1), table("m", A2, seed=1), table("joint", JOINT))
+    wide = found.matrix("m")
+    assert (list(wide.index), list(wide.columns)) == (["(base)", "x", "y"], ["x", "y"])
+    np.testing.assert_allclose(wide.to_numpy(), (np.array(A1) + np.array(A2)) / 2)
+    joint = found.matrix("joint")
+    assert list(joint.index) == ["(base)", "(all)"] and joint.to_numpy().tolist() == [JOINT[0], JOINT[2]]
+    assert np.isnan(matrix(table("joint", JOINT))[0]).all() and matrix(table("joint", JOINT))[1].tolist() == JOINT[2]
+    for settings, text in (
+        ({}, "name one: method="),
+        ({"method": "x"}, "runs of m, joint"),
+        ({"method": "m", "order": 3}, "order=3"),
+    ):
+        with pytest.raises(ArgumentError, match=text):
+            found.matrix(**settings)
+
+
+def test_join():
+    one, other = result(table("m", A1)), result(table("o", A2), orders=[["x", "y"]])
+    both = Continual.join([one, other])
+    assert both.methods == ["m", "o"] and len(both.table) == 18 and len(both.manifest["runs"]) == 2
+    assert Continual.join([one]).table.equals(one.table)
+    for change in (
+        {"fingerprint": "g"},
+        {"orders": [["y", "x"]]},
+        {"data_hash": {}},
+        {"known": {}},
+        {"n": 5},
+        {"split": "train"},
+    ):
+        with pytest.raises(ArgumentError, match=next(iter(change))):
+            Continual.join([one, result(table("o", A2), **change)])
+    with pytest.raises(ArgumentError, match=r"(?s)'method': 'm'.*'seed': 0.* twice"):
+        Continual.join([one, other, result(table("m", A2))])
+    with pytest.raises(ArgumentError, match="none"):
+        Continual.join([])
+
+
+def test_repr_says_what_was_run():
+    orders = [["x", "y"], ["y", "x"]]
+    text = repr(result(table("w", A1), table("w", A2, order=1), weighting="literal", orders=orders))
+    low, high = t_interval([0.75, 0.55])
+    assert "2 run(s) over x, y and 1 other order(s)" in text
+    assert f"average accuracy 0.650 [{low:.3f}, {high:.3f}], weighting literal" in text
+
+
+def test_saved_and_loaded(tmp_path):
+    found = result(table("m", A1), table("joint", JOINT))
+    back = Continual.load(found.save(tmp_path / "result.json"))
+    assert back.table.equals(found.table) and back.manifest == found.manifest
+    assert repr(back) == repr(found)
+    assert back.summary().equals(found.summary())
+
+
+# --- figures
+
+
+def test_figure_shows_the_matrix():
+    figure = result(table("m", A1), table("m", A2, seed=1)).figure()
+    (cells,) = figure.data
+    np.testing.assert_allclose(cells.z, (np.array(A1) + np.array(A2)) / 2)
+    assert (list(cells.x), list(cells.y)) == (["x", "y"], ["(base)", "x", "y"])
+    assert cells.text[1][0] == "0.85" and cells.zmin == 0 and cells.zmax == 1
+    assert cells.customdata[1][0] == "<b>x</b> after x<br>0.850 [0.750, 0.950] over examples"
+    assert "2 seed(s), order 0, learning rate 0.1" in figure.layout.title.subtitle.text
+    joint = result(table("joint", JOINT)).figure()
+    assert list(joint.data[0].y) == ["(base)", "(all)"]
+    several = result(table("m", A1), table("joint", JOINT))
+    assert several.figure() == several.plane_figure()
+    assert several.figure("joint") == joint
+
+
+def test_retention_figure():
+    figure = result(table("m", A1), table("m", A2, seed=1), table("one", A1), table("joint", JOINT)).retention_figure()
+    curves = {t.name: t for t in figure.data}
+    assert set(curves) == {"m", "m: band", "one"}
+    kept = [0.6 / 0.8, 0.3 / 0.9]
+    assert list(curves["m"].x) == [2]
+    assert list(curves["m"].y) == pytest.approx([np.mean(kept)])
+    assert sorted(curves["m: band"].y) == pytest.approx(sorted(t_interval(kept)))
+    assert list(curves["one"].y) == pytest.approx([0.75])
+    with pytest.raises(ArgumentError, match="any but joint"):
+        result(table("joint", JOINT)).retention_figure()
+
+
+def test_plane_figure():
+    figure = result(table("m", A1), table("m", A2, seed=1), table("one", A1), table("joint", JOINT)).plane_figure()
+    points = {t.name: t for t in figure.data}
+    assert set(points) == {"m", "one"}
+    assert (points["m"].x[0], points["m"].y[0]) == pytest.approx((0.4, 0.65))
+    assert points["m"].x[0] + points["m"].error_x.array[0] == pytest.approx(t_interval([0.2, 0.6])[1])
+    assert points["m"].y[0] - points["m"].error_y.arrayminus[0] == pytest.approx(t_interval([0.75, 0.55])[0])
+    assert points["one"].error_x.array is None
+    with pytest.raises(ArgumentError, match="any but joint"):
+        result(table("joint", JOINT)).plane_figure()
+
+
+def test_labels_of_near_points_keep_clear_of_each_other():
+    sides = label_sides({"ncft": (0.4, 0.7), "replay": (0.41, 0.7), "far": (0.0, 0.0), "off": (1.0, 1.0)})
+    assert sides["far"] == "top center"
+    assert sides["ncft"] != sides["replay"]
+    assert label_sides({}) == {} and label_sides({"one": (3.0, 3.0)}) == {"one": "top center"}
