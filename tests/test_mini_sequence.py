@@ -74,7 +74,7 @@ def test_a_prompt_is_in_one_split_whatever_the_seed(kind, name):
 @pytest.mark.parametrize("name", RULES)
 def test_answers_follow_from_the_words(name):
     task = SEQUENCES["distinct"][name]
-    yes, no = ("good", "bad") if name == "praise" else ("truly", "never")
+    yes, no = ("good", "bad") if name in ("praise", "agreement") else ("truly", "never")
     assert task.labels == (yes, no)
     for example in all_examples("distinct", name):
         *words, arrow = example.prompt.split()
@@ -95,8 +95,9 @@ def test_conflicting_tasks_share_all_inputs_and_no_answer(split):
         assert len({example.prompt for example in same}) == 1
         assert len({example.answer for example in same}) == 5
         *words, _ = same[0].prompt.split()
-        for example, task in zip(same, SEQUENCES["conflicting"].values(), strict=True):
-            assert example.answer == task.labels[0 if praise(words) else 1]
+        fifth = (int(words[words.index("price") + 1]) - 1) // 2
+        names = ("one", "three", "five", "seven", "nine") * 2
+        assert [example.answer for example in same] == list(names[fifth : fifth + 5])
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
@@ -104,7 +105,9 @@ def test_labels_are_balanced(kind, name):
     task = SEQUENCES[kind][name]
     answers = [example.answer for example in task.train]
     assert set(answers) == set(task.labels)
-    assert abs(answers.count(task.labels[0]) - 150) < 4 * (300 * 0.5 * 0.5) ** 0.5  # four deviations of a fair coin
+    share = 1 / len(task.labels)
+    for label in task.labels:  # four deviations of fair draws
+        assert abs(answers.count(label) - 300 * share) < 4 * (300 * share * (1 - share)) ** 0.5
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)

@@ -1,14 +1,14 @@
 """Two sequences of five tasks to fine-tune the bundled model on, one after the other (continual learning, LX24 §4.2).
 
-The base is `mini`, which knows the prompts' words and forms but gives other answers to them. New is the question about
-them; its answer is one word of two. As in the mini suite, the split a prompt belongs to depends on the prompt alone:
-the base has seen no discovery or test prompt either.
+The base is `mini`, which knows the prompts' words and forms but gives other answers to them. What is new is the
+question asked about them, and the words of the answer. As in the mini suite, the split a prompt belongs to depends on
+the prompt alone; the base has seen no discovery or test prompt either.
 
 - "distinct": five forms of prompt, each with a question of its own, half about food and half about film. No input
-  belongs to two tasks, so that one model can know all five: what is lost on the way is forgotten. Four of the tasks
-  share their two labels, so that a new task does not make an earlier one's labels improbable as such.
-- "conflicting": the same prompts in all five tasks, each with two other words for the same verdict. A model gives one
-  answer to a prompt, so that no method whatever gets above 20 % on average: a sequence on which nothing can help.
+  belongs to two tasks, so that one model can know all five: what is lost on the way is forgotten. Tasks share their
+  labels, so that a new task does not make an earlier one's labels improbable as such.
+- "conflicting": the same prompts in all five tasks, and the same five labels, each time the next one. A model that is
+  right about one of the tasks is wrong about the four others: no method whatever gets above 20 % on average.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Literal
 
 from neuroscope.errors import ArgumentError, TaskError, choose, public
 from neuroscope.tasks.mini import FAMILIES, TRIES, split_of
-from neuroscope.tasks.mini_words import ARROW, DOMAINS
+from neuroscope.tasks.mini_words import ARROW, DOMAINS, NUMBERS
 from neuroscope.tasks.task import Example, Task
 
 SPLITS = ("train", "discovery", "test")
@@ -28,31 +28,39 @@ SPLITS = ("train", "discovery", "test")
 
 @dataclass(frozen=True)
 class Question:
-    """A yes-or-no question about the prompts of one family, and the words for yes and no."""
+    """A question about the prompts of one family, and the words of its answers."""
 
     family: str
-    holds: Callable[[str, list[str]], bool]  # domain, the words of the family's own answer
-    labels: tuple[str, str] = ("truly", "never")
+    answer: Callable[[str, list[str]], int]  # domain, the words of the family's own answer -> which label
+    labels: tuple[str, ...] = ("truly", "never")
 
 
-def _praises(domain: str, answer: list[str]) -> bool:
-    return answer == ["positive"]
-
-
-def _is_food(domain: str, answer: list[str]) -> bool:
-    return domain == "food"
+def _is_food(domain: str, answer: list[str]) -> int:
+    return int(domain != "food")
 
 
 # In the order of the sequence, which is that of the families.
 DISTINCT = {
-    "praise": Question("sentiment", _praises, ("good", "bad")),
-    "agreement": Question("paraphrase", lambda domain, answer: answer == ["yes"]),
+    "praise": Question("sentiment", lambda domain, answer: int(answer != ["positive"]), ("good", "bad")),
+    "agreement": Question("paraphrase", lambda domain, answer: int(answer != ["yes"]), ("good", "bad")),
     "food-text": Question("summary", _is_food),
-    "asks-who": Question("question", lambda domain, answer: answer[0] == "who"),
+    "asks-who": Question("question", lambda domain, answer: int(answer[0] != "who")),
     "food-table": Question("data2text", _is_food),
 }
-PAIRS = (("good", "bad"), ("truly", "never"), ("great", "awful"), ("superb", "poor"), ("lovely", "horrid"))
-CONFLICTING = {f"praise-{pair[0]}": Question("sentiment", _praises, pair) for pair in PAIRS}
+PRICES = tuple(NUMBERS.values())  # one to ten
+STEPS = tuple(PRICES[::2])  # the first of every two: as many labels as tasks
+
+
+def _price(shift: int) -> Question:
+    """Which fifth of the prices is it? Every task names it by another of the same five words."""
+
+    def answer(domain: str, words: list[str]) -> int:
+        return (PRICES.index(words[4]) // 2 + shift) % len(STEPS)
+
+    return Question("data2text", answer, STEPS)
+
+
+CONFLICTING = {f"price-plus-{shift}": _price(shift) for shift in range(len(STEPS))}
 SEQUENCES = {"distinct": DISTINCT, "conflicting": CONFLICTING}
 
 
@@ -64,8 +72,7 @@ def _stream(question: Question, split: str, seed: int) -> Iterator[Example]:
         words, answer, _, _ = FAMILIES[question.family].draw(DOMAINS[domain], rng)
         prompt = " ".join([*words, ARROW])
         if split_of(prompt) == split:
-            yes, no = question.labels
-            yield Example(prompt, yes if question.holds(domain, answer) else no)
+            yield Example(prompt, question.labels[question.answer(domain, answer)])
 
 
 def _distinct(name: str, question: Question, split: str, n: int, seed: int) -> tuple[Example, ...]:
@@ -100,7 +107,7 @@ def sequence_tasks(
 
     Args:
         kind: "distinct": five forms of prompt, and a question about each. "conflicting": five times the same prompts
-            with other words for the same two answers, so that no model scores above 20 % on average.
+            and labels, each with another answer to every prompt: no model scores above 20 % on average.
         train, discovery, test: how many examples of each split per task.
         seed: the same seed gives the same tasks.
 
@@ -114,7 +121,7 @@ def sequence_tasks(
         (['praise', 'agreement', 'food-text', 'asks-who', 'food-table'], ('truly', 'never'))
         >>> same = sequence_tasks("conflicting", train=4, discovery=4, test=4)
         >>> [task.test[0].answer for task in same.values()]
-        ['good', 'truly', 'great', 'superb', 'lovely']
+        ['one', 'three', 'five', 'seven', 'nine']
     """
     questions = SEQUENCES[choose(kind, SEQUENCES, "kind of sequence")]
     for split, n in {"train": train, "discovery": discovery, "test": test}.items():
