@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neuroscope.attribution import attribute as attribute
     from neuroscope.continual import Continual as Continual
     from neuroscope.continual import continual as continual
+    from neuroscope.correlation import correlate as correlate
     from neuroscope.errors import NeuroscopeError as NeuroscopeError
     from neuroscope.evaluation import evaluate as evaluate
     from neuroscope.evidence import cross_ablation as cross_ablation
@@ -45,10 +46,20 @@ if TYPE_CHECKING:
     from neuroscope.models import untap_experts as untap_experts
     from neuroscope.overlap import overlap as overlap
     from neuroscope.overlap import overlap_sweep as overlap_sweep
+    from neuroscope.parameters import parameter_similarity as parameter_similarity
     from neuroscope.patching import patch_sweep as patch_sweep
     from neuroscope.pipeline import run as run
     from neuroscope.report import write_report as write_report
     from neuroscope.reproduce import reproduce as reproduce
+    from neuroscope.similarity import cka as cka
+    from neuroscope.similarity import compare as compare
+    from neuroscope.similarity import neighbour_overlap as neighbour_overlap
+    from neuroscope.similarity import participation_ratio as participation_ratio
+    from neuroscope.similarity import procrustes as procrustes
+    from neuroscope.similarity import pwcca as pwcca
+    from neuroscope.similarity import svcca as svcca
+    from neuroscope.similarity import two_nn as two_nn
+    from neuroscope.similarity import variance_dimension as variance_dimension
     from neuroscope.tasks import Example as Example
     from neuroscope.tasks import Task as Task
     from neuroscope.tasks import load_tasks as load_tasks
@@ -64,15 +75,18 @@ HOME = {
     "Model": "models",
     "NeuronAdapter": "training",
     "NeuronMask": "masks",
-    "NeuroscopeError": "errors",
     "NeuronTrainerMixin": "training",
+    "NeuroscopeError": "errors",
     "Scores": "masks",
     "Task": "tasks",
     "ablate": "interventions",
     "add": "interventions",
     "attribute": "attribution",
+    "cka": "similarity",
+    "compare": "similarity",
     "continual": "continual",
     "continual_learning": "experiments",
+    "correlate": "correlation",
     "cross_ablation": "evidence",
     "cross_training": "experiments",
     "deactivation": "evidence",
@@ -82,20 +96,28 @@ HOME = {
     "load": "models",
     "load_lape": "importers",
     "load_tasks": "tasks",
+    "neighbour_overlap": "similarity",
     "nnsight_code": "interventions",
     "overlap": "overlap",
     "overlap_controlled": "experiments",
     "overlap_sweep": "overlap",
+    "parameter_similarity": "parameters",
+    "participation_ratio": "similarity",
     "patch": "interventions",
     "patch_sweep": "patching",
+    "procrustes": "similarity",
     "proportion_sweep": "experiments",
+    "pwcca": "similarity",
     "reproduce": "reproduce",
     "run": "pipeline",
     "save_lape": "importers",
     "scale": "interventions",
+    "svcca": "similarity",
     "tap_experts": "models",
     "train_only": "experiments",
+    "two_nn": "similarity",
     "untap_experts": "models",
+    "variance_dimension": "similarity",
     "write_report": "report",
 }
 

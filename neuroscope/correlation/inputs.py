@@ -1,0 +1,134 @@
+"""Similarity and transfer, however they are given, as one matrix each: rows are source tasks, columns test tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.errors import ArgumentError
+from neuroscope.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SOURCE, TEST = ("a", "source"), ("b", "target", "test")  # what the columns of tidy tables are called
+SIMILARITIES = ("value", "jaccard", "similarity", "cosine", "cka")
+SCORES = ("score", "value", "transfer", "accuracy", "gain")
+DO = "give {(source, test): number}, a table of source, target and score, or a matrix with sources as its index"
+
+Floats = NDArray[np.float64]
+Cells = dict[tuple[str, str], float]
+
+
+def similarity_cells(given: Any) -> dict[int | None, Cells]:
+    """layer -> (source, test) -> similarity; the only layer is None where there are no layers."""
+    table = given.table if isinstance(given, Result) else given
+    if _is_frame(table) and "layer" in table.columns and _columns(table) is not None:
+        layers = sorted(table["layer"].unique())
+        return {int(layer): _tidy(table[table["layer"] == layer], SIMILARITIES, "similarity") for layer in layers}
+    if isinstance(table, Mapping) and table and all(_is_row(v) for v in table.values()):
+        lengths = {len(v) for v in table.values()}
+        if len(lengths) > 1:
+            found = f"pairs with {' and '.join(map(str, sorted(lengths)))} layers"
+            raise ArgumentError("correlate: similarity", found, "give every pair as many layers, NaN for gaps")
+        by_pair = {pair: list(values) for pair, values in table.items()}
+        return {i: _cells({p: v[i] for p, v in by_pair.items()}, "similarity") for i in range(lengths.pop())}
+    return {None: _any(table, SIMILARITIES, "similarity")}
+
+
+def transfer_cells(given: Any) -> Cells:
+    """(source, test) -> score."""
+    return _any(given.table if isinstance(given, Result) else given, SCORES, "transfer")
+
+
+def mean_over_layers(layers: Mapping[int | None, Cells]) -> Cells:
+    """Each pair's mean over the layers where it is defined; NaN where none is."""
+    pairs = {
+        pair: [cells.get(pair, np.nan) for cells in layers.values()] for cells in layers.values() for pair in cells
+    }
+    return {p: float(np.mean([v for v in vs if np.isfinite(v)] or [np.nan])) for p, vs in pairs.items()}
+
+
+def matrices(layers: Mapping[int | None, Cells], transfer: Cells) -> tuple[list[str], dict[int | None, Floats], Floats]:
+    """Names of all tasks with a score and a similarity, and [source, test] of each layer and of transfer.
+
+    A pair that a similarity has the other way round only is taken from there. Pairs of a task with itself are left out.
+    """
+    known = {name for cells in layers.values() for pair in cells for name in pair}
+    sources = [s for s, t in transfer if s in known and t in known and s != t]
+    tests = [t for s, t in transfer if s in known and t in known and s != t]
+    names = list(dict.fromkeys([*sources, *tests]))
+    if not names:
+        found = f"similarity of {_few(known)} and transfer of {_few(n for pair in transfer for n in pair)}"
+        raise ArgumentError("correlate", f"no pair of tasks in both: {found}", "name the tasks alike in both")
+    found_scores = _matrix(transfer, names, symmetric=False)
+    return names, {layer: _matrix(cells, names, symmetric=True) for layer, cells in layers.items()}, found_scores
+
+
+def _matrix(cells: Cells, names: Sequence[str], symmetric: bool) -> Floats:
+    found = np.full((len(names), len(names)), np.nan)
+    for i, a in enumerate(names):
+        for j, b in enumerate(names):
+            if i != j:
+                found[i, j] = cells.get((a, b), cells.get((b, a), np.nan) if symmetric else np.nan)
+    return found
+
+
+def _any(given: Any, values: Sequence[str], what: str) -> Cells:
+    if _is_frame(given):
+        if _columns(given) is not None:
+            return _tidy(given, values, what)
+        return _cells({(a, b): given.loc[a, b] for a in given.index for b in given.columns}, what)
+    if isinstance(given, Mapping) and given and all(isinstance(v, Mapping) for v in given.values()):
+        return _cells({(a, b): v for a, row in given.items() for b, v in row.items()}, what)
+    if isinstance(given, Mapping) and given:
+        return _cells(given, what)
+    raise ArgumentError(f"correlate: {what}", f"a {type(given).__name__}", DO)
+
+
+def _tidy(table: pd.DataFrame, values: Sequence[str], what: str) -> Cells:
+    columns = _columns(table)
+    value = next((c for c in values if c in table.columns), None)
+    if columns is None or value is None:
+        raise ArgumentError(f"correlate: {what}", f"a table of {', '.join(map(str, table.columns))}", DO)
+    pairs = list(zip(table[columns[0]], table[columns[1]], strict=True))
+    twice = next((pair for pair in pairs if pairs.count(pair) > 1), None) if len(set(pairs)) < len(pairs) else None
+    if twice is not None:
+        found = f"several rows for {twice[0]} -> {twice[1]}"
+        raise ArgumentError(f"correlate: {what}", found, "choose one of them, or average them, before")
+    return _cells(dict(zip(pairs, table[value], strict=True)), what)
+
+
+def _cells(given: Mapping[Any, Any], what: str) -> Cells:
+    try:
+        cells = {(str(a), str(b)): float(value) for (a, b), value in given.items()}
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"correlate: {what}", f"something else than pairs and numbers ({error})", DO) from None
+    infinite = [pair for pair, value in cells.items() if np.isinf(value)]
+    if infinite:
+        found = f"an infinite number for {infinite[0][0]} -> {infinite[0][1]}"
+        raise ArgumentError(f"correlate: {what}", found, "give finite numbers, and NaN for what was not measured")
+    return cells
+
+
+def _columns(table: pd.DataFrame) -> tuple[str, str] | None:
+    """The columns that name the two tasks of a tidy table; a matrix may have tasks of these names, over numbers."""
+    named = [c for c in table.columns if table[c].dtype.kind not in "fiub"]
+    a, b = (next((c for c in names if c in named), None) for names in (SOURCE, TEST))
+    return None if a is None or b is None else (a, b)
+
+
+def _is_frame(given: Any) -> bool:
+    return hasattr(given, "columns") and hasattr(given, "loc")
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) and np.ndim(value) == 1
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(dict.fromkeys(names))
+    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "") if listed else "no task"

@@ -1,0 +1,27 @@
+"""How alike two representations are, and how many dimensions one has: pure measures, no model in sight."""
+
+from neuroscope.similarity.accumulation import CKA
+from neuroscope.similarity.alignment import cka
+from neuroscope.similarity.canonical import procrustes, pwcca, svcca
+from neuroscope.similarity.dimensions import participation_ratio, two_nn, variance_dimension
+from neuroscope.similarity.grid import Similarity, compare
+from neuroscope.similarity.measures import MEASURES, Band, Measure, permutation_null
+from neuroscope.similarity.neighbours import neighbour_overlap
+
+__all__ = [
+    "CKA",
+    "MEASURES",
+    "Band",
+    "Measure",
+    "Similarity",
+    "cka",
+    "compare",
+    "neighbour_overlap",
+    "participation_ratio",
+    "permutation_null",
+    "procrustes",
+    "pwcca",
+    "svcca",
+    "two_nn",
+    "variance_dimension",
+]
