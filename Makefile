@@ -20,8 +20,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/neuroscope run --out $(OUT)
 
+# one process per core, four at most, one thread each
 test: setup lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
@@ -33,6 +34,8 @@ types: setup
 bench: setup
 	$(BIN)/python benchmarks/attribution.py
 	$(BIN)/python benchmarks/ablation.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/representations.py
 
 mini: setup
 	$(BIN)/python assets/build_mini.py

@@ -38,19 +38,25 @@ if TYPE_CHECKING:
     from neuroscope.interventions import nnsight_code as nnsight_code
     from neuroscope.interventions import patch as patch
     from neuroscope.interventions import scale as scale
+    from neuroscope.maps import pca as pca
+    from neuroscope.maps import tsne as tsne
     from neuroscope.masks import NeuronMask as NeuronMask
     from neuroscope.masks import Scores as Scores
     from neuroscope.models import Model as Model
     from neuroscope.models import load as load
     from neuroscope.models import tap_experts as tap_experts
     from neuroscope.models import untap_experts as untap_experts
+    from neuroscope.mossa import mossa as mossa
     from neuroscope.overlap import overlap as overlap
     from neuroscope.overlap import overlap_sweep as overlap_sweep
     from neuroscope.parameters import parameter_similarity as parameter_similarity
     from neuroscope.patching import patch_sweep as patch_sweep
     from neuroscope.pipeline import run as run
     from neuroscope.report import write_report as write_report
+    from neuroscope.representations import Representations as Representations
+    from neuroscope.representations import representations as representations
     from neuroscope.reproduce import reproduce as reproduce
+    from neuroscope.segmentation import segment as segment
     from neuroscope.similarity import cka as cka
     from neuroscope.similarity import compare as compare
     from neuroscope.similarity import neighbour_overlap as neighbour_overlap
@@ -77,6 +83,7 @@ HOME = {
     "NeuronMask": "masks",
     "NeuronTrainerMixin": "training",
     "NeuroscopeError": "errors",
+    "Representations": "representations",
     "Scores": "masks",
     "Task": "tasks",
     "ablate": "interventions",
@@ -96,6 +103,7 @@ HOME = {
     "load": "models",
     "load_lape": "importers",
     "load_tasks": "tasks",
+    "mossa": "mossa",
     "neighbour_overlap": "similarity",
     "nnsight_code": "interventions",
     "overlap": "overlap",
@@ -105,16 +113,20 @@ HOME = {
     "participation_ratio": "similarity",
     "patch": "interventions",
     "patch_sweep": "patching",
+    "pca": "maps",
     "procrustes": "similarity",
     "proportion_sweep": "experiments",
     "pwcca": "similarity",
+    "representations": "representations",
     "reproduce": "reproduce",
     "run": "pipeline",
     "save_lape": "importers",
     "scale": "interventions",
+    "segment": "segmentation",
     "svcca": "similarity",
     "tap_experts": "models",
     "train_only": "experiments",
+    "tsne": "maps",
     "two_nn": "similarity",
     "untap_experts": "models",
     "variance_dimension": "similarity",

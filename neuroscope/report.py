@@ -145,7 +145,12 @@ def _section(anchor: str, section: Section) -> str:
     drawn = [
         '<figure class="plot">'
         + figure.to_html(
-            full_html=False, include_plotlyjs=False, include_mathjax=False, config=CONFIG, div_id=f"{anchor}-figure-{i}"
+            full_html=False,
+            include_plotlyjs=False,
+            include_mathjax=False,
+            auto_play=False,
+            config=CONFIG,
+            div_id=f"{anchor}-figure-{i}",
         )
         + "</figure>"
         for i, figure in enumerate(section.figures, 1)

@@ -53,6 +53,7 @@ class Bench:
     masks: Mapping[str, NeuronMask]
     k: float
     seeds: int
+    examples: int | None
     settings: Mapping[str, Any]
     methods: Sequence[str] | None
     journal: files.Journal
@@ -97,7 +98,9 @@ def _overlaps(bench: Bench, run: Callable[..., Any]) -> Result:
 
 def _continual(bench: Bench, run: Callable[..., Any]) -> Result:
     settings = {k: v for k, v in bench.settings.items() if k != "lr"} | {"progress": bench.progress}
-    settings["options"] = {name: {"k": bench.k} for name in ("ncft", "w-ncft", "ncft-random")}
+    settings["options"] = {
+        name: {"k": bench.k, "examples": bench.examples} for name in ("ncft", "w-ncft", "ncft-random")
+    }
     lrs = (bench.settings["lr"],) if "lr" in bench.settings else None
     chosen = {} if bench.methods is None else {"methods": bench.methods}
     tasks = list(bench.tasks.values())
@@ -171,7 +174,7 @@ def reproduce(
     settings = {"steps": steps, "epochs": epochs, "n": n} | ({} if lr is None else {"lr": lr})
     masks = {name: scores.top(k) for name, scores in found.items()}
     journal = files.Journal(out / "journal.jsonl")
-    bench = Bench(model, tasks, named, found, masks, k, seeds, settings, methods, journal, out, progress)
+    bench = Bench(model, tasks, named, found, masks, k, seeds, examples, settings, methods, journal, out, progress)
     result = CALLS[experiment](bench, run)
     text, drawn, tables = _shown(result)
     save_tables({f"{experiment}_{name}": frame for name, frame in tables.items()}, out / "tables")

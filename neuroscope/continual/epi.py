@@ -44,7 +44,7 @@ def epi(setting: Setting, *, rank: int = 8, alpha: float = 16, samples: int = 10
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ArgumentError(f"samples={samples!r}", "not a positive integer", "give 1 or more, such as 1000")
-    if not 0 < shrinkage <= 1:
+    if not isinstance(shrinkage, (int, float)) or not 0 < shrinkage <= 1:
         raise ArgumentError(f"shrinkage={shrinkage!r}", "not in (0, 1]", "give a share, such as 0.1")
     return Isolated(Loras(setting, rank, alpha), samples, shrinkage)
 

@@ -17,6 +17,7 @@ and values only; the sums, and with them what a lambda does, grow with the numbe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -143,8 +144,8 @@ def o_lora(
         distance: of A_i A_new^T from zero: "abs" or "squared".
     """
     for name, value in (("orthogonality", orthogonality), ("l2", l2)):
-        if not value >= 0:
-            raise ArgumentError(f"{name}={value!r}", "negative", "give 0 or more")
+        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise ArgumentError(f"{name}={value!r}", "negative, or no number", "give 0 or more")
     choose(distance, DISTANCES, "distance")
     return Orthogonal(Loras(setting, rank, alpha), orthogonality, l2, distance)
 

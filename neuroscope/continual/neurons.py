@@ -152,8 +152,10 @@ def ffn(setting: Setting) -> Neurons:
 def _check(setting: Setting, k: float, exclude: bool, overlap_penalty: float) -> None:
     if isinstance(k, bool) or not isinstance(k, (int, float)) or not 0 < k <= 1:
         raise ArgumentError(f"k={k!r}", "no share of the neurons", "give 0 < k <= 1, such as 0.10")
-    if not 0 <= overlap_penalty < 1:
+    if not isinstance(overlap_penalty, (int, float)) or not 0 <= overlap_penalty < 1:
         raise ArgumentError(f"overlap_penalty={overlap_penalty!r}", "not in [0, 1)", "give exclude=True for 1")
+    if not isinstance(exclude, bool):
+        raise ArgumentError(f"exclude={exclude!r}", f"a {type(exclude).__name__}", "give True or False")
     total = sum(site.width for site in setting.model.sites("hidden").values())
     wanted = max(1, round(k * total))  # as `Scores.top` counts
     if exclude and wanted * len(setting.tasks) > total:

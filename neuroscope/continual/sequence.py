@@ -28,8 +28,10 @@ def orders_of(names: Sequence[str], orders: Sequence[Sequence[str]] | None) -> l
     """The orders asked for, each a list of some or all of the tasks; as many in each, for means over orders."""
     if orders is None:
         return [list(names)]
-    if isinstance(orders, str) or any(isinstance(order, str) for order in orders):
-        raise ArgumentError(f"orders={orders!r}", "a text", "give a list of orders, each a list of names of tasks")
+    listed = isinstance(orders, Sequence) and not isinstance(orders, str)
+    if not listed or not all(isinstance(order, Sequence) and not isinstance(order, str) for order in orders):
+        found_there = "a text, or no list of lists"
+        raise ArgumentError(f"orders={orders!r}", found_there, "give a list of orders, each a list of names of tasks")
     found = [list(order) for order in orders]
     for order in found:
         unknown = [name for name in order if name not in names]

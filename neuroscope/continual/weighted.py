@@ -18,6 +18,7 @@ it is measured on).
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +62,7 @@ def w_ncft(
         samples: prompts per task vector, at most.
     """
     choose(weighting, WEIGHTINGS, "weighting")
-    if not temperature > 0:
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
         raise ArgumentError(f"temperature={temperature!r}", "not positive", "give more than 0; LX24 has 1")
     learner = ncft(
         setting, k=k, masks=masks, exclude=exclude, overlap_penalty=overlap_penalty, objective=objective,

@@ -9,6 +9,7 @@ LX24 does not say how its learning rates were chosen. Methods that look for neur
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope.continual import METHODS, Continual, continual
 from neuroscope.errors import ArgumentError, NumericalError, choose, public
+from neuroscope.experiments.trials import check_settings
 from neuroscope.models import resolve
 from neuroscope.tasks.catalogue import CL_ORDERS
 from neuroscope.tasks.task import Task
@@ -80,6 +82,7 @@ def continual_learning(
         choose(method, METHODS, "method")
     if not methods or len(set(methods)) < len(methods):
         raise ArgumentError(f"methods={methods}", "none, or one twice", f"name some of {', '.join(METHODS)}, each once")
+    check_settings("continual_learning", settings, [*inspect.signature(continual).parameters])
     for name in OURS:
         if name in settings:
             raise ArgumentError(

@@ -16,7 +16,7 @@ import numpy as np
 from neuroscope import figures
 from neuroscope.errors import choose, public
 from neuroscope.evidence import check_masks, check_seeds
-from neuroscope.experiments.trials import ALPHA, Settings, Trials, bounded, interval
+from neuroscope.experiments.trials import ALPHA, Settings, Trials, bounded, check_settings, interval
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.results import Result
 from neuroscope.statistics import against_controls, benjamini_hochberg
@@ -162,6 +162,7 @@ def cross_training(
     """
     import pandas as pd  # heavy: only for tables
 
+    check_settings("cross_training", settings)
     names = check_masks(masks, tasks)
     choose(match, ("layer", "uniform"), "match")
     check_seeds(seeds)

@@ -32,6 +32,7 @@ from neuroscope.experiments.trials import (
     bounded,
     check_growing,
     check_runs,
+    check_settings,
     measured,
     over_tasks,
     spread,
@@ -184,6 +185,7 @@ def overlap_controlled(
     """
     import pandas as pd  # heavy: only for tables
 
+    check_settings("overlap_controlled", settings)
     tested = [test] if isinstance(test, str) else list(test)
     learnt = [name for name in tasks if name not in tested] if train is None else list(train)
     _check(tasks, masks, tested, learnt, shares, seeds)

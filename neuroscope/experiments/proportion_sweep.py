@@ -30,6 +30,7 @@ from neuroscope.experiments.trials import (
     bounded,
     check_growing,
     check_runs,
+    check_settings,
     measured,
     over_tasks,
     spread,
@@ -185,6 +186,7 @@ def proportion_sweep(
     """
     import pandas as pd  # heavy: only for tables
 
+    check_settings("proportion_sweep", settings)
     others = dict(test or {})
     _check(tasks, others, ks, seeds)
     every = {**tasks, **others}

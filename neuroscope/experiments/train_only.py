@@ -18,7 +18,7 @@ import numpy as np
 from neuroscope import figures
 from neuroscope.errors import public
 from neuroscope.evidence import CONTROLS, check_masks, check_seeds
-from neuroscope.experiments.trials import ALPHA, Settings, Trials, bounded, measured, spread
+from neuroscope.experiments.trials import ALPHA, Settings, Trials, bounded, check_settings, measured, spread
 from neuroscope.masks import NeuronMask
 from neuroscope.results import Result
 from neuroscope.statistics import against_controls, benjamini_hochberg
@@ -180,6 +180,7 @@ def train_only(
     """
     import pandas as pd  # heavy: only for tables
 
+    check_settings("train_only", settings)
     names = check_masks(masks, tasks)
     check_seeds(seeds)
     trials = Trials(model, {name: tasks[name] for name in names}, names, settings, "train_only")

@@ -56,6 +56,13 @@ DEFAULTS: Settings = {
 }  # fmt: skip
 
 
+def check_settings(asked: str, settings: Mapping[str, Any], known: Iterable[str] = DEFAULTS) -> None:
+    """Refuse settings that are none."""
+    for name in settings:
+        if name not in known:
+            raise ArgumentError(f"{asked}({name}=...)", "no such argument", suggest(name, known))
+
+
 class Trials:
     """Outcomes of tasks on test examples before and after training; each measured once.
 
@@ -64,9 +71,7 @@ class Trials:
     """
 
     def __init__(self, model: Any, tasks: Mapping[str, Task], trained: Iterable[str], settings: Settings, asked: str):
-        for name in settings:
-            if name not in DEFAULTS:
-                raise ArgumentError(f"{asked}({name}=...)", "no such argument", suggest(name, DEFAULTS))
+        check_settings(asked, settings)
         given: dict[str, Any] = {**DEFAULTS, **settings}
         self.recipe = {name: given[name] for name in ("lr", "steps", "epochs", "batch_size")}
         check_recipe(asked, {**RECIPE, **self.recipe})

@@ -115,7 +115,7 @@ def compare(
     """
     find(measure)
     choose(pairs, ("same", "all"), "pairs")
-    settings = complete(measure, options)
+    settings = complete("compare", measure, options)
     if null < 0:
         raise ArgumentError(
             f"null={null!r}", "a negative number of permutations", "0 for none; 200 give a p down to 0.005"

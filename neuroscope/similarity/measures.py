@@ -112,7 +112,7 @@ def permutation_null(x: Any, y: Any, measure: str = "cka", null: int = 200, seed
         (True, 0.01)
     """
     chosen = find(measure)
-    settings = complete(measure, options)
+    settings = complete("permutation_null", measure, options)
     first, second = pair(x, y, measure)
     if null < 1:
         raise ArgumentError(f"null={null!r}", "no permutations", "200 give a p down to 0.005")
@@ -131,14 +131,14 @@ def find(measure: str) -> Measure:
     return MEASURES[choose(measure, MEASURES, "measure")]
 
 
-def complete(measure: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def complete(asked: str, measure: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """All options of the measure, the missing ones at their defaults."""
     parameters = inspect.signature(MEASURES[measure].function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     for name in options:
         if name not in defaults:
             do = suggest(name, defaults) if defaults else "leave it out"
-            raise ArgumentError(f"{measure} with {name}=...", "no such option", do)
+            raise ArgumentError(f"{asked} by {measure} with {name}=...", "no such option", do)
     return {**defaults, **options}
 
 

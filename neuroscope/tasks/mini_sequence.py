@@ -8,7 +8,8 @@ the prompt alone; the base has seen no discovery or test prompt either.
   belongs to two tasks, so that one model can know all five: what is lost on the way is forgotten. Tasks share their
   labels, so that a new task does not make an earlier one's labels improbable as such.
 - "conflicting": the same prompts in all five tasks, and the same five labels, each time the next one. A model that is
-  right about one of the tasks is wrong about the four others: no method whatever gets above 20 % on average.
+  right about one of the tasks is wrong about the four others: one model, however trained, gets no more than 20 % on
+  average. Only a model per task, with the task told, gets beyond.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -25,7 +26,7 @@ from neuroscope import distributed, files
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
-from neuroscope.training.checkpoint import save_checkpoint
+from neuroscope.training.checkpoint import refuse_loras, save_checkpoint
 from neuroscope.training.deltas import attach, bare, places_of, remove
 
 
@@ -88,6 +89,8 @@ class NeuronAdapter:
     def scale(self, factor: float) -> None:
         if self.is_merged:
             raise ModelError(f"scale = {factor}", "an adapter that is merged", "call unmerge() first")
+        if not isinstance(factor, (int, float)) or not math.isfinite(factor):
+            raise ArgumentError(f"scale = {factor!r}", "not a finite number", "give a number, such as 0.5")
         for part in self.parts:
             part.delta.strength = float(factor)
 
@@ -193,8 +196,10 @@ class NeuronAdapter:
 
         Raises:
             FileError: the folder exists and is not empty, or cannot be written.
+            ModelError: there is a LoRA on the model.
         """
         root: Any = self.model.root
+        refuse_loras(self.model, f"export {self.model.name}")
         distributed.settle(root)
         with bare(root):
             weights = {name: distributed.whole(weight) for name, weight in root.state_dict().items()}

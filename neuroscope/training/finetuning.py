@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,10 @@ Tasks = Task | Sequence[Task] | Mapping[str, Task]
 RECIPE: dict[str, Any] = {
     "steps": None, "epochs": 3, "lr": 3e-4, "batch_size": 16, "weight_decay": 0.0, "seed": 0, "dev": 0.0, "patience": 3,
     "every": None,
+}  # fmt: skip
+OWN = {  # TrainingArguments that `finetune` has under a name of its own: given twice, the run's record would be wrong
+    "output_dir": "output", "max_steps": "steps", "num_train_epochs": "epochs", "learning_rate": "lr",
+    "weight_decay": "weight_decay", "seed": "seed",
 }  # fmt: skip
 LOGS, CHECKS = 50, 10  # per run: entries of the loss curve; checkpoints and judgements of the held-out examples
 
@@ -172,6 +177,9 @@ def train(
     held: list[Encoded] = []
     try:
         check_recipe(asked, settings)
+        if not isinstance(arguments, (Mapping, type(None))):
+            found, do = f"a {type(arguments).__name__}", "give a dict of transformers.TrainingArguments by name"
+            raise ArgumentError(f"{asked} with arguments={arguments!r:.60}", found, do)
         encoded = [item for task in tasks for item in _encoded(model, task)]
         learnt, held = _split(encoded, settings["dev"], settings["seed"])
         run = {
@@ -228,6 +236,8 @@ def train(
 
 
 def _listed(tasks: Tasks) -> list[Task]:
+    if not isinstance(tasks, (Task, Sequence, Mapping)):
+        raise ArgumentError("finetune on tasks", f"a {type(tasks).__name__}", "give a Task, or several")
     found = [tasks] if isinstance(tasks, Task) else list(tasks.values() if isinstance(tasks, Mapping) else tasks)
     wrong = [type(task).__name__ for task in found if not isinstance(task, Task)]
     if wrong or not found:
@@ -245,9 +255,19 @@ def check_recipe(asked: str, recipe: Mapping[str, Any]) -> None:
         value = recipe[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ArgumentError(f"{asked} with {name}={value!r}", "not a positive integer", "give 1 or more")
+    for name in ("epochs", "lr", "weight_decay", "dev"):
+        value = recipe[name]
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            raise ArgumentError(f"{asked} with {name}={value!r}", "not a finite number", "give a number")
     for name in ("epochs", "lr"):
         if not recipe[name] > 0:
             raise ArgumentError(f"{asked} with {name}={recipe[name]!r}", "not positive", "give more than 0")
+    if recipe["weight_decay"] < 0:
+        raise ArgumentError(f"{asked} with weight_decay={recipe['weight_decay']!r}", "negative", "give 0 or more")
+    if not isinstance(recipe["seed"], int) or isinstance(recipe["seed"], bool) or not 0 <= recipe["seed"] < 2**32:
+        raise ArgumentError(
+            f"{asked} with seed={recipe['seed']!r}", "no seed", "give a whole number from 0 to 2**32 - 1"
+        )
     if not 0 <= recipe["dev"] < 1:
         raise ArgumentError(f"{asked} with dev={recipe['dev']!r}", "not a fraction", "give 0 <= dev < 1, such as 0.1")
 
@@ -286,6 +306,10 @@ def _checkpoint(wanted: bool | str | PathLike, output: str | PathLike | None, ru
             do = "give resume_from_checkpoint=True to go on with it, or another folder"
             raise FileError(f"start a run in {output}", "checkpoints of an earlier run", do)
         return None
+    if not isinstance(wanted, (bool, str, PathLike)):
+        raise ArgumentError(
+            f"resume_from_checkpoint={wanted!r}", f"a {type(wanted).__name__}", "give a folder, or True"
+        )
     if wanted is True and output is None:
         raise ArgumentError("resume_from_checkpoint=True", "output=None", "give the run's output folder")
     path = last_checkpoint(output or "") if wanted is True else Path(wanted)
@@ -333,7 +357,16 @@ def _arguments(
         "use_cpu": model.device.type == "cpu" and not shards_elsewhere(further),
         "dataloader_pin_memory": model.device.type != "cpu",
     }
-    for name in further or {}:
+    given = dict(further or {})
+    for name in given:
         if name not in known:
             raise ArgumentError(f"arguments[{name!r}]", "no TrainingArguments of that name", suggest(name, known))
-    return TrainingArguments(**values | dict(further or {}))
+        if name in OWN:
+            raise ArgumentError(f"arguments[{name!r}]", "an argument of its own", f"give {OWN[name]}=...")
+    if output is None and str(given.get("save_strategy", "no")) not in ("no", "SaveStrategy.NO"):
+        raise ArgumentError("arguments['save_strategy']", "output=None", "give a folder for checkpoints: output=...")
+    try:
+        return TrainingArguments(**values | given)
+    except (TypeError, ValueError) as error:
+        do = "see transformers.TrainingArguments"
+        raise ArgumentError(f"arguments={given}", str(error), do) from error

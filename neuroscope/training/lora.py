@@ -61,6 +61,8 @@ class LoraAdapter:
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
         check_rank(rank, alpha)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ArgumentError(f"seed={seed!r}", "no seed", "give a whole number from 0 up")
         self.model: Model = resolve(model)
         self.rank, self.alpha, self.seed = rank, alpha, seed
         self.manifest = dict(manifest or {})
@@ -125,6 +127,7 @@ class LoraAdapter:
         """
         from safetensors.torch import save_file  # only where a file is written
 
+        self._check_held("save a LoRA")
         distributed.settle(self.model.root)
         tensors = {key: distributed.whole(p).cpu().clone() for key, p in self._named().items()}
         settings = {"base": self.base, "rank": self.rank, "alpha": self.alpha, "seed": self.seed}
@@ -157,6 +160,7 @@ class LoraAdapter:
         """Overwrite A and B with those of a file that was saved for a LoRA of the same kind on the same base."""
         tensors, manifest = _read(path)
         asked = f"put the LoRA {path} on {self.model.name}"
+        self._check_held(asked)
         if manifest["base"] != self.base:
             found = f"a base of fingerprint {manifest['base']}; this model is {self.base}"
             raise ModelError(asked, found, "open the model it was trained on, of the same revision and dtype")
@@ -170,6 +174,10 @@ class LoraAdapter:
                 raise FileError(asked, f"no {key} of shape {tuple(parameter.shape)}", "the file is damaged; save again")
         for key, parameter in named.items():
             distributed.fill(parameter, tensors[key])
+
+    def _check_held(self, asked: str) -> None:
+        if not self._named():
+            raise ModelError(asked, "a LoRA that is detached", "make or load another one")
 
     def _named(self) -> dict[str, nn.Parameter]:
         """By path and side; looked up, because FSDP puts other parameters in their place."""

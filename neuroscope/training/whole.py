@@ -16,8 +16,8 @@ from neuroscope import distributed, files
 from neuroscope.errors import FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, require_parameters, resolve
-from neuroscope.training.checkpoint import save_checkpoint
-from neuroscope.training.deltas import refuse_shards
+from neuroscope.training.checkpoint import refuse_loras, save_checkpoint
+from neuroscope.training.deltas import SLOT, refuse_shards
 
 
 class WholeModel:
@@ -27,13 +27,18 @@ class WholeModel:
     the trained weights, after `unmerge` the base's, to the bit. It takes memory for a second copy of the weights.
 
     Raises:
-        ModelError: a TransformerBridge, a compiled model, or one with parameters that cannot have gradients.
+        ModelError: a TransformerBridge, a compiled model, one with parameters that cannot have gradients, or one with an
+            adapter on it.
     """
 
     def __init__(self, model: Any, *, manifest: Mapping[str, Any] | None = None) -> None:
         self.model: Model = resolve(model)
         require_parameters(self.model, f"train {self.model.name}")
         refuse_shards(self.model, f"train {self.model.name}")
+        refuse_loras(self.model, f"train {self.model.name}")
+        if any(SLOT in module._modules for module in self.model.root.modules()):
+            do = "call its detach() first: what is merged stays merged"
+            raise ModelError(f"train {self.model.name}", "an adapter on the model", do)
         for name, parameter in self.model.root.named_parameters():
             if not parameter.is_floating_point():
                 found = f"{name} of dtype {str(parameter.dtype).removeprefix('torch.')}"
@@ -71,6 +76,7 @@ class WholeModel:
         """Put the trained weights into the model."""
         if self.is_merged:
             raise ModelError("merge the trained weights", "they are in the model already", "call unmerge() first")
+        self._check_kept("merge the trained weights")
         self._swap()
 
     def unmerge(self) -> None:
@@ -92,6 +98,7 @@ class WholeModel:
         """
         from safetensors.torch import save_file  # only where a file is written
 
+        self._check_kept("save the trained weights")
         tensors = {n: distributed.whole(w).cpu().clone() for n, w in self._trained().items()}
         about = {"format": files.FORMAT, "kind": "WholeModel", "unit": "", "widths": {}}
         about["manifest"] = self.manifest | {"base": self.base}
@@ -115,6 +122,7 @@ class WholeModel:
     @torch.no_grad()
     def restore(self, path: str | PathLike) -> None:
         """Overwrite the trained weights with those of a file that was saved for the same base."""
+        self._check_kept(f"restore weights from {path}")
         tensors, _, manifest = read_safetensors(path, "WholeModel")
         asked = f"put the weights {path} into {self.model.name}"
         if manifest.get("base") != self.base:
@@ -129,6 +137,8 @@ class WholeModel:
 
     def export(self, folder: str | PathLike) -> Path:
         """Save the trained model as a plain Hugging Face checkpoint. The model is left as it is."""
+        self._check_kept("export the trained weights")
+        refuse_loras(self.model, "export the trained weights")
         distributed.settle(self.model.root)
         weights = {name: distributed.whole(weight) for name, weight in self.model.root.state_dict().items()}
         if not self.is_merged:
@@ -136,6 +146,10 @@ class WholeModel:
             named = dict(self.model.root.named_parameters(remove_duplicate=False))
             weights |= {n: aside[id(named[n])] for n in weights if n in named}
         return save_checkpoint(self.model, folder, weights)
+
+    def _check_kept(self, asked: str) -> None:
+        if not self._other:
+            raise ModelError(asked, "they are forgotten since detach()", "train again, or load a file of them")
 
     def _named(self) -> dict[str, nn.Parameter]:
         distributed.settle(self.model.root)

@@ -1,0 +1,275 @@
+"""Values by layer: boxes over tasks, curves with bands, and segments."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroscope import style
+from neuroscope.errors import choose, public
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+from neuroscope.explorers.parts import EVERY, bottom_legend, grid, menu
+
+Tables = Mapping[str, Mapping[str, Sequence[float]]]  # label -> task -> one value per layer
+
+
+@public
+def layer_boxes(
+    series: Tables,
+    layers: Sequence[str],
+    *,
+    title: str,
+    y_label: str,
+    subtitle: str = "",
+    groups: Mapping[str, str] | None = None,
+    band: tuple[str, Sequence[float], Sequence[float]] | None = None,
+    limits: tuple[float, float] | None = None,
+) -> go.Figure:
+    """Box plots over tasks, by layer, of several series side by side.
+
+    Args:
+        series: label -> task -> value per layer; NaN where there is none.
+        layers: their names, in order.
+        groups: task -> cluster: a menu picks one of them.
+        band: label, low and high per layer, shaded behind the boxes; NaN where there is none.
+        limits: of the vertical axis.
+    """
+    clusters = _clusters(series, groups)
+    traces: list[Any] = []
+    if band is not None:
+        traces.append(_shade(band[0], layers, band[1], band[2], "#7b8794"))
+        traces[0].update(name=band[0], showlegend=True, hoverinfo="skip")
+    shared = len(traces)
+    styles = style.line_styles(series)
+    for cluster in clusters:
+        for label, rows in series.items():
+            chosen = [t for t in rows if cluster == EVERY or (groups or {}).get(t, t) == cluster]
+            traces.append(_box(label, {t: rows[t] for t in chosen}, layers, styles[label][0], cluster == clusters[0]))
+    figure = style.house_figure(traces, title, subtitle, height=460)
+    _axes_of_layers(figure, layers, y_label, limits)
+    figure.update_layout(
+        boxmode="group", boxgap=0.25, boxgroupgap=0.1, legend=style.legend_on_top(len(series) + shared)
+    )
+    if len(clusters) > 1:
+        each = len(series)
+        shown = [[True] * shared + [c == d for d in clusters for _ in range(each)] for c in clusters]
+        menu(figure, [(c, {"visible": v}) for c, v in zip(clusters, shown, strict=True)])
+    return figure
+
+
+@public
+def box_panels(
+    panels: Mapping[str, Tables],
+    layers: Sequence[str],
+    *,
+    title: str,
+    y_label: str,
+    subtitle: str = "",
+    limits: tuple[float, float] | None = None,
+) -> go.Figure:
+    """Box plots over tasks by layer, one panel per cluster; series are side by side in each.
+
+    Args:
+        panels: name of the panel -> label -> task -> value per layer.
+    """
+    columns = min(2, len(panels))
+    figure = grid(list(panels), columns, title, subtitle, 240)
+    labels = list(dict.fromkeys(label for tables in panels.values() for label in tables))
+    styles = style.line_styles(labels)
+    seen: set[str] = set()
+    for i, tables in enumerate(panels.values()):
+        for label, rows in tables.items():
+            box = _box(label, rows, layers, styles[label][0], True)
+            box.update(legendgroup=label, showlegend=label not in seen, offsetgroup=label)
+            seen.add(label)
+            figure.add_trace(box, row=i // columns + 1, col=i % columns + 1)
+    _axes_of_layers(figure, layers, y_label, limits)
+    figure.update_layout(boxmode="group", boxgap=0.25, boxgroupgap=0.1, legend=bottom_legend())
+    for i in range(len(panels)):  # titles at the outer axes only
+        row, column = i // columns + 1, i % columns + 1
+        below = i + columns < len(panels)
+        figure.update_xaxes(title_text="" if below else "layer", row=row, col=column)
+        figure.update_yaxes(title_text=y_label if column == 1 else "", row=row, col=column)
+    figure.update_layout(margin_b=60 if len(panels) > columns else 70)
+    return figure
+
+
+@public
+def layer_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float] | None, Sequence[float] | None]],
+    layers: Sequence[str],
+    *,
+    title: str,
+    y_label: str,
+    subtitle: str = "",
+    tasks: Tables | None = None,
+    groups: Mapping[str, str] | None = None,
+    limits: tuple[float, float] | None = None,
+) -> go.Figure:
+    """Curves over layers with a shaded band each; a menu picks a cluster's tasks, drawn thin.
+
+    Args:
+        curves: label -> (value, low, high) per layer; low and high may be None.
+        tasks: label of a curve -> task -> value per layer.
+        groups: task -> cluster.
+    """
+    import plotly.graph_objects as go
+
+    for label in tasks or {}:
+        choose(label, curves, "curve")
+    styles, traces, members = style.line_styles(curves), [], []
+    for i, (label, (value, low, high)) in enumerate(curves.items()):
+        style.matrix([value], (1, len(layers)), label)
+        colour, dash = styles[label][0], style.DASHES[i % len(style.DASHES)]  # both, where one curve covers another
+        if low is not None and high is not None:
+            traces.append(_shade(label, layers, low, high, colour))
+            members.append("")
+        traces.append(
+            go.Scatter(
+                name=label, legendgroup=label, x=list(layers), y=list(value), mode="lines+markers",
+                line={"color": colour, "dash": dash, "width": 2.4},
+                hovertemplate=f"layer %{{x}}<br>{y_label}: %{{y:.3g}}<extra>{html.escape(label)}</extra>",
+            )
+        )  # fmt: skip
+        members.append("")
+        for task, row in (tasks or {}).get(label, {}).items():
+            traces.append(
+                go.Scatter(
+                    name=task, legendgroup=label, x=list(layers), y=list(row), mode="lines", showlegend=False,
+                    line={"color": style.fade(colour, 0.35), "width": 1},
+                    hovertemplate=_task_hover(task, label),
+                )
+            )  # fmt: skip
+            members.append((groups or {}).get(task, task))
+    figure = style.house_figure(traces, title, subtitle, height=440)
+    _axes_of_layers(figure, layers, y_label, limits)
+    figure.update_layout(legend=style.legend_on_top(len(curves)))
+    clusters = list(dict.fromkeys(m for m in members if m))
+    if len(clusters) > 1:
+        choices = [EVERY, *clusters]
+        shown = [[not m or c in (EVERY, m) for m in members] for c in choices]
+        menu(figure, [(c, {"visible": v}) for c, v in zip(choices, shown, strict=True)])
+    return figure
+
+
+@public
+def segmented(
+    layers: Sequence[int],
+    curve: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    segments: Sequence[tuple[str, float, float]],
+    boundaries: Sequence[tuple[float, float, float]],
+    *,
+    title: str,
+    subtitle: str = "",
+    y_label: str = "similarity",
+) -> go.Figure:
+    """A curve over layers with its segments shaded.
+
+    Args:
+        layers: their numbers.
+        curve: the mean, per layer.
+        curves: task -> value per layer, drawn thin.
+        segments: (name, first layer, last layer).
+        boundaries: (first layer after it, low, high): the boundary is drawn half a layer before; NaN: no interval.
+    """
+    import plotly.graph_objects as go
+
+    soft = {"color": style.fade(style.INK, 0.16), "width": 1}
+    traces: list[Any] = [
+        go.Scatter(
+            name=task, x=list(layers), y=list(row), mode="lines", line=soft, showlegend=False,
+            hovertemplate=_task_hover(task, ""),
+        )
+        for task, row in (curves.items() if len(curves) > 1 else ())
+    ]  # fmt: skip
+    traces.append(
+        go.Scatter(
+            name="mean over tasks" if len(curves) > 1 else next(iter(curves), "curve"), x=list(layers), y=list(curve),
+            mode="lines+markers", line={"color": style.INK, "width": 2.6}, showlegend=False,
+            hovertemplate="layer %{x}<br>mean: %{y:.3g}<extra></extra>",
+        )
+    )  # fmt: skip
+    every = [v for row in [*curves.values(), curve] for v in row]
+    low, high = min(every), max(every)
+    room = (high - low) or 1.0
+    if boundaries:
+        spans = [(first - 0.5, a - 0.5, b - 0.5) for first, a, b in boundaries]
+        known = [np.isfinite(a) for _, a, _ in spans]
+        hover = [
+            f"boundary before layer {int(first)}" + (f"<br>95 % over tasks: layer {int(a)} to {int(b)}" if k else "")
+            for (first, a, b), k in zip(boundaries, known, strict=True)
+        ]  # fmt: skip
+        traces.append(
+            go.Scatter(
+                name="boundaries, 95 % over tasks", x=[s[0] for s in spans], y=[low - 0.09 * room] * len(spans),
+                mode="markers", marker={"color": style.CATEGORIES[1], "size": 9, "symbol": "diamond"},
+                error_x={
+                    "type": "data", "thickness": 3, "width": 6, "color": style.CATEGORIES[1],
+                    "array": [s[2] - s[0] if k else 0 for s, k in zip(spans, known, strict=True)],
+                    "arrayminus": [s[0] - s[1] if k else 0 for s, k in zip(spans, known, strict=True)],
+                },
+                customdata=hover, hovertemplate="%{customdata}<extra></extra>", showlegend=False,
+            )
+        )  # fmt: skip
+    figure = style.house_figure(traces, title, subtitle, height=440)
+    shades = (style.CATEGORIES[0], style.CATEGORIES[5], style.CATEGORIES[2], style.CATEGORIES[3])
+    for i, (name, first, last) in enumerate(segments):
+        colour = shades[i % len(shades)] if len(segments) > 1 else "#7b8794"
+        figure.add_vrect(
+            x0=first - 0.5, x1=last + 0.5, fillcolor=style.fade(colour, 0.14), line_width=0, layer="below",
+            annotation={"text": f"<b>{name}</b><br>{int(first)}-{int(last)}", "font": {"size": 12, "color": style.INK}},
+            annotation_position="top",
+        )  # fmt: skip
+    for first, _, _ in boundaries:
+        figure.add_vline(x=first - 0.5, line={"color": style.CATEGORIES[1], "dash": "dot", "width": 1.4})
+    figure.update_xaxes(title_text="layer (0: embedding)", range=[min(layers) - 0.5, max(layers) + 0.5], showgrid=False)
+    figure.update_yaxes(title_text=y_label, range=[low - 0.16 * room, high + 0.24 * room])
+    return figure
+
+
+def _clusters(series: Tables, groups: Mapping[str, str] | None) -> list[str]:
+    if groups is None:
+        return [EVERY]
+    found = list(dict.fromkeys(groups.get(task, task) for rows in series.values() for task in rows))
+    return [EVERY, *found] if len(found) > 1 else [EVERY]
+
+
+def _box(label: str, rows: Mapping[str, Sequence[float]], layers: Sequence[str], colour: str, visible: bool) -> Any:
+    import plotly.graph_objects as go
+
+    for task, row in rows.items():
+        style.matrix([row], (1, len(layers)), f"{label}, {task}")
+    cells = [(layer, v, t) for t, row in rows.items() for layer, v in zip(layers, row, strict=True) if np.isfinite(v)]
+    return go.Box(
+        name=label, x=[c[0] for c in cells], y=[c[1] for c in cells], customdata=[html.escape(c[2]) for c in cells],
+        marker={"color": colour, "size": 4}, line={"width": 1.4}, fillcolor=style.fade(colour, 0.3), visible=visible,
+        boxpoints="all" if len(rows) < 12 else "outliers", jitter=0.35, pointpos=0,
+        offsetgroup=label, legendgroup=label,
+        hovertemplate="<b>%{customdata}</b><br>layer %{x}: %{y:.3g}<extra>" + html.escape(label) + "</extra>",
+    )  # fmt: skip
+
+
+def _axes_of_layers(figure: Any, layers: Sequence[str], y_label: str, limits: tuple[float, float] | None) -> None:
+    figure.update_xaxes(
+        type="category", categoryorder="array", categoryarray=list(layers), title_text="layer", showgrid=False,
+        range=[-0.5, len(layers) - 0.5], tickangle=0 if len(layers) < 14 else -40,
+    )  # fmt: skip
+    figure.update_yaxes(title_text=y_label, range=list(limits) if limits else None)
+
+
+def _task_hover(task: str, label: str) -> str:
+    return f"<b>{html.escape(task)}</b><br>layer %{{x}}: %{{y:.3g}}<extra>{html.escape(label)}</extra>"
+
+
+def _shade(label: str, layers: Sequence[str], low: Sequence[float], high: Sequence[float], colour: str) -> Any:
+    """The area between two curves, without the layers where either has no value."""
+    rows = [(name, a, b) for name, a, b in zip(layers, low, high, strict=True) if np.isfinite(a) and np.isfinite(b)]
+    names: Any = [row[0] for row in rows]  # categories instead of numbers
+    return style.shade(label, names, [row[1] for row in rows], [row[2] for row in rows], colour)

@@ -1,0 +1,348 @@
+"""MOSSA: planted control models give the planted curves; training leaves the base alone; figures have the numbers."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from browser import needs_chromium, opened
+from state import unchanged
+
+from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalError, TaskError
+from neuroscope.models import load
+from neuroscope.mossa import Mossa, controls, mossa
+from neuroscope.mossa.result import ALL
+from neuroscope.report import Section, write_report
+from neuroscope.representations import Representations, representations
+from neuroscope.similarity import cka, permutation_null, variance_dimension
+from neuroscope.tasks import Example, Task
+from neuroscope.training import LoraAdapter, every_ffn, finetune, train
+
+RECIPE = {"steps": 3, "lr": 1e-2, "batch_size": 8}
+NOUNS, VERBS, ENDS = ["food", "film", "story", "plot", "soup"], ["was", "so", "very"], ["good", "bad", "great", "awful"]
+
+
+def task(name, family, answer, ends=ENDS, train=12):
+    """Prompts of three words; different answers for different tasks."""
+    texts = [f"the {noun} {verb} {end}" for noun in NOUNS for verb in VERBS for end in ends]
+    order = np.random.default_rng(len(name)).permutation(len(texts))
+    made = [Example(texts[i], answer) for i in order]
+    return Task(name, train=made[:train], test=made[-16:], family=family, max_new_tokens=1)
+
+
+TASKS = {"mood": task("mood", "feeling", "yes"), "taste": task("taste", "feeling", "no")}
+COLON = [Example(f"the {n} {verb} {end} :", "maybe") for n in NOUNS[:4] for verb in VERBS[:2] for end in ENDS[:2]]
+TASKS["colon"] = Task("colon", train=COLON[:6], test=COLON, family="form", max_new_tokens=1)  # the last token is one
+
+
+def changed(base, layer, seed=0, scale=0.4):
+    """A copy of a model whose block `layer` has other FFN weights."""
+    root = copy.deepcopy(base.root)
+    weight = root.model.layers[layer].mlp.down_proj.weight
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        weight.add_(scale * noise)
+    return load(root, tokenizer=base.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def base():
+    from conftest import tiny_model
+
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def planted(base):
+    """Control models that differ from the base in the last block alone; the multi-task model from its first on."""
+    made = {name: changed(base, 1, seed=i) for i, name in enumerate(TASKS)}
+    return mossa(base, changed(base, 0, seed=9), TASKS, made, held_out=["taste"], null=30, share=0.9)
+
+
+def cells(found, **where):
+    rows = found.table
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def test_equal_layers_have_cka_one_and_others_less(planted):
+    pre = planted.values()
+    np.testing.assert_allclose(pre.loc[["mood", "taste"], [0, 1]], 1, atol=1e-6)
+    assert (pre[2] < 0.999).all()
+    multi = planted.values("cka", "multi-task")
+    np.testing.assert_allclose(multi.loc[["mood", "taste"], 0], 1, atol=1e-6)
+    assert (multi[1] < 0.999).all()
+
+
+def test_the_values_are_cka_of_the_two_representations(base, planted):
+    other = changed(base, 1, seed=1)
+    e, c = (representations(m, TASKS["taste"])["taste"] for m in (base, other))
+    row = cells(planted, task="taste", model="pre-trained", measure="cka", layer=2).iloc[0]
+    assert row["value"] == pytest.approx(cka(e[2], c[2]), abs=1e-6)
+    band = permutation_null(e[2], c[2], null=30, seed=0)
+    assert (row["low"], row["high"]) == (pytest.approx(band.low), pytest.approx(band.high))
+    assert row["held_out"] and row["family"] == "feeling" and row["reason"] == ""
+    biased = mossa(base, None, TASKS["taste"], {"taste": other}, debiased=False)
+    assert biased.values().loc["taste", 2] == pytest.approx(cka(e[2], c[2], debiased=False), abs=1e-6)
+    assert biased.models == ["pre-trained"] and cells(biased, task=ALL).empty
+
+
+def test_constant_layers_are_gaps_with_their_reason(planted):
+    gaps = cells(planted, task="colon", layer=0)
+    assert gaps["value"].isna().all() and gaps["reason"].str.contains("constant activations").all()
+    assert cells(planted, task="colon", layer=1)["value"].notna().all()
+    assert "no value for 2 of them at layer embedding: constant act" in planted.figure().layout.title.subtitle.text
+    assert "2 values at the embedding are missing" in planted.sentence()
+
+
+def test_dimensions(base, planted):
+    reps = representations(base, TASKS)
+    row = cells(planted, task="mood", model="pre-trained", measure="dimension", layer=1).iloc[0]
+    assert row["value"] == variance_dimension(reps["mood"][1], 0.9) and row["limit"] == 15
+    pooled = cells(planted, task=ALL, model="pre-trained", layer=2).iloc[0]
+    together = np.concatenate([reps[t][2] for t in TASKS])
+    assert pooled["value"] == variance_dimension(together, 0.9) and pooled["limit"] == 32
+    assert len(cells(planted, measure="dimension")) == 2 * 3 * 4
+
+
+@pytest.mark.parametrize("method", ["full", "ffn", "lora", "mask"])
+def test_trained_controls_equal_training_by_hand_and_leave_the_base(method, tiny_model):
+    model, one = tiny_model(), TASKS["mood"]
+    mask = every_ffn(model)
+    recipe = RECIPE | ({"rank": 2, "alpha": 8} if method == "lora" else {})
+    with unchanged(model.root):
+        found = mossa(model, None, one, method=mask if method == "mask" else method, recipe=recipe)
+    if method == "lora":
+        handle = LoraAdapter(model, 2, 8)
+        train(handle, [one], RECIPE)
+    else:
+        handle = finetune(model, one, {"full": None, "ffn": "ffn", "mask": mask}[method], **RECIPE)
+    tuned = representations(handle.model, one)["mood"]
+    handle.detach()
+    own = representations(model, one)["mood"]
+    for layer in range(3):
+        assert found.values().loc["mood", layer] == pytest.approx(cka(own[layer], tuned[layer]), abs=1e-6)
+    assert found.values().loc["mood", 2] < 0.9999
+    assert found.manifest["method"] == (f"mask {mask.identity}" if method == "mask" else method)
+    assert found.manifest["trained_controls"] and found.manifest["recipe"] == recipe
+
+
+def test_the_base_is_put_back_after_an_error(tiny_model, monkeypatch):
+    model, calls, real = tiny_model(), [], controls.representations
+
+    def fails(*args, **settings):
+        calls.append(args)
+        if len(calls) == 2:  # of the control model
+            raise KeyboardInterrupt
+        return real(*args, **settings)
+
+    monkeypatch.setattr(controls, "representations", fails)
+    with unchanged(model.root), pytest.raises(KeyboardInterrupt):
+        mossa(model, None, TASKS["mood"], recipe=RECIPE)
+    assert len(calls) == 2
+
+
+def test_finished_tasks_are_not_trained_again(tiny_model, tmp_path, monkeypatch):
+    model, two = tiny_model(), [TASKS["mood"], TASKS["taste"]]
+    whole = mossa(model, "train", two, recipe=RECIPE)
+    trained, real = [], controls.finetune
+
+    def counted(model, tasks, mask, **recipe):
+        trained.append([t.name for t in tasks])
+        if len(trained) == fails_at:
+            raise KeyboardInterrupt
+        return real(model, tasks, mask, **recipe)
+
+    monkeypatch.setattr(controls, "finetune", counted)
+    fails_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        mossa(model, "train", two, recipe=RECIPE, output=tmp_path)
+    assert trained == [["mood", "taste"], ["mood"], ["taste"]]
+    (tmp_path / "controls" / "001").mkdir()  # begun, and not finished
+    trained.clear()
+    fails_at = 0
+    found = mossa(model, "train", two, recipe=RECIPE, output=tmp_path)
+    assert trained == [["taste"]]
+    np.testing.assert_allclose(found.table["value"], whole.table["value"], atol=1e-6)
+    for other in ({"recipe": {**RECIPE, "steps": 4}}, {"at": "mean"}, {"method": "ffn"}):
+        with pytest.raises(FileError, match=f"another {next(iter(other))}"):
+            mossa(model, "train", two, **{"recipe": RECIPE, **other}, output=tmp_path)
+    with pytest.raises(FileError, match="another base"):
+        mossa(tiny_model(seed=1), "train", two, recipe=RECIPE, output=tmp_path)
+
+
+def test_the_multi_task_model_does_not_learn_what_is_held_out(tiny_model, monkeypatch):
+    learnt, real = [], controls.finetune
+    monkeypatch.setattr(
+        controls,
+        "finetune",
+        lambda m, tasks, mask, **r: learnt.append([t.name for t in tasks]) or real(m, tasks, mask, **r),
+    )
+    watched = []
+    found = mossa(
+        tiny_model(), "train", TASKS, recipe=RECIPE, held_out=["taste"],
+        progress=lambda loop, what: watched.append((len(loop), what)) or loop,
+    )  # fmt: skip
+    assert learnt == [["mood", "colon"], ["mood"], ["taste"], ["colon"]]
+    assert watched == [(3, "control models")]
+    assert set(cells(found, held_out=True)["task"]) == {"taste"}
+
+
+def test_models_representations_and_arrays_are_equal_ways_to_give_a_model(base, tmp_path):
+    one, other, multi = TASKS["mood"], changed(base, 1), changed(base, 0)
+    expected = mossa(base, multi, one, {"mood": other}).table
+    folder = tmp_path / "control"
+    other.root.save_pretrained(folder)
+    other.tokenizer.save_pretrained(folder)
+    assert mossa(base, multi, one, {"mood": folder}).table.equals(expected)
+    reps = {name: representations(m, one) for name, m in (("e", base), ("c", other), ("m", multi))}
+    assert mossa(reps["e"], reps["m"], one, {"mood": reps["c"]}).table.equals(expected)
+    assert mossa({"mood": reps["e"]["mood"]}, reps["m"], one, {"mood": reps["c"]["mood"]}).table.equals(expected)
+
+
+def test_boxes_show_the_table(planted):
+    figure = planted.figure()
+    band, *boxes = figure.data
+    assert [b.name for b in boxes] == ["pre-trained", "multi-task"] * 3
+    assert [b.visible for b in boxes] == [True, True] + [False] * 4
+    for box, model in zip(boxes, planted.models, strict=False):
+        rows = cells(planted, model=model, measure="cka").dropna(subset=["value"])
+        shown = sorted(zip(box.x, box.y, box.customdata, strict=True))
+        names = ["emb", "1", "2"]
+        assert shown == sorted((names[r["layer"]], r["value"], r["task"]) for r in rows.to_dict("records"))
+    assert set(boxes[4].customdata) == {"colon"} and boxes[0].offsetgroup != boxes[1].offsetgroup
+    assert figure.layout.boxmode == "group"
+    menu = figure.layout.updatemenus[0].buttons
+    assert [b.label for b in menu] == ["all clusters", "feeling", "form"]
+    assert list(menu[1].args[0]["visible"]) == [True, False, False, True, True, False, False]
+    low = cells(planted, measure="cka", layer=2)["low"].mean()
+    assert band.y[-1] == pytest.approx(cells(planted, measure="cka", layer=0)["low"].mean())
+    assert low in [pytest.approx(v) for v in band.y]
+    assert len(planted.figure(band=False).data) == 6
+
+
+def test_panels_by_cluster_and_by_held_out(planted):
+    clusters = planted.clusters()
+    assert [a.text for a in clusters.layout.annotations] == ["feeling", "form"]
+    assert [(t.name, set(t.customdata)) for t in clusters.data] == [
+        ("pre-trained", {"mood", "taste"}), ("multi-task", {"mood", "taste"}),
+        ("pre-trained", {"colon"}), ("multi-task", {"colon"}),
+    ]  # fmt: skip
+    assert [t.showlegend for t in clusters.data] == [True, True, False, False]
+    out = planted.held_out()
+    assert [a.text for a in out.layout.annotations] == ["tasks learnt", "held-out tasks"]
+    assert set(out.data[2].customdata) == {"taste"} and set(out.data[0].customdata) == {"mood", "colon"}
+    values = cells(planted, measure="cka", task="taste", model="multi-task")["value"]
+    assert list(out.data[3].y) == list(values)
+
+
+def test_curves_of_dimensions(planted):
+    figure = planted.dimensions()
+    thick = [t for t in figure.data if t.mode == "lines+markers"]
+    for trace, model in zip(thick, planted.models, strict=True):
+        assert list(trace.y) == list(cells(planted, task=ALL, model=model)["value"])
+    thin = [t.name for t in figure.data if t.mode == "lines"]
+    assert thin == [*TASKS, *TASKS]
+    shown = figure.layout.updatemenus[0].buttons[2].args[0]["visible"]
+    assert [t.name for t, on in zip(figure.data, shown, strict=True) if on] == [
+        "pre-trained", "colon", "multi-task", "colon",
+    ]  # fmt: skip
+    assert figure.layout.yaxis.title.text == "components for 90 % of the variance"
+
+
+def test_words_have_the_numbers(planted):
+    said = planted.sentences()
+    assert list(said) == ["Z-F2", "Z-F3", "Z-F5", "Z-F7"]
+    rows = cells(planted, measure="cka").dropna(subset=["value"])
+    medians = rows[rows["model"] == "pre-trained"].groupby("layer")["value"].median()
+    assert f"{medians[2]:.2f} at layer 2 (median of 3 tasks)" in said["Z-F2"]
+    means = rows.groupby(["model", "task"])["value"].mean()
+    difference = (means["multi-task"] - means["pre-trained"]).mean()
+    assert difference < 0 and f"no closer to them than the pre-trained one ({difference:+.3f})" in said["Z-F2"]
+    assert "that may be chance" in said["Z-F2"] and "not that the same computation is made" in said["Z-F2"]
+    share = (rows["value"] > rows["high"]).mean()
+    assert f"{share:.0%} of the values lie above 95 % of what shuffled" in said["Z-F2"]
+    assert "2 of 2 clusters have fewer than three tasks" in said["Z-F3"]
+    pooled = cells(planted, task=ALL, model="pre-trained")["value"].tolist()
+    assert f"90 % of the variance of the pre-trained model's representations take {pooled[0]:.0f} comp" in said["Z-F5"]
+    own = rows[(rows["model"] == "multi-task") & (rows["task"] == "taste")]["value"].mean()
+    assert f"{own:.2f} on 1 tasks held out (one task, no interval)" in said["Z-F7"]
+    assert planted.sentence("Z-F3") == said["Z-F3"]
+
+
+def test_dimensions_at_the_limit_are_called_so(base):
+    found = mossa(base, None, TASKS["mood"], {"mood": changed(base, 1)}, n=4, share=1.0)
+    assert list(cells(found, measure="dimension")["value"]) == [2, 3, 3]  # of 3; the four prompts end on three words
+    assert "67% of these numbers are near the most that so few examples or features allow" in found.sentence("Z-F5")
+
+
+def test_segments_and_maps(planted):
+    cut = planted.segments("pre-trained", boundaries=1, min_size=1, alpha=0.99)
+    assert cut.manifest["left_out"] == [0] and cut.manifest["layers"] == [1, 2]
+    mapped = planted.map(kind="pca")
+    assert mapped.layers == [0, 1, 2] and set(mapped.table["task"]) == set(TASKS)
+    assert mapped.manifest["representations"]["fingerprint"] == planted.manifest["models"]["multi-task"]["fingerprint"]
+
+
+def test_saved_and_loaded(planted, tmp_path):
+    again = Mossa.load(planted.save(tmp_path / "m.json"))
+    assert again.table.equals(planted.table) and again.sentences() == planted.sentences()
+    assert again.figure().to_json() == planted.figure().to_json()
+    with pytest.raises(ArgumentError, match="loaded from a file"):
+        again.map()
+
+
+@needs_chromium
+def test_a_browser_draws_every_figure(planted, tmp_path):
+    figures = [
+        planted.figure(), planted.clusters(), planted.dimensions(), planted.held_out(),
+        planted.map(kind="pca").figure(), planted.map(kind="pca").multiples([1, 2]),
+        planted.segments(boundaries=1, min_size=1, alpha=0.99).figure(),
+    ]  # fmt: skip
+    page = write_report(tmp_path / "page.html", title="MOSSA", sections=[Section("All", figures=figures)])
+    body, drawn, errors = opened(page, tmp_path / "profile")
+    assert drawn == [f"section-1-figure-{i}" for i in range(1, 8)] and errors == []
+    assert body.count('class="slider-group"') == 1 and "play" in body
+
+
+def test_what_cannot_be(base, tiny_model):
+    other = {name: changed(base, 1) for name in ("mood",)}
+    one = TASKS["mood"]
+    few = Task("few", train=one.train, test=one.test[:3])
+    untaught = Task("untaught", test=one.test)
+    for tuned, tasks, given, wrong, error, text in (
+        (None, few, {"few": base}, {}, TaskError, "task 'few'\n  found: 3 examples"),
+        (None, one, other, {"n": 3}, TaskError, "3 examples"),
+        (None, untaught, None, {}, TaskError, "train examples"),
+        (None, [], {}, {}, TaskError, "no task"),
+        (base, one, other, {}, ArgumentError, "the weights of the base"),
+        ("tuned", one, other, {}, ModelError, "load model 'tuned'"),
+        ("train", one, other, {"held_out": ["mood"]}, ArgumentError, "every task"),
+        (None, one, other, {"held_out": ["food"]}, ArgumentError, "held_out"),
+        (None, one, {"taste": base}, {}, ArgumentError, "one control model per task"),
+        (None, one, None, {"method": "prefix"}, ArgumentError, "method='prefix'"),
+        (None, one, None, {"recipe": {"rate": 1}}, ArgumentError, "rate"),
+        (None, one, other, {"masks": 1}, ArgumentError, "masks"),
+    ):
+        with pytest.raises(error, match=text):
+            mossa(base, tuned, tasks, given, **wrong)
+    reps = representations(base, one)
+    with pytest.raises(ArgumentError, match="representations instead of a model"):
+        mossa(reps, None, one)
+    with pytest.raises(ArgumentError, match="3 and 2 layers"):
+        mossa(reps, None, one, {"mood": reps["mood"][:2]})
+    with pytest.raises(ArgumentError, match="15 examples of 'mood'"):
+        mossa(reps, None, one, {"mood": reps["mood"][:, 1:]})
+    with pytest.raises(ArgumentError, match="other examples of 'mood'"):
+        swapped = Representations(dict(reps), {"mood": [("x", "y")] * 16})
+        mossa(swapped, None, one, other)
+    with pytest.raises(ArgumentError, match="at='mean' instead of 'last'"):
+        mossa(representations(base, one, at="mean"), None, one, other)
+    with pytest.raises(ArgumentError, match="no held-out|the held-out tasks"):
+        mossa(base, None, one, other).held_out()
+    broken = tiny_model()
+    with torch.no_grad():
+        broken.root.model.layers[0].mlp.down_proj.weight[:] = torch.inf
+    with pytest.raises(NumericalError, match="not finite at layer 1 of example"):
+        mossa(base, None, one, {"mood": broken})

@@ -1,0 +1,168 @@
+"""Change points: the same optimum as ruptures, nominal on noise, within a layer of what was planted."""
+
+import numpy as np
+import pytest
+import ruptures
+
+from neuroscope import segmentation
+from neuroscope.errors import ArgumentError, NumericalError
+from neuroscope.segmentation import Segmentation, cuts, gains, segment
+
+
+def planted(rng, edges=(10, 16), levels=(1.0, 0.7, 0.4), layers=33, tasks=12, noise=0.05):
+    """Steps with a level per task and noise per layer."""
+    place = np.searchsorted(edges, np.arange(layers), side="right")
+    steps = np.array(levels)[place]
+    return steps + rng.normal(0, 0.05, (tasks, 1)) + rng.normal(0, noise, (tasks, layers))
+
+
+@pytest.mark.parametrize(("boundaries", "min_size"), [(1, 1), (2, 1), (2, 2), (3, 3)])
+def test_many_curves_at_once_are_cut_as_ruptures_cuts_each(boundaries, min_size):
+    curves = np.random.default_rng(boundaries).normal(size=(25, 17))
+    costs, starts = cuts(curves, boundaries, min_size)
+    for curve, cost, start in zip(curves, costs, starts, strict=True):
+        fitted = ruptures.Dynp(model="l2", min_size=min_size, jump=1).fit(curve)
+        ends = fitted.predict(n_bkps=boundaries)
+        assert list(start) == ends[:-1]
+        assert cost == pytest.approx(fitted.cost.sum_of_costs(ends))
+
+
+def test_the_gain_is_a_lines_error_over_the_pieces():
+    curve = np.array([1.0, 1.2, 0.9, 0.2, 0.1, 0.35])
+    x = np.arange(6)
+    line = ((curve - np.polyval(np.polyfit(x, curve, 1), x)) ** 2).sum()
+    pieces = ((curve[:3] - curve[:3].mean()) ** 2).sum() + ((curve[3:] - curve[3:].mean()) ** 2).sum()
+    assert gains(curve[None], 1, 1)[0] == pytest.approx(line / pieces)
+
+
+def test_chunks_make_no_difference(monkeypatch):
+    curves = np.random.default_rng(0).normal(size=(7, 9))
+    whole = gains(curves, 2, 1)
+    found = segment(curves, resamples=50, permutations=50)
+    monkeypatch.setattr(segmentation, "CHUNK", 100)
+    assert np.array_equal(gains(curves, 2, 1), whole)
+    again = segment(curves, resamples=50, permutations=50)
+    assert again.table.equals(found.table) and again.manifest["p"] == found.manifest["p"]
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "heavy tails", "slope"])
+def test_noise_has_no_clear_boundary_at_the_nominal_rate(kind):
+    """At alpha = 0.2 (which needs fewer curves to see than 0.05) 20 % of pure noise is cut, and of a slope less."""
+    rng, curves, alpha = np.random.default_rng(1), 400, 0.2
+    noise = rng.standard_t(2, (curves, 12)) if kind == "heavy tails" else rng.normal(size=(curves, 12))
+    noise = noise + 1.5 * np.arange(12) if kind == "slope" else noise
+    cut = np.mean([segmentation._test(row, 2, 2, 99, alpha, rng)[0] <= alpha for row in noise])
+    margin = 3 * np.sqrt(alpha * (1 - alpha) / curves)  # three standard errors of the share
+    assert cut < alpha + margin
+    assert kind == "slope" or cut > alpha - margin
+
+
+def test_p_is_uniform_on_noise():
+    rng = np.random.default_rng(2)
+    found = [segment(rng.normal(size=(3, 10)), permutations=99, resamples=1, seed=i) for i in range(100)]
+    p = [f.manifest["p"] for f in found]
+    assert [f.clear for f in found] == [q <= 0.05 for q in p]
+    assert np.mean([f.clear for f in found]) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
+    assert 0.4 < np.mean(p) < 0.6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_planted_change_points_are_found(seed):
+    found = segment(planted(np.random.default_rng(seed)))
+    assert found.clear and found.manifest["p"] == 0.001
+    assert all(abs(b - true) <= 1 for b, true in zip(found.boundaries, (10, 16), strict=True))
+    assert list(found.table["name"]) == ["shared", "transition", "refinement"]
+    assert list(found.table["first"]) == [0, *found.boundaries] and found.table["last"].iloc[-1] == 32
+    for b, low, high in found.table[["first", "low", "high"]].to_numpy()[1:]:
+        assert low <= b <= high and high - low <= 2
+
+
+def test_a_ramp_between_plateaus_is_the_transition():
+    curve = np.concatenate([np.full(10, 0.95), np.linspace(0.95, 0.5, 8)[1:-1], np.full(17, 0.5)])
+    curve = curve + np.random.default_rng(0).normal(0, 0.01, 33)
+    found = segment({"one": curve}, layers=range(33))
+    first, second = found.boundaries
+    assert found.clear and 10 <= first <= 13 and 13 <= second <= 17
+    assert found.table[["low", "high"]].isna().all(None)
+    assert "one task gives no interval" in found.sentence()
+
+
+def test_intervals_widen_with_disagreement():
+    """Half of the tasks step at 28, half at 34: the interval has to span it."""
+    rng = np.random.default_rng(0)
+    mixed = np.vstack([planted(rng, (28,), (1, 0), 60, 6), planted(rng, (34,), (1, 0), 60, 6)])
+    row = segment(mixed, boundaries=1).table.iloc[1]
+    assert row["low"] <= 28 and row["high"] >= 34
+    agreed = segment(planted(rng, (11,), (1, 0), 24, 12), boundaries=1).table.iloc[1]
+    assert (agreed["low"], agreed["first"], agreed["high"]) == (11, 11, 11)
+
+
+def test_names_come_from_the_curve():
+    steps = np.repeat([0.2, 0.9, 0.5], 6) + np.random.default_rng(0).normal(0, 0.02, 18)
+    found = segment(steps)
+    assert list(found.table["name"]) == ["lowest", "highest", "rank 2"]
+    assert "highest layers 6-11 (mean 0.899)" in found.sentence() and "Llama-2-7b" in found.sentence()
+
+
+def test_a_straight_line_and_a_constant_have_no_boundary():
+    line = segment(np.linspace(1, 0, 20))
+    assert not line.clear and line.boundaries == [] and list(line.table["name"]) == ["all layers"]
+    assert "a straight line fits it better" in line.sentence()
+    assert segment(np.full(9, 0.3)).manifest["reason"] == "the curve is constant"
+
+
+def test_gaps_are_left_out_and_reported():
+    curves = {f"t{i}": row for i, row in enumerate(planted(np.random.default_rng(0), layers=20, edges=(6, 12)))}
+    curves["t0"][0] = np.nan
+    curves["gone"] = np.full(20, np.nan)
+    found = segment(curves, layers=range(1, 21))
+    assert found.manifest["left_out"] == ["task gone", 1] and found.manifest["layers"][0] == 2
+    assert found.boundaries == [7, 13] and found.table["first"][0] == 2
+    assert "['task gone', 1]" in found.sentence()
+
+
+def test_figure_and_file(tmp_path):
+    curves = planted(np.random.default_rng(0))
+    found = segment({f"t{i}": row for i, row in enumerate(curves)}, label="CKA")
+    figure = found.figure()
+    mean = next(t for t in figure.data if t.name == "mean over tasks")
+    np.testing.assert_allclose(mean.y, curves.mean(0))
+    assert sum(t.line.width == 1 for t in figure.data) == 12
+    marks = next(t for t in figure.data if t.mode == "markers")
+    rows = found.table.iloc[1:]
+    np.testing.assert_allclose(marks.x, rows["first"] - 0.5)
+    np.testing.assert_allclose(np.array(marks.x) + marks.error_x.array, rows["high"] - 0.5)
+    np.testing.assert_allclose(np.array(marks.x) - marks.error_x.arrayminus, rows["low"] - 0.5)
+    shaded = [(s.x0, s.x1) for s in figure.layout.shapes if s.type == "rect"]
+    assert shaded == [(a - 0.5, b + 0.5) for a, b in found.table[["first", "last"]].to_numpy()]
+    assert figure.layout.yaxis.title.text == "CKA"
+    again = Segmentation.load(found.save(tmp_path / "s.json"))
+    assert again.boundaries == found.boundaries and again.sentence() == found.sentence()
+    plain = segment(np.random.default_rng(3).normal(size=12))
+    assert not plain.clear and "no clear boundary" in plain.figure().layout.title.subtitle.text
+
+
+def test_seeds(tmp_path):
+    curves = planted(np.random.default_rng(0), noise=1.0)
+    assert segment(curves, seed=1).table.equals(segment(curves, seed=1).table)
+    state = np.random.get_state()[1].tolist()
+    segment(curves)
+    assert np.random.get_state()[1].tolist() == state
+
+
+def test_what_cannot_be():
+    for curves, wrong, error, text in (
+        (np.zeros((2, 5)), {}, ArgumentError, "5 layers"),
+        ([[1, 2, 3], [1, 2]], {}, ArgumentError, "different lengths"),
+        ({"a": [1, 2, 3], "b": [1, 2]}, {}, ArgumentError, "different lengths"),
+        ({"a": ["x", "y"]}, {}, ArgumentError, "no numbers"),
+        ({}, {}, ArgumentError, "shape"),
+        (np.full(9, np.nan), {}, ArgumentError, "no layer where every task"),
+        ([1, np.inf] * 5, {}, NumericalError, "infinite"),
+        (np.arange(9), {"layers": [1, 2]}, ArgumentError, "for 9 values"),
+        (np.arange(9), {"boundaries": 0}, ArgumentError, "boundaries=0"),
+        (np.arange(9), {"alpha": 1}, ArgumentError, "alpha=1"),
+        (np.arange(9), {"n_boundaries": 1}, ArgumentError, "did you mean 'boundaries'"),
+    ):
+        with pytest.raises(error, match=text):
+            segment(curves, **wrong)
