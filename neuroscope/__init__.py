@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from neuroscope.evidence import deactivation as deactivation
     from neuroscope.experiments.continual_learning import continual_learning as continual_learning
     from neuroscope.experiments.cross_training import cross_training as cross_training
+    from neuroscope.experiments.layer_by_layer import layer_by_layer as layer_by_layer
     from neuroscope.experiments.overlap_controlled import overlap_controlled as overlap_controlled
+    from neuroscope.experiments.parameter_depth import parameter_depth as parameter_depth
+    from neuroscope.experiments.parameter_transfer import parameter_transfer as parameter_transfer
     from neuroscope.experiments.proportion_sweep import proportion_sweep as proportion_sweep
     from neuroscope.experiments.train_only import train_only as train_only
     from neuroscope.importers import load_lape as load_lape
@@ -99,6 +102,7 @@ HOME = {
     "deactivation": "evidence",
     "evaluate": "evaluation",
     "finetune": "training",
+    "layer_by_layer": "experiments",
     "lens_hooks": "interventions",
     "load": "models",
     "load_lape": "importers",
@@ -109,7 +113,9 @@ HOME = {
     "overlap": "overlap",
     "overlap_controlled": "experiments",
     "overlap_sweep": "overlap",
+    "parameter_depth": "experiments",
     "parameter_similarity": "parameters",
+    "parameter_transfer": "experiments",
     "participation_ratio": "similarity",
     "patch": "interventions",
     "patch_sweep": "patching",

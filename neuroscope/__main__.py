@@ -33,21 +33,27 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--batch-size", type=int, default=128, help="examples per forward pass")
     again = commands.add_parser(
         "reproduce",
-        help="run one experiment of Leng & Xiong 2025: T1, T2, F2, F5, F6, T5, T8 or T9",
+        help="run one experiment of Leng & Xiong 2025 (such as T2), or of Zhao, Ziser & Cohen 2024 (such as Z-F2)",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    again.add_argument("experiment", help="T1, T2, F2, F5, F6, T5, T8 or T9")
+    again.add_argument(
+        "experiment", help="T1, T2, F2, F3, T4, F5, F6, T5, T8, T9, Z-F1, Z-F2, Z-F3, Z-F4, Z-F5 or Z-F7"
+    )
     again.add_argument("--model", default="mini", help="mini (bundled), a Hub id, or a local folder")
     again.add_argument("--tasks", help="as in run; by default mini, or mini-sequence where neurons are trained")
-    again.add_argument("--test", type=_names, help="tasks only measured (F2, F6, T9); by default the last one")
+    again.add_argument(
+        "--test", type=_names, help="tasks only measured (F2, F6, T9, Z-F1 to Z-F7); by default the last"
+    )
     again.add_argument("--out", default="reproduction", help="folder for the report and tables")
     again.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
     again.add_argument("--seeds", type=int, default=3, help="random masks and trainings of each kind")
     again.add_argument("--examples", type=int, default=256, help="discovery examples per task")
     again.add_argument("--test-examples", type=int, dest="n", help="test examples per task; by default all")
-    again.add_argument("--steps", type=int, help="of every training; by default as many as --epochs takes")
-    again.add_argument("--epochs", type=float, default=3, help="of every training")
-    again.add_argument("--lr", type=float, help="peak learning rate; by default 3e-3, and for T5 tuned by method")
+    again.add_argument("--steps", type=int, help="of every training; by default those of --epochs, and 20 for Z-F")
+    again.add_argument("--epochs", type=float, help="of every training; by default 3")
+    again.add_argument(
+        "--lr", type=float, help="peak learning rate; by default 3e-3, for T5 tuned by method, for Z-F 3e-4"
+    )
     again.add_argument("--methods", type=_names, help="of continual learning (T5): ncft,seqft; by default all")
     for command in (run, again):
         command.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")

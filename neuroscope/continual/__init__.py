@@ -29,7 +29,7 @@ from neuroscope.continual.whole import joint, per_task, replay, seqft
 from neuroscope.errors import ArgumentError, choose, public, suggest
 from neuroscope.models import require_parameters, resolve
 from neuroscope.tasks.task import Task, check_task
-from neuroscope.training.finetuning import RECIPE, check_recipe
+from neuroscope.training.finetuning import RECIPE, check_arguments, check_recipe
 from neuroscope.training.trainer import Progress
 
 __all__ = ["METHODS", "Continual", "Method", "continual"]
@@ -138,6 +138,7 @@ def continual(
     del recipe["seed"]  # every run has its own
     asked = f"continual(method={method!r})"
     check_recipe(asked, RECIPE | recipe)
+    check_arguments(asked, arguments)
     model = resolve(model)
     require_parameters(model, asked)
     measuring = {"split": split, "n": n}

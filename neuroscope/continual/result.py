@@ -119,7 +119,7 @@ class Continual(Result):
             means = runs[[*METRICS, "base", "base kept", "trained", "seconds", "peak_mib"]].mean(skipna=False)
             low, high = float(runs["low"].iloc[0]), float(runs["high"].iloc[0])
             if len(runs) > 1:
-                low, high = t_interval(runs["average accuracy"].to_numpy())
+                low, high = np.clip(t_interval(runs["average accuracy"].to_numpy()), 0.0, 1.0)  # where scores are
             named = dict(zip(VARIANT, key, strict=True))
             rows.append(named | {"runs": len(runs), **means, "low": low, "high": high})
         return pd.DataFrame(rows)

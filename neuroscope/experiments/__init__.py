@@ -9,7 +9,10 @@ from typing import Any
 from neuroscope.evidence import deactivation
 from neuroscope.experiments.continual_learning import continual_learning
 from neuroscope.experiments.cross_training import CrossTraining, cross_training
+from neuroscope.experiments.layer_by_layer import LayerByLayer, layer_by_layer
 from neuroscope.experiments.overlap_controlled import OverlapControlled, overlap_controlled
+from neuroscope.experiments.parameter_depth import ParameterDepth, parameter_depth
+from neuroscope.experiments.parameter_transfer import ParameterTransfer, parameter_transfer
 from neuroscope.experiments.proportion_sweep import ProportionSweep, proportion_sweep
 from neuroscope.experiments.train_only import TrainOnly, train_only
 from neuroscope.overlap import overlap_sweep
@@ -17,17 +20,24 @@ from neuroscope.overlap import overlap_sweep
 __all__ = [
     "EXPERIMENTS",
     "CrossTraining",
+    "LayerByLayer",
     "OverlapControlled",
+    "ParameterDepth",
+    "ParameterTransfer",
     "ProportionSweep",
     "TrainOnly",
     "continual_learning",
     "cross_training",
+    "layer_by_layer",
     "overlap_controlled",
+    "parameter_depth",
+    "parameter_transfer",
     "proportion_sweep",
     "train_only",
 ]
 
-# id in Leng & Xiong 2025 (LX24): what reproduces it, in one line
+# id in Leng & Xiong 2025 (LX24), or Z- and the figure in Zhao, Ziser & Cohen 2024 (ZZC24): what reproduces it, and that
+# in one line
 EXPERIMENTS: dict[str, tuple[Callable[..., Any], str]] = {
     "T1": (deactivation, "each task with random neurons off, and with its own off (also T6)"),
     "T2": (train_only, "each task with random neurons trained on it, and with its own trained (also T7)"),
@@ -40,4 +50,12 @@ EXPERIMENTS: dict[str, tuple[Callable[..., Any], str]] = {
     "T5": (continual_learning, "methods of continual learning, each at its best learning rate (also F4)"),
     "T8": (overlap_sweep, "overlap of tasks' masks by their size"),
     "T9": (overlap_controlled, "training with a preset overlap with the test task's neurons (also T10, T11)"),
+    "F3": (parameter_depth, "similarity of tasks' neurons by their parameters, layer by layer"),
+    "T4": (parameter_transfer, "whether that similarity predicts what a model trained on one task scores on another"),
+    "Z-F1": (partial(layer_by_layer, which="Z-F1"), "the layers cut where the curves of CKA change"),
+    "Z-F2": (partial(layer_by_layer, which="Z-F2"), "CKA with models tuned on one task, by layer"),
+    "Z-F3": (partial(layer_by_layer, which="Z-F3"), "CKA with models tuned on one task, by layer and cluster of tasks"),
+    "Z-F4": (partial(layer_by_layer, which="Z-F4"), "maps of the tasks' representations, layer by layer"),
+    "Z-F5": (partial(layer_by_layer, which="Z-F5"), "dimensions of the representations, by layer"),
+    "Z-F7": (partial(layer_by_layer, which="Z-F7"), "CKA with models tuned on one task, for tasks held out"),
 }

@@ -31,6 +31,7 @@ PUBLISHED = {
     "seqft": (47.1, 34.6), "seq-lora": (53.8, 47.7), "epi": (48.4, 42.6), "o-lora": (76.1, 71.6), "ncft": (71.3, 70.0),
     "w-ncft": (73.3, 72.0), "per-task": (77.2, 84.5),
 }  # fmt: skip
+WHOLE = ("seqft", "replay", "ewc", "per-task", "joint")  # train the base's own weights, in its own dtype
 STEP = 10**0.5  # between the learning rates that are tried where none are given
 OURS = ("split", "lr", "method", "orders", "seeds")  # of `continual`: not to be passed on
 
@@ -198,13 +199,16 @@ def in_words(result: Continual) -> str:
         ("ncft", "ncft-random", "as many random neurons of the same layers"),
         ("ncft", "ffn", "all FFN neurons"),
         ("ncft", "seqft", "the whole model"),
+        ("ncft", "seq-lora", "LoRA on all linear layers"),
         ("w-ncft", "ncft", "the same without weighting"),
     ):
         if {method, control} <= methods:
             gap = result.differences(method).set_index("method").loc[control]
-            said = f"{100 * gap['difference']:+.1f} points [{100 * gap['low']:.1f}, {100 * gap['high']:.1f}] over runs"
+            span = f"[{100 * gap['low']:.1f}, {100 * gap['high']:.1f}] over runs" if gap["runs"] > 1 else "in one run"
+            said = f"{100 * gap['difference']:+.1f} points {span}"
             negative = "" if gap["low"] > 0 else "**A negative**, no advantage shown: "
             lines.append(f"- {negative}{method} against {control} ({what}): {said}.")
+    lines += _unequal(result, methods)
     edge = [method for method, found in tuning.items() if found["edge"]]
     if edge:
         lines.append(f"- The best learning rate lies at the edge of the grid for {', '.join(edge)}: not fully tuned.")
@@ -212,3 +216,21 @@ def in_words(result: Continual) -> str:
     if fallen:
         lines.append(f"- Learning rates were tuned on training examples of {', '.join(fallen)}: no discovery examples.")
     return "\n".join(lines)
+
+
+def _unequal(result: Continual, methods: set[str]) -> list[str]:
+    """In what the methods compared are not on equal terms, and how W-NCFT weighted."""
+    lines = []
+    told = [name for name in ("w-ncft", "per-task") if name in methods]
+    if told:
+        lines.append(f"- Not on equal terms: {' and '.join(told)} are told which task is asked; the others are not.")
+    whole = [name for name in WHOLE if name in methods]
+    dtype = result.manifest["dtype"]
+    if whole and dtype != "float32":
+        lines.append(
+            f"- **Not on equal terms**: {', '.join(whole)} train the weights in the base's {dtype}, which rounds small "
+            "steps away; neurons and LoRA are trained in float32. Open the model in float32 for a fair comparison."
+        )
+    ways = {run["settings"]["options"].get("weighting") for run in result.manifest["runs"] if run["method"] == "w-ncft"}
+    lines += [f"- W-NCFT weighted its neurons by {way!r}." for way in sorted(ways)]
+    return lines

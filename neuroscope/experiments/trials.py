@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +21,8 @@ from neuroscope.training.finetuning import RECIPE, check_recipe, finetune
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from neuroscope.training import NeuronAdapter
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 ALPHA = 0.05
@@ -88,24 +90,33 @@ class Trials:
 
     def after(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, Outcomes]:
         """[example] outcomes of each of the tasks once the mask's neurons are trained on some."""
-        learnt = [self.tasks[name].data_hash for name in on]
-        trained = ("trained", *self.before.model_key, mask.identity, learnt, self.about, seed)
-        keys = {}
+        trained, keys = self._training(mask, on, seed), {}
         for name in tasks:
             judged = (self.tasks[name].data_hash, len(self.before.prepared[name].examples))
             keys[name] = files.digest(*trained, *judged)
         missing = [name for name in tasks if keys[name] not in self.journal.known]
         if missing:
-            adapter = finetune(
-                self.model, [self.tasks[name] for name in on], mask,
-                **self.recipe, seed=seed, arguments=self.arguments, progress=self.progress,
-            )  # fmt: skip
+            adapter = self.train(mask, on, seed)
             try:
                 for name in missing:
                     self._keep(keys[name], name)
             finally:
                 adapter.detach()
         return {name: np.array(self.journal.known[keys[name]]) for name in tasks}
+
+    def trained_key(self, mask: NeuronMask, on: Sequence[str], seed: int) -> str:
+        """What tells a training from others: weights, mask, data, recipe and seed."""
+        return files.digest(*self._training(mask, on, seed))
+
+    def train(self, mask: NeuronMask, on: Sequence[str], seed: int) -> NeuronAdapter:
+        """The mask's neurons trained on some tasks: an adapter, live on the model."""
+        learnt = [self.tasks[name] for name in on]
+        how: Any = {**self.recipe, "seed": seed, "arguments": self.arguments, "progress": self.progress}
+        return cast("NeuronAdapter", finetune(self.model, learnt, mask, **how))  # of a mask
+
+    def _training(self, mask: NeuronMask, on: Sequence[str], seed: int) -> tuple[Any, ...]:
+        learnt = [self.tasks[name].data_hash for name in on]
+        return "trained", *self.before.model_key, mask.identity, learnt, self.about, seed
 
     def _keep(self, key: str, task: str) -> None:
         self.journal.get(key, lambda: judge(self.model, self.before.prepared[task]).tolist())

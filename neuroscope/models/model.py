@@ -136,7 +136,7 @@ class Model:
         return quiet(self.root)
 
     def fingerprint(self) -> str:
-        """16 digits that change with the architecture or with any weight.
+        """16 digits that change with the architecture or with any weight, or with how much an adapter counts.
 
         Of each parameter: 64 evenly spaced entries, and the sum of its bits read as integers, which is the same on
         every device and for every order of summation.
@@ -149,6 +149,11 @@ class Model:
             state.update(sample.numpy().tobytes())
             if flat.element_size() in INTEGERS:
                 state.update(str(int(flat.view(INTEGERS[flat.element_size()]).sum(dtype=torch.int64))).encode())
+        for name, module in self.root.named_modules():  # what switches or scales an adapter is no parameter
+            is_lora = hasattr(module, "lora_A") and hasattr(module, "active_adapters")
+            note = repr(module.active_adapters) if is_lora else getattr(module, "note", "")
+            if note and isinstance(note, str):
+                state.update(f"{name} {note}".encode())
         return state.hexdigest()[:16]
 
     def provenance(self) -> dict[str, Any]:

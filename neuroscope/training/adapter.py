@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroscope import distributed, files
-from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
+from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, public
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.checkpoint import refuse_loras, save_checkpoint
@@ -51,6 +51,7 @@ class NeuronAdapter:
         parts: the deltas in their places, in forward order.
     """
 
+    @public
     def __init__(self, model: Any, mask: NeuronMask, *, manifest: Mapping[str, Any] | None = None) -> None:
         _is_mask(mask)
         self.model: Model = resolve(model)

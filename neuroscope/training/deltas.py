@@ -47,6 +47,11 @@ class Delta(nn.Module):
         self.weight = nn.Parameter(torch.zeros(len(index), weight.shape[1 - self.dim], **zeros))
         self.bias = nn.Parameter(torch.zeros(len(index), **zeros)) if has_bias else None
 
+    @property
+    def note(self) -> str:
+        """For the model's fingerprint: how the change counts, where that is not in full."""
+        return "" if self.live and self.strength == 1.0 else f"strength {self.strength if self.live else 0}"
+
     def forward(self, x: Float[Tensor, "*batch inputs"], y: Float[Tensor, "*batch outputs"]) -> Tensor:
         """The layer's output with the change added."""
         weight = self.weight.to(x.dtype)

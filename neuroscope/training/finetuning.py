@@ -53,6 +53,7 @@ OWN = {  # TrainingArguments that `finetune` has under a name of its own: given 
     "output_dir": "output", "max_steps": "steps", "num_train_epochs": "epochs", "learning_rate": "lr",
     "weight_decay": "weight_decay", "seed": "seed",
 }  # fmt: skip
+GLOBAL = ("full_determinism", "tf32")  # TrainingArguments that set switches of torch for the whole process
 LOGS, CHECKS = 50, 10  # per run: entries of the loss curve; checkpoints and judgements of the held-out examples
 
 
@@ -177,9 +178,7 @@ def train(
     held: list[Encoded] = []
     try:
         check_recipe(asked, settings)
-        if not isinstance(arguments, (Mapping, type(None))):
-            found, do = f"a {type(arguments).__name__}", "give a dict of transformers.TrainingArguments by name"
-            raise ArgumentError(f"{asked} with arguments={arguments!r:.60}", found, do)
+        check_arguments(asked, arguments)
         encoded = [item for task in tasks for item in _encoded(model, task)]
         learnt, held = _split(encoded, settings["dev"], settings["seed"])
         run = {
@@ -270,6 +269,13 @@ def check_recipe(asked: str, recipe: Mapping[str, Any]) -> None:
         )
     if not 0 <= recipe["dev"] < 1:
         raise ArgumentError(f"{asked} with dev={recipe['dev']!r}", "not a fraction", "give 0 <= dev < 1, such as 0.1")
+
+
+def check_arguments(asked: str, arguments: Any) -> None:
+    """Refuse what is no dict; names and values are looked at where `TrainingArguments` are made."""
+    if arguments is not None and not isinstance(arguments, Mapping):
+        do = "give a dict of transformers.TrainingArguments by name"
+        raise ArgumentError(f"{asked} with arguments={arguments!r:.60}", f"a {type(arguments).__name__}", do)
 
 
 def _every(recipe: Mapping[str, Any], examples: int) -> int:
@@ -363,6 +369,8 @@ def _arguments(
             raise ArgumentError(f"arguments[{name!r}]", "no TrainingArguments of that name", suggest(name, known))
         if name in OWN:
             raise ArgumentError(f"arguments[{name!r}]", "an argument of its own", f"give {OWN[name]}=...")
+        if name in GLOBAL and given[name]:
+            raise ArgumentError(f"arguments[{name!r}]", "a switch for the whole process", "set it in torch yourself")
     if output is None and str(given.get("save_strategy", "no")) not in ("no", "SaveStrategy.NO"):
         raise ArgumentError("arguments['save_strategy']", "output=None", "give a folder for checkpoints: output=...")
     try:

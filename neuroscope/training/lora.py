@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroscope import distributed, files
-from neuroscope.errors import ArgumentError, FileError, ModelError
+from neuroscope.errors import ArgumentError, FileError, ModelError, public
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.lora_layers import SIDES, activate, inject, plain, refuse, remove
@@ -51,6 +51,7 @@ class LoraAdapter:
         slots: the wrapped layers, in the order of the model's modules.
     """
 
+    @public
     def __init__(
         self,
         model: Any,

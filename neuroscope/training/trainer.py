@@ -27,12 +27,6 @@ WEIGHTS = "adapter.safetensors"
 RUN = "run.json"
 STATE = "trainer_state.json"  # the last file of a checkpoint that Trainer writes
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-SWITCHES: list[tuple[Any, str]] = [  # what `full_determinism` and `tf32` set for the whole process
-    (torch.backends.cudnn, "deterministic"),
-    (torch.backends.cudnn, "benchmark"),
-    (torch.backends.cudnn, "allow_tf32"),
-    (torch.backends.cuda.matmul, "allow_tf32"),
-]
 
 
 class NeuronTrainerMixin:
@@ -198,8 +192,7 @@ def untouched(root: Any) -> Iterator[None]:
     """A scope after which nothing of the training is left behind but the trained numbers.
 
     Restored: the global random generators, modes, hooks, gradients, `use_cache`, activation checkpointing, attributes
-    that accelerate gave the model, transformers' verbosity, torch's switches for determinism and TF32, and the
-    environment variables.
+    that accelerate gave the model, transformers' verbosity, and the environment variables.
     """
     modes = [(m, m.training) for m in root.modules()]
     # by name: FSDP puts other parameters in the place of these, which nothing may keep alive
@@ -207,11 +200,6 @@ def untouched(root: Any) -> Iterator[None]:
     attributes, use_cache = dict(vars(root)), getattr(root.config, "use_cache", None)
     verbosity, has_checkpointing = logging.get_verbosity(), _is_checkpointing(root)
     generators, environment = (random.getstate(), np.random.get_state()), dict(os.environ)  # noqa: NPY002
-    is_strict, only_warns = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    switches = [(place, name, getattr(place, name)) for place, name in SWITCHES]
     try:
         with torch.random.fork_rng():
             yield
@@ -221,9 +209,6 @@ def untouched(root: Any) -> Iterator[None]:
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
-        torch.use_deterministic_algorithms(is_strict, warn_only=only_warns)
-        for place, name, value in switches:
-            setattr(place, name, value)
         logging.set_verbosity(verbosity)
         if _is_checkpointing(root) and not has_checkpointing:
             _stop_checkpointing(root)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroscope import distributed, files
-from neuroscope.errors import FileError, ModelError
+from neuroscope.errors import FileError, ModelError, public
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, require_parameters, resolve
 from neuroscope.training.checkpoint import refuse_loras, save_checkpoint
@@ -27,10 +27,11 @@ class WholeModel:
     the trained weights, after `unmerge` the base's, to the bit. It takes memory for a second copy of the weights.
 
     Raises:
-        ModelError: a TransformerBridge, a compiled model, one with parameters that cannot have gradients, or one with an
-            adapter on it.
+        ModelError: a TransformerBridge, a compiled model, one with an adapter on it, or with parameters that cannot
+            have gradients.
     """
 
+    @public
     def __init__(self, model: Any, *, manifest: Mapping[str, Any] | None = None) -> None:
         self.model: Model = resolve(model)
         require_parameters(self.model, f"train {self.model.name}")

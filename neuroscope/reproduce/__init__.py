@@ -10,30 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
 from neuroscope.errors import ArgumentError, choose, public
-from neuroscope.evidence import Deactivation
 from neuroscope.experiments import EXPERIMENTS
-from neuroscope.experiments.continual_learning import beside_published, in_words
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import Model, resolve
-from neuroscope.overlap import OverlapSweep
 from neuroscope.pipeline import PASS, Progress, cached_scores, save_tables
 from neuroscope.report import Section, write_report
+from neuroscope.reproduce.shown import provisos, shown
 from neuroscope.tasks import Task, load_tasks
+from neuroscope.training.finetuning import RECIPE
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from neuroscope.results import Result
 
-Tables = dict[str, "pd.DataFrame"]
-UNTRAINED = ("T1", "T8")  # the bundled model's own tasks will do; training needs tasks that it does not know
-ALPHA = 0.05
+OWN = ("T1", "T8")  # the bundled model's own tasks will do; training needs tasks that it does not know
+UNMASKED = ("T5",)  # finds its neurons on the way; those of ZZC24 need none
+STEPS, EXAMPLES = 20, 128  # of every model tuned for ZZC24, and test examples per task, where none are given
+HELD_OUT = 2  # tasks that ZZC24's multi-task model has not learnt, where none are named
 CAPTIONS = {
     "summary": "Summary",
     "trend": "Trend over all runs",
     "published": "Average accuracy beside Table 5 of Leng & Xiong 2025 (Llama-2-7b), in %",
     "metrics": "By run",
     "overlap": "Overlap of pairs",
+    "pairs": "What was correlated",
 }  # of the tables that are shown
 
 
@@ -109,10 +108,29 @@ def _continual(bench: Bench, run: Callable[..., Any]) -> Result:
     )
 
 
+def _depth(bench: Bench, run: Callable[..., Any]) -> Result:
+    rest = {name: value for name, value in bench.shared.items() if name != "seeds"}
+    return run(bench.model, bench.masks, bench.tasks, output=bench.out / "adapters", **rest)
+
+
+def _transfer(bench: Bench, run: Callable[..., Any]) -> Result:
+    return run(bench.model, bench.masks, bench.tasks, output=bench.out / "adapters", **bench.shared)
+
+
+def _layers(bench: Bench, run: Callable[..., Any]) -> Result:
+    given = bench.settings
+    length = {"epochs": given["epochs"]} if given["steps"] is None else {"steps": given["steps"]}
+    recipe = {**length, "lr": given.get("lr", RECIPE["lr"])}
+    n = EXAMPLES if bench.settings["n"] is None else bench.settings["n"]
+    folder, more = bench.out / "mossa", {"n": n, "progress": bench.progress}
+    return run(bench.model, bench.tasks, held_out=list(bench.test), recipe=recipe, output=folder, **more)
+
+
 # how each experiment is called
 CALLS: dict[str, Callable[[Bench, Callable[..., Any]], Any]] = {
     "T1": _deactivation, "T2": _masked, "F2": _sweep, "F5": _masked, "F6": _sweep, "T5": _continual, "T8": _overlaps,
-    "T9": _controlled,
+    "T9": _controlled, "F3": _depth, "T4": _transfer,
+    **dict.fromkeys((name for name in EXPERIMENTS if name.startswith("Z-")), _layers),
 }  # fmt: skip
 
 
@@ -129,7 +147,7 @@ def reproduce(
     examples: int | None = 256,
     n: int | None = None,
     steps: int | None = None,
-    epochs: float = 3,
+    epochs: float | None = None,
     lr: float | None = None,
     methods: Sequence[str] | None = None,
     progress: Progress | None = None,
@@ -142,15 +160,17 @@ def reproduce(
         experiment: its id, such as "T2".
         model: anything that can be opened.
         tasks: as in `run`; None: "mini" for what trains nothing, otherwise "mini-sequence", five tasks that the bundled
-            model does not know.
-        test: names of tasks that are only measured (F2, F6), or whose neurons are counted (T9); None: the last one.
+            model does not know ("mini" too for the figures of ZZC24, Z-F1 to Z-F7).
+        test: names of tasks that are only measured (F2, F6), whose neurons are counted (T9), or that the multi-task
+            model has not learnt (Z-F1 to Z-F7); None: the last one, for ZZC24 the last two.
         out: folder to write into.
         k: share of all neurons in a task's mask.
-        seeds: random masks and trainings of each kind; for T5, training seeds.
+        seeds: random masks and trainings of each kind; for T5, training seeds. F3 and ZZC24 train once.
         examples: discovery examples per task, on which neurons are found.
-        n: test examples per task (None: all).
-        steps, epochs: of every training.
-        lr: peak learning rate of every training; None: 3e-3, and for T5 the best of each method's own grid.
+        n: test examples per task (None: all; for ZZC24 the first 128).
+        steps, epochs: of every training; if both are None, 3 epochs, and for ZZC24 20 steps.
+        lr: peak learning rate of every training; None: 3e-3, for T5 the best of each method's own grid, for ZZC24
+            (which tunes the whole model) 3e-4.
         methods: of continual learning (T5); None: all.
         progress: called as `progress(iterable, desc=)`; `tqdm` fits.
 
@@ -158,32 +178,36 @@ def reproduce(
         Path of the report.
     """
     run, about = EXPERIMENTS[choose(experiment, EXPERIMENTS, "experiment")]
+    is_layers = experiment.startswith("Z-")
     if tasks is None:
-        tasks = "mini" if experiment in UNTRAINED else "mini-sequence"
+        tasks = "mini" if experiment in OWN or is_layers else "mini-sequence"
     tasks = dict(tasks) if isinstance(tasks, Mapping) else load_tasks(tasks)
-    named = list(tasks)[-1:] if test is None else list(test)
+    named = list(tasks)[-min(HELD_OUT, len(tasks) - 1) if is_layers else -1 :] if test is None else list(test)
     for name in named:
         choose(name, tasks, "task")
-    if experiment in ("F2", "F6", "T9") and len(set(named)) >= len(tasks):
+    if (experiment in ("F2", "F6", "T9") or is_layers) and (len(set(named)) >= len(tasks) or len(tasks) < 2):
         raise ArgumentError(f"reproduce({experiment!r})", f"no task to train on beside {named}", "give more tasks")
     model, out = resolve(model), Path(out)
     found: dict[str, Scores] = {}
-    if experiment != "T5":  # which finds its neurons on the way
+    if not is_layers and experiment not in UNMASKED:
         how = {"method": "grad-x-act", "objective": "loss", "unit": "hidden", "examples": examples}
         found = cached_scores(model, tasks, out / "scores", PASS, progress, how)
-    settings = {"steps": steps, "epochs": epochs, "n": n} | ({} if lr is None else {"lr": lr})
+    if is_layers and steps is None and epochs is None:
+        steps = STEPS
+    settings = {"steps": steps, "epochs": 3 if epochs is None else epochs, "n": n} | ({} if lr is None else {"lr": lr})
     masks = {name: scores.top(k) for name, scores in found.items()}
     journal = files.Journal(out / "journal.jsonl")
     bench = Bench(model, tasks, named, found, masks, k, seeds, examples, settings, methods, journal, out, progress)
     result = CALLS[experiment](bench, run)
-    text, drawn, tables = _shown(result)
+    text, drawn, tables = shown(result)
     save_tables({f"{experiment}_{name}": frame for name, frame in tables.items()}, out / "tables")
     name = Path(model.name).name
-    cited = f"{experiment} of Leng & Xiong 2025: {about}."
+    source = "Zhao, Ziser & Cohen 2024" if is_layers else "Leng & Xiong 2025"
+    cited = f"{experiment.removeprefix('Z-')} of {source}: {about}."
     return write_report(
         out / "report.html",
         title=f"{experiment} on {name}",
-        intro=f"{cited} Model `{name}`, tasks {', '.join(tasks)}. {_provisos(result)}",
+        intro=f"{cited} Model `{name}`, tasks {', '.join(tasks)}. {provisos(result)}",
         sections=[
             Section(
                 about[0].upper() + about[1:],
@@ -194,67 +218,3 @@ def reproduce(
         ],
         manifest={**result.manifest, "k": k, "examples": examples},
     )
-
-
-def _shown(result: Any) -> tuple[str, list[Any], Tables]:
-    """A result's text, figures and tables."""
-    if isinstance(result, Deactivation):
-        return _deactivated(result), [result.figure()], {"summary": result.summary(), "runs": result.to_frame()}
-    if isinstance(result, OverlapSweep):
-        return _overlapping(result), [result.figure()], {"overlap": result.to_frame()}
-    tables: Tables = {"summary": result.summary(), "runs": result.to_frame()}
-    if hasattr(result, "trend"):
-        tables["trend"] = result.trend()
-    if not hasattr(result, "methods"):
-        return result.in_words(), [result.figure()], tables
-    tables["metrics"] = result.metrics()
-    published = beside_published(result)
-    if published is not None:
-        tables["published"] = published
-    staged = result.metrics()["retention"].notna().any()
-    return in_words(result), [result.figure(), *([result.retention_figure()] if staged else [])], tables
-
-
-def _deactivated(result: Deactivation) -> str:
-    summary = result.summary()
-    total = summary[summary["name"] == "mean (all)"].iloc[0]
-    tests = summary[summary["q"].notna()]
-    hurt = tests[(tests["q"] < ALPHA) & (tests["off"] < tests["random-layer"])]
-    rest = [name for name in tests["name"] if name not in set(hurt["name"])]
-    lines = [
-        f"- The mean score goes from {total['original']:.1%} to **{total['off']:.1%}** with the task's own neurons "
-        f"off, to {total['random-layer']:.1%} with random ones of the same layers, to {total['random-uniform']:.1%} "
-        "with random ones of the whole model.",
-        f"- The own neurons break more than random ones of the same layers (q < {ALPHA}) in **{len(hurt)} of "
-        f"{len(tests)}** tasks.",
-    ]
-    if rest:
-        lines.append(f"- **A negative**: this was not shown in {', '.join(rest)}.")
-    return "\n".join(lines)
-
-
-def _overlapping(result: OverlapSweep) -> str:
-    means = result.table.groupby("k")[["jaccard", "chance_layer"]].mean()
-    lines = [
-        f"- k = {k:.0%}: mean Jaccard **{row['jaccard']:.2f}**, by chance in the same layers {row['chance_layer']:.2f}."
-        for k, row in means.iterrows()
-    ]
-    below = [
-        f"{r['a']} | {r['b']} at {r['k']:.0%}"
-        for r in result.table.to_dict("records")
-        if r["jaccard"] <= r["chance_layer"]
-    ]
-    if below:
-        lines.append(f"- **A negative**: {len(below)} of {len(result.table)} pairs overlap no more than by chance.")
-    return "\n".join(lines)
-
-
-def _provisos(result: Any) -> str:
-    """What a reader must know before reading a number."""
-    seen = result.manifest.get("seen", 0)
-    said = "Neurons were found on discovery examples."
-    if not isinstance(result, OverlapSweep):
-        said += " Scores are on test examples."
-    if seen:
-        said += f" **{seen}** of the test prompts are training prompts as well: those were not held out."
-    return said

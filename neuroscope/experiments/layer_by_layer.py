@@ -1,0 +1,328 @@
+"""Where do tasks part inside a model? The figures of Zhao, Ziser & Cohen 2024 ("Layer by Layer"; ZZC24), in words too.
+
+One run of `mossa` is behind all of them: a control model per task, and a multi-task model that has not learnt the tasks
+held out. Every figure has a level by chance beside it:
+
+- Z-F1, the layers in segments: the same curve with its layers shuffled (segmentation.py).
+- Z-F2, CKA with the control models: the examples shuffled.
+- Z-F3, the same by cluster: the clusters' names shuffled over the tasks.
+- Z-F4, t-SNE maps: in the representation itself, whether the nearest examples of other tasks are of the same cluster,
+  beside the clusters' names shuffled over the tasks. A map alone proves no cluster.
+- Z-F5, principal components: the same activations with every feature shuffled by itself (Horn 1965, parallel analysis).
+- Z-F7, tasks held out: every other choice of as many tasks to hold out.
+
+Z-F1 to Z-F3 are of the tasks that the multi-task model has learnt, the others of all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroscope import explorers, figures
+from neuroscope.errors import ArgumentError, choose, public
+from neuroscope.experiments.chance import (
+    DRAWS,
+    NEAREST,
+    PER_TASK,
+    SHUFFLED,
+    choices,
+    neighbours,
+    orders,
+    p_value,
+    shuffled_dimensions,
+    spread,
+)
+from neuroscope.mossa import Mossa, mossa
+from neuroscope.mossa.result import ALL, MULTI, PRE
+from neuroscope.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Made = tuple[list[str], list[Any], Any, dict[str, Any]]  # sentences, figures, table, for the manifest
+ALPHA = 0.05
+FLAT = 0.02  # of CKA: medians that differ by less are called flat
+NEGATIVE = "**A negative**: "
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LayerByLayer(Result):
+    """One figure of ZZC24: its numbers (`table`), the figures, and what they show and do not show (`in_words`)."""
+
+    drawn: list[Any] = dataclasses.field(default_factory=list)
+
+    def summary(self) -> pd.DataFrame:
+        """The numbers behind the words."""
+        return self.table
+
+    def figure(self) -> go.Figure:
+        """The first of `drawn`.
+
+        Raises:
+            ArgumentError: a result that was loaded from a file, which has no figures.
+        """
+        if not self.drawn:
+            raise ArgumentError("the figure", "a result without figures, loaded from a file", "run it again")
+        return self.drawn[0]
+
+    def in_words(self) -> str:
+        """Text with `**bold**` and lists; failures are stated."""
+        return str(self.manifest["words"])
+
+
+@public
+def layer_by_layer(
+    model: Any,
+    tasks: Any,
+    which: str = "Z-F2",
+    *,
+    tuned: Any = "train",
+    held_out: Sequence[str] = (),
+    null: int = 100,
+    seed: int = 0,
+    **settings: Any,
+) -> LayerByLayer:
+    """One figure of ZZC24 on a model and tasks, with its level by chance and in words.
+
+    Args:
+        model: the pre-trained model.
+        tasks: two or more; their family is their cluster.
+        which: "Z-F1", "Z-F2", "Z-F3", "Z-F4", "Z-F5" or "Z-F7".
+        tuned: the multi-task model, or "train" to make it of the tasks that are not held out.
+        held_out: names of the tasks that it has not learnt; needed for Z-F7.
+        null: permutations of the examples for the band of CKA.
+        seed: of everything that is shuffled.
+        settings: further ones of `mossa`. With the same `output`, all figures share one run.
+
+    Returns:
+        `LayerByLayer`.
+
+    Raises:
+        ArgumentError: an unknown figure, or nothing held out for Z-F7; and as `mossa`.
+    """
+    choose(which, FIGURES, "figure")
+    if which == "Z-F7" and not held_out:
+        raise ArgumentError("Z-F7", "no task held out", "give held_out=[names], and a model that has not learnt them")
+    found = mossa(model, tuned, tasks, held_out=held_out, null=null, seed=seed, **settings)
+    return layer_figure(found, which, seed=seed)
+
+
+@public
+def layer_figure(found: Mossa, which: str, *, seed: int = 0) -> LayerByLayer:
+    """One figure of ZZC24 of a finished `mossa`, with its level by chance and in words; as `layer_by_layer`."""
+    sentences, drawn, table, about = FIGURES[choose(which, FIGURES, "figure")](found, seed)
+    words = "\n".join(f"- {sentence}" for sentence in sentences)
+    return LayerByLayer(table, {**found.manifest, **about, "figure": which, "words": words}, drawn)
+
+
+def learnt(found: Mossa) -> Mossa:
+    """The same without the tasks held out."""
+    out = set(found.manifest["held_out"])
+    families = {t: f for t, f in found.manifest["families"].items() if t not in out}
+    table = found.table[~found.table["task"].isin(out)].reset_index(drop=True)
+    return dataclasses.replace(found, table=table, manifest=found.manifest | {"families": families})
+
+
+def _segments(found: Mossa, seed: int) -> Made:
+    found = learnt(found)
+    sentences, drawn, tables = [], [], []
+    for model in found.models:
+        layers = int(np.isfinite(found.values("cka", model).to_numpy(dtype=float)).all(0).sum())
+        if layers < 3:
+            raise ArgumentError("Z-F1, the layers in segments", f"{layers} layers with a value", "give a deeper model")
+        small = layers < 6  # then segments of two layers leave no choice
+        cut = found.segments(model, boundaries=2 if not small else 1, min_size=1 if small else 2, seed=seed)
+        said = f"{model[0].upper()}{model[1:]} model: {cut.sentence()[0].lower()}{cut.sentence()[1:]}"
+        if cut.clear:
+            sentences.append(said)
+        else:
+            few = (
+                f" {layers} layers have only {math.factorial(layers)} orders, and were looked at for one boundary: "
+                "that none is clear says little of a deeper model."
+            )
+            sentences.append(NEGATIVE + said + (few if small else ""))
+        drawn.append(cut.figure())
+        tables.append(cut.to_frame().assign(model=model, clear=cut.clear, p=cut.manifest["p"]))
+    return sentences, drawn, _stacked(tables), {}
+
+
+def _boxes(found: Mossa, seed: int) -> Made:
+    found = learnt(found)
+    sentences = [found.sentence("Z-F2"), *_flat(found)]
+    wide = {model: found.values("cka", model).mean(axis=1) for model in found.models}
+    if len(wide) == 2 and not (wide[MULTI] - wide[PRE]).mean() > 0:
+        sentences.append(
+            f"{NEGATIVE}having learnt the tasks together did not bring the multi-task model nearer to the models tuned "
+            "on one task."
+        )
+    rows = found.table[(found.table["measure"] == "cka") & found.table["value"].notna()]
+    inside = rows[rows["value"] <= rows["high"]]
+    if len(inside):
+        sentences.append(
+            f"{NEGATIVE}{len(inside)} of {len(rows)} values are no higher than those of shuffled examples."
+        )
+    columns = {"median": "median", "lowest": "min", "highest": "max"}
+    table = rows.groupby(["model", "layer"], sort=False)["value"].agg(**columns)
+    band = rows.groupby(["model", "layer"], sort=False)[["low", "high"]].mean()
+    return sentences, [found.figure()], table.join(band).reset_index(), {}
+
+
+def _flat(found: Mossa) -> Iterator[str]:
+    for model in found.models:
+        medians = found.values("cka", model).median()
+        across = float(medians.max() - medians.min())
+        if across < FLAT:
+            yield (
+                f"{NEGATIVE}the {model} model's medians differ by {across:.3f} over the layers: a curve so flat shows "
+                "no layer where tasks part."
+            )
+
+
+def _clusters(found: Mossa, seed: int) -> Made:
+    found = learnt(found)
+    sentences, rows = [found.sentence("Z-F3")], []
+    families = found.manifest["families"]
+    for model in found.models:
+        means = found.values("cka", model).mean(axis=1)
+        names = np.array([families[task] for task in means.index])
+        own = spread(means.to_numpy(), names)
+        drawn = [spread(means.to_numpy(), order) for order in orders(names, seed)]
+        for cluster in dict.fromkeys(names):
+            rows.append({"model": model, "cluster": cluster, "cka": means[names == cluster].mean()})
+        if len(set(names)) < 2 or len(set(names)) == len(names):
+            sentences.append(
+                f"{NEGATIVE}with {len(set(names))} clusters of {len(names)} tasks nothing can be shuffled."
+            )
+            continue
+        p, (low, high) = p_value(own, drawn), np.quantile(drawn, (0.025, 0.975))
+        said = (
+            f"the {model} model's clusters lie {own:.4f} apart (standard deviation of their means); with their names "
+            f"shuffled over the tasks, 95 % lie {low:.4f} to {high:.4f} apart (p = {p:.2g})."
+        )
+        sentences.append(said[0].upper() + said[1:] if p <= ALPHA else NEGATIVE + said)
+    return sentences, [found.clusters()], _frame(rows), {}
+
+
+def _maps(found: Mossa, seed: int) -> Made:
+    model = found.models[-1]
+    drawn = [found.map(model, n=PER_TASK, seed=seed).figure()]
+    families, rows = found.manifest["families"], []
+    curves: dict[str, Any] = {}
+    for label in found.models:
+        rows += [{"model": label, **row} for row in neighbours(found.representations[label], families, seed)]
+    table = _frame(rows)
+    sentences = ["A t-SNE map shows who is near whom; sizes of clusters and distances between them mean nothing."]
+    for label, own in table.groupby("model", sort=False):
+        made = own[own["value"].notna()]
+        if made.empty:
+            sentences.append(f"{NEGATIVE}of the {label} model nothing can be said: {own['reason'].iloc[0]}.")
+            continue
+        curves[str(label)] = (own["layer"].tolist(), tuple(own[c].tolist() for c in ("value", "low", "high")))
+        best, above = made.loc[made["value"].idxmax()], made[made["p"] <= ALPHA]
+        sentences.append(
+            f"In the {label} model's representations, of the {NEAREST} nearest examples of other tasks up to "
+            f"{best['value']:.0%} are of the example's own cluster (layer {best['layer']}); with the clusters' names "
+            f"shuffled over the tasks, 95 % of the shares there are {best['low']:.0%} to {best['high']:.0%}. Beyond "
+            f"chance (p <= {ALPHA}, not corrected) in layers "
+            f"{', '.join(map(str, above['layer'])) or 'none'} of {len(made)}."
+        )
+        rest = made[made["p"] > ALPHA]["layer"]
+        if len(rest):
+            named = ", ".join(map(str, rest))
+            sentences.append(f"{NEGATIVE}in layers {named} of the {label} model clusters do not stand together.")
+    gaps = table[table["value"].isna()]["layer"].unique().tolist()
+    if gaps and curves:
+        sentences.append(f"Layers without a value: {', '.join(map(str, gaps))} ({table['reason'].max()}).")
+    if curves:
+        drawn.append(
+            figures.curves_with_band(
+                curves, title="Do clusters of tasks stand together?", x_label="layer",
+                y_label=f"share of the {NEAREST} nearest of other tasks",
+                subtitle="shaded: 95 % with the clusters' names shuffled over the tasks",
+            )
+        )  # fmt: skip
+    sentences.append("Tasks of a cluster have alike prompts: standing together need not be more than that.")
+    return sentences, drawn, table, {"neighbours": NEAREST, "per_task": PER_TASK, "draws": DRAWS}
+
+
+def _dimensions(found: Mossa, seed: int) -> Made:
+    sentences, rows = [found.sentence("Z-F5")], []
+    curves: dict[str, Any] = {}
+    share, layers = found.manifest["share"], ["emb", *found.manifest["layers"][1:]]
+    for model in found.models:
+        wide = found.values("dimension", model)
+        pooled = wide.loc[ALL if ALL in wide.index else wide.index[0]].to_numpy(dtype=float)
+        low, high = shuffled_dimensions(found.representations[model], share, seed)
+        about = {"model": model, "value": pooled, "shuffled_low": low, "shuffled_high": high}
+        rows.append(_frame({"layer": range(len(pooled)), **about}))
+        curves[model] = (pooled, None, None)
+        curves[f"{model}, features shuffled"] = ((low + high) / 2, low, high)
+        made = np.isfinite(pooled) & np.isfinite(low)
+        fewer = made & (pooled < low)
+        said = (
+            f"with every feature shuffled by itself the {model} model's representations would take "
+            f"{np.nanmin(low, initial=np.inf):.0f} to {np.nanmax(high, initial=-np.inf):.0f} components: the real ones "
+            f"take fewer in {int(fewer.sum())} of {int(made.sum())} layers."
+        )
+        every = fewer.sum() == made.sum() and made.any()
+        sentences.append(said[0].upper() + said[1:] if every else NEGATIVE + said)
+    thin = {m: found.values("dimension", m).drop(index=ALL, errors="ignore") for m in found.models}
+    figure = explorers.layer_curves(
+        curves, layers, title="Dimensions of the representations",
+        subtitle="thick: all tasks together, thin: one task's examples; shuffled: every feature by itself",
+        y_label=f"components for {100 * share:g} % of the variance",
+        tasks={m: {str(t): row.tolist() for t, row in table.iterrows()} for m, table in thin.items()},
+        groups=found.manifest["families"],
+    )  # fmt: skip
+    return sentences, [figure], _stacked(rows), {"shuffled": SHUFFLED}
+
+
+def _held_out(found: Mossa, seed: int) -> Made:
+    sentences = [found.sentence("Z-F7")]
+    wide = _frame({model: found.values("cka", model).mean(axis=1) for model in found.models})
+    out = wide.index.isin(found.manifest["held_out"])
+    table = wide.assign(held_out=out).rename_axis("task").reset_index()
+    if MULTI not in wide:
+        return (
+            [*sentences, f"{NEGATIVE}without a multi-task model nothing was held out."],
+            [found.held_out()],
+            table,
+            {},
+        )
+    table["difference"] = difference = (wide[MULTI] - wide[PRE]).to_numpy()
+    own = float(difference[~out].mean() - difference[out].mean())
+    drawn = choices(difference, int(out.sum()), seed)
+    p, (low, high) = float(np.mean(np.abs(drawn) >= abs(own) - 1e-12)), np.quantile(drawn, (0.025, 0.975))
+    said = (
+        f"training on the other tasks moved the multi-task model by {difference[~out].mean():+.4f} CKA towards the "
+        f"control models on tasks it learnt, by {difference[out].mean():+.4f} on tasks held out: {own:+.4f} apart, "
+        f"where 95 % of the {len(drawn)} choices of {int(out.sum())} tasks to hold out give {low:+.4f} to {high:+.4f} "
+        f"(p = {p:.2g})."
+    )
+    good = p <= ALPHA and own > 0
+    sentences.append(said[0].upper() + said[1:] if good else f"{NEGATIVE}{said}")
+    return sentences, [found.held_out()], table, {}
+
+
+def _frame(rows: Any) -> pd.DataFrame:
+    import pandas as pd  # heavy: only for tables
+
+    return pd.DataFrame(rows)
+
+
+def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd  # heavy: only for tables
+
+    return pd.concat(tables, ignore_index=True)
+
+
+# figure -> (finished mossa, seed) -> what it shows
+FIGURES: dict[str, Callable[[Mossa, int], Made]] = {
+    "Z-F1": _segments, "Z-F2": _boxes, "Z-F3": _clusters, "Z-F4": _maps, "Z-F5": _dimensions, "Z-F7": _held_out,
+}  # fmt: skip

@@ -1,0 +1,449 @@
+"""F3, T4 and the figures of ZZC24: one call each, numbers equal the direct calls, levels by chance, negatives said."""
+
+import dataclasses
+import itertools
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from conftest import tiny_model
+from state import unchanged
+from test_experiments import RECIPE, TASKS, never, reviews
+from test_pipeline import small_model
+
+from neuroscope.attribution import attribute
+from neuroscope.correlation import correlate
+from neuroscope.errors import ArgumentError
+from neuroscope.experiments import (
+    EXPERIMENTS,
+    LayerByLayer,
+    ParameterDepth,
+    ParameterTransfer,
+    chance,
+    cross_training,
+    layer_by_layer,
+    parameter_depth,
+    parameter_transfer,
+    trials,
+)
+from neuroscope.experiments.layer_by_layer import FIGURES, NEGATIVE, layer_figure
+from neuroscope.experiments.parameter_transfer import joined
+from neuroscope.files import Journal
+from neuroscope.models import load
+from neuroscope.mossa import Mossa, mossa
+from neuroscope.mossa.result import ALL, MULTI, PRE
+from neuroscope.parameters import parameter_similarity
+from neuroscope.parameters.result import ALL as PAIRS
+from neuroscope.representations import Representations
+from neuroscope.reproduce import CALLS, HELD_OUT, STEPS, reproduce
+from neuroscope.similarity import variance_dimension
+from neuroscope.tasks import load_tasks
+from neuroscope.tasks.mini import mini_tokenizer
+from neuroscope.training import finetune
+
+DEPTH = [name for name in EXPERIMENTS if name in ("F3", "T4") or name.startswith("Z-")]
+FOUR = {**TASKS, "late": reviews("late", ("a", "the"), 3, family="turned")}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def masks(model):
+    return {name: s.top(0.2) for name, s in attribute(model, FOUR).items()}
+
+
+@pytest.fixture(scope="module")
+def journal():
+    return Journal()
+
+
+# --- F3
+
+
+def test_depth_is_parameter_similarity_of_models_trained_by_hand(model, masks):
+    with unchanged(model.root):
+        found = parameter_depth(model, masks, FOUR, controls=4, seed=3, **RECIPE)
+    assert isinstance(found, ParameterDepth)
+    for name in masks:
+        adapter = finetune(model, FOUR[name], masks[name], seed=3, **RECIPE)
+        adapter.merge()
+        alone = parameter_similarity({name: model}, masks, controls=4, seed=3).table
+        adapter.unmerge()
+        adapter.detach()
+        rows = found.table[found.table["a"] == name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, alone)
+    means = found.table.groupby("layer")["value"].mean()
+    np.testing.assert_allclose(found.summary()["value"], means)
+    before = parameter_similarity(model, masks, controls=0).by_layer()
+    np.testing.assert_allclose(found.summary()["untrained"], before[before["task"] == PAIRS]["value"])
+    assert not np.allclose(found.summary()["untrained"], found.summary()["value"])
+    dotted = found.figure().data[-1]
+    assert "before training" in dotted.name
+    np.testing.assert_allclose(dotted.y, found.summary()["untrained"])
+
+
+def test_depth_of_the_one_model_given_trains_nothing(model, masks, monkeypatch):
+    monkeypatch.setattr(trials, "finetune", never)
+    found = parameter_depth(model, masks, controls=4)
+    pd.testing.assert_frame_equal(found.table, parameter_similarity(model, masks, controls=4).table)
+    assert found.summary()["untrained"].isna().all() and "inside the model given" in found.in_words()
+    assert "before training" not in [trace.name for trace in found.figure().data]
+
+
+def test_trained_adapters_are_kept_and_read(model, masks, tmp_path, monkeypatch):
+    two = {name: masks[name] for name in ("yes", "turned")}
+    first = parameter_depth(model, two, TASKS, controls=2, output=tmp_path, **RECIPE)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    with pytest.raises(AssertionError):  # another recipe is another training
+        monkeypatch.setattr(trials, "finetune", never)
+        parameter_depth(model, two, TASKS, controls=2, output=tmp_path, **RECIPE | {"lr": 0.01})
+    again = parameter_depth(model, two, TASKS, controls=2, output=tmp_path, **RECIPE)
+    pd.testing.assert_frame_equal(first.table, again.table)
+
+
+def test_the_base_is_put_back_after_an_error(model, masks, monkeypatch):
+    real, calls = trials.finetune, []
+
+    def fails(*args, **settings):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **settings)
+
+    monkeypatch.setattr(trials, "finetune", fails)
+    with unchanged(model.root), pytest.raises(KeyboardInterrupt):
+        parameter_depth(model, masks, FOUR, controls=2, **RECIPE)
+
+
+def test_words_of_depth_follow_the_numbers(model, masks):
+    found = parameter_depth(model, masks, FOUR, controls=20, **RECIPE)
+    rows = found.summary()
+
+    def said(**columns):
+        """The words, had the means over all pairs been these."""
+        curves = {k: list(v) for k, v in found.manifest["by_layer"]["value"]["tasks"].items()}
+        untrained = list(columns.pop("untrained", found.manifest["untrained"]))
+        at = [i for i, task in enumerate(curves["task"]) if task == PAIRS]
+        for name, values in columns.items():
+            for i, value in zip(at, values, strict=True):
+                curves[name][i] = value
+        by_layer = {"value": found.manifest["by_layer"]["value"] | {"tasks": curves}}
+        manifest = found.manifest | {"by_layer": by_layer, "untrained": untrained}
+        return dataclasses.replace(found, manifest=manifest).in_words()
+
+    assert len(rows) == 2
+    band = {"low": [0.1, 0.1], "high": [0.2, 0.2]}
+    good = said(value=[0.5, 0.7], untrained=[0.3, 0.7], **band)
+    assert "**0.600** (mean over 2 layers and 12 pairs): highest in layer 1 (0.700), lowest in layer 0" in good
+    assert "**2 of 2** layers" in good and "at most +0.2000 (layer 0)." in good and "A negative" not in good
+    assert "0.150 (middle of the band of 20 draws)" in good
+    bad = said(value=[0.15, 0.7], untrained=[0.15, 0.69], **band)
+    assert "**1 of 2** layers" in bad and "in layers 0 the tasks' neurons are no more alike than random" in bad
+    assert "**A negative**: training the neurons changed the mean by at most +0.0100 (layer 1) only" in bad
+    none = said(value=[None, None], **band)
+    assert none.startswith("- **A negative**: in no layer")
+
+
+# --- T4
+
+
+def test_transfer_is_correlate_of_depth_and_cross_training(model, masks, journal, tmp_path):
+    with unchanged(model.root):
+        kept = {"output": tmp_path, "controls": 2}
+        found = parameter_transfer(model, masks, FOUR, seeds=2, journal=journal, **kept, **RECIPE)
+    assert isinstance(found, ParameterTransfer)
+    alike = parameter_depth(model, masks, FOUR, **kept, **RECIPE)
+    scores = cross_training(model, masks, FOUR, seeds=2, journal=journal, **RECIPE)
+    for view, direct in (
+        ("all", correlate(alike, scores)),
+        ("layer", correlate(alike, scores, by="layer")),
+        ("control", correlate(alike, scores.table[["source", "target"]].assign(score=scores.table["control"]))),
+    ):
+        pd.testing.assert_frame_equal(found.view(view).table, direct.table, check_dtype=False)
+    cells = found.cells()
+    assert len(cells) == 12 and (cells["source"] != cells["target"]).all()
+    row = cells.query("source == 'yes' and target == 'late'").iloc[0]
+    assert row["score"] == scores.matrix.loc["yes", "late"]
+    assert row["similarity"] == alike.table.query("a == 'yes' and b == 'late'")["value"].mean()
+    assert sum(len(t.x) for t in found.pairs_figure().data) == 12
+    assert {t.name for t in found.pairs_figure().data} == set(FOUR)
+    assert len(found.figure().data) and len(found.layer_figure().data)
+    assert set(found.summary()["view"]) == {"all", "layer", "control"}
+
+
+def planted(model, masks, journal, score, control):
+    """T4 of a similarity that was made up, and of scores that follow it as told."""
+    names = ["a", "b", "c", "d", "e"]
+    rng = np.random.default_rng(0)
+    alike = {pair: rng.uniform() for pair in itertools.combinations(names, 2)}
+    rows = [
+        {"a": a, "b": b, "layer": layer, "value": alike.get((a, b), alike.get((b, a)))}
+        for a, b in itertools.permutations(names, 2)
+        for layer in range(2)
+    ]
+    depth = ParameterDepth(pd.DataFrame(rows), {})
+    cells = [
+        {"source": r["a"], "target": r["b"], "score": score(r["value"]), "control": control(r["value"])}
+        | {"zero_shot": 0.1}
+        for r in rows
+        if r["layer"] == 0
+    ]
+    return joined(depth, ParameterTransfer(pd.DataFrame(cells), {}))
+
+
+def test_words_of_transfer_follow_the_numbers(model, masks, journal):
+    rng = np.random.default_rng(1)
+    both = planted(model, masks, journal, lambda s: 0.5 * s, lambda s: 0.3 * s).in_words()
+    assert "- Over 20 pairs of 5 tasks, more similar tasks transfer better: r = 1.00" in both
+    assert "Similarity predicts both: what it predicts is how tasks' data transfer" in both
+    own = planted(model, masks, journal, lambda s: 0.5 * s, lambda s: rng.uniform()).in_words()
+    assert "The control" in own and "Similarity predicts both" not in own
+    noise = planted(model, masks, journal, lambda s: rng.uniform(), lambda s: 0.0)
+    assert "- **A negative**: over 20 pairs of 5 tasks, similarity does not predict transfer" in noise.in_words()
+    assert "control correlation is undefined (all scores are equal)" in noise.in_words()
+
+
+# --- ZZC24
+
+
+def made_up(values, families, held_out=(), layers=3, examples=12, multi=None):
+    """A `Mossa` whose CKA of task t is values[t], by layer; representations are random."""
+    rng = np.random.default_rng(0)
+    series = {PRE: values} | ({} if multi is None else {MULTI: multi})
+    names = list(values)
+    reps = {
+        m: Representations({t: rng.normal(size=(layers, examples, 6)) for t in names}, {}, families) for m in series
+    }
+    rows = []
+    for m, table in series.items():
+        about = [(t, families[t], layer, "cka", v, np.nan) for t in names for layer, v in enumerate(table[t])]
+        for t in [*names, ALL]:
+            for layer in range(layers):
+                x = np.concatenate([reps[m][u][layer] for u in (names if t == ALL else [t])])
+                about.append((t, families.get(t, ALL), layer, "dimension", variance_dimension(x), len(x) - 1))
+        for t, family, layer, measure, value, limit in about:
+            row = {"model": m, "task": t, "family": family, "held_out": t in held_out, "measure": measure}
+            row |= {"layer": layer, "value": value, "low": -0.1, "high": 0.1, "limit": limit, "reason": ""}
+            rows.append(row)
+    manifest = {"families": families, "held_out": list(held_out), "layers": ["embedding", "1", "2"], "share": 0.99}
+    return Mossa(pd.DataFrame(rows), manifest | {"debiased": True, "null": 5, "recipe": {}}, reps)
+
+
+SIX = {name: f"family {i // 2}" for i, name in enumerate("abcdef")}
+
+
+def test_clusters_beside_their_names_shuffled():
+    level = {"family 0": 0.2, "family 1": 0.5, "family 2": 0.9}
+    apart = {t: [level[f] + 0.01 * i] * 3 for i, (t, f) in enumerate(SIX.items())}
+    found = layer_figure(made_up(apart, SIX), "Z-F3")
+    assert NEGATIVE + "the pre-trained model's clusters" not in found.in_words()
+    means = found.table.set_index("cluster")["cka"]
+    assert means["family 1"] == pytest.approx(0.5 + 0.025) and "clusters lie 0.2" in found.in_words()
+    # the exact p: of the 15 ways to pair six tasks, one is as far apart
+    p = float(found.in_words().split("(p = ")[1].split(")")[0])
+    assert p == pytest.approx(1 / 15, abs=0.03)
+    mixed = {t: [0.5 + 0.1 * (i % 2)] * 3 for i, t in enumerate(SIX)}
+    assert (
+        NEGATIVE + "the pre-trained model's clusters lie 0.0000 apart"
+        in layer_figure(made_up(mixed, SIX), "Z-F3").in_words()
+    )
+    alone = layer_figure(made_up(apart, {t: t for t in SIX}), "Z-F3").in_words()
+    assert NEGATIVE + "with 6 clusters of 6 tasks nothing can be shuffled" in alone
+
+
+def test_held_out_beside_every_other_choice():
+    values = {t: [0.5] * 3 for t in SIX}
+    helped = {t: [0.5 + (0.2 + 0.001 * i if t not in "ef" else 0.0)] * 3 for i, t in enumerate(SIX)}
+    found = layer_figure(made_up(values, SIX, ["e", "f"], multi=helped), "Z-F7")
+    difference = np.array([np.mean(helped[t]) - 0.5 for t in SIX])
+    own = difference[:4].mean() - difference[4:].mean()
+    drawn = [
+        np.delete(difference, pair).mean() - difference[list(pair)].mean()
+        for pair in itertools.combinations(range(6), 2)
+    ]
+    np.testing.assert_allclose(sorted(chance.choices(difference, 2, 0)), sorted(drawn))
+    p = np.mean(np.abs(drawn) >= own - 1e-12)
+    assert p == pytest.approx(1 / 15)
+    assert f"{own:+.4f} apart, where 95 % of the 15 choices" in found.in_words() and "(p = 0.067)" in found.in_words()
+    assert NEGATIVE in found.in_words()  # one in fifteen is no finding
+    assert found.table.set_index("task")["held_out"].to_dict() == {t: t in "ef" for t in SIX}
+    assert NEGATIVE + "without a multi-task model" in layer_figure(made_up(values, SIX, ["e"]), "Z-F7").in_words()
+
+
+def test_boxes_say_what_is_flat_and_what_is_chance():
+    falling = {t: [0.9, 0.6, 0.3] for t in SIX}
+    good = layer_figure(made_up(falling, SIX, multi={t: [0.95, 0.8, 0.5] for t in SIX}), "Z-F2")
+    assert NEGATIVE not in good.in_words()
+    row = good.table.query("model == 'pre-trained' and layer == 2").iloc[0]
+    assert (row["median"], row["low"], row["high"]) == (0.3, -0.1, 0.1)
+    flat = {t: [0.99, 0.985, 0.05] if t == "a" else [0.99, 0.985, 0.98] for t in SIX}
+    bad = layer_figure(made_up(flat, SIX, multi={t: [0.9, 0.6, 0.3] for t in SIX}), "Z-F2").in_words()
+    assert NEGATIVE + "the pre-trained model's medians differ by 0.010" in bad
+    assert NEGATIVE + "1 of 36 values are no higher than those of shuffled examples" in bad
+    assert NEGATIVE + "having learnt the tasks together did not bring" in bad
+    held = layer_figure(made_up(falling, SIX, ["f"], multi=falling), "Z-F2")
+    assert "median of 5 tasks" in held.in_words()  # the sixth is not learnt
+
+
+def test_neighbours_of_other_tasks_by_hand():
+    rng = np.random.default_rng(0)
+    places = {"family 0": [5, 0, 0], "family 1": [0, 5, 0], "family 2": [0, 0, 5]}
+
+    def reps(spread):
+        arrays = {
+            t: np.stack([np.zeros((12, 3)), spread * rng.normal(size=(12, 3)) + places[f]]) for t, f in SIX.items()
+        }
+        return Representations(arrays, {}, SIX)
+
+    constant, near = chance.neighbours(reps(0.1), SIX)
+    assert np.isnan(constant["value"]) and constant["reason"] == "all examples are the same there"
+    assert near["value"] == 1.0  # ten of the twelve examples of the other task of the cluster
+    assert near["low"] < 0.3 < near["high"] and near["p"] == pytest.approx(1 / 15, abs=0.03)
+    far = chance.neighbours(reps(1000.0), SIX)[1]
+    assert far["low"] <= far["value"] <= far["high"] and far["p"] > 0.05
+    data = reps(1.0)
+    x = np.concatenate([data[t][1] for t in SIX])
+    x = x - x.mean(0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    owner = np.repeat(list(SIX), 12)
+    shares = []
+    for i, row in enumerate(x):
+        others = [j for j in range(len(x)) if owner[j] != owner[i]]
+        nearest = sorted(others, key=lambda j: -(row @ x[j]))[:10]
+        shares.append(np.mean([SIX[owner[j]] == SIX[owner[i]] for j in nearest]))
+    assert chance.neighbours(data, SIX)[1]["value"] == pytest.approx(np.mean(shares))
+    alone = chance.neighbours(data, {t: t for t in SIX})
+    assert {row["reason"] for row in alone} == {"6 clusters of 6 tasks"}
+
+
+def test_dimensions_beside_shuffled_features():
+    found = made_up({t: [0.5] * 3 for t in SIX}, SIX)
+    line = np.linspace(-1, 1, 12)[:, None] * np.ones(6)  # one direction: shuffled, six
+    reps = Representations({t: np.stack([line + i] * 3) for i, t in enumerate(SIX)}, {}, SIX)
+    thin = found.table["value"].where(found.table["measure"] != "dimension", 1.0)
+    flat = dataclasses.replace(found, table=found.table.assign(value=thin), representations={PRE: reps})
+    made = layer_figure(flat, "Z-F5")
+    assert NEGATIVE not in made.in_words() and "take fewer in 3 of 3 layers" in made.in_words()
+    assert made.table["value"].tolist() == [1, 1, 1] and (made.table["shuffled_low"] > 3).all()
+    assert NEGATIVE in layer_figure(found, "Z-F5").in_words()  # noise has no fewer than noise
+
+
+def test_segments_say_where_layers_are_too_few():
+    found = layer_figure(made_up({t: [0.9, 0.6, 0.3] for t in SIX}, SIX), "Z-F1")
+    assert NEGATIVE in found.in_words() and "3 layers have only 6 orders" in found.in_words()
+    with pytest.raises(ArgumentError, match="2 layers with a value"):
+        layer_figure(made_up({t: [np.nan, 0.6, 0.3] for t in SIX}, SIX), "Z-F1")
+
+
+def test_layer_by_layer_is_mossa(model):
+    recipe = {"steps": 2, "lr": 1e-2}
+    found = layer_by_layer(model, FOUR, "Z-F2", held_out=["late"], null=5, recipe=recipe)
+    direct = mossa(model, "train", FOUR, held_out=["late"], null=5, recipe=recipe)
+    assert isinstance(found, LayerByLayer)
+    rows = found.table.set_index(["model", "layer"])["median"]
+    for name in (PRE, MULTI):
+        medians = direct.values("cka", name).drop(index="late").median()
+        np.testing.assert_allclose(rows.loc[name], medians.dropna())
+    assert found.manifest["null"] == 5 and found.manifest["figure"] == "Z-F2"
+
+
+def test_figures_do_not_survive_a_file_but_words_do(tmp_path):
+    found = layer_figure(made_up({t: [0.9, 0.6, 0.3] for t in SIX}, SIX), "Z-F2")
+    again = LayerByLayer.load(found.save(tmp_path / "found.json"))
+    assert again.in_words() == found.in_words() and again.figure
+    with pytest.raises(ArgumentError, match="loaded from a file"):
+        again.figure()
+
+
+# --- reproduce
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("depth")
+
+
+@pytest.fixture(scope="module")
+def suite():
+    every = load_tasks("mini", train=8, discovery=8, test=8)
+    return {name: every[name] for name in list(every)[:6]}
+
+
+SAYS = {
+    "F3": ("masked cosine of two tasks", 1), "T4": ("The control", 3), "Z-F1": ("layers", 2), "Z-F2": ("CKA", 1),
+    "Z-F3": ("clusters", 1), "Z-F4": ("t-SNE", 2), "Z-F5": ("components", 1), "Z-F7": ("held out", 1),
+}  # fmt: skip
+
+
+def deep_model():
+    """Four layers: two of them cannot be cut."""
+    words = mini_tokenizer()
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.LlamaConfig(vocab_size=len(words), initializer_range=0.3, **size)
+        return load(transformers.LlamaForCausalLM(config), tokenizer=words)
+
+
+@pytest.mark.parametrize("experiment", DEPTH)
+def test_every_id_is_one_call(experiment, suite, shared, monkeypatch):
+    model = deep_model()
+    if experiment in ("F3", "T4"):
+        suite = {name: suite[name] for name in list(suite)[:4]}
+    options = {"seeds": 2, "steps": 1, "lr": 1e-3, "n": 8, "examples": 8, "out": shared}
+    with unchanged(model.root):
+        path = reproduce(experiment, model, suite, **options)
+    page = path.read_text()
+    word, figures = SAYS[experiment]
+    assert word in page and page.count('class="plotly-graph-div"') == figures
+    if experiment != "Z-F5":  # whose levels even a random model passes; what of it cannot is tested above
+        assert "<strong>A negative</strong>" in page  # a random model, one step of training
+    assert len(pd.read_csv(shared / "tables" / f"{experiment}_runs.csv"))
+    for module in (trials, sys.modules["neuroscope.mossa.controls"]):
+        monkeypatch.setattr(module, "finetune", never)
+    contents = {p: p.read_bytes() for p in (shared / "tables").glob(f"{experiment}_*.csv")}
+    reproduce(experiment, model, suite, **options)
+    assert contents and {p: p.read_bytes() for p in contents} == contents
+
+
+def test_the_ids_are_all_there():
+    assert set(DEPTH) == set(SAYS) == {"F3", "T4"} | set(FIGURES) and set(DEPTH) <= set(CALLS)
+
+
+def test_defaults_of_the_figures(suite, tmp_path, monkeypatch):
+    asked = {}
+
+    def noted(model, tasks, **settings):
+        asked.update(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(EXPERIMENTS, "Z-F2", (noted, "noted"))
+    with pytest.raises(KeyboardInterrupt):
+        reproduce("Z-F2", small_model(), suite, out=tmp_path)
+    assert (
+        asked["recipe"] == {"steps": STEPS, "lr": 3e-4}
+        and asked["held_out"] == list(suite)[-HELD_OUT:]
+        and asked["n"] == 128
+    )
+    with pytest.raises(KeyboardInterrupt):
+        reproduce("Z-F2", small_model(), suite, out=tmp_path, epochs=2, test=["nli-food"], n=4)
+    assert asked["recipe"] == {"epochs": 2, "lr": 3e-4} and asked["held_out"] == ["nli-food"] and asked["n"] == 4
+
+
+def test_bad_input_is_refused(model, masks):
+    with pytest.raises(ArgumentError, match="Z-F6"):
+        layer_by_layer(model, FOUR, "Z-F6")
+    with pytest.raises(ArgumentError, match="no task held out"):
+        layer_by_layer(model, FOUR, "Z-F7")
+    with pytest.raises(ArgumentError, match="2 tasks"):
+        parameter_transfer(model, {n: masks[n] for n in ("yes", "turned")}, TASKS)
+    with pytest.raises(ArgumentError, match="no such argument"):
+        parameter_depth(model, masks, TASKS, lrr=1)
+    with pytest.raises(ArgumentError, match="no task to train on"):
+        reproduce("Z-F2", model, {"yes": TASKS["yes"]})
