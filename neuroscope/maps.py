@@ -13,6 +13,7 @@ in noise: compare with the CKA and the pca map before believing one.
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -142,8 +143,10 @@ def tsne(
     used = min(float(perplexity), max(1.0, (data.examples - 1) / 3))
 
     def place(x: Floats, before: Floats | None) -> tuple[Floats, list[float] | None]:
+        state = random.getstate()
         from sklearn.manifold import TSNE  # heavy: only where a map is made
 
+        random.setstate(state)  # what is imported with it draws from Python's generator
         start = _components(x)[0] if before is None or independent else before
         start = start / max(start[:, 0].std(), np.finfo(float).tiny) * 1e-4  # as scikit-learn does with its own
         made = TSNE(perplexity=used, init=start.astype(np.float32), random_state=seed, learning_rate="auto", n_jobs=1)

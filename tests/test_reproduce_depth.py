@@ -239,21 +239,22 @@ SIX = {name: f"family {i // 2}" for i, name in enumerate("abcdef")}
 
 
 def test_clusters_beside_their_names_shuffled():
-    level = {"family 0": 0.2, "family 1": 0.5, "family 2": 0.9}
-    apart = {t: [level[f] + 0.01 * i] * 3 for i, (t, f) in enumerate(SIX.items())}
-    found = layer_figure(made_up(apart, SIX), "Z-F3")
+    level = {"family 0": 0.2, "family 1": 0.5, "family 2": 0.9, "family 3": 0.0}
+    eight = {**SIX, "g": "family 3", "h": "family 3"}
+    apart = {t: [level[f] + 0.01 * i] * 3 for i, (t, f) in enumerate(eight.items())}
+    found = layer_figure(made_up(apart, eight), "Z-F3")
     assert NEGATIVE + "the pre-trained model's clusters" not in found.in_words()
     means = found.table.set_index("cluster")["cka"]
-    assert means["family 1"] == pytest.approx(0.5 + 0.025) and "clusters lie 0.2" in found.in_words()
-    # the exact p: of the 15 ways to pair six tasks, one is as far apart
+    assert means["family 1"] == pytest.approx(0.5 + 0.025) and "clusters lie 0.3" in found.in_words()
+    # the exact p: of the 105 ways to pair eight tasks, one is as far apart
     p = float(found.in_words().split("(p = ")[1].split(")")[0])
-    assert p == pytest.approx(1 / 15, abs=0.03)
+    assert p == pytest.approx(1 / 105, abs=0.01)
     mixed = {t: [0.5 + 0.1 * (i % 2)] * 3 for i, t in enumerate(SIX)}
     assert (
         NEGATIVE + "the pre-trained model's clusters lie 0.0000 apart"
         in layer_figure(made_up(mixed, SIX), "Z-F3").in_words()
     )
-    alone = layer_figure(made_up(apart, {t: t for t in SIX}), "Z-F3").in_words()
+    alone = layer_figure(made_up(mixed, {t: t for t in SIX}), "Z-F3").in_words()
     assert NEGATIVE + "with 6 clusters of 6 tasks nothing can be shuffled" in alone
 
 
@@ -281,7 +282,7 @@ def test_boxes_say_what_is_flat_and_what_is_chance():
     good = layer_figure(made_up(falling, SIX, multi={t: [0.95, 0.8, 0.5] for t in SIX}), "Z-F2")
     assert NEGATIVE not in good.in_words()
     row = good.table.query("model == 'pre-trained' and layer == 2").iloc[0]
-    assert (row["median"], row["low"], row["high"]) == (0.3, -0.1, 0.1)
+    assert (row["median"], row["low"], row["high"]) == pytest.approx((0.3, -0.1, 0.1))
     flat = {t: [0.99, 0.985, 0.05] if t == "a" else [0.99, 0.985, 0.98] for t in SIX}
     bad = layer_figure(made_up(flat, SIX, multi={t: [0.9, 0.6, 0.3] for t in SIX}), "Z-F2").in_words()
     assert NEGATIVE + "the pre-trained model's medians differ by 0.010" in bad

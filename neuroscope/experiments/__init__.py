@@ -51,7 +51,7 @@ EXPERIMENTS: dict[str, tuple[Callable[..., Any], str]] = {
     "T8": (overlap_sweep, "overlap of tasks' masks by their size"),
     "T9": (overlap_controlled, "training with a preset overlap with the test task's neurons (also T10, T11)"),
     "F3": (parameter_depth, "similarity of tasks' neurons by their parameters, layer by layer"),
-    "T4": (parameter_transfer, "whether that similarity predicts what a model trained on one task scores on another"),
+    "T4": (parameter_transfer, "whether similar neurons of two tasks predict what training on one does for the other"),
     "Z-F1": (partial(layer_by_layer, which="Z-F1"), "the layers cut where the curves of CKA change"),
     "Z-F2": (partial(layer_by_layer, which="Z-F2"), "CKA with models tuned on one task, by layer"),
     "Z-F3": (partial(layer_by_layer, which="Z-F3"), "CKA with models tuned on one task, by layer and cluster of tasks"),

@@ -40,6 +40,7 @@ from neuroscope.experiments.chance import (
 from neuroscope.mossa import Mossa, mossa
 from neuroscope.mossa.result import ALL, MULTI, PRE
 from neuroscope.results import Result
+from neuroscope.statistics import benjamini_hochberg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,6 +218,7 @@ def _maps(found: Mossa, seed: int) -> Made:
     for label in found.models:
         rows += [{"model": label, **row} for row in neighbours(found.representations[label], families, seed)]
     table = _frame(rows)
+    table["q"] = benjamini_hochberg(table["p"].to_numpy())
     sentences = ["A t-SNE map shows who is near whom; sizes of clusters and distances between them mean nothing."]
     for label, own in table.groupby("model", sort=False):
         made = own[own["value"].notna()]
@@ -224,15 +226,15 @@ def _maps(found: Mossa, seed: int) -> Made:
             sentences.append(f"{NEGATIVE}of the {label} model nothing can be said: {own['reason'].iloc[0]}.")
             continue
         curves[str(label)] = (own["layer"].tolist(), tuple(own[c].tolist() for c in ("value", "low", "high")))
-        best, above = made.loc[made["value"].idxmax()], made[made["p"] <= ALPHA]
+        best, above = made.loc[made["value"].idxmax()], made[made["q"] <= ALPHA]
         sentences.append(
             f"In the {label} model's representations, of the {NEAREST} nearest examples of other tasks up to "
             f"{best['value']:.0%} are of the example's own cluster (layer {best['layer']}); with the clusters' names "
             f"shuffled over the tasks, 95 % of the shares there are {best['low']:.0%} to {best['high']:.0%}. Beyond "
-            f"chance (p <= {ALPHA}, not corrected) in layers "
+            f"chance (q <= {ALPHA}) in layers "
             f"{', '.join(map(str, above['layer'])) or 'none'} of {len(made)}."
         )
-        rest = made[made["p"] > ALPHA]["layer"]
+        rest = made[made["q"] > ALPHA]["layer"]
         if len(rest):
             named = ", ".join(map(str, rest))
             sentences.append(f"{NEGATIVE}in layers {named} of the {label} model clusters do not stand together.")
@@ -254,6 +256,7 @@ def _maps(found: Mossa, seed: int) -> Made:
 def _dimensions(found: Mossa, seed: int) -> Made:
     sentences, rows = [found.sentence("Z-F5")], []
     curves: dict[str, Any] = {}
+    bands: list[Any] = []
     share, layers = found.manifest["share"], ["emb", *found.manifest["layers"][1:]]
     for model in found.models:
         wide = found.values("dimension", model)
@@ -262,7 +265,7 @@ def _dimensions(found: Mossa, seed: int) -> Made:
         about = {"model": model, "value": pooled, "shuffled_low": low, "shuffled_high": high}
         rows.append(_frame({"layer": range(len(pooled)), **about}))
         curves[model] = (pooled, None, None)
-        curves[f"{model}, features shuffled"] = ((low + high) / 2, low, high)
+        bands += [low, high]
         made = np.isfinite(pooled) & np.isfinite(low)
         fewer = made & (pooled < low)
         said = (
@@ -272,10 +275,12 @@ def _dimensions(found: Mossa, seed: int) -> Made:
         )
         every = fewer.sum() == made.sum() and made.any()
         sentences.append(said[0].upper() + said[1:] if every else NEGATIVE + said)
+    low, high = np.min(bands, axis=0), np.max(bands, axis=0)  # the models' differ by little: one band for both
+    curves["features shuffled"] = ((low + high) / 2, low, high)
     thin = {m: found.values("dimension", m).drop(index=ALL, errors="ignore") for m in found.models}
     figure = explorers.layer_curves(
         curves, layers, title="Dimensions of the representations",
-        subtitle="thick: all tasks together, thin: one task's examples; shuffled: every feature by itself",
+        subtitle="thick: all tasks together, thin: single tasks",
         y_label=f"components for {100 * share:g} % of the variance",
         tasks={m: {str(t): row.tolist() for t, row in table.iterrows()} for m, table in thin.items()},
         groups=found.manifest["families"],

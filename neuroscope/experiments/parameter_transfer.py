@@ -110,7 +110,7 @@ class ParameterTransfer(Result):
         own, control = (self.view(which).rows()[1].iloc[0] for which in ("all", "control"))
         lines = [_said(self.view().in_words(s), self.view().rows(s)[1].iloc[0]["p"]) for s in ("pearson", "spearman")]
         by_layer = self.view("layer")
-        lines.append(_said(f"By layer: {by_layer.in_words()}", by_layer.rows()[1]["q"].min()))
+        lines.append(_said(f"By layer: {_lower(by_layer.in_words())}", by_layer.rows()[1]["q"].min()))
         if np.isfinite(control["r"]):
             lines.append(
                 f"- The control: the same similarity against scores after **random** neurons are trained on the same "
@@ -128,7 +128,11 @@ class ParameterTransfer(Result):
 
 
 def _said(text: str, p: float) -> str:
-    return f"- {text}" if p <= ALPHA else f"- **A negative**: {text[0].lower()}{text[1:]}"
+    return f"- {text}" if p <= ALPHA else f"- **A negative**: {_lower(text)}"
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _due(own: Mapping[str, Any], control: Mapping[str, Any]) -> str:

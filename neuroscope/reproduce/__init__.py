@@ -122,7 +122,9 @@ def _layers(bench: Bench, run: Callable[..., Any]) -> Result:
     length = {"epochs": given["epochs"]} if given["steps"] is None else {"steps": given["steps"]}
     recipe = {**length, "lr": given.get("lr", RECIPE["lr"])}
     n = EXAMPLES if bench.settings["n"] is None else bench.settings["n"]
-    folder, more = bench.out / "mossa", {"n": n, "progress": bench.progress}
+    data = {name: task.data_hash for name, task in bench.tasks.items()}
+    run_key = files.digest(bench.model.fingerprint(), data, list(bench.test), recipe, n)  # a run of others has its own
+    folder, more = bench.out / "mossa" / run_key, {"n": n, "progress": bench.progress}
     return run(bench.model, bench.tasks, held_out=list(bench.test), recipe=recipe, output=folder, **more)
 
 

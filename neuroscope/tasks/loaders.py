@@ -36,7 +36,7 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
     """Several tasks by name.
 
     Args:
-        source: "mini" (the bundled suite) or names of its tasks; "mini-sequence" or "mini-conflict" (five tasks to
+        source: "mini" (the bundled suite) or names of its tasks; "mini-sequence" or "mini-conflict" (tasks to
             learn one after the other, see `sequence_tasks`); a folder of task folders (`train.jsonl`, `test.jsonl`);
             or names from the catalogue of the papers' tasks, or of its groups, as a list or separated by commas.
         options: arguments of `mini_tasks`, `sequence_tasks`, `Task.from_jsonl` or `Task.from_hub`, such as `n`

@@ -1,4 +1,4 @@
-"""Two sequences of five tasks to fine-tune the bundled model on, one after the other (continual learning, LX24 §4.2).
+"""Two sequences of tasks to fine-tune the bundled model on, one after the other (continual learning, LX24 §4.2).
 
 The base is `mini`, which knows the prompts' words and forms but gives other answers to them. What is new is the
 question asked about them, and the words of the answer. As in the mini suite, the split a prompt belongs to depends on
@@ -7,9 +7,9 @@ the prompt alone; the base has seen no discovery or test prompt either.
 - "distinct": five forms of prompt, each with a question of its own, half about food and half about film. No input
   belongs to two tasks, so that one model can know all five: what is lost on the way is forgotten. Tasks share their
   labels, so that a new task does not make an earlier one's labels improbable as such.
-- "conflicting": the same prompts in all five tasks, and the same five labels, each time the next one. A model that is
-  right about one of the tasks is wrong about the four others: one model, however trained, gets no more than 20 % on
-  average. Only a model per task, with the task told, gets beyond.
+- "conflicting": the same prompts in all three tasks, and the same three labels, each time the next one. A model that is
+  right about one of the tasks is wrong about the two others: one model for all of them gets 33 % on average at most.
+  Only a model per task, with the task told, gets beyond.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Literal
 
 from neuroscope.errors import ArgumentError, TaskError, choose, public
 from neuroscope.tasks.mini import FAMILIES, TRIES, split_of
-from neuroscope.tasks.mini_words import ARROW, DOMAINS, NUMBERS
+from neuroscope.tasks.mini_words import ARROW, DOMAINS
 from neuroscope.tasks.task import Example, Task
 
 SPLITS = ("train", "discovery", "test")
@@ -48,20 +48,17 @@ DISTINCT = {
     "asks-who": Question("question", lambda domain, answer: int(answer[0] != "who")),
     "food-table": Question("data2text", _is_food),
 }
-PRICES = tuple(NUMBERS.values())  # one to ten
-STEPS = tuple(PRICES[::2])  # the first of every two: as many labels as tasks
+CLAIMS = ("entailment", "contradiction", "neutral")
 
 
-def _price(shift: int) -> Question:
-    """Which fifth of the prices is it? Every task names it by another of the same five words."""
-
-    def answer(domain: str, words: list[str]) -> int:
-        return (PRICES.index(words[4]) // 2 + shift) % len(STEPS)
-
-    return Question("data2text", answer, STEPS)
+def _claim(shift: int) -> Question:
+    """What does the second sentence claim? Every task names it by another of the same three words."""
+    return Question(
+        "nli", lambda domain, answer: (CLAIMS.index(answer[0]) + shift) % len(CLAIMS), ("truly", "never", "or")
+    )
 
 
-CONFLICTING = {f"price-plus-{shift}": _price(shift) for shift in range(len(STEPS))}
+CONFLICTING = {f"claim-{shift + 1}": _claim(shift) for shift in range(len(CLAIMS))}
 SEQUENCES = {"distinct": DISTINCT, "conflicting": CONFLICTING}
 
 
@@ -102,13 +99,13 @@ def sequence_tasks(
     test: int = 128,
     seed: int = 0,
 ) -> dict[str, Task]:
-    """Five tasks, in the order in which to learn them, that the bundled model `mini` does not know yet.
+    """Tasks, in the order in which to learn them, that the bundled model `mini` does not know yet.
 
     Within a task no prompt occurs twice, in one split or in two. There are no corrupt prompts.
 
     Args:
-        kind: "distinct": five forms of prompt, and a question about each. "conflicting": five times the same prompts
-            and labels, each with another answer to every prompt: no model scores above 20 % on average.
+        kind: "distinct": five forms of prompt, and a question about each. "conflicting": three times the same prompts
+            and labels, each with another answer to every prompt: one model for all gets 33 % on average at most.
         train, discovery, test: how many examples of each split per task.
         seed: the same seed gives the same tasks.
 
@@ -122,7 +119,7 @@ def sequence_tasks(
         (['praise', 'agreement', 'food-text', 'asks-who', 'food-table'], ('truly', 'never'))
         >>> same = sequence_tasks("conflicting", train=4, discovery=4, test=4)
         >>> [task.test[0].answer for task in same.values()]
-        ['one', 'three', 'five', 'seven', 'nine']
+        ['never', 'or', 'truly']
     """
     questions = SEQUENCES[choose(kind, SEQUENCES, "kind of sequence")]
     for split, n in {"train": train, "discovery": discovery, "test": test}.items():
