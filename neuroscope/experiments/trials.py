@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
@@ -82,7 +83,9 @@ class Trials:
             check_task(task, asked)
         for name in trained:
             self.tasks[name].split("train")
-        self.before = Judge(model, self.tasks, given["n"], given["eval_batch_size"], given["journal"])
+        kept = given["journal"]
+        journal = files.Journal(kept) if isinstance(kept, (str, PathLike)) else kept
+        self.before = Judge(model, self.tasks, given["n"], given["eval_batch_size"], journal)
         self.model: Model = self.before.model
         self.journal = self.before.journal
         about = {name: repr(value) for name, value in (self.recipe | self.arguments).items()}

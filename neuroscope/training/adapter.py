@@ -33,8 +33,9 @@ from neuroscope.training.deltas import attach, bare, places_of, remove
 class NeuronAdapter:
     """A trainable change to a mask's neurons, live on the model from construction to `detach`.
 
-    Several adapters may be on one model; their changes add. The model's own parameters are not written unless `merge`
-    is called. A deep copy of the model carries copies of the deltas.
+    Several adapters may be on one model; their changes add. Take one off with `detach` before training anew. The
+    model's own parameters are not written unless `merge` is called. A deep copy of the model carries copies of the
+    deltas.
 
     Args:
         model: anything that can be opened, with parameters of its own.
@@ -42,7 +43,7 @@ class NeuronAdapter:
         manifest: what to say of the adapter in its file.
 
     Raises:
-        MaskError: the mask is of another model, or empty.
+        MaskError: the mask is of a model of another shape, or empty.
         ModelError: the parameters are out of reach: a TransformerBridge, a compiled, PEFT-wrapped or quantised model,
             or neurons of an expert.
 

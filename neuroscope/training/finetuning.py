@@ -138,7 +138,8 @@ def finetune(
 
     Raises:
         TaskError: a task has no training examples, or one that does not fit the model's context.
-        MaskError: the mask is of another model, or empty.
+        MaskError: the mask is of a model of another shape, or empty. (A mask may be used on a fine-tuned model: the
+            weights it was found on are not compared.)
         ModelError: the model's parameters cannot be trained here; the text says why.
         FileError: a checkpoint that is damaged, or of another run.
         NumericalError: the training diverged; the model is as it was before.
