@@ -1,5 +1,6 @@
 """The residual stream: equal to Hugging Face's own on every backend, for any batch, and streamed without loss."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -14,11 +15,12 @@ from nnsight.modeling.transformers import TransformersModel
 from state import unchanged
 from transformer_lens.model_bridge import TransformerBridge
 
-from neuroscope import representations as module
 from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalError, TaskError
 from neuroscope.models import load
 from neuroscope.representations import Representations, representations
 from neuroscope.tasks import Example, Task
+
+module = importlib.import_module("neuroscope.representations")  # the root keeps the function under that name
 
 TEXTS = ["the food was very good", "so the film was not good", "a great story", "awful plot", "the soup was bad :"]
 
@@ -216,7 +218,8 @@ KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import tiny_model
-from neuroscope import representations as module
+import importlib
+module = importlib.import_module("neuroscope.representations")
 from neuroscope.tasks import Example, Task
 real, count = module.Reader.__call__, []
 def slow(self, batch, picked):

@@ -346,7 +346,7 @@ def test_a_permuted_state_is_that_of_permuted_examples(name):
     order = np.random.default_rng(0).permutation(30)
     variants = [{}, {"form": "features"}] if name == "cka" else [{}]
     for extra in variants:
-        settings_ = {**complete(name, {}), **extra}
+        settings_ = {**complete("compare", name, {}), **extra}
         a, b = (measure.prepare(s, **settings_) for s in alignment.pair(x, y, "test"))
         permuted = measure.between(a, measure.permute(b, torch.from_numpy(order)))
         assert permuted == pytest.approx(measure.function(x, y[order]), abs=1e-9)

@@ -17,6 +17,7 @@ Z-F1 to Z-F3 are of the tasks that the multi-task model has learnt, the others o
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from neuroscope.experiments.chance import (
     shuffled_dimensions,
     spread,
 )
+from neuroscope.experiments.trials import check_settings
 from neuroscope.mossa import Mossa, mossa
 from neuroscope.mossa.result import ALL, MULTI, PRE
 from neuroscope.results import Result
@@ -107,6 +109,7 @@ def layer_by_layer(
     Raises:
         ArgumentError: an unknown figure, or nothing held out for Z-F7; and as `mossa`.
     """
+    check_settings("layer_by_layer", settings, [*inspect.signature(mossa).parameters])
     choose(which, FIGURES, "figure")
     if which == "Z-F7" and not held_out:
         raise ArgumentError("Z-F7", "no task held out", "give held_out=[names], and a model that has not learnt them")
