@@ -358,8 +358,10 @@ def _same_prompts(task: Task, found_on: set[tuple[Any, Any]]) -> bool:
     return False
 
 
-def check_masks(masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task]) -> list[str]:
-    """Names of the masks; refuse those without a task, or found on the test examples that they would be judged on."""
+def check_masks(
+    masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task], judged: Iterable[str] | None = None
+) -> list[str]:
+    """Names of the masks; refuse those without a task, or found on test examples of tasks that are judged (theirs)."""
     for what, given in (("masks", masks), ("tasks", tasks)):
         if not isinstance(given, Mapping):
             raise ArgumentError(f"{what} by name", f"a {type(given).__name__}", f"give a dict of name -> {what[:-1]}")
@@ -367,11 +369,12 @@ def check_masks(masks: Mapping[str, NeuronMask], tasks: Mapping[str, Task]) -> l
     if missing or not masks:
         found = f"no task for {missing}" if masks else "no mask"
         raise ArgumentError("masks and tasks by the same names", found, f"tasks has {list(tasks)}")
+    tests = {(tasks[name].data_hash, "test") for name in (masks if judged is None else judged)}
     for name, mask in masks.items():
         if not isinstance(mask, NeuronMask):
             raise ArgumentError(f"the mask of {name!r}", f"a {type(mask).__name__}", "give scores.top(0.10)")
         found_on = _found_on(mask.manifest)
-        if any((tasks[other].data_hash, "test") in found_on for other in masks) or _same_prompts(tasks[name], found_on):
+        if any(test in found_on for test in tests) or _same_prompts(tasks[name], found_on):
             raise TaskError(
                 f"judge the neurons of {name!r} on its test examples",
                 "they were found on the same examples",

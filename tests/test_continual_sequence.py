@@ -42,5 +42,6 @@ def test_on_conflicting_tasks_no_mask_helps(model):
     """Three answers to the same prompts: a model that is right about one is wrong about the two others."""
     result = continual(model, load_tasks("mini-conflict"), "ncft", exclude=True, lr=1e-3, **SETTINGS)
     a = matrix(result.table)
-    assert np.diagonal(a).mean() >= 0.8
-    assert a[-1].mean() <= 0.36
+    assert np.diagonal(a).min() >= 0.8, "every task is learnt"
+    assert a[-1, :-1].max() <= 0.2, "and takes the place of those before it, though no neuron is shared"
+    assert all(run["log"]["shared"] == 0 for run in result.manifest["runs"])

@@ -714,6 +714,10 @@ def test_continual_learning_in_words():
         (lambda m, k: proportion_sweep(m, TASKS, scores={}), ArgumentError, "scores of task"),
         (lambda m, k: proportion_sweep(m, TASKS, seeds=0), ArgumentError, "no run"),
         (lambda m, k: proportion_sweep(m, TASKS, scores=attribute(m, TASKS, split="test")), TaskError, "same examples"),
+        (lambda m, k: proportion_sweep(
+            m, {"yes": TASKS["yes"]}, {"maybe": TASKS["maybe"]},
+            scores={"yes": attribute(m, TASKS["maybe"], split="test")},
+        ), TaskError, "same examples"),
         (lambda m, k: overlap_controlled(
             m, k | {"yes": attribute(m, TASKS["yes"], split="test").top(0.1)}, TASKS, "yes"
         ), TaskError, "same examples"),

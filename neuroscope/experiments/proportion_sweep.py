@@ -197,7 +197,7 @@ def proportion_sweep(
         choose(name, scores, "scores of task")
     groups = {"joint": list(tasks)} if joint else {name: [name] for name in tasks}
     masks = {(g, k): reduce(or_, (scores[m].top(k) for m in members)) for g, members in groups.items() for k in ks}
-    check_masks({name: scores[name].top(ks[0]) for name in tasks}, every)
+    check_masks({name: scores[name].top(ks[0]) for name in tasks}, every, judged=every)
     rows: list[dict[str, Any]] = []
 
     def keep(group: str, k: float, mask: NeuronMask | None, condition: str, seed: int | None, found: Any) -> None:

@@ -43,4 +43,5 @@ def grid(titles: Sequence[str], columns: int, title: str, subtitle: str, height:
 
 
 def bottom_legend() -> dict[str, Any]:
+    """Layout of a legend in one line under the figure."""
     return {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}

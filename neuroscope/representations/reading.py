@@ -122,6 +122,7 @@ def tokens_to_read(model: Model, task: Task, examples: Sequence[Example], at: At
 def passes(
     model: Model, prompts: tuple[list[Encoded], Tensor], size: int, progress: Progress | None, name: str
 ) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches of a task's prompts, and the weights [example of the task, pos] to average positions with."""
     encoded, weights = prompts
     found: Iterable[Batch] = batches(encoded, size, pad_id(tokenizer_of(model)), model.device, model.style)
     if progress is not None:

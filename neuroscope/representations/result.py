@@ -141,6 +141,7 @@ class Representations(Mapping[str, Array]):
 
 
 def file_name(number: int, task: str) -> str:
+    """Of a task's array: its number keeps names apart that differ only in characters that files cannot have."""
     return f"{number:03d}-" + re.sub(r"[^\w.-]+", "_", task)[:60] + ".npy"
 
 
@@ -167,6 +168,7 @@ def partial_file(path: Path, shape: tuple[int, ...], dtype: str, *, begun: bool)
 
 
 def open_array(path: Path, shape: tuple[int, ...]) -> Array:
+    """A finished array of that shape, memory-mapped; nothing is unpickled."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

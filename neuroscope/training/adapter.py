@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from os import PathLike
@@ -22,11 +21,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from neuroscope import distributed, files
+from neuroscope import distributed
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, public
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
-from neuroscope.training.checkpoint import refuse_loras, save_checkpoint
+from neuroscope.training.checkpoint import refuse_loras, save_checkpoint, training_only, write_tensors
 from neuroscope.training.deltas import attach, bare, places_of, remove
 
 
@@ -101,15 +100,8 @@ class NeuronAdapter:
         """A scope in which the adapter's parameters require gradients and nothing else does."""
         if self.is_merged:
             raise ModelError("train an adapter", "it is merged into the base", "call unmerge() first")
-        before = {name: p.requires_grad for name, p in self.model.root.named_parameters()}
-        try:
-            self.model.root.requires_grad_(False)
-            for parameter in self.parameters():
-                parameter.requires_grad_(True)
+        with training_only(self.model.root, self.parameters()):
             yield
-        finally:
-            for name, parameter in self.model.root.named_parameters():  # FSDP has put others in their place
-                parameter.requires_grad_(before[name])
 
     def merge(self) -> None:
         """Write the change into the model's own weights. The touched rows are kept aside for `unmerge`."""
@@ -152,18 +144,13 @@ class NeuronAdapter:
         Args:
             dtype: of the deltas in the file; bfloat16 halves it, at the cost of rounding.
         """
-        from safetensors.torch import save_file  # only where a file is written
-
         tensors = {f"values/{a}": v.to(torch.int32) for a, v in self.mask.items()}
         distributed.settle(self.model.root)
         tensors |= {f"deltas/{k}": distributed.whole(p).to("cpu", dtype).clone() for k, p in self._named().items()}
         manifest = self.manifest | {"base": self.base, "scale": self.scale, "mask": dict(self.mask.manifest)}
-        about = {"format": files.FORMAT, "kind": "NeuronAdapter", "unit": self.mask.unit}
+        about: dict[str, Any] = {"kind": "NeuronAdapter", "unit": self.mask.unit}
         about |= {"widths": dict(self.mask.widths), "manifest": manifest}
-        with distributed.writing(self.model.root) as writes:
-            if writes:
-                files.write(path, lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}))
-        return Path(path)
+        return write_tensors(self.model.root, path, tensors, about)
 
     @classmethod
     def load(cls, model: Any, path: str | PathLike) -> Self:

@@ -1,12 +1,16 @@
-"""Save weights as a plain Hugging Face checkpoint."""
+"""What the handles on trained weights share: a scope for training, their files, and plain checkpoints."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import logging
 
 from neuroscope import distributed, files
@@ -50,3 +54,28 @@ def _write(model: Model, folder: Path, weights: dict[str, Tensor]) -> Path:
             logging.enable_progress_bar()
         for partial in made:  # gone already where all went well
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def training_only(root: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A scope in which these parameters of a model require gradients and no others do."""
+    before = {name: p.requires_grad for name, p in root.named_parameters()}
+    try:
+        root.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for name, parameter in root.named_parameters():  # FSDP has put others in their place
+            parameter.requires_grad_(before[name])
+
+
+def write_tensors(root: nn.Module, path: str | PathLike, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> Path:
+    """Write what a handle holds as one safetensors file, atomically; one process does where `root` is sharded."""
+    from safetensors.torch import save_file  # only where a file is written
+
+    metadata = {"neuroscope": json.dumps({"format": files.FORMAT, **about})}
+    with distributed.writing(root) as writes:
+        if writes:
+            files.write(path, lambda partial: save_file(tensors, partial, metadata))
+    return Path(path)

@@ -12,7 +12,6 @@ A mixture's experts, whose stacked weights are no linear layers, are left alone.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -21,10 +20,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from neuroscope import distributed, files
+from neuroscope import distributed
 from neuroscope.errors import ArgumentError, FileError, ModelError, public
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, resolve
+from neuroscope.training.checkpoint import training_only, write_tensors
 from neuroscope.training.lora_layers import SIDES, activate, inject, plain, refuse, remove
 
 
@@ -107,15 +107,8 @@ class LoraAdapter:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """A scope in which the LoRA's parameters require gradients and nothing else does."""
-        before = {name: p.requires_grad for name, p in self.model.root.named_parameters()}
-        try:
-            self.model.root.requires_grad_(False)
-            for parameter in self.parameters():
-                parameter.requires_grad_(True)
+        with training_only(self.model.root, self.parameters()):
             yield
-        finally:
-            for name, parameter in self.model.root.named_parameters():  # FSDP has put others in their place
-                parameter.requires_grad_(before[name])
 
     def detach(self) -> None:
         """Take the LoRA off the model; with the last one, every module is where it was before."""
@@ -126,18 +119,13 @@ class LoraAdapter:
 
         If the model is sharded over processes (FSDP2), every process must call it, and the first one writes.
         """
-        from safetensors.torch import save_file  # only where a file is written
-
         self._check_held("save a LoRA")
         distributed.settle(self.model.root)
         tensors = {key: distributed.whole(p).cpu().clone() for key, p in self._named().items()}
         settings = {"base": self.base, "rank": self.rank, "alpha": self.alpha, "seed": self.seed}
-        about = {"format": files.FORMAT, "kind": "LoraAdapter", "unit": "", "widths": {}}
+        about = {"kind": "LoraAdapter", "unit": "", "widths": {}}
         about["manifest"] = self.manifest | settings
-        with distributed.writing(self.model.root) as writes:
-            if writes:
-                files.write(path, lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}))
-        return Path(path)
+        return write_tensors(self.model.root, path, tensors, about)
 
     @classmethod
     def load(cls, model: Any, path: str | PathLike) -> Self:

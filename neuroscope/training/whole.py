@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from neuroscope import distributed, files
+from neuroscope import distributed
 from neuroscope.errors import FileError, ModelError, public
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, require_parameters, resolve
-from neuroscope.training.checkpoint import refuse_loras, save_checkpoint
+from neuroscope.training.checkpoint import refuse_loras, save_checkpoint, training_only, write_tensors
 from neuroscope.training.deltas import SLOT, refuse_shards
 
 
@@ -65,13 +64,8 @@ class WholeModel:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """A scope in which every parameter requires gradients."""
-        before = {name: p.requires_grad for name, p in self._named().items()}
-        try:
-            self.model.root.requires_grad_(True)
+        with training_only(self.model.root, self.parameters()):
             yield
-        finally:
-            for name, parameter in self._named().items():  # FSDP has put others in their place
-                parameter.requires_grad_(before[name])
 
     def merge(self) -> None:
         """Put the trained weights into the model."""
@@ -97,16 +91,11 @@ class WholeModel:
 
         If the model is sharded over processes (FSDP2), every process must call it, and the first one writes.
         """
-        from safetensors.torch import save_file  # only where a file is written
-
         self._check_kept("save the trained weights")
         tensors = {n: distributed.whole(w).cpu().clone() for n, w in self._trained().items()}
-        about = {"format": files.FORMAT, "kind": "WholeModel", "unit": "", "widths": {}}
+        about = {"kind": "WholeModel", "unit": "", "widths": {}}
         about["manifest"] = self.manifest | {"base": self.base}
-        with distributed.writing(self.model.root) as writes:
-            if writes:
-                files.write(path, lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}))
-        return Path(path)
+        return write_tensors(self.model.root, path, tensors, about)
 
     @classmethod
     def load(cls, model: Any, path: str | PathLike) -> Self:
