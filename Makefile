@@ -20,9 +20,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/neuroscope run --out $(OUT)
 
-# one process per core, four at most, one thread each
+# one process per core, four at most, one thread each; files stay together and in order (tests/conftest.py)
 test: setup lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

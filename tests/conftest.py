@@ -118,5 +118,12 @@ def tiny_model_fixture():
 
 
 def pytest_collection_modifyitems(items):
-    """The slow tests last: what is broken shows at once."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """The slow tests last, short notebooks at the very end; a file's tests stay in one process, as its fixtures do."""
+    items.sort(key=lambda item: (_is_slow(item), _is_slow(item) and item.path.name == "test_docs.py"))
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{' (slow)' if _is_slow(item) else ''}"))
+
+
+def _is_slow(item):
+    return item.get_closest_marker("slow") is not None

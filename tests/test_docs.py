@@ -12,6 +12,10 @@ import neuroscope
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIALS = [
+    pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem))
+    for path in sorted((ROOT / "tutorials").glob("*.ipynb"))
+]
 
 
 @pytest.mark.slow
@@ -37,7 +41,7 @@ def test_readme_names_only_existing_files():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((ROOT / "tutorials").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TUTORIALS)
 def test_tutorial_runs(path, monkeypatch):
     monkeypatch.setitem(os.environ, "PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, as_version=4)
