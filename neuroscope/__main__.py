@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from neuroscope.errors import NeuroscopeError
 
+IDS = ("T1", "T2", "F2", "F3", "T4", "F5", "F6", "T5", "T8", "T9", "Z-F1", "Z-F2", "Z-F3", "Z-F4", "Z-F5", "Z-F7")
+SELDOM = 30  # seconds between two lines of progress where nobody watches it
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of every command."""
@@ -36,15 +39,15 @@ def parser() -> argparse.ArgumentParser:
         help="run one experiment of Leng & Xiong 2025 (such as T2), or of Zhao, Ziser & Cohen 2024 (such as Z-F2)",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    again.add_argument(
-        "experiment", help="T1, T2, F2, F3, T4, F5, F6, T5, T8, T9, Z-F1, Z-F2, Z-F3, Z-F4, Z-F5 or Z-F7"
-    )
+    again.add_argument("experiment", type=str.upper, choices=IDS, metavar="ID", help=", ".join(IDS))
     again.add_argument("--model", default="mini", help="mini (bundled), a Hub id, or a local folder")
     again.add_argument("--tasks", help="as in run; by default mini, or mini-sequence where neurons are trained")
     again.add_argument(
-        "--test", type=_names, help="tasks only measured (F2, F6, T9, Z-F1 to Z-F7); by default the last"
+        "--test", "--held-out", type=_names, help="tasks only measured (F2, F6, T9, Z-F1 to Z-F7); by default the last"
     )
-    again.add_argument("--out", default="reproduction", help="folder for the report and tables")
+    again.add_argument(
+        "--out", default="reproduction", help="folder for the report and tables; in one folder all Z-F share one run"
+    )
     again.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
     again.add_argument("--seeds", type=int, default=3, help="random masks and trainings of each kind")
     again.add_argument("--examples", type=int, default=256, help="discovery examples per task")
@@ -88,7 +91,9 @@ def _run(command: str, model: str, dtype: str, device: str | None, device_map: s
     start = time.perf_counter()
     opened = load(model, dtype=dtype, device=device, device_map=device_map)
     print(opened, file=sys.stderr)
-    options["progress"] = functools.partial(tqdm, dynamic_ncols=True, leave=False)
+    options["progress"] = functools.partial(
+        tqdm, dynamic_ncols=True, leave=False, mininterval=0.1 if sys.stderr.isatty() else SELDOM
+    )
     if command == "run":
         from neuroscope.pipeline import run
 

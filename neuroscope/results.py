@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import json
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from neuroscope import files
-from neuroscope.errors import FileError
+from neuroscope.errors import FileError, public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +49,7 @@ class Result:
         content = {
             "format": files.FORMAT,
             "kind": type(self).__name__,
+            "module": type(self).__module__,
             "manifest": self.manifest,
             "table": {
                 name: {"dtype": str(column.dtype), "values": [None if pd.isna(v) else v for v in column.tolist()]}
@@ -75,3 +78,28 @@ class Result:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             found = f"a damaged table ({type(error).__name__}: {error})"
             raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None
+
+
+@public
+def load_result(path: str | PathLike) -> Result:
+    """Read back any result that `save` wrote, whatever its kind.
+
+    Raises:
+        FileError: the file is missing, truncated, or no result of this package.
+
+    Example:
+        >>> import tempfile, pandas as pd
+        >>> path = Path(tempfile.mkdtemp(), "numbers.json")
+        >>> load_result(Result(pd.DataFrame({"score": [0.5]}), {"seed": 0}).save(path)).manifest
+        {'seed': 0}
+    """
+    content = files.read_json(path, "a result")
+    kind, module = (content.get(key) for key in ("kind", "module")) if isinstance(content, dict) else (None, None)
+    cls = None
+    if str(module).startswith("neuroscope."):  # nothing else is ever imported
+        with contextlib.suppress(ImportError):
+            cls = getattr(importlib.import_module(str(module)), str(kind), None)
+    if not (isinstance(cls, type) and issubclass(cls, Result)):
+        do = "give a file that a result's save() wrote, or load it with its own class"
+        raise FileError(f"read a result from {path}", f"a file of kind {kind!r}", do)
+    return cls.load(path)

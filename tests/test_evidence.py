@@ -1,6 +1,7 @@
 """Evidence: every number equals a loop by hand, masks are judged on other examples, and a killed run goes on."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -20,7 +21,7 @@ from neuroscope.interventions import ablate
 from neuroscope.masks import NeuronMask
 from neuroscope.overlap import Overlap, OverlapSweep, overlap, overlap_sweep
 from neuroscope.patching import PatchSweep
-from neuroscope.results import Result
+from neuroscope.results import Result, load_result
 from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
 from neuroscope.tasks.task import Example, Task
 
@@ -384,6 +385,8 @@ def test_every_result_survives_its_file(setting, off, crossed, tmp_path):
     for result in results:
         path = result.save(tmp_path / "folder" / "result.json")
         loaded = type(result).load(path)
+        again = load_result(path)
+        assert type(again) is type(result) and again.manifest == result.manifest and again.table.equals(loaded.table)
         pd.testing.assert_frame_equal(loaded.table, result.table, check_exact=True)
         assert loaded.manifest == result.manifest
         assert (type(loaded), repr(loaded)) == (type(result), repr(result))
@@ -400,3 +403,13 @@ def test_every_result_survives_its_file(setting, off, crossed, tmp_path):
                 type(result).load(files.write(tmp_path / "broken.json", broken))
     with pytest.raises(FileError, match="No such file"):
         Overlap.load(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"), [("Popen", "subprocess"), ("NeuronMask", "neuroscope.masks"), ("A", "neuroscope.b")]
+)
+def test_a_file_names_no_class_but_a_result(kind, module, tmp_path, off):
+    path = off.save(tmp_path / "result.json")
+    files.write(path, json.dumps(json.loads(path.read_text()) | {"kind": kind, "module": module}))
+    with pytest.raises(FileError, match=f"a file of kind '{kind}'"):
+        load_result(path)

@@ -200,6 +200,7 @@ def bad_inputs(model, mask, folder):
     yield "scores as a mask", lambda: Scores.load(folder / "whole.safetensors"), "read Scores", "NeuronMask", "class"
     yield "a model that is none", lambda: ns.evaluate(3, task), "open a int", "not a model", "Hub id"
     yield "no such model", lambda: ns.load(str(folder)), "load model", ".", "local folder"
+    yield "no such folder", lambda: ns.load(str(folder / "nowhere")), "load model", "no such folder", "config.json"
     yield "no tasks", lambda: ns.load_tasks("nothing"), "'nothing'", "no such", "choose from"
     yield (
         "no pairs",

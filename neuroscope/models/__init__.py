@@ -80,6 +80,8 @@ def load(
 def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: Any) -> tuple[nn.Module, Any]:
     import transformers  # heavy: only when a model is loaded by name
 
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ModelError(f"load model {name!r}", "no such folder", "give the folder that holds config.json")
     kwargs = {"revision": revision} if revision else {}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **kwargs)
