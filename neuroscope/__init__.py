@@ -59,11 +59,15 @@ if TYPE_CHECKING:
     from neuroscope.representations import Representations as Representations
     from neuroscope.representations import representations as representations
     from neuroscope.reproduce import reproduce as reproduce
+    from neuroscope.results import load_result as load_result
     from neuroscope.segmentation import segment as segment
+    from neuroscope.similarity import CKA as CKA
     from neuroscope.similarity import cka as cka
     from neuroscope.similarity import compare as compare
+    from neuroscope.similarity import dimensions as dimensions
     from neuroscope.similarity import neighbour_overlap as neighbour_overlap
     from neuroscope.similarity import participation_ratio as participation_ratio
+    from neuroscope.similarity import permutation_null as permutation_null
     from neuroscope.similarity import procrustes as procrustes
     from neuroscope.similarity import pwcca as pwcca
     from neuroscope.similarity import svcca as svcca
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOME = {
+    "CKA": "similarity",
     "Continual": "continual",
     "Example": "tasks",
     "Model": "models",
@@ -100,12 +105,14 @@ HOME = {
     "cross_ablation": "evidence",
     "cross_training": "experiments",
     "deactivation": "evidence",
+    "dimensions": "similarity",
     "evaluate": "evaluation",
     "finetune": "training",
     "layer_by_layer": "experiments",
     "lens_hooks": "interventions",
     "load": "models",
     "load_lape": "importers",
+    "load_result": "results",
     "load_tasks": "tasks",
     "mossa": "mossa",
     "neighbour_overlap": "similarity",
@@ -120,6 +127,7 @@ HOME = {
     "patch": "interventions",
     "patch_sweep": "patching",
     "pca": "maps",
+    "permutation_null": "similarity",
     "procrustes": "similarity",
     "proportion_sweep": "experiments",
     "pwcca": "similarity",

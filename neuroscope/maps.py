@@ -24,13 +24,14 @@ from neuroscope import explorers, files
 from neuroscope.errors import ArgumentError, NumericalError, public
 from neuroscope.representations import Representations
 from neuroscope.results import Result
+from neuroscope.similarity.inputs import whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Floats = NDArray[np.float64]
 Progress = Callable[..., Iterable[Any]]
-FEWEST = 4  # examples of all tasks together
+FEWEST = 4  # examples of all tasks together: a third of the other three is a perplexity of 1, the least there is
 TITLES = {"t-SNE": "t-SNE", "PCA": "Principal components"}
 
 
@@ -137,8 +138,9 @@ def tsne(
         ArgumentError: fewer than four examples, or layers that are not there.
         NumericalError: an activation that is not finite.
     """
-    if not perplexity > 0:
-        raise ArgumentError(f"perplexity={perplexity!r}", "not positive", "30 is usual")
+    if not (isinstance(perplexity, (int, float)) and perplexity > 0):
+        raise ArgumentError(f"perplexity={perplexity!r}", "not a positive number", "30 is usual")
+    seed = whole(seed, "seed", 0, "0 is usual")
     data = _data(reps, layers, n)
     used = min(float(perplexity), max(1.0, (data.examples - 1) / 3))
 
@@ -252,20 +254,18 @@ def _make(
 
 
 def _data(reps: Any, layers: Sequence[int] | None, n: int | None) -> Data:
-    found = reps if isinstance(reps, Representations) else Representations({t: np.asarray(a) for t, a in reps.items()})
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-        raise ArgumentError(f"n={n!r}", "not a positive whole number", "give 1 or more, or None for all")
+    found = reps if isinstance(reps, Representations) else Representations(reps)
+    n = None if n is None else whole(n, "n", 1, "give 1 or more, or None for all")
     total = found.n_layers
-    chosen = list(range(total)) if layers is None else list(layers)
-    wrong = [layer for layer in chosen if not -total <= layer < total]
-    if wrong or not chosen:
+    chosen = list(range(total)) if layers is None else np.atleast_1d(layers).tolist()
+    if not chosen or any(layer not in range(-total, total) for layer in chosen):
         raise ArgumentError(f"layers={chosen}", f"layers 0 to {total - 1}", "choose from them")
     sizes = {task: array.shape[1] if n is None else min(n, array.shape[1]) for task, array in found.items()}
     if sum(sizes.values()) < FEWEST:
         raise ArgumentError("a map of representations", f"{sum(sizes.values())} examples", f"give {FEWEST} or more")
     examples = {task: [list(pair) for pair in pairs[: sizes[task]]] for task, pairs in found.examples.items()}
     about = {"families": dict(found.families), "examples": examples, "representations": dict(found.manifest)}
-    return Data(found, [layer % total for layer in chosen], sizes, about)
+    return Data(found, [int(layer) % total for layer in chosen], sizes, about)
 
 
 def _components(x: Floats) -> tuple[Floats, list[float]]:

@@ -107,6 +107,34 @@ def paired_permutation(a: ArrayLike, b: ArrayLike, seed: int = 0, permutations: 
 
 
 @public
+def permutation_p(own: float, drawn: ArrayLike, exact: bool = False) -> float:
+    """One-sided p: the share of shuffled values that are at least as large as the one measured.
+
+    Two-sided is the same of absolute values. Equal on paper counts as equal (to 1e-9 of the largest value).
+
+    Args:
+        own: the value measured.
+        drawn: values under shuffling, any shape; NaN (a shuffle that has no value) is not counted.
+        exact: `drawn` holds every shuffle, the own one among them: hits / all. Else drawn at random, and the own one
+            is counted with them: (1 + hits) / (1 + drawn), valid and never 0 (Phipson & Smyth 2010).
+
+    Raises:
+        NumericalError: `own` or every shuffled value is not finite.
+
+    Example:
+        >>> permutation_p(3, [1, 2, 3, 4]), permutation_p(3, [1, 2, 3, 4], exact=True)
+        (0.6, 0.5)
+    """
+    values = np.asarray(drawn, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if not np.isfinite(own) or not values.size:
+        found = f"{own} beside {values.size} shuffled values"
+        raise NumericalError("a permutation p", found, "give a finite value, and at least one shuffled one")
+    hits = int((values >= own - 1e-9 * max(abs(own), np.abs(values).max())).sum())
+    return hits / values.size if exact else (1 + hits) / (1 + values.size)
+
+
+@public
 def against_controls(own: ArrayLike, controls: ArrayLike, seed: int = 0, level: float = 0.95) -> dict[str, float]:
     """How much less a mask leaves than random masks do, with both kinds of chance in the interval and in p.
 

@@ -10,10 +10,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "neuroscope"
 FLOORS = [
     {"errors"},
-    {"files", "style"},
+    {"files", "statistics", "style"},
     {"results", "figures", "explorers", "sites", "distributed"},
     {"models", "masks"},
-    {"tasks", "importers", "overlap", "parameters", "segmentation", "similarity", "statistics"},
+    {"tasks", "importers", "overlap", "parameters", "segmentation", "similarity"},
     {"interventions", "correlation"},
     {"attribution", "evaluation", "representations"},
     {"evidence", "maps", "patching", "training"},

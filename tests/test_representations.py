@@ -115,7 +115,7 @@ def test_special_tokens_are_shown_but_not_counted(style, tiny_model):
         found = representations(model, task(texts=[text]), at=at)["mood"]
         assert np.array_equal(found[:, 0], stream[:, place]), at
     mean = representations(model, task(texts=[text]), at="mean")["mood"][:, 0]
-    np.testing.assert_allclose(mean, stream[:, first : first + 5].mean(1), atol=1e-6)
+    np.testing.assert_allclose(mean, stream[:, first : first + 5].mean(1), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("style", ["causal", "seq2seq", "masked"])
@@ -322,3 +322,69 @@ def test_a_model_that_runs_a_block_twice_is_refused(tiny_model):
     model.root.model.layers[1] = model.root.model.layers[0]
     with pytest.raises(ModelError, match="layer 0 is read twice in a pass"):
         representations(model, task())
+
+
+def test_a_model_in_training_is_read_as_in_evaluation(tiny_model):
+    model = tiny_model("masked")
+    expected = representations(model, task())["mood"]
+    model.root.train()
+    assert model.root.bert.encoder.layer[0].output.dropout.p > 0
+    with unchanged(model.root):
+        assert np.array_equal(representations(model, task())["mood"], expected)
+    assert all(module.training for module in model.root.modules())
+
+
+def test_what_stands_at_the_padding_does_not_matter(tiny_model):
+    model, seen = tiny_model(), []
+    expected = representations(model, task(), at="mean", batch_size=5)["mood"]
+    inner = model.root.model
+    inner.embed_tokens.register_forward_hook(lambda module, given, out: seen.append(given[0] == 0))
+    inner.layers[1].mlp.register_forward_hook(lambda m, given, out: out.masked_fill(seen[-1][..., None], torch.nan))
+    assert np.array_equal(representations(model, task(), at="mean", batch_size=5)["mood"], expected)
+    assert any(padding.any() for padding in seen)
+
+
+def test_a_partial_file_cut_short_is_refused(tiny_model, tmp_path):
+    """It would be filled up with zeros, where the journal says that its batches are finished."""
+
+    def stopping(loop, what):
+        yield from loop[:2]
+        raise KeyboardInterrupt
+
+    model = tiny_model()
+    with pytest.raises(KeyboardInterrupt):
+        representations(model, task(), batch_size=2, output=tmp_path, progress=stopping)
+    file = next(tmp_path.glob("*.partial"))
+    file.write_bytes(file.read_bytes()[:-400])
+    with pytest.raises(FileError, match="delete the folder"):
+        representations(model, task(), batch_size=2, output=tmp_path)
+
+
+def test_a_finished_run_has_the_families_of_the_tasks_given(tiny_model, tmp_path):
+    model = tiny_model()
+    representations(model, task(family="old"), output=tmp_path)
+    found = representations(model, task(family="new"), output=tmp_path)
+    assert found.families == {"mood": "new"} and isinstance(found["mood"], np.memmap)
+
+
+def test_lists_and_tensors_become_arrays_and_what_is_none_is_refused(tmp_path):
+    rows = [[[1.0, 2.0], [3.0, 4.0]]]
+    found = Representations({"a": rows, "b": torch.tensor(rows, dtype=torch.bfloat16)})
+    assert found.n_layers == 1 and found["b"].dtype == np.float32
+    again = Representations.load(found.save(tmp_path))
+    assert np.array_equal(again["b"], rows) and np.array_equal(again["a"], rows)
+    for wrong, match in (
+        ({"a": np.zeros((1, 2, 3), dtype=object)}, "type object"),
+        ({"a": np.zeros((1, 2, 3)) * 1j}, "complex"),
+        ({"a": [[[1.0], [1.0, 2.0]]]}, "inhomogeneous"),
+        ([np.zeros((1, 2, 3))], "a list"),
+        ({}, "no tasks"),
+    ):
+        with pytest.raises(ArgumentError, match=match):
+            Representations(wrong)
+
+
+def test_get_is_that_of_a_mapping():
+    found = Representations({"mood": np.zeros((3, 2, 4))})
+    assert found.get("mod") is None and found.get("mod", 5) == 5
+    assert found.get("mood") is found["mood"]

@@ -1,6 +1,8 @@
 """Every measure against a textbook written here, its invariances, its null; the grid against the loop."""
 
+import re
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +17,13 @@ from neuroscope.errors import ArgumentError, NeuroscopeError, NumericalError
 from neuroscope.similarity import (
     CKA,
     MEASURES,
+    Dimensions,
     Similarity,
     alignment,
     blocks,
     cka,
     compare,
+    dimensions,
     grid,
     neighbour_overlap,
     participation_ratio,
@@ -31,6 +35,7 @@ from neuroscope.similarity import (
     variance_dimension,
 )
 from neuroscope.similarity.measures import complete
+from neuroscope.statistics import benjamini_hochberg
 
 SEEDS = st.integers(0, 10_000)
 
@@ -144,8 +149,8 @@ def test_mini_batches_make_the_full_batch(sizes, debiased):
 def test_the_mean_over_batches_is_that_of_the_unbiased_hsic(kernel):
     x, y = related(40, 3, 3)
     batches, terms = CKA(estimator="batches", kernel=kernel), []
-    for start in range(0, 40, 8):
-        part = slice(start, start + 8)
+    for start, stop in ((0, 8), (8, 20), (20, 40)):  # of different sizes, which count alike
+        part = slice(start, stop)
         batches.update(x[part], y[part])
         k, q = textbook_kernel(x[part], kernel), textbook_kernel(y[part], kernel)
         terms.append([song_hsic(k, q), song_hsic(k, k), song_hsic(q, q)])
@@ -260,6 +265,17 @@ def test_the_rank_is_that_of_the_type_the_activations_came_in():
     assert svcca(torch.from_numpy(x), torch.from_numpy(y), share=1.0) == pytest.approx(expected.mean(), abs=1e-5)
 
 
+def test_the_rank_rule_is_that_of_numpy():
+    """A fourth dimension of 20 eps of the largest: below max(n, d) eps, and so not counted, though above eps."""
+    eps = np.finfo(np.float32).eps
+    basis = np.linalg.qr(np.concatenate([np.ones((100, 1)), gaussian(100, 4)], axis=1))[0][:, 1:]
+    x = (basis * [1, 1, 1, 20 * eps]).astype(np.float32)
+    centred = x - x.mean(0, dtype=np.float64)
+    assert np.linalg.matrix_rank(centred, rtol=100 * eps) == 3 < np.linalg.matrix_rank(centred, rtol=eps)
+    y = gaussian(100, 6, 2)
+    assert svcca(x, y, share=1.0) == pytest.approx(textbook_correlations(basis[:, :3], y).mean(), abs=1e-5)
+
+
 # ---- neighbours
 
 
@@ -284,6 +300,21 @@ def test_neighbours_are_sklearns(distance, blocked, monkeypatch):
 def test_neighbours_of_unrelated_representations_are_common_by_chance():
     values = [neighbour_overlap(gaussian(60, 5, s), gaussian(60, 5, s + 50)) for s in range(50)]
     assert np.mean(values) == pytest.approx(10 / 59, abs=3 * np.std(values) / np.sqrt(50))
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_examples_at_equal_distances_are_neighbours_in_part(distance):
+    """Four different vectors: of an example's s - 1 duplicates, each is one of its k neighbours to k / (s - 1)."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.permuted(np.repeat(np.arange(4), 30)) for _ in range(2))
+    vectors = rng.normal(size=(2, 4, 8))
+    both = (x[:, None] == x) & (y[:, None] == y) & ~np.eye(120, dtype=bool)
+    expected = both.sum(1).mean() * (10 / 29) ** 2 / 10
+    assert neighbour_overlap(vectors[0, x], vectors[1, y], distance=distance) == pytest.approx(expected, abs=1e-12)
+    found = permutation_null(vectors[0, x], vectors[1, y], "neighbour_overlap", null=200, distance=distance)
+    assert found.low < 10 / 119 < found.high  # by the order of the examples it was far above
+    z = [[0.0], [1], [2], [3.5], [10]]  # of 1, both 0 and 2 are the nearest: a half each
+    assert neighbour_overlap(z, z, k=1, distance="euclidean") == pytest.approx((4 * 1 + 2 * 0.5**2) / 5)
 
 
 def test_neighbours_that_cannot_be_are_refused():
@@ -346,7 +377,7 @@ def test_a_permuted_state_is_that_of_permuted_examples(name):
     order = np.random.default_rng(0).permutation(30)
     variants = [{}, {"form": "features"}] if name == "cka" else [{}]
     for extra in variants:
-        settings_ = {**complete("compare", name, {}), **extra}
+        settings_ = {**complete("compare", MEASURES[name].function, {}), **extra}
         a, b = (measure.prepare(s, **settings_) for s in alignment.pair(x, y, "test"))
         permuted = measure.between(a, measure.permute(b, torch.from_numpy(order)))
         assert permuted == pytest.approx(measure.function(x, y[order]), abs=1e-9)
@@ -385,6 +416,10 @@ def test_bad_input_is_refused(name):
         (x[0], ArgumentError, r"shape \(3,\)"),
         (x[:, :0], ArgumentError, "shape"),
         (x.astype(str), ArgumentError, "real numbers"),
+        (x * 1j, ArgumentError, "complex128"),
+        (torch.from_numpy(x * 1j), ArgumentError, "complex128"),
+        ([[1.0], [2.0, 3.0]], ArgumentError, "inhomogeneous"),
+        ({"task": x}, ArgumentError, r"a mapping\n.*compare\(a, b\)"),
     ):
         for given_ in ((bad, y), (y, bad)):
             with pytest.raises(error, match=match):
@@ -400,6 +435,15 @@ def test_bad_options_are_refused():
     for call in (
         lambda: cka(x, y, kernel="cubic"),
         lambda: cka(x, y, kernel="rbf", bandwidth=0),
+        lambda: cka(x, y, kernel="rbf", bandwidth="wide"),
+        lambda: cka(x, y, bandwidth=2.0),  # the linear kernel has none
+        lambda: cka(x, y, debiased="no"),
+        lambda: CKA(estimator="batches", kernel="rbf", bandwidth=-1),
+        lambda: CKA(bandwidth=0.5),
+        lambda: svcca(x, y, share="most"),
+        lambda: neighbour_overlap(x, y, k=2.5),
+        lambda: permutation_null(x, y, null=2.5),
+        lambda: permutation_null(x, y, seed=-1),
         lambda: svcca(x, y, share=0),
         lambda: svcca(x, y, share=1.1),
         lambda: neighbour_overlap(x, y, distance="taxi"),
@@ -460,6 +504,26 @@ def test_the_null_of_many_examples_needs_no_gram_matrix(monkeypatch):
     assert permutation_null(x, y, null=19).value == pytest.approx(textbook_cka(x, y), abs=1e-9)
 
 
+def test_equal_values_count_as_hits_though_they_differ_in_the_last_digit():
+    """A feature of 0 and 1, and another that is 1 where it is 0: CKA is 1 for 2 of the 20 ways to pair them."""
+    x = np.repeat([0.0, 0.1], 3)
+    found = permutation_null(x[:, None], 0.1 - x[:, None], null=99, seed=2)
+    rng = np.random.default_rng(2)
+    hits = sum(len(set(x[rng.permutation(6)][:3])) == 1 for _ in range(99))
+    assert 0 < hits < 99 and found.p == (1 + hits) / 100
+
+
+def test_the_grids_null_takes_the_form_with_fewer_multiplications(monkeypatch):
+    """Many examples of few features: no [example, example] matrix is made, nor counted in the memory."""
+    assert [alignment.cheaper_form(60, 2, 3, null) for null in (0, 19)] == ["features", "features"]
+    assert [alignment.cheaper_form(60, 20, 30, null) for null in (0, 19)] == ["features", "gram"]
+    a, b = models(n=60, widths=(2, 3))
+    monkeypatch.setattr(alignment, "gram", None)  # would fail if it were called
+    found = compare(a, b, null=19, memory=3 * 32 * 60 * 3)
+    assert cells(found) == pytest.approx(loop(a, b, "same"), abs=1e-6)
+    assert found.manifest["options"] == {"kernel": "linear", "debiased": True, "bandwidth": 1.0}
+
+
 # ---- dimensions
 
 
@@ -488,7 +552,7 @@ def test_two_nn_recovers_planted_dimensions():
 
 def test_two_nn_fits_the_line_of_facco(monkeypatch):
     """The estimator step by step: the slope through the origin of the lower 90 %."""
-    from neuroscope.similarity import dimensions
+    from neuroscope.similarity import dimension
 
     x = gaussian(50, 3)
     distances = np.sort(scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(x)), axis=1)
@@ -496,7 +560,7 @@ def test_two_nn_fits_the_line_of_facco(monkeypatch):
     up = -np.log(1 - np.arange(1, 46) / 50)
     slope = np.linalg.lstsq(np.log(ratio)[:, None], up, rcond=None)[0][0]
     assert two_nn(x) == pytest.approx(slope, rel=1e-9)
-    monkeypatch.setattr(dimensions, "BLOCK", 7 * 50)
+    monkeypatch.setattr(dimension, "BLOCK", 7 * 50)
     assert two_nn(x) == pytest.approx(slope, rel=1e-9)
 
 
@@ -507,6 +571,16 @@ def test_two_nn_refuses_duplicates_and_grids():
     corners = np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T
     with pytest.raises(NumericalError, match="equal distances"):
         two_nn(corners)
+
+
+def test_two_nn_of_nearly_duplicate_examples():
+    """Each has a neighbour at 1e-9 of the others' distance: by products of coordinates it would be rounding."""
+    x = gaussian(50, 3)
+    x = np.concatenate([x, x + 1e-9 * gaussian(50, 3, 1)])
+    distances = np.sort(scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(x)), axis=1)
+    ratio = np.sort(distances[:, 2] / distances[:, 1])[:90]
+    up = -np.log(1 - np.arange(1, 91) / 100)
+    assert two_nn(x) == pytest.approx(np.log(ratio) @ up / (np.log(ratio) @ np.log(ratio)), rel=1e-6)
 
 
 def test_variance_dimension_counts_components():
@@ -528,6 +602,54 @@ def test_participation_ratio_is_the_closed_form():
     assert participation_ratio(embed(x, d=60)) == pytest.approx(expected, rel=1e-9)
     n, d = 400, 100  # the docstring's n d / (n + d)
     assert participation_ratio(gaussian(n, d)) == pytest.approx(n * d / (n + d), rel=0.02)
+
+
+def test_dimensions_by_task_and_layer(tmp_path):
+    x, y = gaussian(30, 6), gaussian(20, 6, 1)
+    a, b = np.stack([x, x * [1, 1, 0, 0, 0, 0], np.ones((30, 6))]), np.stack([y, y, y * [1, 0, 0, 0, 0, 0]])
+    np.save(tmp_path / "a.npy", a)
+    seen = []
+    found = dimensions(
+        {"a": np.load(tmp_path / "a.npy", mmap_mode="r"), "b": torch.from_numpy(b)},
+        pooled="both", share=1.0, progress=lambda units, what: seen.append(len(units)) or units,
+    )  # fmt: skip
+    table = found.to_frame()
+    assert list(table.columns) == ["task", "layer", "value", "limit", "reason"] and seen == [9]
+    assert table["value"].tolist() == pytest.approx(
+        [6, 2, np.nan, 6, 6, 1, 6, 6, 2], nan_ok=True
+    )  # 2: b's, and from a to b
+    assert table["limit"].tolist() == [6] * 9
+    assert table["reason"].tolist() == ["", "", "constant activations (zero variance)", *[""] * 6]
+    assert dimensions({"a": a[:, :4]}).table["limit"].tolist() == [3] * 3  # four examples span three dimensions
+    figure = found.figure()
+    assert [t.name for t in figure.data] == ["a", "b", "both"] and "100 %" in figure.layout.yaxis.title.text
+    np.testing.assert_array_equal(figure.data[0].y, [6, 2, np.nan])
+    assert "1 of 9 points: constant" in figure.layout.title.subtitle.text
+    assert Dimensions.load(found.save(tmp_path / "d.json")).to_frame().equals(table)
+    for measure, function in (("participation", participation_ratio), ("two-nn", two_nn)):
+        values = dimensions({"b": b}, measure).table["value"]
+        assert values.tolist() == pytest.approx([function(layer) for layer in b])
+    several = dimensions({"one": {"a": a}, "two": {"a": a[:, :10], "b": b}})
+    assert list(several.table["model"]) == ["one"] * 3 + ["two"] * 6
+    assert [t.name for t in several.figure().data] == ["one, a", "two, a", "two, b"]
+
+
+def test_dimensions_that_cannot_be_are_refused():
+    x = gaussian(20, 3)
+    for call, match in (
+        (lambda: dimensions(x), "a ndarray"),
+        (lambda: dimensions({}), "no tasks"),
+        (lambda: dimensions({"a": x}), r"shape \(20, 3\)"),
+        (lambda: dimensions({"a": x[None, :3]}), "3 examples"),
+        (lambda: dimensions({"a": x[None]}, "spectral"), "no such measure"),
+        (lambda: dimensions({"a": x[None]}, shares=0.9), "did you mean 'share'"),
+        (lambda: dimensions({"a": x[None]}, share=2), "share=2"),
+        (lambda: dimensions({"a": x[None]}, pooled="a"), "a task of that name"),
+        (lambda: dimensions({"a": x[None], "b": x[None, :, :2]}, pooled="all"), "other layers or features"),
+        (lambda: variance_dimension({"a": x[None]}), r"dimensions\(a\)"),
+    ):
+        with pytest.raises(ArgumentError, match=match):
+            call()
 
 
 @pytest.mark.parametrize("dimension", [variance_dimension, participation_ratio, two_nn])
@@ -669,6 +791,14 @@ def test_half_and_double_activations(dtype):
         assert all((side[t].double().numpy() == before[t]).all() for t in side)
 
 
+def test_whole_numbers_and_lists_are_compared_in_full_precision():
+    x, y = (2**25 + np.random.default_rng(s).integers(0, 3, size=(1, 40, 4)) for s in (0, 1))
+    expected = textbook_cka(x[0] - 2**25, y[0] - 2**25)
+    for convert in (lambda v: v, torch.from_numpy, lambda v: v.tolist()):
+        found = compare({"t": convert(x)}, {"t": convert(y)})
+        assert found.table["value"][0] == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", MEASURES)
 @pytest.mark.parametrize("pairs", ["same", "all"])
 def test_every_measure_goes_through_the_grid(name, pairs, monkeypatch):
@@ -708,6 +838,18 @@ def test_the_grids_null_is_that_of_each_pair(name, pairs):
         expected = permutation_null(x, y, name, null=19, seed=4)
         assert tuple(row[c] for c in ("value", "low", "high", "p")) == pytest.approx(tuple(expected), abs=1e-9)
     assert len(table) == (4 if pairs == "all" else 2)
+
+
+def test_q_counts_every_p_of_the_table():
+    a, b = models(layers=4)
+    a["t1"][2], b["t1"] = np.nan, models(seed=1, layers=4)[1]["t1"]  # the second task's are unrelated
+    table = compare(a, b, null=19).to_frame()
+    assert list(table.columns[-4:]) == ["high", "p", "q", "reason"]
+    p = table["p"].dropna().to_numpy()
+    assert len(p) == 7 and len(set(p)) > 1
+    np.testing.assert_allclose(table["q"].dropna(), benjamini_hochberg(p))
+    assert table["q"].isna().tolist() == table["p"].isna().tolist()
+    assert "q" not in compare(a, b).table
 
 
 @pytest.mark.parametrize("options", [{}, {"null": 5}, {"measure": "procrustes"}, {"memory": "tiny"}])
@@ -752,13 +894,27 @@ def test_shapes_that_do_not_match_are_refused_before_anything_is_read(monkeypatc
         ({"t0": x}, {"t0": x[:, :5]}, "40 and 5 examples"),
         ({"t0": x[:, :3]}, {"t0": x[:, :3]}, "3 examples"),
         ({"t0": x}, {"t0": x[:2]}, "3 and 2 layers"),
-        ({"t0": x[0]}, {"t0": x}, r"shapes \(40, 6\)"),
+        ({"t0": x[0]}, {"t0": x}, r"shape \(40, 6\)"),
+        (x, x, "a ndarray"),
+        ([x], [x], "a list"),
+        ({"t0": x * 1j}, {"t0": x}, "complex"),
+        ({"t0": x}, {"t0": x.astype(object)}, "object"),
+        ({"t0": x}, {"t0": torch.from_numpy(x * 1j)}, "complex"),
+        ({"t0": x}, {"t0": x.astype(str)}, "real numbers"),
     ):
         with pytest.raises(ArgumentError, match=match):
             compare(first, second)
     for options in ({"measure": "ckaa"}, {"pairs": "some"}, {"debiase": True}, {"null": -1}, {"kernel": "cubic"}):
         with pytest.raises(ArgumentError):
             compare(a, b, **options)
+    for name, bad in (
+        ("null", 2.5), ("seed", -1), ("memory", "1 GB"), ("bandwidth", 0), ("bandwidth", 2), ("debiased", "no"),
+    ):  # fmt: skip
+        with pytest.raises(ArgumentError, match=f"{name}={bad!r}"):
+            compare(a, b, **{name: bad})
+    for device in ("gpu", "meta"):
+        with pytest.raises(ArgumentError, match=f"compare on {device}"):
+            compare(a, b, device=device)
     with pytest.raises(ArgumentError, match="float64"):
         compare(a, b, device="mps")
 
@@ -816,3 +972,20 @@ def test_pages_of_a_file_are_handed_back_only_where_it_is_mapped_for_reading(tmp
     private[:] = 2 * x  # lives in this process's pages alone
     compare({"t": private}, {"t": x})
     np.testing.assert_array_equal(private, 2 * x)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells which pages are resident")
+@pytest.mark.parametrize("measure", ["cka", "procrustes"])
+def test_no_page_of_a_mapped_file_stays_resident(measure, tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, gaussian(64, 2048).reshape(2, 64, 1024))  # 1 MiB
+    mapped = np.load(path, mmap_mode="r")
+    assert mapped.sum() and resident(path) >= 1 << 20  # reading it the ordinary way keeps it
+    compare({"t": mapped}, {"t": gaussian(64, 6).reshape(2, 64, 3)}, measure)
+    assert resident(path) == 0
+
+
+def resident(path):
+    """Bytes of a mapped file that count as this process's memory."""
+    _, _, lines = Path("/proc/self/smaps").read_text().partition(str(path))
+    return int(re.search(r"Rss: +(\d+) kB", lines)[1]) << 10

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from neuroscope import statistics
 from neuroscope.errors import ArgumentError, NumericalError
-from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval, paired_permutation
+from neuroscope.statistics import (
+    against_controls,
+    benjamini_hochberg,
+    bootstrap_interval,
+    paired_permutation,
+    permutation_p,
+)
 
 
 def sample(n, seed=0):
@@ -160,3 +166,13 @@ def test_the_interval_grows_with_the_spread_of_the_controls():
 def test_too_few_or_other_controls_are_refused(controls):
     with pytest.raises(ArgumentError, match="two random masks or more"):
         against_controls(np.ones(4), controls)
+
+
+def test_a_permutation_p_counts_ties_and_leaves_out_gaps():
+    drawn = [0.3, np.nan, 0.1, 0.5, np.nan]
+    assert permutation_p(0.1 + 0.2, drawn, exact=True) == 2 / 3  # 0.30000000000000004 on this machine
+    assert permutation_p(0.1 + 0.2, drawn) == (1 + 2) / (1 + 3)
+    assert permutation_p(1e6 * (0.1 + 0.2), [3e5, 1e5]) == 2 / 3 and permutation_p(0.6, drawn) == 1 / 4
+    for own, values in ((np.nan, [1.0]), (1.0, []), (1.0, [np.nan])):
+        with pytest.raises(NumericalError, match="a permutation p"):
+            permutation_p(own, values)

@@ -18,6 +18,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def representations(
     data = {"tasks": {name: task.data_hash for name, task in named.items()}}
     manifest = {**model.provenance(), **data, **settings}
     if output is not None and result.is_whole(Path(output), manifest):
-        return Representations.load(output)
+        return replace(Representations.load(output), families={name: task.family for name, task in named.items()})
     examples = {name: task.split(split, n) for name, task in named.items()}
     prompts = {name: tokens_to_read(model, task, examples[name], at) for name, task in named.items()}
     reader = Reader(model, normed)

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from neuroscope import files
 from neuroscope.errors import ArgumentError, FileError, choose
+from neuroscope.similarity.inputs import real, tasks_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,13 +36,14 @@ class Representations(Mapping[str, Array]):
     """Task -> array [layer, example, feature]; layer 0 is the embedding.
 
     Attributes:
-        arrays: by task; memory-mapped and read-only where they lie in a folder.
+        arrays: by task, of numpy (given tensors and lists become such); memory-mapped and read-only where they lie in a
+            folder.
         examples: task -> (prompt, answer) of every example, for hover texts; empty where not known.
         families: task -> family (cluster of tasks).
         manifest: model, data, settings and versions.
 
     Raises:
-        ArgumentError: no task, or arrays whose shapes do not match.
+        ArgumentError: no task, what is no array of real numbers, or arrays whose shapes do not match.
 
     Example:
         >>> reps = Representations({"nli": np.zeros((3, 5, 8))})
@@ -54,10 +58,10 @@ class Representations(Mapping[str, Array]):
     holder: Any = None  # keeps a temporary folder for as long as the arrays in it
 
     def __post_init__(self) -> None:
-        shapes = {task: np.shape(array) for task, array in self.arrays.items()}
         asked, do = "representations of tasks", "give one array [layer, example, feature] per task, of one model"
-        if not shapes:
-            raise ArgumentError(asked, "no task", do)
+        arrays = {task: _array(self.arrays[task], f"{asked}, {task!r}") for task in tasks_of(self.arrays, asked)}
+        object.__setattr__(self, "arrays", arrays)
+        shapes = {task: array.shape for task, array in arrays.items()}
         first, whole = next(iter(shapes.items()))
         for task, s in shapes.items():
             if len(s) != 3 or 0 in s or (s[0], s[2]) != (whole[0], whole[-1]):
@@ -69,6 +73,10 @@ class Representations(Mapping[str, Array]):
 
     def __getitem__(self, task: str) -> Array:
         return self.arrays[choose(task, self.arrays, "task")]
+
+    def get(self, task: str, default: Any = None) -> Any:
+        """The task's array, or the default where there is none; `[task]` raises an `ArgumentError` there."""
+        return self.arrays.get(task, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
@@ -145,6 +153,14 @@ def file_name(number: int, task: str) -> str:
     return f"{number:03d}-" + re.sub(r"[^\w.-]+", "_", task)[:60] + ".npy"
 
 
+def _array(x: Any, asked: str) -> Array:
+    found = real(x, asked)
+    if isinstance(found, Tensor):
+        found = found.detach().cpu()
+        found = (found.float() if found.dtype == torch.bfloat16 else found).numpy()  # numpy has no such type
+    return found
+
+
 def _dump(array: Array, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, array, allow_pickle=False)
@@ -159,6 +175,7 @@ def partial_file(path: Path, shape: tuple[int, ...], dtype: str, *, begun: bool)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not begun:
             return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        np.lib.format.open_memmap(path, mode="r")  # refuses a file cut short, which "r+" would fill up with zeros
         found = np.lib.format.open_memmap(path, mode="r+")
     except (OSError, ValueError) as error:
         raise FileError(asked, str(error), do) from error

@@ -2,20 +2,24 @@
 
 from neuroscope.similarity.accumulation import CKA
 from neuroscope.similarity.alignment import cka
+from neuroscope.similarity.by_layer import DIMENSIONS, Dimensions, dimensions
 from neuroscope.similarity.canonical import procrustes, pwcca, svcca
-from neuroscope.similarity.dimensions import participation_ratio, two_nn, variance_dimension
+from neuroscope.similarity.dimension import participation_ratio, two_nn, variance_dimension
 from neuroscope.similarity.grid import Similarity, compare
 from neuroscope.similarity.measures import MEASURES, Band, Measure, permutation_null
 from neuroscope.similarity.neighbours import neighbour_overlap
 
 __all__ = [
     "CKA",
+    "DIMENSIONS",
     "MEASURES",
     "Band",
+    "Dimensions",
     "Measure",
     "Similarity",
     "cka",
     "compare",
+    "dimensions",
     "neighbour_overlap",
     "participation_ratio",
     "permutation_null",

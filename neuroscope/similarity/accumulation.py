@@ -52,7 +52,7 @@ class CKA:
         bandwidth: float = 1.0,
     ) -> None:
         choose(estimator, ("features", "batches"), "estimator")
-        choose(kernel, alignment.KERNELS, "kernel")
+        alignment.check(kernel, debiased, bandwidth)
         if estimator == "features" and kernel != "linear":
             raise ArgumentError(
                 f"kernel={kernel!r} with estimator='features'", "no finite set of features", "use estimator='batches'"

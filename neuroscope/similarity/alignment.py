@@ -15,6 +15,8 @@ and the biased one |X'Y|_F^2 (up to a factor that CKA divides out). Whichever fo
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -63,14 +65,15 @@ def cka(
         kernel: "linear", or "rbf" (Gaussian).
         debiased: with the unbiased HSIC (Song et al. 2012). `False` is the form of most papers: it rises towards 1 as
             features outnumber examples, whatever they are.
-        bandwidth: standard deviation of the Gaussian, as a share of the median distance between two examples.
+        bandwidth: standard deviation of the Gaussian ("rbf" only), as a share of the median distance of two examples.
 
     Returns:
         1 for representations that are equal up to rotation and scale; the biased form lies in [0, 1], the debiased one
         is 0 on average for unrelated representations and can be negative.
 
     Raises:
-        ArgumentError: shapes that cannot be compared, fewer than four examples, or a bad kernel or bandwidth.
+        ArgumentError: shapes that cannot be compared, fewer than four examples, a bad kernel or bandwidth, or a
+            bandwidth of the linear kernel, which has none.
         NumericalError: non-finite or constant activations; or a debiased self-similarity of zero (all examples are
             equally far from each other).
 
@@ -86,18 +89,31 @@ def cka(
     return between(*ready)
 
 
-def cheaper_form(n: int, d: int, e: int) -> Literal["gram", "features"]:
-    """The form that takes fewer multiplications for n examples of d and of e features, with both self terms."""
-    return "gram" if n * n * (d + e) <= n * (d * d + e * e + 2 * d * e) else "features"
+def check(kernel: Any, debiased: Any, bandwidth: Any) -> None:
+    """Refuse options that cannot be, or that would be ignored."""
+    choose(kernel, KERNELS, "kernel")
+    if not isinstance(debiased, bool | np.bool_):
+        raise ArgumentError(f"debiased={debiased!r}", "neither True nor False", "True is the unbiased HSIC")
+    if not (isinstance(bandwidth, Real) and 0 < float(bandwidth) < math.inf):
+        raise ArgumentError(f"bandwidth={bandwidth!r}", "not a positive number", "1.0 is the median distance itself")
+    if kernel == "linear" and bandwidth != 1:
+        raise ArgumentError(f"bandwidth={bandwidth!r}", "the linear kernel, which has none", "use kernel='rbf'")
+
+
+def cheaper_form(n: int, d: int, e: int, null: int = 0) -> Literal["gram", "features"]:
+    """The form that takes fewer multiplications for n examples of d and of e features.
+
+    Both sides are prepared once (n d and n e for each of n examples, or d d, e e and twice d e); every permutation of
+    the null takes a product of all entries of the Gram matrices, or a product of the features.
+    """
+    return "gram" if n * (d + e + null) <= (d + e) ** 2 + null * d * e else "features"
 
 
 def prepare(
     x: Examples, *, kernel: str, debiased: bool, bandwidth: float, form: Literal["gram", "features"] = "gram"
 ) -> State:
     """All that is needed of one side."""
-    choose(kernel, KERNELS, "kernel")
-    if not bandwidth > 0:
-        raise ArgumentError(f"bandwidth={bandwidth!r}", "not positive", "1.0 is the median distance itself")
+    check(kernel, debiased, bandwidth)
     if form == "features":
         return normalised(x.centred, debiased)
     kernels = gram(x.centred / x.centred.abs().max(), kernel, bandwidth)  # scaled: far from overflow

@@ -120,8 +120,8 @@ class Layers:
     def _read(self, layer: int, start: int, stop: int) -> Float[Tensor, "rows d"]:
         if isinstance(self.array, Tensor):
             values = self.array[layer, start:stop].detach()
-            wide = values.dtype if values.dtype in (torch.float32, torch.float64) else torch.float32
-            return values.to(self.device, wide)
+            narrow = values.dtype.is_floating_point and values.dtype != torch.float64
+            return values.to(self.device, torch.float32 if narrow else torch.float64)
         part = self.array[layer, start:stop]
         block = np.array(part, dtype=np.float64 if part.dtype.kind != "f" or part.dtype.itemsize > 4 else np.float32)
         hand_back(self.array)

@@ -18,6 +18,7 @@ correlation of 1: give many more examples than kept dimensions, and look at the 
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ def svcca(x: Any, y: Any, *, share: float = 0.99) -> float:
             correlation, which no invertible linear map of either side changes.
 
     Returns:
-        In [0, 1]; well above 0 by chance unless examples are many more than kept components.
+        In [0, 1]; of unrelated representations above 0, and the more so the more components of few examples are kept.
 
     Raises:
         ArgumentError: shapes that cannot be compared, or a share that cannot be.
@@ -66,7 +67,7 @@ def pwcca(x: Any, y: Any) -> float:
     """Canonical correlations weighted by how much of x each one accounts for (Morcos et al. 2018).
 
     It is not symmetric: the weights are x's. No invertible linear map of y changes it where y's rank is at least x's;
-    of x, only a scale.
+    of x, only a scale. Of unrelated representations it is above 0, the more so the more features and fewer examples.
 
     Args, Returns, Raises:
         As `svcca` with all components.
@@ -89,7 +90,8 @@ def procrustes(x: Any, y: Any) -> float:
     Where one side has fewer features, it counts as padded with zeros.
 
     Returns:
-        In [0, 1]; 1 for equality up to rotation, reflection and scale. Above 0 by chance.
+        In [0, 1]; 1 for equality up to rotation, reflection and scale. Of unrelated representations it is above 0,
+        the more so the more features and the fewer examples.
 
     Raises:
         As `svcca`.
@@ -104,8 +106,7 @@ def procrustes(x: Any, y: Any) -> float:
 
 def space(x: Examples, *, share: float = 1.0) -> Space:
     """Steps 1 and 2."""
-    if not 0 < share <= 1:
-        raise ArgumentError(f"share={share!r}", "not in (0, 1]", "0.99 is usual")
+    check_share(share)
     n, d = x.values.shape
     u, s, v = torch.linalg.svd(_unit(x), full_matrices=False)
     rank = int((s > max(n, d) * x.eps * s[0]).sum())
@@ -118,6 +119,12 @@ def space(x: Examples, *, share: float = 1.0) -> Space:
             "every correlation is 1 then, whatever the data: give more examples, keep a smaller share, or use CKA",
         )
     return Space(u[:, :rank], s[:rank, None] * v[:rank])
+
+
+def check_share(share: Any) -> None:
+    """Refuse a share of the variance that cannot be."""
+    if not (isinstance(share, Real) and 0 < float(share) <= 1):
+        raise ArgumentError(f"share={share!r}", "not a number in (0, 1]", "0.99 is usual")
 
 
 def components(variances: Float[Tensor, " r"], share: float) -> int:

@@ -4,7 +4,8 @@
 2. Linear CKA without a null goes through `blocks`: float32 products, float64 sums, self terms once per layer.
    Everything else prepares every layer once in float64 (`measures`), as many layers of a at a time as fit the memory;
    under a null, each permutation of a layer of b serves all layers of a.
-3. A layer that cannot be compared leaves NaN and its reason in every pair that it is in.
+3. Where there is a null, q is Benjamini and Hochberg's of all p in the table.
+4. A layer that cannot be compared leaves NaN and its reason in every pair that it is in.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ import torch
 from neuroscope import figures, files
 from neuroscope.errors import ArgumentError, NumericalError, choose, public
 from neuroscope.results import Result
-from neuroscope.similarity import blocks, inputs
-from neuroscope.similarity.measures import MEASURES, band, complete, find, permutations
+from neuroscope.similarity import alignment, blocks, inputs
+from neuroscope.similarity.measures import MEASURES, NULL, band, complete, find, permutations, with_form
+from neuroscope.statistics import benjamini_hochberg
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MEMORY = 2 << 30  # bytes
-STATE = 32  # bytes per number of [example, max(example, feature)] of a prepared layer, with room for preparing it
+STATE = 32  # bytes per number of a prepared layer, with room for preparing it
 BANDS = 7  # curves up to which each is drawn with its null band
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -38,7 +40,8 @@ class Similarity(Result):
     """How alike two models' layers are, by task.
 
     `table` has a row per task and pair of layers: task, layer_a, layer_b, value, reason ("" or why there is no value),
-    and under a permutation null low, high (2.5 and 97.5 % quantile of the null, not an interval of the value) and p.
+    and under a permutation null low, high (2.5 and 97.5 % quantile of the null, not an interval of the value), p, and
+    q, the false discovery rate at which p would be a finding among all that the table has (Benjamini & Hochberg 1995).
     """
 
     def figure(self, task: str | None = None) -> go.Figure:
@@ -93,7 +96,7 @@ def compare(
         b: the same tasks with the same examples; features, and for all pairs layers, may be of another number.
         measure: a name in MEASURES; `options` are its keywords, such as `debiased=False`.
         pairs: "same", layer i against layer i, or "all".
-        null: permutations per pair for low, high and p; none by default. All pairs of a task share the permutations.
+        null: permutations per pair for low, high, p and q; none by default. All pairs of a task share the permutations.
         seed: of the permutations.
         device: where the products are made; by default a GPU that torch sees, or the processor.
         memory: bytes of activations and products held at a time. Linear CKA is cut into blocks that fit; other measures
@@ -106,32 +109,31 @@ def compare(
 
     Raises:
         ArgumentError: tasks, layers or examples that do not match, fewer than four examples, an unknown measure or
-            option, or too little memory for the smallest block.
+            option, a device that is not there, or too little memory for the smallest block.
 
     Example:
         >>> x = {"t": np.random.default_rng(0).normal(size=(2, 30, 5))}
         >>> compare(x, x).to_frame()["value"].round(6).tolist()
         [1.0, 1.0]
     """
-    find(measure)
+    function = find(measure).function
     choose(pairs, ("same", "all"), "pairs")
-    settings = complete("compare", measure, options)
-    if null < 0:
-        raise ArgumentError(
-            f"null={null!r}", "a negative number of permutations", "0 for none; 200 give a p down to 0.005"
-        )
-    place = _device(a, device)
+    settings = complete(f"compare by {measure}", function, options)
+    if measure == "cka":
+        alignment.check(**settings)
+    null = inputs.whole(null, "null", 0, f"0 for none; {NULL}")
+    seed, memory = inputs.whole(seed, "seed", 0, "0 is usual"), inputs.whole(memory, "memory", 1, "give bytes")
     shapes = {task: _shapes(a, b, task, pairs) for task in _tasks(a, b)}
+    place = _device(a, device)
     units = [
         (task, list(range(i)), list(range(j))) for task, ((i, *_), (j, *_)) in shapes.items() if pairs == "all"
     ] or [(task, [i], [i]) for task, ((layers, *_), _) in shapes.items() for i in range(layers)]
     fast = measure == "cka" and settings["kernel"] == "linear" and not null
-    choose(settings.get("kernel", "linear"), ("linear", "rbf"), "kernel")
     rows: list[Row] = []
     open_task: tuple[str, Any, Any] = ("", None, None)
     for task, i, j in progress(units, f"{measure}, {pairs} layers") if progress else units:
         if open_task[1] is None or open_task[0] != task:
-            open_task = (task, a[task], b[task])
+            open_task = (task, inputs.real(a[task], task), inputs.real(b[task], task))
         if fast:
             made = _linear(open_task[1], open_task[2], i, j, settings["debiased"], place, memory)
         else:
@@ -165,8 +167,9 @@ def _prepared(
     null: int, seed: int, device: torch.device, memory: int,
 ) -> list[Row]:  # fmt: skip
     """Step 2, the general path."""
-    chosen, n = MEASURES[measure], int(a.shape[1])
-    one = STATE * n * max(n, int(a.shape[2]), int(b.shape[2]))
+    chosen, (_, n, d), (_, _, e) = MEASURES[measure], a.shape, b.shape
+    settings = with_form(settings, n, d, e, null)
+    one = STATE * n * max(d, e, 0 if settings.get("form") == "features" else n)
     fit = memory // one - 2  # a layer of b and its permutation are there too
     if fit < 1:
         found = f"{3 * one} are needed for three layers of {n} examples"
@@ -214,28 +217,25 @@ def _table(rows: Sequence[Row]) -> Any:
     import pandas as pd  # heavy: only where a table is made
 
     table = pd.DataFrame(rows)
+    if "p" in table:
+        table["q"] = benjamini_hochberg(table["p"])
     return table[[*table.columns.drop("reason"), "reason"]]
 
 
 def _tasks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    if not a or set(a) != set(b):
-        only = [
-            f"only in {side}: {sorted(set(x) - set(y))}" for side, x, y in (("a", a, b), ("b", b, a)) if set(x) - set(y)
-        ]
-        raise ArgumentError("compare two models", "; ".join(only) or "no tasks", "give the same tasks of both models")
-    return list(a)
+    asked = "compare two models"
+    tasks, others = (inputs.tasks_of(side, asked) for side in (a, b))
+    if set(tasks) != set(others):
+        only = [("a", set(tasks) - set(others)), ("b", set(others) - set(tasks))]
+        found = "; ".join(f"only in {side}: {sorted(names)}" for side, names in only if names)
+        raise ArgumentError(asked, found, "give the same tasks of both models")
+    return tasks
 
 
-def _shapes(
-    a: Mapping[str, Any], b: Mapping[str, Any], task: str, pairs: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    first, second = tuple(np.shape(a[task])), tuple(np.shape(b[task]))
-    asked, found = f"compare {task!r}", f"shapes {first} and {second}"
-    if len(first) != 3 or len(second) != 3 or 0 in first + second:
-        raise ArgumentError(asked, found, "give [layer, example, feature]")
+def _shapes(a: Mapping[str, Any], b: Mapping[str, Any], task: str, pairs: str) -> tuple[tuple[int, int, int], ...]:
+    asked = f"compare {task!r}"
+    first, second = (inputs.shape(side[task], asked) for side in (a, b))
     inputs.same_examples(first[1], second[1], asked)
-    if first[1] < inputs.FEWEST:
-        raise ArgumentError(asked, f"{first[1]} examples", f"give {inputs.FEWEST} examples or more")
     if pairs == "same" and first[0] != second[0]:
         raise ArgumentError(asked, f"{first[0]} and {second[0]} layers", "use pairs='all', or give matching layers")
     return first, second
@@ -243,10 +243,15 @@ def _shapes(
 
 def _device(a: Mapping[str, Any], device: str | torch.device | None) -> torch.device:
     given = next((v.device for v in a.values() if isinstance(v, torch.Tensor) and v.device.type != "cpu"), None)
-    found = torch.device(device or given or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if found.type == "mps":
-        raise ArgumentError("compare on mps", "a device without float64", "use device='cpu'")
-    return found
+    wanted = device or given or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.ones(1, dtype=torch.float64, device=wanted).item()
+        return torch.device(wanted)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        found = str(error).split("\n")[0]
+        raise ArgumentError(
+            f"compare on {wanted}", found, "use a device that is there and has float64: 'cpu'"
+        ) from None
 
 
 def _label(manifest: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,17 +59,56 @@ def as_examples(x: Any, what: str) -> Examples:
 
 def as_batch(x: Any, what: str) -> Float[Tensor, "n d"]:
     """A float64 copy, [example, feature]; any number of examples but none."""
-    values: Any = x
-    if isinstance(x, Tensor):
-        values = x.detach().to("cpu" if x.device.type == "mps" else x.device, torch.float64)
+    values = real(x, what)
+    if isinstance(values, Tensor):
+        values = values.detach().to("cpu" if values.device.type == "mps" else values.device, torch.float64)
     else:
-        values = np.asarray(x)
-        if values.dtype.kind not in "fiub":
-            raise ArgumentError(what, f"activations of type {values.dtype}", "give an array of real numbers")
         values = torch.from_numpy(np.array(values, dtype=np.float64))  # copied: a file mapped for reading is not shared
     if values.ndim != 2 or 0 in values.shape:
         raise ArgumentError(what, f"activations of shape {tuple(values.shape)}", "give [example, feature]")
     return values
+
+
+def real(x: Any, what: str) -> Any:
+    """An array of real numbers: of torch as it is, anything else as numpy's; of a mapped file, nothing is read."""
+    do = "give an array of real numbers"
+    if isinstance(x, Mapping):
+        raise ArgumentError(what, "a mapping", "compare(a, b) and dimensions(a) take task -> [layer, example, feature]")
+    try:
+        array = x if isinstance(x, Tensor) else np.asanyarray(x)
+    except (TypeError, ValueError) as error:  # rows of different lengths, tensors on a GPU
+        raise ArgumentError(what, str(error), do) from None
+    if array.is_complex() if isinstance(array, Tensor) else array.dtype.kind not in "fiub":
+        raise ArgumentError(what, f"activations of type {array.dtype}", do)
+    return array
+
+
+def tasks_of(reps: Any, asked: str) -> list[str]:
+    """The tasks of a mapping task -> activations."""
+    if not isinstance(reps, Mapping) or not reps:
+        found = "no tasks" if isinstance(reps, Mapping) else f"a {type(reps).__name__}"
+        raise ArgumentError(
+            asked, found, "give a mapping task -> array [layer, example, feature], as Representations are"
+        )
+    return list(reps)
+
+
+def shape(array: Any, what: str) -> tuple[int, int, int]:
+    """Layers, examples and features of a task."""
+    found = tuple(real(array, what).shape)
+    if len(found) != 3 or 0 in found:
+        raise ArgumentError(what, f"shape {found}", "give [layer, example, feature]")
+    layers, n, width = found
+    if n < FEWEST:
+        raise ArgumentError(what, f"{n} examples", f"give {FEWEST} examples or more")
+    return layers, n, width
+
+
+def whole(value: Any, name: str, least: int, do: str) -> int:
+    """A whole number that is not below the least."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ArgumentError(f"{name}={value!r}", f"not a whole number of {least} or more", do)
+    return int(value)
 
 
 def _eps(x: Any) -> float:

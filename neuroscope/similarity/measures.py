@@ -17,9 +17,10 @@ from torch import Tensor
 
 from neuroscope.errors import ArgumentError, choose, public, suggest
 from neuroscope.similarity import alignment, canonical, neighbours
-from neuroscope.similarity.inputs import pair
+from neuroscope.similarity.inputs import pair, whole
 
 LEVEL = 0.95  # share of the null between low and high
+NULL = "200 permutations give a p down to 0.005"
 TIE = 1e-9  # values this close count as equal: sums that are equal on paper may differ in the last digit
 
 
@@ -33,7 +34,6 @@ class Measure:
         between: (state, state) -> similarity.
         permute: (state, order) -> the state of the same examples in another order, without preparing it again.
         invariances: what changes nothing, of x and of y, under the options of `exact`.
-        null: what unrelated representations have.
         exact: options under which the invariances hold.
     """
 
@@ -42,7 +42,6 @@ class Measure:
     between: Callable[[Any, Any], float]
     permute: Callable[[Any, Tensor], Any]
     invariances: tuple[frozenset[str], frozenset[str]]
-    null: str
     exact: Mapping[str, Any]
 
 
@@ -51,24 +50,23 @@ LINEAR = TURNS | {"invertible"}
 
 MEASURES: dict[str, Measure] = {
     "cka": Measure(
-        alignment.cka, alignment.prepare, alignment.between, alignment.permute, (TURNS, TURNS),
-        "0 on average where debiased; biased, it rises towards 1 with features / examples", {},
+        alignment.cka, alignment.prepare, alignment.between, alignment.permute, (TURNS, TURNS), {},
     ),
     "svcca": Measure(
         canonical.svcca, canonical.space, canonical.mean_correlation, canonical.permute_space, (LINEAR, LINEAR),
-        "above 0, and more so the more components are kept of few examples", {"share": 1.0},
+        {"share": 1.0},
     ),
     "pwcca": Measure(
         canonical.pwcca, canonical.space, canonical.weighted_correlation, canonical.permute_space,
-        (TURNS - {"orthogonal"}, LINEAR), "above 0, and more so the more features and the fewer examples", {},
+        (TURNS - {"orthogonal"}, LINEAR), {},
     ),
     "procrustes": Measure(
         canonical.procrustes, canonical.coordinates, canonical.nuclear, canonical.permute_rows, (TURNS, TURNS),
-        "above 0, and more so the more features and the fewer examples", {},
+        {},
     ),
     "neighbour_overlap": Measure(
         neighbours.neighbour_overlap, neighbours.nearest, neighbours.common, neighbours.permute,
-        (TURNS, TURNS), "k / (n - 1) on average, for the share of common neighbours", {"distance": "euclidean"},
+        (TURNS, TURNS), {"distance": "euclidean"},
     ),
 }  # fmt: skip
 
@@ -102,7 +100,7 @@ def permutation_null(x: Any, y: Any, measure: str = "cka", null: int = 200, seed
         seed: of the permutations.
 
     Raises:
-        ArgumentError: an unknown measure or option, or no permutations; and as the measure.
+        ArgumentError: an unknown measure or option, no permutations, or a bad seed; and as the measure.
         NumericalError: as the measure.
 
     Example:
@@ -112,14 +110,11 @@ def permutation_null(x: Any, y: Any, measure: str = "cka", null: int = 200, seed
         (True, 0.01)
     """
     chosen = find(measure)
-    settings = complete("permutation_null", measure, options)
+    settings = complete(f"permutation_null by {measure}", chosen.function, options)
+    null, seed = whole(null, "null", 1, NULL), whole(seed, "seed", 0, "0 is usual")
     first, second = pair(x, y, measure)
-    if null < 1:
-        raise ArgumentError(f"null={null!r}", "no permutations", "200 give a p down to 0.005")
-    if settings.get("kernel") == "linear":
-        (n, d), e = first.values.shape, second.values.shape[1]
-        # every permutation costs n * n in one form and n * d * e in the other
-        settings["form"] = "gram" if n <= d * e else "features"
+    (n, d), e = first.values.shape, second.values.shape[1]
+    settings = with_form(settings, n, d, e, null)
     a, b = (chosen.prepare(side, **settings) for side in (first, second))
     orders = permutations(len(first.values), null, seed, first.values.device)
     draws = np.array([chosen.between(a, chosen.permute(b, order)) for order in orders])
@@ -131,15 +126,21 @@ def find(measure: str) -> Measure:
     return MEASURES[choose(measure, MEASURES, "measure")]
 
 
-def complete(asked: str, measure: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of the measure, the missing ones at their defaults."""
-    parameters = inspect.signature(MEASURES[measure].function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+def complete(asked: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a measure's function, the missing ones at their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     for name in options:
         if name not in defaults:
             do = suggest(name, defaults) if defaults else "leave it out"
-            raise ArgumentError(f"{asked} by {measure} with {name}=...", "no such option", do)
+            raise ArgumentError(f"{asked} with {name}=...", "no such option", do)
     return {**defaults, **options}
+
+
+def with_form(settings: Mapping[str, Any], n: int, d: int, e: int, null: int) -> dict[str, Any]:
+    """The settings, with the cheaper of linear CKA's two forms."""
+    linear = settings.get("kernel") == "linear"
+    return {**settings, "form": alignment.cheaper_form(n, d, e, null)} if linear else dict(settings)
 
 
 def permutations(n: int, count: int, seed: int, device: torch.device | None = None) -> Iterator[Tensor]:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuroscope.errors import ArgumentError, NumericalError, public
-from neuroscope.similarity.canonical import components
+from neuroscope.errors import NumericalError, public
+from neuroscope.similarity.canonical import check_share, components
 from neuroscope.similarity.inputs import Examples, examples
 
 DISCARDED = 0.10  # of the ratios, the largest: Facco et al. 2017, p. 3
@@ -37,8 +37,7 @@ def variance_dimension(x: Any, share: float = 0.99) -> int:
         >>> variance_dimension([[3.0, 0, 1], [-3, 0, 1], [0, 2, 1], [0, -2, 1]], share=0.5)  # variances 18, 8, 0
         1
     """
-    if not 0 < share <= 1:
-        raise ArgumentError(f"share={share!r}", "not in (0, 1]", "0.99 is usual")
+    check_share(share)
     kernel = _smaller_kernel(examples(x, "variance dimension"))
     variances = torch.linalg.eigvalsh(kernel).flip(0).clamp(min=0)
     return components(variances, share)
