@@ -175,7 +175,8 @@ def bars_with_band(
             )
         )
     figure = style.house_figure(traces, title, subtitle, height=440)
-    figure.update_layout(barmode="group", bargap=0.28, bargroupgap=0.06, legend=style.legend_on_top(len(traces)))
+    figure.update_layout(barmode="group", bargap=0.28, bargroupgap=0.06)
+    style.legend_on_top(figure)
     figure.update_xaxes(type="category", tickangle=-40 if len(names) > 4 else 0, showgrid=False)
     figure.update_yaxes(title_text=value_label, rangemode="tozero")
     return figure
@@ -238,6 +239,8 @@ def curves_with_band(
     entries = len(curves) + len(reference or {})
     figure = style.house_figure(traces, title, subtitle, height=max(440, 160 + 30 * entries))  # the whole legend
     figure.update_layout(xaxis_title_text=x_label, yaxis_title_text=y_label, yaxis_rangemode="tozero")
+    if x_label.startswith("layer"):
+        style.layer_ticks(figure, [v for x, _ in curves.values() for v in x])
     return figure
 
 

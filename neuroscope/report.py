@@ -223,7 +223,7 @@ section { background: white; border: 1px solid var(--line); border-radius: 8px; 
   margin: 0 0 1.5rem;
   scroll-margin-top: 1rem; }
 figure.plot { margin: 1rem 0; overflow-x: auto; }
-figure.plot > div { min-width: 44rem; }
+figure.plot > div { min-width: 40rem; }
 .table { overflow: auto; max-height: 30rem; margin: 1.25rem 0 .5rem; }
 table { border-collapse: separate; border-spacing: 0; font-size: .88rem; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
@@ -235,7 +235,7 @@ code { background: #eef2f6; border-radius: 3px; padding: .05em .3em; font-size: 
 details { background: white; border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1.75rem; }
 summary { cursor: pointer; color: var(--soft); }
 pre { overflow-x: auto; font-size: .8rem; line-height: 1.45; }
-@media (max-width: 900px) { .page { grid-template-columns: minmax(0, 1fr); gap: 1rem; padding: 1.25rem .75rem; }
+@media (max-width: 1150px) { .page { grid-template-columns: minmax(0, 1fr); gap: 1rem; padding: 1.25rem .75rem; }
   nav { position: static; max-height: none; } section { padding: 1rem; } }
 @media print { body { background: white; } nav { display: none; } .page { display: block; }
   .table { max-height: none; }

@@ -6,6 +6,7 @@ blue for signed values.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ SCALES = {
     "sequential": ["#f7fafc", "#d3e3ef", "#9cc3dd", "#5b9bc6", "#2a70a8", "#124a80", "#062a54"],
     "diverging": ["#a04100", "#d55e00", "#f2b27a", "#f7f7f7", "#8fbfdf", "#0072b2", "#00456e"],
 }
+NARROW, LEGEND_ROW = 560, 21  # pixels: width of a narrow figure's axes, height of a row of its legend
+LINE = 100  # characters of a subtitle in the narrowest figure
 INK, FAINT, MISSING = "#1f2933", "#e4e7eb", "#eceff1"
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 
@@ -56,10 +59,11 @@ def house_figure(traces: Sequence[Any], title: str, subtitle: str, height: int) 
             "yaxis": axis,
         }
     )
-    heading = {"text": f"<b>{title}</b>", "subtitle": {"text": subtitle}}
-    return go.Figure(
-        traces, layout={"template": house, "title": heading, "height": height, "margin_t": 100 if subtitle else 76}
-    )
+    lines = textwrap.wrap(subtitle, LINE, break_long_words=False, break_on_hyphens=False)
+    more = 18 * max(len(lines) - 1, 0)
+    heading = {"text": f"<b>{title}</b>", "subtitle": {"text": "<br>".join(lines)}}
+    room = {"height": height + more, "margin_t": (100 if subtitle else 76) + more}
+    return go.Figure(traces, layout={"template": house, "title": heading, **room})
 
 
 def colour_bar(label: str) -> dict[str, Any]:
@@ -84,9 +88,28 @@ def short_names(addresses: Sequence[str]) -> list[str]:
     return short if all(short) else list(addresses)
 
 
-def legend_on_top(entries: int) -> dict[str, Any]:
-    """A legend above the axes, for this many entries."""
-    return {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "visible": entries > 1}
+def legend_on_top(figure: go.Figure) -> None:
+    """Put the legend above the axes, and make room for as many rows as it takes in a narrow figure."""
+    rows = legend_rows(figure)
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "visible": rows > 0})
+    more = LEGEND_ROW * max(rows - 1, 0)
+    figure.update_layout(height=figure.layout.height + more, margin_t=figure.layout.margin.t + more)
+
+
+def legend_rows(figure: go.Figure) -> int:
+    """Rows of a horizontal legend in a narrow figure; 0 where one curve needs none."""
+    names = [trace.name or "" for trace in figure.data if trace.showlegend is not False and trace.visible is not False]
+    rows, used = 1, 0.0
+    for width in (46 + 7 * len(name) for name in names):  # pixels
+        rows, used = (rows + 1, width) if used and used + width > NARROW else (rows, used + width)
+    return rows if len(names) > 1 else 0
+
+
+def layer_ticks(figure: go.Figure, layers: Collection[float]) -> None:
+    """Ticks at whole layers only, about sixteen at the most."""
+    if len(layers):
+        step = -(-(int(max(layers)) - int(min(layers)) + 1) // 16)
+        figure.update_xaxes(tick0=int(min(layers)), dtick=step)
 
 
 def bracket(figure: go.Figure, x: Sequence[str], y: Sequence[str], groups: Mapping[str, str]) -> None:

@@ -1,7 +1,13 @@
 """Maps: clusters that were planted stay together, the explorer shows the table's numbers, gaps are told."""
 
+import random
+import sys
+import types
+
 import numpy as np
 import pytest
+import torch
+from sklearn import manifold
 from sklearn.decomposition import PCA
 
 from neuroscope import explorers, style
@@ -91,7 +97,7 @@ def test_a_layer_of_equal_examples_has_no_map(mapped):
     assert mapped.table.loc[mapped.table["layer"] == 0, ["x", "y"]].isna().all(None)
     figure = mapped.figure()
     assert [frame.name for frame in figure.frames] == ["1", "2"]
-    assert "no map (all examples alike): layer 0" in figure.layout.title.subtitle.text
+    assert "no map (all examples alike): layer 0" in figure.layout.title.subtitle.text.replace("<br>", " ")
     with pytest.raises(ArgumentError, match="all examples are the same there"):
         mapped.multiples([0])
 
@@ -144,8 +150,9 @@ def test_the_explorer(mapped):
     assert [list(s.args[0]) for s in slider.steps] == [["1"], ["2"]]
     play, menu = figure.layout.updatemenus
     assert "play" in play.buttons[0].label and play.buttons[0].method == "animate" and play.buttons[0].args[0] is None
-    assert [b.label for b in menu.buttons] == ["all clusters", "nli", "mood"]
-    assert list(menu.buttons[2].args[0]["visible"]) == ["legendonly", "legendonly", True]
+    assert [b.label for b in menu.buttons] == ["all tasks", "cluster: nli", *TASKS]
+    assert list(menu.buttons[1].args[0]["visible"]) == [True, True, "legendonly"]
+    assert list(menu.buttons[-1].args[0]["visible"]) == ["legendonly", "legendonly", True]
     assert mapped.figure().layout.sliders[0].active == 1
     with pytest.raises(ArgumentError, match="2 maps"):
         mapped.figure(2)
@@ -205,3 +212,32 @@ def test_what_cannot_be(reps):
     ):
         with pytest.raises(error, match=text):
             tsne(given, **wrong)
+
+
+def test_pythons_generator_stays_where_it_was_though_imports_draw_from_it(reps, monkeypatch):
+    class Drawing(types.ModuleType):
+        """A module that draws when it is imported from."""
+
+        def __getattr__(self, name):
+            random.random()
+            return getattr(manifold, name)
+
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", Drawing("sklearn.manifold"))
+    state = random.getstate()
+    tsne(reps, layers=[1])
+    assert random.getstate() == state
+
+
+def test_settings_and_arrays_of_wrong_types_are_refused(reps):
+    for wrong, match in (
+        ({"seed": -1}, "seed=-1"),
+        ({"n": 2.5}, "n=2.5"),
+        ({"perplexity": "high"}, "perplexity='high'"),
+        ({"layers": ["first"]}, "layers 0 to 2"),
+        ({"layers": [0.5]}, "layers 0 to 2"),
+    ):
+        with pytest.raises(ArgumentError, match=match):
+            tsne(reps, **wrong)
+    with pytest.raises(ArgumentError, match="a list"):
+        pca([reps["mood"]])
+    assert pca({"a": torch.from_numpy(reps["mood"])}, layers=-1, n=np.int64(5)).layers == [2]

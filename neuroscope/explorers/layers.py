@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscope import style
-from neuroscope.errors import choose, public
+from neuroscope.errors import ArgumentError, choose, public
+from neuroscope.explorers.parts import bottom_legend, choices_of, grid, menu
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-from neuroscope.explorers.parts import EVERY, bottom_legend, grid, menu
-
+FEW = 5  # tasks below which points stand without a box: quartiles of so few say nothing
 Tables = Mapping[str, Mapping[str, Sequence[float]]]  # label -> task -> one value per layer
 
 
@@ -36,30 +36,27 @@ def layer_boxes(
     Args:
         series: label -> task -> value per layer; NaN where there is none.
         layers: their names, in order.
-        groups: task -> cluster: a menu picks one of them.
+        groups: task -> cluster: a menu picks all tasks, a cluster, or one task.
         band: label, low and high per layer, shaded behind the boxes; NaN where there is none.
         limits: of the vertical axis.
     """
-    clusters = _clusters(series, groups)
+    offered = choices_of((task for rows in series.values() for task in rows), groups)
     traces: list[Any] = []
     if band is not None:
         traces.append(_shade(band[0], layers, band[1], band[2], "#7b8794"))
         traces[0].update(name=band[0], showlegend=True, hoverinfo="skip")
-    shared = len(traces)
-    styles = style.line_styles(series)
-    for cluster in clusters:
+    shared, styles = len(traces), style.line_styles(series)
+    for i, tasks in enumerate(offered.values()):
         for label, rows in series.items():
-            chosen = [t for t in rows if cluster == EVERY or (groups or {}).get(t, t) == cluster]
-            traces.append(_box(label, {t: rows[t] for t in chosen}, layers, styles[label][0], cluster == clusters[0]))
+            chosen = {t: rows[t] for t in tasks if t in rows}
+            traces.append(_box(label, chosen, layers, styles[label][0], visible=i == 0))
     figure = style.house_figure(traces, title, subtitle, height=460)
     _axes_of_layers(figure, layers, y_label, limits)
-    figure.update_layout(
-        boxmode="group", boxgap=0.25, boxgroupgap=0.1, legend=style.legend_on_top(len(series) + shared)
-    )
-    if len(clusters) > 1:
-        each = len(series)
-        shown = [[True] * shared + [c == d for d in clusters for _ in range(each)] for c in clusters]
-        menu(figure, [(c, {"visible": v}) for c, v in zip(clusters, shown, strict=True)])
+    figure.update_layout(boxmode="group", boxgap=0.25, boxgroupgap=0.1)
+    style.legend_on_top(figure)
+    if len(offered) > 1:
+        shown = {c: [True] * shared + [c == d for d in offered for _ in series] for c in offered}
+        menu(figure, shown, style.legend_rows(figure))
     return figure
 
 
@@ -78,6 +75,8 @@ def box_panels(
     Args:
         panels: name of the panel -> label -> task -> value per layer.
     """
+    if not panels:
+        raise ArgumentError("box plots by layer", "no panel", "give one table of values or more")
     columns = min(2, len(panels))
     figure = grid(list(panels), columns, title, subtitle, 240)
     labels = list(dict.fromkeys(label for tables in panels.values() for label in tables))
@@ -85,7 +84,7 @@ def box_panels(
     seen: set[str] = set()
     for i, tables in enumerate(panels.values()):
         for label, rows in tables.items():
-            box = _box(label, rows, layers, styles[label][0], True)
+            box = _box(label, rows, layers, styles[label][0], visible=True)
             box.update(legendgroup=label, showlegend=label not in seen, offsetgroup=label)
             seen.add(label)
             figure.add_trace(box, row=i // columns + 1, col=i % columns + 1)
@@ -112,7 +111,7 @@ def layer_curves(
     groups: Mapping[str, str] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """Curves over layers with a shaded band each; a menu picks a cluster's tasks, drawn thin.
+    """Curves over layers with a shaded band each; a menu picks whose tasks are drawn thin: all, a cluster's, or one.
 
     Args:
         curves: label -> (value, low, high) per layer; low and high may be None.
@@ -123,13 +122,14 @@ def layer_curves(
 
     for label in tasks or {}:
         choose(label, curves, "curve")
-    styles, traces, members = style.line_styles(curves), [], []
+    styles, traces = style.line_styles(curves), []
+    thin: list[str | None] = []  # the task of every trace, None for a curve or its band
     for i, (label, (value, low, high)) in enumerate(curves.items()):
         style.matrix([value], (1, len(layers)), label)
         colour, dash = styles[label][0], style.DASHES[i % len(style.DASHES)]  # both, where one curve covers another
         if low is not None and high is not None:
             traces.append(_shade(label, layers, low, high, colour))
-            members.append("")
+            thin.append(None)
         traces.append(
             go.Scatter(
                 name=label, legendgroup=label, x=list(layers), y=list(value), mode="lines+markers",
@@ -137,8 +137,9 @@ def layer_curves(
                 hovertemplate=f"layer %{{x}}<br>{y_label}: %{{y:.3g}}<extra>{html.escape(label)}</extra>",
             )
         )  # fmt: skip
-        members.append("")
+        thin.append(None)
         for task, row in (tasks or {}).get(label, {}).items():
+            style.matrix([row], (1, len(layers)), f"{label}, {task}")
             traces.append(
                 go.Scatter(
                     name=task, legendgroup=label, x=list(layers), y=list(row), mode="lines", showlegend=False,
@@ -146,15 +147,17 @@ def layer_curves(
                     hovertemplate=_task_hover(task, label),
                 )
             )  # fmt: skip
-            members.append((groups or {}).get(task, task))
+            thin.append(task)
     figure = style.house_figure(traces, title, subtitle, height=440)
     _axes_of_layers(figure, layers, y_label, limits)
-    figure.update_layout(legend=style.legend_on_top(len(curves)))
-    clusters = list(dict.fromkeys(m for m in members if m))
-    if len(clusters) > 1:
-        choices = [EVERY, *clusters]
-        shown = [[not m or c in (EVERY, m) for m in members] for c in choices]
-        menu(figure, [(c, {"visible": v}) for c, v in zip(choices, shown, strict=True)])
+    style.legend_on_top(figure)
+    offered = choices_of((task for task in thin if task is not None), groups)
+    if len(offered) > 1:
+        menu(
+            figure,
+            {c: [t is None or t in tasks for t in thin] for c, tasks in offered.items()},
+            style.legend_rows(figure),
+        )
     return figure
 
 
@@ -192,7 +195,7 @@ def segmented(
     traces.append(
         go.Scatter(
             name="mean over tasks" if len(curves) > 1 else next(iter(curves), "curve"), x=list(layers), y=list(curve),
-            mode="lines+markers", line={"color": style.INK, "width": 2.6}, showlegend=False,
+            mode="lines+markers", line={"color": style.INK, "width": 2.6},
             hovertemplate="layer %{x}<br>mean: %{y:.3g}<extra></extra>",
         )
     )  # fmt: skip
@@ -208,14 +211,15 @@ def segmented(
         ]  # fmt: skip
         traces.append(
             go.Scatter(
-                name="boundaries, 95 % over tasks", x=[s[0] for s in spans], y=[low - 0.09 * room] * len(spans),
-                mode="markers", marker={"color": style.CATEGORIES[1], "size": 9, "symbol": "diamond"},
+                name="boundaries, 95 % over tasks" if any(known) else "boundaries", mode="markers",
+                x=[s[0] for s in spans], y=[low - 0.09 * room] * len(spans),
+                marker={"color": style.CATEGORIES[1], "size": 9, "symbol": "diamond"},
                 error_x={
                     "type": "data", "thickness": 3, "width": 6, "color": style.CATEGORIES[1],
                     "array": [s[2] - s[0] if k else 0 for s, k in zip(spans, known, strict=True)],
                     "arrayminus": [s[0] - s[1] if k else 0 for s, k in zip(spans, known, strict=True)],
                 },
-                customdata=hover, hovertemplate="%{customdata}<extra></extra>", showlegend=False,
+                customdata=hover, hovertemplate="%{customdata}<extra></extra>",
             )
         )  # fmt: skip
     figure = style.house_figure(traces, title, subtitle, height=440)
@@ -229,28 +233,26 @@ def segmented(
         )  # fmt: skip
     for first, _, _ in boundaries:
         figure.add_vline(x=first - 0.5, line={"color": style.CATEGORIES[1], "dash": "dot", "width": 1.4})
-    figure.update_xaxes(title_text="layer (0: embedding)", range=[min(layers) - 0.5, max(layers) + 0.5], showgrid=False)
+    style.legend_on_top(figure)
+    style.layer_ticks(figure, layers)
+    figure.update_xaxes(title_text="layer", range=[min(layers) - 0.5, max(layers) + 0.5], showgrid=False)
     figure.update_yaxes(title_text=y_label, range=[low - 0.16 * room, high + 0.24 * room])
     return figure
 
 
-def _clusters(series: Tables, groups: Mapping[str, str] | None) -> list[str]:
-    if groups is None:
-        return [EVERY]
-    found = list(dict.fromkeys(groups.get(task, task) for rows in series.values() for task in rows))
-    return [EVERY, *found] if len(found) > 1 else [EVERY]
-
-
-def _box(label: str, rows: Mapping[str, Sequence[float]], layers: Sequence[str], colour: str, visible: bool) -> Any:
+def _box(label: str, rows: Mapping[str, Sequence[float]], layers: Sequence[str], colour: str, *, visible: bool) -> Any:
+    """Boxes over the tasks, or where they are few their points alone."""
     import plotly.graph_objects as go
 
     for task, row in rows.items():
         style.matrix([row], (1, len(layers)), f"{label}, {task}")
     cells = [(layer, v, t) for t, row in rows.items() for layer, v in zip(layers, row, strict=True) if np.isfinite(v)]
+    boxed = len(rows) >= FEW
     return go.Box(
         name=label, x=[c[0] for c in cells], y=[c[1] for c in cells], customdata=[html.escape(c[2]) for c in cells],
-        marker={"color": colour, "size": 4}, line={"width": 1.4}, fillcolor=style.fade(colour, 0.3), visible=visible,
-        boxpoints="all" if len(rows) < 12 else "outliers", jitter=0.35, pointpos=0,
+        marker={"color": colour, "size": 4 if boxed else 7}, line={"width": 1.4 if boxed else 0}, visible=visible,
+        fillcolor=style.fade(colour, 0.3 if boxed else 0.0), pointpos=0, jitter=0.35,
+        boxpoints="all" if len(rows) < 12 else "outliers",
         offsetgroup=label, legendgroup=label,
         hovertemplate="<b>%{customdata}</b><br>layer %{x}: %{y:.3g}<extra>" + html.escape(label) + "</extra>",
     )  # fmt: skip
@@ -270,6 +272,8 @@ def _task_hover(task: str, label: str) -> str:
 
 def _shade(label: str, layers: Sequence[str], low: Sequence[float], high: Sequence[float], colour: str) -> Any:
     """The area between two curves, without the layers where either has no value."""
+    for edge in (low, high):
+        style.matrix([edge], (1, len(layers)), f"the band of {label}")
     rows = [(name, a, b) for name, a, b in zip(layers, low, high, strict=True) if np.isfinite(a) and np.isfinite(b)]
     names: Any = [row[0] for row in rows]  # categories instead of numbers
     return style.shade(label, names, [row[1] for row in rows], [row[2] for row in rows], colour)

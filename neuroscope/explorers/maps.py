@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike
 
 from neuroscope import style
 from neuroscope.errors import ArgumentError, public
+from neuroscope.explorers.parts import choices_of, grid, menu
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-from neuroscope.explorers.parts import EVERY, grid, menu
 
 SYMBOLS = (
     "circle", "diamond", "square", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon",
@@ -34,9 +33,10 @@ def map_explorer(
     hover: Mapping[str, Sequence[str]] | None = None,
     start: int = -1,
 ) -> go.Figure:
-    """Two-dimensional maps with a layer slider and a play button; colour is the cluster, the legend picks tasks.
+    """Two-dimensional maps with a layer slider and a play button; colour is the cluster, legend and menu pick tasks.
 
-    Every layer is scaled to fill the same square: distances compare within a layer, not between layers.
+    Every layer is scaled to fill the same square: distances compare within a layer, not between layers. A page written
+    by `figure.write_html(path)` starts playing when it is opened; `auto_play=False` waits for the button.
 
     Args:
         maps: (name of the layer, task -> points [example, 2], titles of the two axes), one per layer.
@@ -47,6 +47,8 @@ def map_explorer(
     import plotly.graph_objects as go
 
     drawn = [(name, _square(points), titles) for name, points, titles in maps]
+    if not -len(drawn) <= start < len(drawn):
+        raise ArgumentError(f"start with map {start}", f"{len(drawn)} maps", "give one map or more, and one of them")
     start = range(len(drawn))[start]
     tasks = list(drawn[start][1])
     figure = style.house_figure(_points(drawn[start][1], tasks, groups, hover), title, subtitle, _height(tasks, groups))
@@ -69,17 +71,13 @@ def map_explorer(
             "tracegroupgap": 2,
             "font": {"size": 11},
         },
-        margin={"b": 120},
+        margin={"b": 164},
         sliders=[_slider([name for name, _, _ in drawn], start)],
     )
     _play(figure)
-    clusters = list(dict.fromkeys((groups or {}).get(t, t) for t in tasks))
-    if 1 < len(clusters) < len(tasks):
-        shown = [
-            [True if c in (EVERY, (groups or {}).get(t, t)) else "legendonly" for t in tasks]
-            for c in [EVERY, *clusters]
-        ]
-        menu(figure, [(c, {"visible": v}) for c, v in zip([EVERY, *clusters], shown, strict=True)])
+    offered = choices_of(tasks, groups)
+    if len(offered) > 1:
+        menu(figure, {c: [t in chosen or "legendonly" for t in tasks] for c, chosen in offered.items()})
     return figure
 
 
@@ -94,6 +92,8 @@ def map_multiples(
     columns: int = 3,
 ) -> go.Figure:
     """The maps of several layers beside each other, one legend for all; arguments as for `map_explorer`."""
+    if not maps or columns < 1:
+        raise ArgumentError(f"{len(maps)} maps in {columns} columns", "nothing to draw", "give one or more of both")
     columns = min(columns, len(maps))
     figure = grid([f"layer {n}" if n.isdigit() else n for n, _, _ in maps], columns, title, subtitle, 300)
     for i, (_, points, _) in enumerate(maps):
@@ -132,6 +132,9 @@ def _points(
         colour = style.CATEGORIES[families.index(family) % len(style.CATEGORIES)]
         turn = families.index(family) // len(style.CATEGORIES)  # beyond seven clusters: other symbols
         texts = list((hover or {}).get(task, [""] * len(points[task])))
+        if len(texts) != len(points[task]):
+            found = f"{len(texts)} texts for {len(points[task])} examples"
+            raise ArgumentError(f"hover texts of {task!r}", found, "give one per example")
         traces.append(
             go.Scatter(
                 name=task, legendgroup=family, x=points[task][:, 0], y=points[task][:, 1], mode="markers",
@@ -167,7 +170,7 @@ def _play(figure: Any) -> None:
         {"label": "&#10073;&#10073; pause", "method": "animate", "args": [[None], stop]},
     ]
     below = {
-        "type": "buttons", "direction": "right", "buttons": buttons, "showactive": False, "pad": {"t": 62, "r": 8},
+        "type": "buttons", "direction": "right", "buttons": buttons, "showactive": False, "pad": {"t": 124, "r": 8},
         "x": 0, "xanchor": "left", "y": 0, "yanchor": "top", "bgcolor": "white", "bordercolor": "#9aa5b1",
         "font": {"size": 12},
     }  # fmt: skip
@@ -178,7 +181,7 @@ def _slider(names: Sequence[str], active: int) -> dict[str, Any]:
     go_to = {"frame": {"duration": 300, "redraw": True}, "transition": {"duration": 250}, "mode": "immediate"}
     steps = [{"label": name, "method": "animate", "args": [[name], go_to]} for name in names]
     return {
-        "steps": steps, "active": active, "x": 0.24, "len": 0.76, "y": 0, "pad": {"t": 44},
+        "steps": steps, "active": active, "x": 0, "len": 1, "y": 0, "pad": {"t": 44},
         "currentvalue": {"prefix": "layer: ", "font": {"size": 13}, "xanchor": "left"}, "font": {"size": 11},
     }  # fmt: skip
 
