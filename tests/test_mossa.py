@@ -1,8 +1,10 @@
 """MOSSA: planted control models give the planted curves; training leaves the base alone; figures have the numbers."""
 
 import copy
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from browser import needs_chromium, opened
@@ -10,8 +12,8 @@ from state import unchanged
 
 from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalError, TaskError
 from neuroscope.models import load
-from neuroscope.mossa import Mossa, controls, mossa
-from neuroscope.mossa.result import ALL
+from neuroscope.mossa import Mossa, controls, mossa, words
+from neuroscope.mossa.result import ALL, MULTI, PRE
 from neuroscope.report import Section, write_report
 from neuroscope.representations import Representations, representations
 from neuroscope.similarity import cka, permutation_null, variance_dimension
@@ -82,8 +84,16 @@ def test_the_values_are_cka_of_the_two_representations(base, planted):
     assert row["value"] == pytest.approx(cka(e[2], c[2]), abs=1e-6)
     band = permutation_null(e[2], c[2], null=30, seed=0)
     assert (row["low"], row["high"]) == (pytest.approx(band.low), pytest.approx(band.high))
+    assert row["p"] == pytest.approx(band.p)
     assert row["held_out"] and row["family"] == "feeling" and row["reason"] == ""
-    biased = mossa(base, None, TASKS["taste"], {"taste": other}, debiased=False)
+    seeded = mossa(base, None, TASKS["taste"], {"taste": other}, null=9, seed=3)
+    band = permutation_null(e[2], c[2], null=9, seed=3)
+    row = cells(seeded, measure="cka", layer=2).iloc[0]
+    assert (row["low"], row["high"], row["p"]) == (pytest.approx(band.low), pytest.approx(band.high), band.p)
+    default = mossa(base, None, TASKS["taste"], {"taste": other})
+    assert default.manifest["null"] == 100 and cells(default, measure="cka")["p"].min() == pytest.approx(1 / 101)
+    biased = mossa(base, None, TASKS["taste"], {"taste": other}, debiased=False, null=0)
+    assert biased.table[["low", "high", "p", "q"]].isna().all(None)
     assert biased.values().loc["taste", 2] == pytest.approx(cka(e[2], c[2], debiased=False), abs=1e-6)
     assert biased.models == ["pre-trained"] and cells(biased, task=ALL).empty
 
@@ -92,8 +102,24 @@ def test_constant_layers_are_gaps_with_their_reason(planted):
     gaps = cells(planted, task="colon", layer=0)
     assert gaps["value"].isna().all() and gaps["reason"].str.contains("constant activations").all()
     assert cells(planted, task="colon", layer=1)["value"].notna().all()
-    assert "no value for 2 of them at layer embedding: constant act" in planted.figure().layout.title.subtitle.text
+    assert "2 values at the embedding are missing: constant act" in planted.figure().layout.title.subtitle.text.replace(
+        "<br>", " "
+    )
     assert "2 values at the embedding are missing" in planted.sentence()
+
+
+def test_q_is_of_all_cka_of_the_table():
+    """Of four layers one is the same, one constant, and two are unrelated."""
+    rng = np.random.default_rng(0)
+    e, c = rng.normal(size=(2, 4, 16, 6))
+    c[0], c[1] = e[0], 1
+    found = mossa({"mood": e}, None, TASKS["mood"], {"mood": c}, null=99)
+    rows = cells(found, measure="cka")
+    p = [rows["p"].iloc[layer] for layer in (0, 2, 3)]
+    assert p[0] == 0.01 < 0.05 < min(p[1:]) and np.isnan([rows["p"].iloc[1], rows["q"].iloc[1]]).all()
+    expected = [3 * 0.01, min(1.5 * min(p[1:]), max(p)), max(p)]
+    assert sorted(rows["q"].dropna()) == pytest.approx(expected)
+    assert cells(found, measure="dimension")[["p", "q"]].isna().all(None)
 
 
 def test_dimensions(base, planted):
@@ -204,22 +230,22 @@ def test_models_representations_and_arrays_are_equal_ways_to_give_a_model(base, 
 def test_boxes_show_the_table(planted):
     figure = planted.figure()
     band, *boxes = figure.data
-    assert [b.name for b in boxes] == ["pre-trained", "multi-task"] * 3
-    assert [b.visible for b in boxes] == [True, True] + [False] * 4
+    assert [b.name for b in boxes] == ["pre-trained", "multi-task"] * 5  # all tasks, a cluster of two, each task
+    assert [b.visible for b in boxes] == [True, True] + [False] * 8
     for box, model in zip(boxes, planted.models, strict=False):
         rows = cells(planted, model=model, measure="cka").dropna(subset=["value"])
         shown = sorted(zip(box.x, box.y, box.customdata, strict=True))
         names = ["emb", "1", "2"]
         assert shown == sorted((names[r["layer"]], r["value"], r["task"]) for r in rows.to_dict("records"))
-    assert set(boxes[4].customdata) == {"colon"} and boxes[0].offsetgroup != boxes[1].offsetgroup
+    assert set(boxes[8].customdata) == {"colon"} and boxes[0].offsetgroup != boxes[1].offsetgroup
     assert figure.layout.boxmode == "group"
     menu = figure.layout.updatemenus[0].buttons
-    assert [b.label for b in menu] == ["all clusters", "feeling", "form"]
-    assert list(menu[1].args[0]["visible"]) == [True, False, False, True, True, False, False]
+    assert [b.label for b in menu] == ["all tasks", "cluster: feeling", *TASKS]
+    assert list(menu[1].args[0]["visible"]) == [True, False, False, True, True] + [False] * 6
     low = cells(planted, measure="cka", layer=2)["low"].mean()
     assert band.y[-1] == pytest.approx(cells(planted, measure="cka", layer=0)["low"].mean())
     assert low in [pytest.approx(v) for v in band.y]
-    assert len(planted.figure(band=False).data) == 6
+    assert len(planted.figure(band=False).data) == 10
 
 
 def test_panels_by_cluster_and_by_held_out(planted):
@@ -244,7 +270,7 @@ def test_curves_of_dimensions(planted):
         assert list(trace.y) == list(cells(planted, task=ALL, model=model)["value"])
     thin = [t.name for t in figure.data if t.mode == "lines"]
     assert thin == [*TASKS, *TASKS]
-    shown = figure.layout.updatemenus[0].buttons[2].args[0]["visible"]
+    shown = figure.layout.updatemenus[0].buttons[list(TASKS).index("colon") + 2].args[0]["visible"]
     assert [t.name for t, on in zip(figure.data, shown, strict=True) if on] == [
         "pre-trained", "colon", "multi-task", "colon",
     ]  # fmt: skip
@@ -256,19 +282,88 @@ def test_words_have_the_numbers(planted):
     assert list(said) == ["Z-F2", "Z-F3", "Z-F5", "Z-F7"]
     rows = cells(planted, measure="cka").dropna(subset=["value"])
     medians = rows[rows["model"] == "pre-trained"].groupby("layer")["value"].median()
+    assert f"{medians[0]:.2f} at the embedding (median of 2 tasks) and" in said["Z-F2"]  # one is constant there
     assert f"{medians[2]:.2f} at layer 2 (median of 3 tasks)" in said["Z-F2"]
-    means = rows.groupby(["model", "task"])["value"].mean()
+    both = rows[rows["layer"] > 0]
+    means = both.groupby(["model", "task"])["value"].mean()
     difference = (means["multi-task"] - means["pre-trained"]).mean()
-    assert difference < 0 and f"no closer to them than the pre-trained one ({difference:+.3f})" in said["Z-F2"]
-    assert "that may be chance" in said["Z-F2"] and "not that the same computation is made" in said["Z-F2"]
-    share = (rows["value"] > rows["high"]).mean()
-    assert f"{share:.0%} of the values lie above 95 % of what shuffled" in said["Z-F2"]
+    wording = f"neither clearly closer to them nor farther from them than the pre-trained one ({difference:+.3f}, mean"
+    assert difference < 0 and wording in said["Z-F2"]  # of three tasks nothing is clear
+    assert "Means over layers leave out the embedding" in said["Z-F2"]
+    assert "not that the same computation is made" in said["Z-F2"]
+    share, sure = (rows["value"] > rows["high"]).mean(), (rows["q"] <= 0.05).mean()
+    assert f"{share:.0%} of the values lie above the band of 95 % of shuffled examples (2.5 % would" in said["Z-F2"]
+    assert f"by chance), {sure:.0%} at q <= 0.05" in said["Z-F2"]
+    assert planted._band()[0] == "95 % of shuffled examples, mean over tasks and models"
     assert "2 of 2 clusters have fewer than three tasks" in said["Z-F3"]
     pooled = cells(planted, task=ALL, model="pre-trained")["value"].tolist()
     assert f"90 % of the variance of the pre-trained model's representations take {pooled[0]:.0f} comp" in said["Z-F5"]
-    own = rows[(rows["model"] == "multi-task") & (rows["task"] == "taste")]["value"].mean()
-    assert f"{own:.2f} on 1 tasks held out (one task, no interval)" in said["Z-F7"]
+    own = both[(both["model"] == "multi-task") & (both["task"] == "taste")]["value"].mean()
+    assert f"{own:.2f} on 1 task held out (one task, no interval)" in said["Z-F7"]
     assert planted.sentence("Z-F3") == said["Z-F3"]
+
+
+def rows_of(values, measure="cka", held_out=(), limit=99.0):
+    """A table like mossa's of model -> task -> value per layer; the task's first letter is its family."""
+    rows = [
+        {"model": model, "task": t, "family": t[0], "held_out": t in held_out, "measure": measure, "layer": layer}
+        | {"value": value, "low": -0.1, "high": 0.1, "p": 0.01, "q": 0.01, "limit": limit}
+        | {"reason": "" if np.isfinite(value) else "a: gone"}
+        for model, tasks in values.items()
+        for t, curve in tasks.items()
+        for layer, value in enumerate(curve)
+    ]
+    return pd.DataFrame(rows)
+
+
+EIGHT = ["x1", "x2", "x3", "y1", "y2", "y3", "z1", "z2"]
+LEVEL = {"x": 0.35, "y": 0.8, "z": 0.5}
+
+
+def test_words_name_the_lowest_the_highest_and_the_direction():
+    """Layers fall and rise again; x is the lowest cluster, y the highest; eight tasks allow p = 1 / 128."""
+    pre = {t: [LEVEL[t[0]] + 0.1, LEVEL[t[0]] - 0.2, LEVEL[t[0]] + 0.1] for t in EIGHT}
+    near = {t: [v + 0.05 + 0.002 * i for v in curve] for i, (t, curve) in enumerate(pre.items())}
+    about = {"null": 9}
+    said = words.by_layer(rows_of({PRE: pre, MULTI: near}), about)
+    # the medians lie between z and the lowest of y, x, x, x, z, z, y, y, y: that of z
+    assert "is 0.60 at the embedding (median of 8 tasks) and 0.60 at layer 2 (median of 8 tasks)" in said
+    assert "it is lowest, 0.30 at layer 1 (median of 8 tasks)" in said
+    mean = 0.05 + 0.002 * 3.5
+    assert f"multi-task model is closer to them than the pre-trained one ({mean:+.3f}, mean over layers and 8" in said
+    assert "p = 0.0078)" in said and "100% of the values lie above the band" in said and "100% at q <= 0.05" in said
+    drawn = np.random.default_rng(1).choice([0.05 + 0.002 * i for i in range(8)], (20000, 8)).mean(1)
+    low, high = (float(x) for x in said.split("95 % interval ")[1].split(",")[0].split(" to "))
+    assert [low, high] == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.001)
+    far = words.by_layer(rows_of({PRE: near, MULTI: pre}), about)
+    assert f"is farther from them than the pre-trained one ({-mean:+.3f}, mean" in far
+    one = words.by_layer(rows_of({m: {"x1": [0.5, v]} for m, v in ((PRE, 0.5), (MULTI, 0.1))}), about)
+    assert "neither clearly closer" in one and "1 task; one task, no interval, p = 1)" in one
+    clusters = words.by_cluster(rows_of({PRE: pre}), about)
+    assert "3 clusters, x has the lowest CKA with its control models (0.35, mean" in clusters
+    assert "and y the highest (0.80)" in clusters and "1 of 3 clusters have fewer than three" in clusters
+
+
+def test_words_of_dimensions_name_the_most_and_who_takes_more():
+    pre, multi = {"x1": [3.0, 9, 5], "x2": [3.0, 9, 5]}, {"x1": [2.0, 10, 6], "x2": [2.0, 8, 5]}
+    said = words.dimensions(rows_of({PRE: pre, MULTI: multi}, "dimension"), {"share": 0.99})
+    assert (
+        "pre-trained model's representations take 3 components at the embedding, 5 at layer 2, and most (9) at" in said
+    )
+    assert "most (9) at layer 1." in said and "more than the pre-trained one in 2 of 6 comparisons" in said
+    none = words.dimensions(rows_of({PRE: {"x1": [np.nan] * 2}}, "dimension"), {"share": 0.99})
+    assert none.startswith("There are no dimensions to speak of.") and "nan" not in none
+
+
+def test_words_where_values_are_missing():
+    gap = rows_of({PRE: {"x1": [np.nan, 0.5], "y1": [0.1, 0.6]}, MULTI: {"x1": [np.nan] * 2, "y1": [np.nan] * 2}})
+    said = words.by_layer(gap, {"null": 0})
+    assert "0.10 at the embedding (median of 1 task) and 0.55 at layer 1 (median of 2 tasks)" in said
+    two = rows_of({PRE: {"x1": [np.nan, 0.5]}, MULTI: {"x1": [0.5, np.nan]}})
+    assert "No layer has a value for every task in both models" in words.by_layer(two, {"null": 0})
+    gone = rows_of({PRE: {"x1": [np.nan] * 2, "y1": [np.nan] * 2}})
+    for text in (words.by_layer(gone, {"null": 9}), words.by_cluster(gone, {}), words.held_out(gone, {})):
+        assert text.startswith("There is no CKA to speak of.") and "4 values at the embedding, layer 1" in text
 
 
 def test_dimensions_at_the_limit_are_called_so(base):
@@ -306,6 +401,16 @@ def test_a_browser_draws_every_figure(planted, tmp_path):
     assert body.count('class="slider-group"') == 1 and "play" in body
 
 
+@pytest.mark.parametrize("wrong", [
+    {"share": 2}, {"share": 0}, {"null": -1}, {"null": 2.5}, {"seed": -1}, {"debiased": "no"},
+], ids=str)  # fmt: skip
+def test_bad_settings_are_refused_before_anything_is_read_or_trained(wrong, base, monkeypatch):
+    monkeypatch.setattr(controls, "representations", lambda *_, **__: pytest.fail("was read"))
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(ArgumentError, match=re.escape(f"{name}={value!r}")):
+        mossa(base, None, TASKS["mood"], **wrong)
+
+
 def test_what_cannot_be(base, tiny_model):
     other = {name: changed(base, 1) for name in ("mood",)}
     one = TASKS["mood"]
@@ -324,6 +429,8 @@ def test_what_cannot_be(base, tiny_model):
         (None, one, None, {"method": "prefix"}, ArgumentError, "method='prefix'"),
         (None, one, None, {"recipe": {"rate": 1}}, ArgumentError, "rate"),
         (None, one, other, {"masks": 1}, ArgumentError, "masks"),
+        (None, one, other, {"held_out": ["mood"]}, ArgumentError, "no multi-task model"),
+        (None, one, other, {"recipe": {"steps": 3}}, ArgumentError, "no model to train"),
     ):
         with pytest.raises(error, match=text):
             mossa(base, tuned, tasks, given, **wrong)

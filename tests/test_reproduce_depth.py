@@ -15,23 +15,18 @@ from test_experiments import RECIPE, TASKS, never, reviews
 from test_pipeline import small_model
 
 from neuroscope.attribution import attribute
-from neuroscope.correlation import correlate
 from neuroscope.errors import ArgumentError
 from neuroscope.experiments import (
     EXPERIMENTS,
     LayerByLayer,
     ParameterDepth,
-    ParameterTransfer,
     chance,
-    cross_training,
     layer_by_layer,
     parameter_depth,
     parameter_transfer,
     trials,
 )
 from neuroscope.experiments.layer_by_layer import FIGURES, NEGATIVE, layer_figure
-from neuroscope.experiments.parameter_transfer import joined
-from neuroscope.files import Journal
 from neuroscope.models import load
 from neuroscope.mossa import Mossa, mossa
 from neuroscope.mossa.result import ALL, MULTI, PRE
@@ -56,11 +51,6 @@ def model():
 @pytest.fixture(scope="module")
 def masks(model):
     return {name: s.top(0.2) for name, s in attribute(model, FOUR).items()}
-
-
-@pytest.fixture(scope="module")
-def journal():
-    return Journal()
 
 
 # --- F3
@@ -121,94 +111,6 @@ def test_the_base_is_put_back_after_an_error(model, masks, monkeypatch):
         parameter_depth(model, masks, FOUR, controls=2, **RECIPE)
 
 
-def test_words_of_depth_follow_the_numbers(model, masks):
-    found = parameter_depth(model, masks, FOUR, controls=20, **RECIPE)
-    rows = found.summary()
-
-    def said(**columns):
-        """The words, had the means over all pairs been these."""
-        curves = {k: list(v) for k, v in found.manifest["by_layer"]["value"]["tasks"].items()}
-        untrained = list(columns.pop("untrained", found.manifest["untrained"]))
-        at = [i for i, task in enumerate(curves["task"]) if task == PAIRS]
-        for name, values in columns.items():
-            for i, value in zip(at, values, strict=True):
-                curves[name][i] = value
-        by_layer = {"value": found.manifest["by_layer"]["value"] | {"tasks": curves}}
-        manifest = found.manifest | {"by_layer": by_layer, "untrained": untrained}
-        return dataclasses.replace(found, manifest=manifest).in_words()
-
-    assert len(rows) == 2
-    band = {"low": [0.1, 0.1], "high": [0.2, 0.2]}
-    good = said(value=[0.5, 0.7], untrained=[0.3, 0.7], **band)
-    assert "**0.600** (mean over 2 layers and 12 pairs): highest in layer 1 (0.700), lowest in layer 0" in good
-    assert "**2 of 2** layers" in good and "at most +0.2000 (layer 0)." in good and "A negative" not in good
-    assert "0.150 (middle of the band of 20 draws)" in good
-    bad = said(value=[0.15, 0.7], untrained=[0.15, 0.69], **band)
-    assert "**1 of 2** layers" in bad and "in layers 0 the tasks' neurons are no more alike than random" in bad
-    assert "**A negative**: training the neurons changed the mean by at most +0.0100 (layer 1) only" in bad
-    none = said(value=[None, None], **band)
-    assert none.startswith("- **A negative**: in no layer")
-
-
-# --- T4
-
-
-def test_transfer_is_correlate_of_depth_and_cross_training(model, masks, journal, tmp_path):
-    with unchanged(model.root):
-        kept = {"output": tmp_path, "controls": 2}
-        found = parameter_transfer(model, masks, FOUR, seeds=2, journal=journal, **kept, **RECIPE)
-    assert isinstance(found, ParameterTransfer)
-    alike = parameter_depth(model, masks, FOUR, **kept, **RECIPE)
-    scores = cross_training(model, masks, FOUR, seeds=2, journal=journal, **RECIPE)
-    for view, direct in (
-        ("all", correlate(alike, scores)),
-        ("layer", correlate(alike, scores, by="layer")),
-        ("control", correlate(alike, scores.table[["source", "target"]].assign(score=scores.table["control"]))),
-    ):
-        pd.testing.assert_frame_equal(found.view(view).table, direct.table, check_dtype=False)
-    cells = found.cells()
-    assert len(cells) == 12 and (cells["source"] != cells["target"]).all()
-    row = cells.query("source == 'yes' and target == 'late'").iloc[0]
-    assert row["score"] == scores.matrix.loc["yes", "late"]
-    assert row["similarity"] == alike.table.query("a == 'yes' and b == 'late'")["value"].mean()
-    assert sum(len(t.x) for t in found.pairs_figure().data) == 12
-    assert {t.name for t in found.pairs_figure().data} == set(FOUR)
-    assert len(found.figure().data) and len(found.layer_figure().data)
-    assert set(found.summary()["view"]) == {"all", "layer", "control"}
-
-
-def planted(model, masks, journal, score, control):
-    """T4 of a similarity that was made up, and of scores that follow it as told."""
-    names = ["a", "b", "c", "d", "e"]
-    rng = np.random.default_rng(0)
-    alike = {pair: rng.uniform() for pair in itertools.combinations(names, 2)}
-    rows = [
-        {"a": a, "b": b, "layer": layer, "value": alike.get((a, b), alike.get((b, a)))}
-        for a, b in itertools.permutations(names, 2)
-        for layer in range(2)
-    ]
-    depth = ParameterDepth(pd.DataFrame(rows), {})
-    cells = [
-        {"source": r["a"], "target": r["b"], "score": score(r["value"]), "control": control(r["value"])}
-        | {"zero_shot": 0.1}
-        for r in rows
-        if r["layer"] == 0
-    ]
-    return joined(depth, ParameterTransfer(pd.DataFrame(cells), {}))
-
-
-def test_words_of_transfer_follow_the_numbers(model, masks, journal):
-    rng = np.random.default_rng(1)
-    both = planted(model, masks, journal, lambda s: 0.5 * s, lambda s: 0.3 * s).in_words()
-    assert "- Over 20 pairs of 5 tasks, more similar tasks transfer better: r = 1.00" in both
-    assert "Similarity predicts both: what it predicts is how tasks' data transfer" in both
-    own = planted(model, masks, journal, lambda s: 0.5 * s, lambda s: rng.uniform()).in_words()
-    assert "The control" in own and "Similarity predicts both" not in own
-    noise = planted(model, masks, journal, lambda s: rng.uniform(), lambda s: 0.0)
-    assert "- **A negative**: over 20 pairs of 5 tasks, similarity does not predict transfer" in noise.in_words()
-    assert "control correlation is undefined (all scores are equal)" in noise.in_words()
-
-
 # --- ZZC24
 
 
@@ -230,6 +132,7 @@ def made_up(values, families, held_out=(), layers=3, examples=12, multi=None):
         for t, family, layer, measure, value, limit in about:
             row = {"model": m, "task": t, "family": family, "held_out": t in held_out, "measure": measure}
             row |= {"layer": layer, "value": value, "low": -0.1, "high": 0.1, "limit": limit, "reason": ""}
+            row |= {"p": 0.01 if value > 0.1 else 0.5, "q": 0.02 if value > 0.1 else 0.5}
             rows.append(row)
     manifest = {"families": families, "held_out": list(held_out), "layers": ["embedding", "1", "2"], "share": 0.99}
     return Mossa(pd.DataFrame(rows), manifest | {"debiased": True, "null": 5, "recipe": {}}, reps)
@@ -274,7 +177,33 @@ def test_held_out_beside_every_other_choice():
     assert f"{own:+.4f} apart, where 95 % of the 15 choices" in found.in_words() and "(p = 0.067)" in found.in_words()
     assert NEGATIVE in found.in_words()  # one in fifteen is no finding
     assert found.table.set_index("task")["held_out"].to_dict() == {t: t in "ef" for t in SIX}
-    assert NEGATIVE + "without a multi-task model" in layer_figure(made_up(values, SIX, ["e"]), "Z-F7").in_words()
+    gone = {t: [np.nan] * 3 if t in "ef" else [0.5] * 3 for t in SIX}
+    nothing = layer_figure(made_up(gone, SIX, ["e", "f"], multi=helped), "Z-F7").in_words()
+    assert (
+        NEGATIVE + "no task held out has a value" in nothing and "Means over layers leave out task e, task f" in nothing
+    )
+
+
+def test_means_over_layers_are_of_the_same_layers():
+    """Task b lacks layer 0 in one model: nobody's mean is over layer 0; task a has nothing at all."""
+    values = {t: [0.1 * i, 0.5, 0.5 + 0.01 * i] for i, t in enumerate(SIX)} | {"a": [np.nan] * 3}
+    multi = {t: [0.9, 0.6, 0.6] for t in SIX} | {"b": [np.nan, 0.6, 0.6]}
+    made = made_up(values, SIX, ["e", "f"], multi=multi)
+    left = ["b", "c", "d", "e", "f"]
+    table = layer_figure(made, "Z-F7").table.set_index("task")
+    assert list(table.index) == left
+    np.testing.assert_allclose(table[PRE], [np.mean(values[t][1:]) for t in left])
+    np.testing.assert_allclose(table["difference"], [0.6 - np.mean(values[t][1:]) for t in left])
+    clusters = layer_figure(made, "Z-F3").table.set_index(["model", "cluster"])["cka"]
+    assert clusters[PRE, "family 0"] == pytest.approx(np.mean(values["b"][1:]))  # without a, and without layer 0
+    for which in ("Z-F2", "Z-F3", "Z-F7"):
+        said = layer_figure(made, which).in_words()
+        assert "leave out task a, the embedding: there not every task has a value in every model." in said
+    flat = {t: [0.1, 0.5, 0.505] for t in SIX} | {"a": [np.nan, 0.5, 0.505]}
+    assert (
+        NEGATIVE + "the pre-trained model's medians differ by 0.005"
+        in layer_figure(made_up(flat, SIX), "Z-F2").in_words()
+    )
 
 
 def test_boxes_say_what_is_flat_and_what_is_chance():
@@ -286,7 +215,7 @@ def test_boxes_say_what_is_flat_and_what_is_chance():
     flat = {t: [0.99, 0.985, 0.05] if t == "a" else [0.99, 0.985, 0.98] for t in SIX}
     bad = layer_figure(made_up(flat, SIX, multi={t: [0.9, 0.6, 0.3] for t in SIX}), "Z-F2").in_words()
     assert NEGATIVE + "the pre-trained model's medians differ by 0.010" in bad
-    assert NEGATIVE + "1 of 36 values are no higher than those of shuffled examples" in bad
+    assert NEGATIVE + "1 of 36 values are not beyond chance (q > 0.05)" in bad
     assert NEGATIVE + "having learnt the tasks together did not bring" in bad
     held = layer_figure(made_up(falling, SIX, ["f"], multi=falling), "Z-F2")
     assert "median of 5 tasks" in held.in_words()  # the sixth is not learnt
@@ -319,6 +248,10 @@ def test_neighbours_of_other_tasks_by_hand():
         nearest = sorted(others, key=lambda j: -(row @ x[j]))[:10]
         shares.append(np.mean([SIX[owner[j]] == SIX[owner[i]] for j in nearest]))
     assert chance.neighbours(data, SIX)[1]["value"] == pytest.approx(np.mean(shares))
+    alike = {t: np.ones((1, 12, 3)) for t in SIX} | {"f": np.array([[[1.0, -1, 0]] * 12])}
+    ties = chance.neighbours(Representations(alike, {}, SIX), SIX)[0]
+    # an example of a to e has 48 equally near ones, 12 of its cluster (e: none, f is far); f's 60 are all as near
+    assert ties["value"] == pytest.approx((4 * 12 / 48 + 0 + 12 / 60) / 6)
     alone = chance.neighbours(data, {t: t for t in SIX})
     assert {row["reason"] for row in alone} == {"6 clusters of 6 tasks"}
 
@@ -338,6 +271,15 @@ def test_dimensions_beside_shuffled_features():
 def test_segments_say_where_layers_are_too_few():
     found = layer_figure(made_up({t: [0.9, 0.6, 0.3] for t in SIX}, SIX), "Z-F1")
     assert NEGATIVE in found.in_words() and "3 layers have only 6 orders" in found.in_words()
+    assert "not established" not in found.in_words()
+    one = {t: [0.9, 0.91, 0.9, 0.89, 0.9, 0.3, 0.31, 0.3, 0.29, 0.3, 0.31, 0.3] for t in SIX}
+    step = layer_figure(made_up(one, SIX, layers=12), "Z-F1")
+    assert list(step.table["name"]) == ["highest", "lowest"] and step.table["first"].tolist() == [0, 5]
+    assert "1 of 2 boundaries looked for did not hold" in step.in_words()
+    assert NEGATIVE + "shared, transition and refinement layers" in step.in_words()
+    three = {t: list(np.array(v) + ([0.3] * 3 + [0] * 9)) for t, v in one.items()}
+    falling = layer_figure(made_up(three, SIX, layers=12), "Z-F1")
+    assert falling.table["first"].tolist() == [0, 3, 5] and NEGATIVE not in falling.in_words()
     with pytest.raises(ArgumentError, match="2 layers with a value"):
         layer_figure(made_up({t: [np.nan, 0.6, 0.3] for t in SIX}, SIX), "Z-F1")
 

@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 DRAWS = 999  # of shuffled names
 SHUFFLED = 5  # copies with shuffled features
 EXACT = 5000  # choices up to which all are counted
+TIE = 1e-9  # of cosine: less is rounding
 NEAREST, PER_TASK = 10, 64  # neighbours counted, and examples of a task that they are looked for among
 
 
@@ -53,15 +54,17 @@ def neighbours(reps: Representations, families: Mapping[str, str], seed: int = 0
 
 
 def _near(x: Floats, tasks: int, size: int) -> Floats:
-    """[task, other task]: of the nearest examples of other tasks, the share that each has."""
+    """[task, other task]: of the nearest examples of other tasks, the share that each has; equally near ones share."""
     x = x - x.mean(0)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(float).tiny)
     owner = np.repeat(np.arange(tasks), size)
     found, kept = np.zeros((tasks, tasks)), min(NEAREST, (tasks - 1) * size)
     for task in range(tasks):
         close = x[owner == task] @ x[owner != task].T
-        nearest = np.argsort(-close, axis=1, kind="stable")[:, :kept]
-        found[task] = np.bincount(owner[owner != task][nearest].ravel(), minlength=tasks) / nearest.size
+        last = np.partition(close, -kept, axis=1)[:, [-kept]]
+        nearer, tied = close > last + TIE, np.abs(close - last) <= TIE
+        weight = nearer + tied * (kept - nearer.sum(1, keepdims=True)) / tied.sum(1, keepdims=True)
+        found[task] = np.bincount(owner[owner != task], weights=weight.sum(0), minlength=tasks) / weight.sum()
     return found
 
 

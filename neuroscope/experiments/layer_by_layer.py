@@ -3,7 +3,7 @@
 One run of `mossa` is behind all of them: a control model per task, and a multi-task model that has not learnt the tasks
 held out. Every figure has a level by chance beside it:
 
-- Z-F1, the layers in segments: the same curve with its layers shuffled (segmentation.py).
+- Z-F1, the layers in segments: the same curve with its layers shuffled, and a smooth curve (segmentation.py).
 - Z-F2, CKA with the control models: the examples shuffled.
 - Z-F3, the same by cluster: the clusters' names shuffled over the tasks.
 - Z-F4, t-SNE maps: in the representation itself, whether the nearest examples of other tasks are of the same cluster,
@@ -11,6 +11,7 @@ held out. Every figure has a level by chance beside it:
 - Z-F5, principal components: the same activations with every feature shuffled by itself (Horn 1965, parallel analysis).
 - Z-F7, tasks held out: every other choice of as many tasks to hold out.
 
+A mean over layers is over those where every task has a value in every model.
 Z-F1 to Z-F3 are of the tasks that the multi-task model has learnt, the others of all.
 """
 
@@ -41,7 +42,9 @@ from neuroscope.experiments.chance import (
 from neuroscope.experiments.trials import check_settings
 from neuroscope.mossa import Mossa, mossa
 from neuroscope.mossa.result import ALL, MULTI, PRE
+from neuroscope.mossa.words import complete
 from neuroscope.results import Result
+from neuroscope.segmentation import ZZC24
 from neuroscope.statistics import benjamini_hochberg
 
 if TYPE_CHECKING:
@@ -145,6 +148,11 @@ def _segments(found: Mossa, seed: int) -> Made:
         said = f"{model[0].upper()}{model[1:]} model: {cut.sentence()[0].lower()}{cut.sentence()[1:]}"
         if cut.clear:
             sentences.append(said)
+            if tuple(cut.table["name"]) != ZZC24:
+                sentences.append(
+                    f"{NEGATIVE}shared, transition and refinement layers, three segments each below the one before, "
+                    f"are not established in the {model} model."
+                )
         else:
             few = (
                 f" {layers} layers have only {math.factorial(layers)} orders, and were looked at for one boundary: "
@@ -152,25 +160,23 @@ def _segments(found: Mossa, seed: int) -> Made:
             )
             sentences.append(NEGATIVE + said + (few if small else ""))
         drawn.append(cut.figure())
-        tables.append(cut.to_frame().assign(model=model, clear=cut.clear, p=cut.manifest["p"]))
+        tables.append(cut.to_frame().assign(model=model, clear=cut.clear, p_cut=cut.manifest["p"]))
     return sentences, drawn, _stacked(tables), {}
 
 
 def _boxes(found: Mossa, seed: int) -> Made:
     found = learnt(found)
     sentences = [found.sentence("Z-F2"), *_flat(found)]
-    wide = {model: found.values("cka", model).mean(axis=1) for model in found.models}
-    if len(wide) == 2 and not (wide[MULTI] - wide[PRE]).mean() > 0:
+    wide = _means(found)
+    if MULTI in wide and not (wide[MULTI] - wide[PRE]).mean() > 0:
         sentences.append(
             f"{NEGATIVE}having learnt the tasks together did not bring the multi-task model nearer to the models tuned "
             "on one task."
         )
     rows = found.table[(found.table["measure"] == "cka") & found.table["value"].notna()]
-    inside = rows[rows["value"] <= rows["high"]]
+    inside = rows[rows["q"] > ALPHA]
     if len(inside):
-        sentences.append(
-            f"{NEGATIVE}{len(inside)} of {len(rows)} values are no higher than those of shuffled examples."
-        )
+        sentences.append(f"{NEGATIVE}{len(inside)} of {len(rows)} values are not beyond chance (q > {ALPHA}).")
     columns = {"median": "median", "lowest": "min", "highest": "max"}
     table = rows.groupby(["model", "layer"], sort=False)["value"].agg(**columns)
     band = rows.groupby(["model", "layer"], sort=False)[["low", "high"]].mean()
@@ -178,8 +184,8 @@ def _boxes(found: Mossa, seed: int) -> Made:
 
 
 def _flat(found: Mossa) -> Iterator[str]:
-    for model in found.models:
-        medians = found.values("cka", model).median()
+    for model, own in complete(found.table)[0].groupby("model", sort=False):
+        medians = own.groupby("layer")["value"].median()
         across = float(medians.max() - medians.min())
         if across < FLAT:
             yield (
@@ -192,8 +198,7 @@ def _clusters(found: Mossa, seed: int) -> Made:
     found = learnt(found)
     sentences, rows = [found.sentence("Z-F3")], []
     families = found.manifest["families"]
-    for model in found.models:
-        means = found.values("cka", model).mean(axis=1)
+    for model, means in _means(found).items():
         names = np.array([families[task] for task in means.index])
         own = spread(means.to_numpy(), names)
         drawn = [spread(means.to_numpy(), order) for order in orders(names, seed)]
@@ -293,16 +298,12 @@ def _dimensions(found: Mossa, seed: int) -> Made:
 
 def _held_out(found: Mossa, seed: int) -> Made:
     sentences = [found.sentence("Z-F7")]
-    wide = _frame({model: found.values("cka", model).mean(axis=1) for model in found.models})
+    wide = _means(found)
     out = wide.index.isin(found.manifest["held_out"])
     table = wide.assign(held_out=out).rename_axis("task").reset_index()
-    if MULTI not in wide:
-        return (
-            [*sentences, f"{NEGATIVE}without a multi-task model nothing was held out."],
-            [found.held_out()],
-            table,
-            {},
-        )
+    if out.all() or not out.any():
+        none = f"{NEGATIVE}no task {'learnt' if out.all() else 'held out'} has a value: nothing can be compared."
+        return [*sentences, none], [found.held_out()], table, {}
     table["difference"] = difference = (wide[MULTI] - wide[PRE]).to_numpy()
     own = float(difference[~out].mean() - difference[out].mean())
     drawn = choices(difference, int(out.sum()), seed)
@@ -316,6 +317,12 @@ def _held_out(found: Mossa, seed: int) -> Made:
     good = p <= ALPHA and own > 0
     sentences.append(said[0].upper() + said[1:] if good else f"{NEGATIVE}{said}")
     return sentences, [found.held_out()], table, {}
+
+
+def _means(found: Mossa) -> pd.DataFrame:
+    """Mean CKA over the layers where every task has a value, [task, model]."""
+    rows = complete(found.table)[0]
+    return rows.pivot_table(index="task", columns="model", values="value", sort=False)
 
 
 def _frame(rows: Any) -> pd.DataFrame:

@@ -7,7 +7,8 @@ How much of what a model computes for a task is what a model made for this task 
    tasks) and of C_t. Only the control models' representations are kept.
 3. CKA(E, C_t) at every layer: high where E has what C_t needs for t. Debiased by default; ZZC24 used the biased form,
    which rises towards 1 where features outnumber examples (`debiased=False`).
-4. Beside it, the number of principal components that hold 99 % of the variance of E's representations.
+   Beside it the CKA of shuffled examples, p, and Benjamini-Hochberg q over all values of the table.
+4. The number of principal components that hold 99 % of the variance of E's representations.
 
 Simplified: one seed per control model, so that the spread over tasks holds the chance of training too.
 """
@@ -22,18 +23,19 @@ from typing import Any
 import numpy as np
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, NumericalError, TaskError, public
+from neuroscope.errors import ArgumentError, TaskError, public
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
-from neuroscope.mossa.controls import control, method_name, multi_task, opened, read, same_run
+from neuroscope.mossa.controls import method_name, opened, read, same_run, tuned_reading
 from neuroscope.mossa.result import ALL, MULTI, PRE, Mossa
 from neuroscope.representations import Representations
-from neuroscope.similarity import compare, variance_dimension
+from neuroscope.similarity import compare, dimensions
+from neuroscope.similarity.inputs import FEWEST
+from neuroscope.statistics import benjamini_hochberg
 from neuroscope.tasks.task import Task, check_task
 
 __all__ = ["Mossa", "mossa"]
 
-FEWEST = 4  # examples: the unbiased HSIC divides by n - 3
 Progress = Callable[..., Iterable[Any]]
 
 
@@ -54,7 +56,7 @@ def mossa(
     batch_size: int = 16,
     debiased: bool = True,
     share: float = 0.99,
-    null: int = 0,
+    null: int = 100,
     seed: int = 0,
     output: str | PathLike | None = None,
     progress: Progress | None = None,
@@ -75,7 +77,8 @@ def mossa(
         at, split, n, normed, batch_size: what is read, as for `representations`.
         debiased: the unbiased HSIC; False as published.
         share: of the variance, for the number of components.
-        null: permutations of the examples for a chance band at every layer; none if 0.
+        null: permutations of the examples for the chance band, p and q at every layer; none if 0. A layer's takes as
+            long as `null` values of CKA: little beside the training, most of the time where controls are given.
         seed: of the permutations. Training takes its own from `recipe`.
         output: folder for representations. Tasks that are finished there are not trained again.
         progress: called as `progress(tasks, description)`.
@@ -93,12 +96,15 @@ def mossa(
     settings = {"at": at, "split": split, "n": n, "normed": normed, "batch_size": batch_size}
     recipe = dict(recipe or {})
     _check(named, settings, held_out, controls, tuned)
+    _check_numbers(share, null, seed, debiased)
+    trains = controls is None or _made_here(tuned)
+    if recipe and not trains:
+        raise ArgumentError(f"recipe={recipe}", "no model to train: all are given", "leave it out, or the models")
     folder = None if output is None else Path(output)
     about = {
         "tasks": {name: task.data_hash for name, task in named.items()}, "held_out": list(held_out), **settings,
         "method": method_name(method), "recipe": recipe, "trained_controls": controls is None,
     }  # fmt: skip
-    trains = controls is None or _made_here(tuned)
     if trains or not isinstance(base, Mapping):
         base = opened(base, "train models with mossa")
     if folder is not None:
@@ -106,7 +112,8 @@ def mossa(
     models = {PRE: read(base, named, settings, folder and folder / "pre-trained")}
     if _made_here(tuned):
         learnt = [task for name, task in named.items() if name not in held_out]
-        models[MULTI] = multi_task(base, learnt, named, method, recipe, settings, folder and folder / "multi-task")
+        where = folder and folder / "multi-task"
+        models[MULTI] = tuned_reading(base, learnt, list(named.values()), method, recipe, settings, where)
     elif tuned is not None:
         models[MULTI] = read(tuned, named, settings, folder and folder / "multi-task")
         _other(models[PRE], models[MULTI])
@@ -115,7 +122,7 @@ def mossa(
     for number, (name, task) in progress(loop, "control models") if progress else loop:
         where = folder and folder / "controls" / f"{number:03d}"
         if controls is None:
-            found = control(base, task, method, recipe, settings, where)
+            found = tuned_reading(base, [task], [task], method, recipe, settings, where)
         else:
             given = controls[name] if not isinstance(controls[name], np.ndarray) else {name: controls[name]}
             found = read(given, {name: task}, settings, where)
@@ -130,7 +137,9 @@ def mossa(
     }  # fmt: skip
     import pandas as pd  # heavy: only where a table is made
 
-    return Mossa(pd.DataFrame(rows), manifest, models)
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p") + 1, "q", benjamini_hochberg(table["p"].to_numpy()))
+    return Mossa(table, manifest, models)
 
 
 def _about(label: str, task: str, named: Mapping[str, Task], held_out: Sequence[str]) -> dict[str, Any]:
@@ -139,30 +148,20 @@ def _about(label: str, task: str, named: Mapping[str, Task], held_out: Sequence[
 
 
 def _cka(row: Mapping[str, Any]) -> dict[str, Any]:
-    band = {key: row.get(key, np.nan) for key in ("low", "high")}
-    return {"measure": "cka", "layer": row["layer_a"], "value": row["value"], **band, "limit": np.nan} | {
-        "reason": row["reason"]
-    }
+    kept = {key: row.get(key, np.nan) for key in ("value", "low", "high", "p")}
+    return {"measure": "cka", "layer": row["layer_a"], **kept, "limit": np.nan, "reason": row["reason"]}
 
 
 def _dimensions(
     models: Mapping[str, Representations], named: Mapping[str, Task], held_out: Sequence[str], share: float
 ) -> list[dict[str, Any]]:
     """Components for a share of the variance, of each task's examples and of all tasks' together."""
-    rows = []
-    for label, reps in models.items():
-        for task in [*named, ALL] if len(named) > 1 else list(named):
-            for layer in range(reps.n_layers):
-                x = np.concatenate([np.asarray(reps[t][layer]) for t in ([task] if task != ALL else named)])
-                value, reason = np.nan, ""
-                try:
-                    value = float(variance_dimension(x, share))
-                except NumericalError as error:
-                    reason = error.found
-                row = {"measure": "dimension", "layer": layer, "value": value, "low": np.nan, "high": np.nan}
-                limit = float(min(len(x) - 1, x.shape[1]))
-                rows.append({**_about(label, task, named, held_out), **row, "limit": limit, "reason": reason})
-    return rows
+    found = dimensions(models, share=share, pooled=ALL if len(named) > 1 else None).table
+    empty = {"measure": "dimension", **dict.fromkeys(("low", "high", "p"), np.nan)}
+    return [
+        {**_about(row.pop("model"), row.pop("task"), named, held_out), **empty, **row}
+        for row in found.to_dict("records")
+    ]
 
 
 def _named(tasks: Any) -> dict[str, Task]:
@@ -186,7 +185,10 @@ def _check(
             raise TaskError(f"CKA on task {name!r}", f"{count} examples", f"give {FEWEST} examples or more")
     if isinstance(held_out, str) or any(name not in named for name in held_out):
         raise ArgumentError(f"held_out={held_out!r}", f"tasks {sorted(named)}", "give a list of names among them")
-    if len(held_out) == len(named) and tuned is not None:
+    if held_out and tuned is None:
+        found = "no multi-task model"
+        raise ArgumentError(f"held_out={held_out!r}", found, "give one that has not learnt them, or tuned='train'")
+    if len(held_out) == len(named):
         raise ArgumentError("held_out", "every task", "leave the multi-task model some tasks to have learnt")
     if controls is not None and set(controls) != set(named):
         found = f"controls for {sorted(controls)}, tasks {sorted(named)}"
@@ -194,6 +196,16 @@ def _check(
     train_on = {t for t in named if controls is None or (_made_here(tuned) and t not in held_out)}
     for name in train_on:
         named[name].split("train")
+
+
+def _check_numbers(share: Any, null: Any, seed: Any, debiased: Any) -> None:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ArgumentError(f"share={share!r}", "no share of the variance", "give a number above 0, at most 1")
+    for name, value in (("null", null), ("seed", seed)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ArgumentError(f"{name}={value!r}", "not a whole number of 0 or more", "give one, such as 100")
+    if not isinstance(debiased, bool):
+        raise ArgumentError(f"debiased={debiased!r}", "neither True nor False", "give one of them")
 
 
 def _made_here(tuned: Any) -> bool:

@@ -77,30 +77,17 @@ def _fitting(found: Representations, tasks: Mapping[str, Task], settings: Mappin
     return found
 
 
-def control(
-    base: Model, task: Task, method: str | NeuronMask, recipe: Mapping[str, Any], settings: Mapping[str, Any],
-    output: Path | None,
+def tuned_reading(
+    base: Model, learnt: Sequence[Task], tasks: Sequence[Task], method: str | NeuronMask, recipe: Mapping[str, Any],
+    settings: Mapping[str, Any], output: Path | None,
 ) -> Representations:  # fmt: skip
-    """The representations of the model tuned on one task alone; those of an earlier, finished run are read."""
+    """The representations, on tasks, of the model tuned on those to learn, or what an earlier, finished run left."""
     if output is not None and output.exists():
         with contextlib.suppress(FileError):  # unfinished: trained once more, from its start
             return Representations.load(output)
         shutil.rmtree(output)
-    with tuned_on(base, [task], method, recipe) as tuned:
-        return representations(tuned, task, **settings, output=output)
-
-
-def multi_task(
-    base: Model, learnt: Sequence[Task], tasks: Mapping[str, Task], method: str | NeuronMask,
-    recipe: Mapping[str, Any], settings: Mapping[str, Any], output: Path | None,
-) -> Representations:  # fmt: skip
-    """The representations, on all tasks, of the model tuned on those to learn together."""
-    if output is not None and output.exists():
-        with contextlib.suppress(FileError):
-            return Representations.load(output)
-        shutil.rmtree(output)
     with tuned_on(base, learnt, method, recipe) as tuned:
-        return representations(tuned, list(tasks.values()), **settings, output=output)
+        return representations(tuned, tasks, **settings, output=output)
 
 
 def same_run(output: Path, run: Mapping[str, Any]) -> None:

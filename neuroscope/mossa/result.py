@@ -28,8 +28,9 @@ class Mossa(Result):
 
     `table` has a row per model, task, layer and measure: model ("pre-trained" or "multi-task"), task, family, held_out,
     measure ("cka", with the task's control model; "dimension", components for a share of the variance, also for all
-    tasks together), layer (0: embedding), value, low, high (95 % of the CKA of shuffled examples, where asked for),
-    limit (most components that the examples allow), reason ("" or why there is no value).
+    tasks together), layer (0: embedding), value, low, high (95 % of the CKA of shuffled examples), p, q (Benjamini-
+    Hochberg, over all CKA of the table), limit (most components that the examples allow), reason ("" or why there is no
+    value).
 
     Attributes:
         representations: model -> `Representations`, for maps; empty on a result that was loaded from a file.
@@ -163,15 +164,13 @@ class Mossa(Result):
         return low - room, high + room
 
     def _gaps(self, measure: str) -> str:
-        rows = self.table[(self.table["measure"] == measure) & self.table["value"].isna() & (self.table["task"] != ALL)]
-        if rows.empty:
-            return ""
-        layers = ", ".join(str(layer) if layer else "embedding" for layer in sorted(rows["layer"].unique()))
-        return f"; no value for {len(rows)} of them at layer {layers}: {words.reasons(rows)}"
+        gone = words.missing(self.table, measure)
+        return f"; {gone}" if gone else ""
 
     def _band(self) -> tuple[str, list[float], list[float]] | None:
         if not self.manifest["null"]:
             return None
         rows = self.table[self.table["measure"] == "cka"].groupby("layer")[["low", "high"]]
         means = rows.agg(lambda v: v.mean() if v.notna().any() else np.nan)
-        return "95 % of shuffled examples, mean over tasks", means["low"].tolist(), means["high"].tolist()
+        over = "tasks and models" if len(self.models) > 1 else "tasks"
+        return f"95 % of shuffled examples, mean over {over}", means["low"].tolist(), means["high"].tolist()

@@ -14,7 +14,23 @@ PRE, MULTI, ALL = "pre-trained", "multi-task", "all tasks together"
 CAVEAT = (
     "CKA says how alike the examples are arranged, not that the same computation is made, nor that the task needs it."
 )
+ALPHA = 0.05
 NEAR = 0.9  # of the most components that the examples allow: then their number is the examples', not the model's
+
+
+def complete(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of CKA whose means over layers are of the same layers everywhere, and, in words, what was dropped for that.
+
+    A task without any value in one of the models goes first; then every layer where a task is without.
+    """
+    rows = table[table["measure"] == "cka"]
+    made = rows["value"].notna().groupby([rows["model"], rows["task"]]).any()
+    tasks = sorted(made[~made].index.get_level_values("task").unique())
+    rows = rows[~rows["task"].isin(tasks)]
+    layers = sorted(rows.loc[rows["value"].isna(), "layer"].unique())
+    gone = [f"task {task}" for task in tasks] + [_layer(layer) for layer in layers]
+    said = f"Means over layers leave out {', '.join(gone)}: there not every task has a value in every model."
+    return rows[~rows["layer"].isin(layers)], [said] if gone else []
 
 
 def by_layer(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
@@ -24,44 +40,51 @@ def by_layer(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
         return " ".join(["There is no CKA to speak of.", *_left_out(table, "cka")])
     parts = []
     for model, own in rows.groupby("model", sort=False):
-        medians = own.groupby("layer")["value"].median()
-        first, last, low = medians.index[0], medians.index[-1], medians.idxmin()
+        medians = own.groupby("layer")["value"].agg(["median", "count"])
+        first, last, low = (
+            f"{medians.loc[layer, 'median']:.2f} at {_layer(layer)} (median of {_tasks(medians.loc[layer, 'count'])})"
+            for layer in (medians.index[0], medians.index[-1], medians["median"].idxmin())
+        )
         parts.append(
-            f"The {model} model's CKA with the models tuned on one task is {medians[first]:.2f} at {_layer(first)} and "
-            f"{medians[last]:.2f} at {_layer(last)} (median of {own['task'].nunique()} tasks), lowest at {_layer(low)} "
-            f"({medians[low]:.2f})."
+            f"The {model} model's CKA with the models tuned on one task is {first} and {last}; it is lowest, {low}."
         )
     if rows["model"].nunique() == 2:
-        parts.append(_difference(rows))
+        parts += _difference(table)
     if manifest["null"]:
-        outside = (rows["value"] > rows["high"]).mean()
-        parts.append(f"{outside:.0%} of the values lie above 95 % of what shuffled examples give.")
+        outside, sure = (rows["value"] > rows["high"]).mean(), (rows["q"] <= ALPHA).mean()
+        parts.append(
+            f"{outside:.0%} of the values lie above the band of 95 % of shuffled examples (2.5 % would by chance), "
+            f"{sure:.0%} at q <= {ALPHA}."
+        )
     return " ".join([*parts, *_left_out(table, "cka"), CAVEAT])
 
 
-def _difference(rows: pd.DataFrame) -> str:
-    wide = rows.pivot_table(index="task", columns="model", values="value", aggfunc="mean")[[PRE, MULTI]].dropna()
+def _difference(table: pd.DataFrame) -> list[str]:
+    rows, dropped = complete(table)
+    if rows.empty:
+        return ["No layer has a value for every task in both models: they are not compared.", *dropped]
+    wide = rows.pivot_table(index="task", columns="model", values="value", aggfunc="mean")
     difference = (wide[MULTI] - wide[PRE]).to_numpy()
-    p = paired_permutation(wide[MULTI].to_numpy(), wide[PRE].to_numpy())
+    p, mean = paired_permutation(wide[MULTI].to_numpy(), wide[PRE].to_numpy()), difference.mean()
     low, high = bootstrap_interval(difference)
-    verdict = (
-        f"closer to them than the pre-trained one by {difference.mean():.3f}"
-        if difference.mean() > 0
-        else f"no closer to them than the pre-trained one ({difference.mean():+.3f})"
+    span = f"95 % interval {low:+.3f} to {high:+.3f}" if len(wide) > 1 else "one task, no interval"
+    verdict = "closer to them than" if mean > 0 else "farther from them than"
+    if p >= ALPHA:
+        verdict = "neither clearly closer to them nor farther from them than"
+    said = (
+        f"The multi-task model is {verdict} the pre-trained one ({mean:+.3f}, mean over layers and {_tasks(len(wide))}"
     )
-    sure = "" if p < 0.05 else "; that may be chance"
-    return (
-        f"The multi-task model is {verdict}, mean over layers and {len(wide)} tasks (95 % interval {low:+.3f} to "
-        f"{high:+.3f}, p = {p:.2g}{sure})."
-    )
+    return [f"{said}; {span}, p = {p:.2g}).", *dropped]
 
 
 def by_cluster(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
     """Z-F3."""
-    rows = _cka(table)
+    rows, dropped = complete(table)
+    if rows.empty:
+        return " ".join(["There is no CKA to speak of.", *dropped, *_left_out(table, "cka")])
     clusters = rows["family"].nunique()
     if clusters < 2:
-        return "All tasks are of one cluster: there is nothing to compare."
+        return " ".join(["All tasks are of one cluster: there is nothing to compare.", *dropped])
     parts = []
     for model, own in rows.groupby("model", sort=False):
         means = own.groupby("family")["value"].mean().sort_values()
@@ -74,13 +97,15 @@ def by_cluster(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
     few = (
         f"{(sizes < 3).sum()} of {clusters} clusters have fewer than three tasks: their boxes are single tasks' values."
     )
-    return " ".join([*parts, *([few] if (sizes < 3).any() else []), *_left_out(table, "cka"), CAVEAT])
+    return " ".join([*parts, *([few] if (sizes < 3).any() else []), *dropped, *_left_out(table, "cka"), CAVEAT])
 
 
 def dimensions(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
     """Z-F5."""
     rows = table[(table["measure"] == "dimension") & table["value"].notna()]
     pooled = rows[rows["task"] == ALL] if (rows["task"] == ALL).any() else rows
+    if pooled.empty:
+        return " ".join(["There are no dimensions to speak of.", *_left_out(table, "dimension")])
     parts = []
     for model, own in pooled.groupby("model", sort=False):
         medians = own.groupby("layer")["value"].median()
@@ -105,9 +130,9 @@ def dimensions(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
 
 def held_out(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
     """Z-F7."""
-    rows = _cka(table)
+    rows, dropped = complete(table)
     if rows.empty:
-        return " ".join(["There is no CKA to speak of.", *_left_out(table, "cka")])
+        return " ".join(["There is no CKA to speak of.", *dropped, *_left_out(table, "cka")])
     parts = []
     for model, own in rows.groupby("model", sort=False):
         means = own.groupby(["task", "held_out"])["value"].mean().reset_index()
@@ -119,20 +144,23 @@ def held_out(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
                 continue
             low, high = bootstrap_interval(values)
             span = f"95 % interval {low:.2f} to {high:.2f}" if len(values) > 1 else "one task, no interval"
-            said.append(f"{values.mean():.2f} on {len(values)} tasks {what} ({span})")
+            said.append(f"{values.mean():.2f} on {_tasks(len(values))} {what} ({span})")
         parts.append(f"Mean CKA of the {model} model with the control models: {'; '.join(said)}.")
     note = (
         "The tasks differ in more than in having been learnt: the pre-trained model, which has learnt neither, shows "
         "what difference there is without it."
     )
-    return " ".join([*parts, *_left_out(table, "cka"), note])
+    return " ".join([*parts, *dropped, *_left_out(table, "cka"), note])
 
 
-def reasons(rows: pd.DataFrame) -> str:
-    """Why rows have no value."""
-    return "; ".join(
-        dict.fromkeys(r.partition("; ")[0].removeprefix("a: ").removeprefix("b: ") for r in rows["reason"])
-    )
+def missing(table: pd.DataFrame, measure: str) -> str:
+    """How many values there are not, where and why; "" where all are there."""
+    gone = table[(table["measure"] == measure) & table["value"].isna() & (table["task"] != ALL)]
+    if gone.empty:
+        return ""
+    why = dict.fromkeys(r.partition("; ")[0].removeprefix("a: ").removeprefix("b: ") for r in gone["reason"])
+    layers = ", ".join(_layer(layer) for layer in sorted(gone["layer"].unique()))
+    return f"{len(gone)} values at {layers} are missing: {'; '.join(why)}"
 
 
 def _cka(table: pd.DataFrame) -> pd.DataFrame:
@@ -140,11 +168,12 @@ def _cka(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _left_out(table: pd.DataFrame, measure: str) -> list[str]:
-    gone = table[(table["measure"] == measure) & table["value"].isna() & (table["task"] != ALL)]
-    if gone.empty:
-        return []
-    layers = ", ".join(_layer(layer) for layer in sorted(gone["layer"].unique()))
-    return [f"{len(gone)} values at {layers} are missing, and in no number here: {reasons(gone)}."]
+    gone = missing(table, measure)
+    return [f"{gone}; they are in no number here."] if gone else []
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task{'s' if count != 1 else ''}"
 
 
 def _layer(layer: int) -> str:
