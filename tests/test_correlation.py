@@ -1,4 +1,4 @@
-"""Correlation of similarity with transfer: against scipy, by enumeration, and under the null hypothesis."""
+"""Correlation of similarity with transfer: against scipy, by layer, and in words."""
 
 import itertools
 import math
@@ -7,16 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from test_correlation_measures import label_p, world
 
 from neuroscope.correlation import Correlation, correlate
-from neuroscope.correlation.measures import (
-    correlation,
-    interval,
-    label_permutation_p,
-    orders,
-    permutation_p,
-    task_bootstrap,
-)
+from neuroscope.correlation.measures import correlation, interval, task_bootstrap, task_draws, without_tasks
+from neuroscope.correlation.result import TWO_WAY
 from neuroscope.errors import ArgumentError
 from neuroscope.masks import NeuronMask
 from neuroscope.overlap import overlap
@@ -37,93 +32,6 @@ def row(result, test="all pairs", statistic="pearson", layer=None):
     return (table if layer is None else table[table.layer == layer]).iloc[0]
 
 
-# --- the numbers ---
-
-
-def test_the_interval_of_six_models():
-    """LX24 has n = 6: with r = 0.79 the 95 % interval is [-0.06, 0.98]."""
-    low, high = interval(0.79, 6, "pearson")
-    assert (round(low, 2), round(high, 2)) == (-0.06, 0.98)
-
-
-@pytest.mark.parametrize("n", [4, 6, 30])
-def test_intervals_against_scipy_and_by_hand(n):
-    x, y = RNG.normal(size=(2, n))
-    expected = stats.pearsonr(x, y).confidence_interval()
-    assert interval(correlation(x, y, "pearson"), n, "pearson") == pytest.approx((expected.low, expected.high))
-    rho = stats.spearmanr(x, y).statistic
-    reach = 1.959963985 * math.sqrt((1 + rho**2 / 2) / (n - 3))  # Bonett & Wright 2000, Eq. for rho
-    by_hand = (math.tanh(math.atanh(rho) - reach), math.tanh(math.atanh(rho) + reach))
-    assert interval(rho, n, "spearman") == pytest.approx(by_hand)
-    assert all(map(math.isnan, (*interval(1.0, n, "pearson"), *interval(0.5, 3, "pearson"))))
-
-
-def test_the_intervals_cover():
-    """95 % intervals of normal pairs with correlation 0.6 hold it 95 % of the time, give or take the simulation."""
-    held = {"pearson": 0, "spearman": 0}
-    truth = {"pearson": 0.6, "spearman": 6 / math.pi * math.asin(0.3)}
-    rng = np.random.default_rng(1)
-    for _ in range(600):
-        x = rng.normal(size=20)
-        y = 0.6 * x + 0.8 * rng.normal(size=20)
-        for statistic in held:
-            low, high = interval(correlation(x, y, statistic), 20, statistic)
-            held[statistic] += low <= truth[statistic] <= high
-    for statistic, hits in held.items():
-        assert abs(hits / 600 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 600), statistic
-
-
-@pytest.mark.parametrize("values", ["free", "tied"])
-def test_correlations_against_scipy(values):
-    x, y = RNG.normal(size=(2, 12)) if values == "free" else RNG.integers(0, 3, size=(2, 12)).astype(float)
-    assert correlation(x, y, "pearson") == pytest.approx(stats.pearsonr(x, y).statistic)
-    assert correlation(x, y, "spearman") == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert math.isnan(correlation(np.full(12, 0.1), y, "pearson"))
-    assert math.isnan(correlation(0.1 + 0.2 * np.ones(12) * 3, y, "spearman"))
-    assert correlation(1e-9 * x, 1e9 * y, "pearson") == pytest.approx(stats.pearsonr(x, y).statistic)
-
-
-@pytest.mark.parametrize("statistic", ["pearson", "spearman"])
-@pytest.mark.parametrize("n", [4, 6])
-def test_the_permutation_p_is_exact(statistic, n):
-    x, y = RNG.normal(size=(2, n))
-    drawn = [abs(correlation(x[list(order)], y, statistic)) for order in itertools.permutations(range(n))]
-    expected = np.mean(np.array(drawn) >= abs(correlation(x, y, statistic)) - 1e-12)
-    shuffled = orders([range(n)], 0)
-    assert len(shuffled[0]) == math.factorial(n) and shuffled[1]
-    assert permutation_p(x, y, statistic, shuffled) == expected
-    by_scipy = stats.permutation_test(
-        (x,),
-        lambda z: abs(correlation(z, y, statistic)),
-        permutation_type="pairings",
-        alternative="greater",
-        n_resamples=np.inf,
-    )
-    assert expected == pytest.approx(by_scipy.pvalue)
-
-
-def test_more_models_are_drawn():
-    x = RNG.normal(size=12)
-    y = x + RNG.normal(size=12)
-    shuffled = orders([range(12)], 0)
-    assert shuffled[0].shape == (4999, 12) and not shuffled[1]
-    assert (np.sort(shuffled[0], axis=1) == np.arange(12)).all()
-    p = permutation_p(x, y, "pearson", shuffled)
-    assert p == pytest.approx(stats.pearsonr(x, y).pvalue, abs=0.02) and p >= 1 / 5000
-
-
-def test_label_permutations_by_enumeration():
-    x, y = (np.where(np.eye(4), np.nan, RNG.random((4, 4))) for _ in range(2))
-    off = ~np.eye(4, dtype=bool)
-    for statistic in ("pearson", "spearman"):
-        drawn = [
-            abs(correlation(x[np.ix_(order, order)][off], y[off], statistic))
-            for order in itertools.permutations(range(4))
-        ]
-        expected = np.mean(np.array(drawn) >= abs(correlation(x[off], y[off], statistic)) - 1e-12)
-        assert label_permutation_p(x, y, statistic, orders([range(4)], 0)) == expected
-
-
 def test_sources_and_tests_apart_are_permuted_apart():
     """Three sources and two tests that are none of them: 3! 2! orders of rows and columns on their own."""
     scores = {(i, j): float(RNG.random()) for i in "abc" for j in "xy"}
@@ -139,44 +47,10 @@ def test_sources_and_tests_apart_are_permuted_apart():
     assert (found.n, found.orders, found.exact) == (6, 12, True)
 
 
-def test_pairs_that_share_tasks_are_not_independent():
-    """Under the null hypothesis with an effect of each task, a test over pairs errs; over tasks' labels it does not."""
-    rng = np.random.default_rng(3)
-    off = ~np.eye(6, dtype=bool)
-    every = orders([range(6)], 0)
-    labels, pairs = [], []
-    for _ in range(300):
-        a, b = rng.normal(size=(2, 6))
-        x, y = (np.where(off, v[:, None] + v, np.nan) + 0.3 * rng.normal(size=(6, 6)) for v in (a, b))
-        labels.append(label_permutation_p(x, y, "pearson", every))
-        pairs.append(stats.pearsonr(x[off], y[off]).pvalue)
-    error = 4 * math.sqrt(0.05 * 0.95 / 300)
-    assert abs(np.mean(np.array(labels) <= 0.05) - 0.05) < error
-    assert np.mean(np.array(pairs) <= 0.05) > 0.05 + 2 * error
-
-
-def test_the_bootstrap_by_weights_is_the_bootstrap_by_copies():
-    """The weighted ranks and moments equal scipy's on samples written out in full."""
-    x, y = (np.where(np.eye(5), np.nan, RNG.integers(0, 4, size=(5, 5))) for _ in range(2))
-    for statistic, own in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
-        draws = np.random.default_rng(7).integers(5, size=(1000, 5))  # the same draws
-        found = []
-        for draw in draws:
-            one, two = x[np.ix_(draw, draw)], y[np.ix_(draw, draw)]
-            there = np.isfinite(one)
-            if there.any() and np.ptp(one[there]) > 0 and np.ptp(two[there]) > 0:
-                found.append(own(one[there], two[there]).statistic)
-        expected = np.quantile(found, [0.025, 0.975])
-        assert task_bootstrap(x, y, statistic, [range(5)], 7) == pytest.approx(expected)
-
-
-# --- correlate ---
-
-
 def test_per_test_task_and_over_all_pairs():
     alike, scores = random_cells(1), random_cells(2)
     found = correlate(alike, scores)
-    assert isinstance(found, Correlation) and len(found.table) == 2 * 7
+    assert isinstance(found, Correlation) and len(found.table) == 2 * 8
     x, y = (np.array([d[i, "c"] for i in "abdef"]) for d in (alike, scores))
     for statistic, own in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
         c = row(found, "c", statistic)
@@ -188,11 +62,17 @@ def test_per_test_task_and_over_all_pairs():
         assert both.r == pytest.approx(expected)
         assert (both.n, both.orders, both.exact) == (30, 720, True)
         assert both.q == both.p
-    p = found.table[(found.table.statistic == "pearson") & (found.table.test != "all pairs")].p.to_numpy()
+        beyond = row(found, TWO_WAY, statistic)
+        x_all, y_all = (np.array([[d.get((i, j), np.nan) for j in TASKS] for i in TASKS]) for d in (alike, scores))
+        one, two = without_tasks(x_all, y_all)
+        assert beyond.r == pytest.approx(own(one[np.isfinite(one)], two[np.isfinite(two)]).statistic)
+        assert beyond.q == beyond.p == label_p(one, two, statistic) != both.p and beyond.least == both.least == 1 / 720
+        assert (beyond.low, beyond.high) == task_bootstrap(one, two, statistic, task_draws([range(6)], 0))
+    tests = found.rows()[0]
+    p = tests.p.to_numpy()
     order = np.argsort(p)
     q = np.minimum.accumulate((p[order] * 6 / np.arange(1, 7))[::-1])[::-1]
-    ours = found.table[(found.table.statistic == "pearson") & (found.table.test != "all pairs")].q.to_numpy()
-    np.testing.assert_allclose(ours[order], q)
+    np.testing.assert_allclose(tests.q.to_numpy()[order], q)
     assert correlate(alike, scores).table.equals(found.table)
 
 
@@ -206,14 +86,20 @@ def test_by_layer_finds_the_layer_that_predicts():
         for pair, s in scores.items()
     }
     found = correlate(alike, scores, by="layer")
-    both = found.table[(found.table.test == "all pairs") & (found.table.statistic == "pearson")]
-    assert set(both.layer[both.q <= 0.05]) == planted
-    np.testing.assert_allclose(both.q.min(), min(both.p.sort_values() * 6 / np.arange(1, 7)))
+    _, pairs, both = found.rows()
+    for view in (pairs, both):
+        assert set(view.layer[view.q <= 0.05]) == planted
+        np.testing.assert_allclose(view.q.min(), min(view.p.sort_values() * 6 / np.arange(1, 7)))
     words = found.in_words()
-    assert words.startswith("More similar tasks transfer better in layers 2-3 (2 of 6 layers with q <= 0.05; strongest")
+    assert words.startswith(
+        "More similar tasks transfer better in layers 2-3 (2 of 6 layers with q <= 0.05 once source"
+    )
+    assert "With source and test task left in: layers 2-3." in words and not found.sentences()[0][1]
     figure = found.figure()
-    curve = next(t for t in figure.data if t.name == "Pearson's r")
+    curve = next(t for t in figure.data if t.name == "source and test task taken out")
     assert list(curve.y) == both.r.tolist() and "q = " in curve.customdata[0]
+    raw = next(t for t in figure.data if t.name == "all pairs as they are")
+    assert list(raw.y) == pairs.r.tolist() != both.r.tolist()
     marks = next(t for t in figure.data if t.name == "q <= 0.05")
     assert set(marks.x) == planted
     worse = correlate({p: [-v for v in vs] for p, vs in alike.items()}, scores, by="layer")
@@ -226,15 +112,87 @@ def test_by_layer_finds_the_layer_that_predicts():
 def test_nothing_is_said_in_words():
     alike = {p: [float(v) for v in np.random.default_rng(i).random(4)] for i, p in enumerate(PAIRS)}
     found = correlate(alike, random_cells(11), by="layer")
-    both = found.table[(found.table.test == "all pairs") & (found.table.statistic == "pearson")]
+    both = found.rows()[2]
     assert both.q.min() > 0.05
-    assert found.in_words().startswith("No layer's similarity predicts transfer after correction over 4 layers")
+    assert found.in_words().startswith("No layer's similarity predicts transfer once source and test task are taken")
     best = both.loc[both.p.idxmin()]
     assert f"layer {best.layer}: r = {best.r:.2f}" in found.in_words()
     assert "with so few models, p cannot be below 0.0083" in found.in_words().lower()  # 1 / 5!, of 24 tests
     assert repr(found) == f"Correlation({found.in_words()})"
-    overall = correlate({p: v[0] for p, v in alike.items()}, random_cells(11))
-    assert "similarity does not predict transfer beyond chance" in overall.in_words()
+    assert [negative for _, negative in found.sentences()] == [True, True]
+    overall = correlate({p: v[0] for p, v in alike.items()}, random_cells(14))
+    assert 0.05 < row(overall, TWO_WAY).p < 0.5
+    text, is_negative = overall.sentences()[0]
+    assert is_negative and "similarity does not predict transfer beyond chance" in text
+
+
+def test_a_layer_is_found_by_q_and_not_by_p():
+    rng, scores = np.random.default_rng(8), random_cells(4)
+    alike = {p: [s + 0.75 * rng.normal(), *rng.random(9)] for p, s in scores.items()}
+    found = correlate(alike, scores, by="layer")
+    both = found.rows()[2]
+    assert both.p.min() <= 0.05 < both.q.min()
+    assert found.in_words().startswith("No layer's") and found.sentences()[0][1]
+
+
+def test_words_go_by_the_view_without_hubs():
+    x, y = world(np.random.default_rng(1), hubs=1.0)
+    index = [(i, j) for i in range(6) for j in range(6) if i != j]
+    alike, scores = ({(TASKS[i], TASKS[j]): m[i, j] for i, j in index} for m in (x, y))
+    found = correlate(alike, scores)
+    raw, beyond = row(found), row(found, TWO_WAY)
+    assert raw.p <= 0.05 < beyond.p
+    text, is_negative = found.sentences()[0]
+    assert is_negative and text.startswith(
+        "Over 30 pairs of 6 tasks, similarity does not predict transfer beyond chance"
+    )
+    assert f"r = {beyond.r:.2f} [{beyond.low:.2f}, {beyond.high:.2f}], p = {beyond.p:.2g} once source" in text
+    assert f"as they are, r = {raw.r:.2f} [{raw.low:.2f}, {raw.high:.2f}], p = {raw.p:.2g}" in text
+    assert text.endswith("Some tasks may be alike to all and easy for all.")
+    layers = correlate({p: [v, v] for p, v in alike.items()}, scores, by="layer").in_words()
+    assert "With source and test task left in: layers 0-1." in layers
+
+
+def test_few_tasks_say_what_they_cannot():
+    four = list("abcd")
+    asym = correlate(random_cells(1, four), random_cells(2, four))
+    raw = row(asym)
+    assert math.isnan(raw.low) and np.isfinite([raw.r, raw.p, raw.q]).all()
+    assert raw.reason == row(asym, TWO_WAY).reason == "no interval: fewer than 5 tasks"
+    assert "fewer than 5 tasks" in asym.figure().data[0].customdata[-1]
+    assert "nan" not in asym.in_words()
+    symmetric = {p: random_cells(1, four)[min(p), max(p)] for p in random_cells(1, four)}
+    found = correlate(symmetric, random_cells(2, four))
+    # without source and test task, a pair is as alike as the other two tasks: 4 of 24 orders change nothing
+    assert row(found, TWO_WAY).least == pytest.approx(4 / 24)
+    assert "With so few tasks, p cannot be below 0.17" in found.in_words()
+    three = {p: v for p, v in symmetric.items() if "d" not in p}
+    found = correlate(three, random_cells(2, list("abc")))
+    assert row(found, TWO_WAY).reason == "all similarities are equal but for source and test task"
+    assert "what is due to pairs alone cannot be told" in found.in_words() and found.sentences()[0][1]
+
+
+def test_layers_that_a_pair_lacks_are_in_no_mean():
+    """All pairs share one curve over depth: were gaps left out pair by pair, they alone would make a correlation."""
+    scores = random_cells(3)
+    depth = [0.1, 0.2, 0.4, 0.8]
+    alike = {p: [v if s < 0.7 or layer < 2 else math.nan for layer, v in enumerate(depth)] for p, s in scores.items()}
+    assert any(math.isnan(v[3]) for v in alike.values())
+    found = correlate(alike, scores)
+    assert math.isnan(row(found).r) and row(found).reason == "all similarities are equal"
+    assert found.manifest["left_out"] == [2, 3] and found.manifest["averaged"] == 2
+    assert "2 of 4 layers are in no mean, as some pair has no value there (2-3)." in found.in_words()
+    own = {p: [v[0] + scores[p], v[1] - 3 * scores[p], *v[2:]] for p, v in alike.items()}
+    mean = {p: (v[0] + v[1]) / 2 for p, v in own.items()}
+    assert row(correlate(own, scores)).r == pytest.approx(row(correlate(mean, scores)).r) == pytest.approx(-1)
+    never = own | {("a", "b"): [math.nan] * 4}  # a gap, and no reason to leave out every layer
+    found = correlate(never, scores)
+    assert row(found).n == 29 and found.manifest["left_out"] == [2, 3]
+    apart = {p: [v[0], math.nan] if i % 2 else [math.nan, v[0]] for i, (p, v) in enumerate(own.items())}
+    found = correlate(apart, scores)
+    assert found.manifest["left_out"] == [0, 1] and "2 of 2 layers are in no mean" in found.in_words()
+    unscored = {p: v for p, v in scores.items() if v < 0.7}  # pairs that are not used leave out no layer
+    assert correlate(alike, unscored).manifest["left_out"] == []
 
 
 def test_gaps_are_counted_and_said():
@@ -267,14 +225,15 @@ def test_the_forest_shows_what_the_table_says(tmp_path):
     alike = {p: v + (0.01 if p[1] in "ab" else 1.0) * rng.normal() for p, v in scores.items()}
     found = correlate(alike, scores)
     beyond, not_beyond = found.figure().data
-    names = {t: f"<b>{t}</b>" if t == "all pairs" else t for t in found.table.test}
+    names = dict(zip(found.table.test, found.table.test, strict=True))
+    names |= {"all pairs": "<b>all pairs</b>", TWO_WAY: "<b>source and test<br>task taken out</b>"}
+    tests = {name: test for test, name in names.items()}
     own = found.table[found.table.statistic == "pearson"].set_index("test")
     assert set(beyond.y) == {names[t] for t in own.index[own.q <= 0.05]} >= {"a", "b"}
     assert set(not_beyond.y) == {names[t] for t in own.index[own.q > 0.05]} != set()
     for trace in (beyond, not_beyond):
         for name, r, up in zip(trace.y, trace.x, trace.error_x.array, strict=True):
-            test = name.removeprefix("<b>").removesuffix("</b>")
-            assert r == own.r[test] and r + up == pytest.approx(own.high[test])
+            assert r == own.r[tests[name]] and r + up == pytest.approx(own.high[tests[name]])
     back = Correlation.load(found.save(tmp_path / "c.json"))
     assert back.table.equals(found.table) and back.in_words() == found.in_words()
 
@@ -333,6 +292,10 @@ def test_bad_input():
     ):
         with pytest.raises(ArgumentError, match=match):
             correlate(similarity, transfer)
+    for layer in ("embedding", math.nan, 0.5):
+        table = pd.DataFrame([{"a": a, "b": b, "layer": layer, "value": v} for (a, b), v in alike.items()])
+        with pytest.raises(ArgumentError, match=f"a layer {layer!r}"):
+            correlate(table, scores)
     with pytest.raises(ArgumentError, match="without layers"):
         correlate(alike, scores, by="layer")
     for keyword in ({"by": "layers"}, {"alpha": 0.1}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,11 @@ def similarity_cells(given: Any) -> dict[int | None, Cells]:
     """layer -> (source, test) -> similarity; the only layer is None where there are no layers."""
     table = given.table if isinstance(given, Result) else given
     if _is_frame(table) and "layer" in table.columns and _columns(table) is not None:
-        layers = sorted(table["layer"].unique())
+        layers = table["layer"].unique().tolist()
+        for layer in layers:
+            if not isinstance(layer, Real) or not float(layer).is_integer():
+                raise ArgumentError("correlate: similarity", f"a layer {layer!r}", "number the layers, such as 0, 1, 2")
+        layers.sort()
         return {int(layer): _tidy(table[table["layer"] == layer], SIMILARITIES, "similarity") for layer in layers}
     if isinstance(table, Mapping) and table and all(_is_row(v) for v in table.values()):
         lengths = {len(v) for v in table.values()}
@@ -44,14 +49,6 @@ def transfer_cells(given: Any) -> Cells:
     return _any(given.table if isinstance(given, Result) else given, SCORES, "transfer")
 
 
-def mean_over_layers(layers: Mapping[int | None, Cells]) -> Cells:
-    """Each pair's mean over the layers where it is defined; NaN where none is."""
-    pairs = {
-        pair: [cells.get(pair, np.nan) for cells in layers.values()] for cells in layers.values() for pair in cells
-    }
-    return {p: float(np.mean([v for v in vs if np.isfinite(v)] or [np.nan])) for p, vs in pairs.items()}
-
-
 def matrices(layers: Mapping[int | None, Cells], transfer: Cells) -> tuple[list[str], dict[int | None, Floats], Floats]:
     """Names of all tasks with a score and a similarity, and [source, test] of each layer and of transfer.
 
@@ -66,6 +63,20 @@ def matrices(layers: Mapping[int | None, Cells], transfer: Cells) -> tuple[list[
         raise ArgumentError("correlate", f"no pair of tasks in both: {found}", "name the tasks alike in both")
     found_scores = _matrix(transfer, names, symmetric=False)
     return names, {layer: _matrix(cells, names, symmetric=True) for layer, cells in layers.items()}, found_scores
+
+
+def mean_over_layers(layers: Mapping[int | None, Floats], scores: Floats) -> tuple[Floats, list[int | None]]:
+    """[source, test] mean over the layers where every pair that is used has a value, and the layers left out.
+
+    Were each pair averaged over layers of its own, a curve over depth that all pairs share would make a correlation. A
+    pair without a score, or without a value in any layer, is not used. Where every layer is left out, all are NaN.
+    """
+    stack = np.stack(list(layers.values()))
+    used = np.isfinite(scores) & np.isfinite(stack).any(0)
+    is_whole = np.array([np.isfinite(x[used]).all() for x in stack])
+    left_out = [layer for layer, whole in zip(layers, is_whole, strict=True) if not whole]
+    mean = stack[is_whole].mean(0) if is_whole.any() else np.full(scores.shape, np.nan)
+    return mean, left_out
 
 
 def _matrix(cells: Cells, names: Sequence[str], symmetric: bool) -> Floats:

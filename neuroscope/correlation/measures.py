@@ -2,13 +2,19 @@
 
 - Pearson's r with Fisher's interval: tanh(artanh(r) -+ z / sqrt(n - 3)).
 - Spearman's rho (midranks for ties) with Bonett & Wright's (2000): sqrt((1 + rho^2 / 2) / (n - 3)) in its place.
-- Permutation p, two-sided by |r|, over all n! orders up to 40 320, else over drawn ones as (1 + hits) / (1 + drawn)
-  (Phipson & Smyth 2010).
+- Permutation p, two-sided by |r|, over all n! orders up to 40 320, else over 4999 drawn ones and the own one
+  (Phipson & Smyth 2010). Beside it the least p that any order of these very numbers can have.
 - Pairs of tasks are not independent: task i is in many. Their p permutes the labels of the tasks in one matrix, rows
   and columns together (Mantel 1967; QAP: Krackhardt 1988). Tasks that are only sources, only tests, or both are
   permuted among themselves. Their interval draws tasks with replacement, a pair as often as the product of its tasks'
-  counts and a task never paired with itself (after the vertex bootstrap of Snijders & Borgatti 1999), percentiles;
-  with few tasks it is too narrow rather than too wide.
+  counts and a task never paired with itself (after the vertex bootstrap of Snijders & Borgatti 1999), percentiles; a
+  draw that leaves two pairs is not counted, as they correlate by +-1. With few tasks it is too wide rather than too
+  narrow: of five to twenty tasks, 94 to 100 % of the 95 % intervals hold the truth in simulations.
+- Two-way: what every source and every test task has in all its pairs (fixed effects) is taken out of both matrices by
+  least squares, and the residuals are correlated, their tasks' labels permuted: double semi-partialing (Dekker,
+  Krackhardt & Snijders 2007). Without gaps a relabelling maps those effects onto themselves, so that it is Freedman &
+  Lane's (1983) permutation too, and exact where transfer is source + test + noise in which tasks are exchangeable.
+  Spearman's rho is of the residuals' ranks: effects that add up in the numbers do not in their ranks.
 
 Shapes: n numbers; P permutations; T tasks, matrices [T, T] with NaN where there is no number.
 """
@@ -23,10 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from neuroscope.statistics import permutation_p
+
 EXACT = math.factorial(8)  # orders up to which all are counted
 DRAWN = 4999
 DRAWS = 1000  # of the bootstrap
 LEAST = 4  # numbers for an interval: Fisher's divides by n - 3
+TASKS = 5  # sources and tests for a bootstrap over tasks: of four, 36 to 84 % of the intervals hold the truth
 STATISTICS = ("pearson", "spearman")
 PERFECT = 1 - 1e-12
 NUMBERS = 1 << 21  # held at a time
@@ -52,7 +61,10 @@ def interval(r: float, n: int, statistic: str, level: float = 0.95) -> tuple[flo
 
 
 def orders(classes: Sequence[Sequence[int]], seed: int) -> tuple[Orders, bool]:
-    """Orders of all indices in the classes, each class shuffled within itself: [P, T], and whether these are all."""
+    """Orders of all indices in the classes, each class shuffled within itself, and whether these are all.
+
+    [P, T]; the first is the order as it is.
+    """
     size = sum(len(c) for c in classes)
     if math.prod(math.factorial(len(c)) for c in classes) <= EXACT:
         listed = np.empty((math.prod(math.factorial(len(c)) for c in classes), size), dtype=np.int64)
@@ -61,80 +73,110 @@ def orders(classes: Sequence[Sequence[int]], seed: int) -> tuple[Orders, bool]:
                 listed[row, list(places)] = part
         return listed, True
     rng = np.random.default_rng(seed)
-    drawn = np.tile(np.arange(size), (DRAWN, 1))
+    drawn = np.tile(np.arange(size), (1 + DRAWN, 1))
     for places in classes:
-        drawn[:, list(places)] = rng.permuted(np.tile(places, (DRAWN, 1)), axis=1)
+        drawn[1:, list(places)] = rng.permuted(np.tile(places, (DRAWN, 1)), axis=1)
     return drawn, False
 
 
-def permutation_p(x: Floats, y: Floats, statistic: str, shuffled: tuple[Orders, bool]) -> float:
-    """Two-sided p of a correlation of paired numbers."""
+def permutation_test(x: Floats, y: Floats, statistic: str, every: Orders) -> tuple[float, float]:
+    """Two-sided p of a correlation of paired numbers, and the least p that an order of them can have."""
     if statistic == "spearman":
         x, y = stats.rankdata(x), stats.rankdata(y)
     x, y = x - x.mean(), y - y.mean()
-    drawn = (x[shuffled[0]] @ y) / math.sqrt((x @ x) * (y @ y))
-    return _share(drawn, float(x @ y) / math.sqrt((x @ x) * (y @ y)), shuffled[1])
+    return _p_and_least((x[every] @ y) / math.sqrt((x @ x) * (y @ y)))
 
 
-def label_permutation_p(x: Floats, y: Floats, statistic: str, shuffled: tuple[Orders, bool]) -> float:
-    """Two-sided p of the correlation of two matrices over the tasks' labels; a gap of x moves with its tasks."""
+def relabelled(labels: Orders, y: Floats) -> Orders:
+    """Orders of tasks as places in the flat matrix that come to stand against the cells of y: [P, T] -> [P, n]."""
+    rows, columns = np.nonzero(np.isfinite(y))
+    return labels[:, rows] * len(y) + labels[:, columns]
+
+
+def label_permutation_test(x: Floats, y: Floats, statistic: str, places: Orders) -> tuple[float, float]:
+    """The same of two matrices over the tasks' labels (`relabelled`); a gap of x moves with its tasks."""
     if statistic == "spearman":
         x, y = _ranked(x), _ranked(y)
-    rows, columns = np.nonzero(np.isfinite(y))
+    x, y = (m - np.nanmean(m) for m in (x, y))
+    given, value = np.isfinite(x), np.nan_to_num(x / np.nanmax(np.abs(x)))
+    y = y.take(places[0])
+    known, other = np.isfinite(y).astype(float), np.nan_to_num(y / np.nanmax(np.abs(y)))
+    has_gaps = given.sum() < len(x) * (len(x) - 1)  # the diagonal never counts
 
-    def under(labels: Orders) -> Floats:
-        moved = x[labels[:, rows], labels[:, columns]]
-        there = np.isfinite(moved)
-        theirs = np.broadcast_to(y[rows, columns], moved.shape)
-        return weighted(np.where(there, moved, 0.0), theirs, there.astype(float))
+    def under(at: Orders) -> Floats:
+        there = given.take(at) * known if has_gaps else known[None]
+        moved = value.take(at) * known
+        n, total_x, total_y = np.maximum(there.sum(1), 1), moved.sum(1), there @ other
+        spread_x = np.einsum("ij,ij->i", moved, moved) - total_x**2 / n
+        spread_y = there @ other**2 - total_y**2 / n
+        is_constant = np.minimum(spread_x, spread_y) <= 1e-12 * n
+        r = (moved @ other - total_x * total_y / n) / np.sqrt(np.where(is_constant, np.nan, spread_x * spread_y))
+        return np.asarray(r)
 
-    every, exact = shuffled
-    batch = max(1, NUMBERS // len(rows))
-    drawn = np.concatenate([under(every[start : start + batch]) for start in range(0, len(every), batch)])
-    return _share(drawn, float(under(np.arange(len(x))[None])[0]), exact)
+    batch = max(1, NUMBERS // places.shape[1])
+    return _p_and_least(np.concatenate([under(places[i : i + batch]) for i in range(0, len(places), batch)]))
 
 
-def task_bootstrap(
-    x: Floats, y: Floats, statistic: str, classes: Sequence[Sequence[int]], seed: int, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile interval of the correlation over pairs, tasks drawn with replacement; NaN if most draws have none."""
+def without_tasks(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """What source (row) and test task (column) leave of both, over the cells that have both; zero if nothing."""
+    both = np.isfinite(x) & np.isfinite(y)
+    tasks = np.arange(len(x))
+    effects = np.concatenate([places[:, None] == tasks for places in np.nonzero(both)], axis=1).astype(float)
+    left = []
+    for matrix in (x, y):
+        values = matrix[both] - matrix[both].mean()
+        rest = values - effects @ np.linalg.lstsq(effects, values)[0]
+        scale = np.abs(values).max() or 1.0
+        left.append(np.full(both.shape, np.nan))
+        left[-1][both] = scale * np.round(rest / scale, 9)  # what is equal on paper is equal
+    return left[0], left[1]
+
+
+def task_draws(classes: Sequence[Sequence[int]], seed: int) -> Floats:
+    """How often each task is in each of the bootstrap's draws with replacement: [draw, T]."""
     rng = np.random.default_rng(seed)
-    rows, columns = np.nonzero(np.isfinite(x) & np.isfinite(y))
-    counts = np.zeros((DRAWS, len(x)))
+    counts = np.zeros((DRAWS, sum(len(c) for c in classes)))
     for places in classes:
         draws = rng.integers(len(places), size=(DRAWS, len(places)))
         for place, index in enumerate(places):
             counts[:, index] = (draws == place).sum(1)
+    return counts
+
+
+def task_bootstrap(x: Floats, y: Floats, statistic: str, counts: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the correlation over pairs, tasks drawn (`task_draws`); NaN if most draws have none."""
+    rows, columns = np.nonzero(np.isfinite(x) & np.isfinite(y))
     weight = counts[:, rows] * counts[:, columns]
-    first, second = (np.broadcast_to(m[rows, columns], weight.shape) for m in (x, y))
+    first, second = (m[rows, columns][None] for m in (x, y))
     if statistic == "spearman":
         first, second = _weighted_ranks(first[0], weight), _weighted_ranks(second[0], weight)
     found = weighted(first, second, weight)
-    found = found[np.isfinite(found)]
-    if len(found) < DRAWS / 2:
+    found = found[np.isfinite(found) & ((weight > 0).sum(1) > 2)]
+    if len(found) < len(counts) / 2:
         return math.nan, math.nan
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def weighted(x: Floats, y: Floats, weight: Floats) -> Floats:
-    """Pearson's r of each row's pairs, counted as often as their weights say: [P, n] -> [P]; NaN where constant."""
+    """Pearson's r of each row's pairs, counted as often as their weights say: [P or 1, n] -> [P]; NaN if constant."""
     total = weight.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         # what is constant on paper need not be so in the last digit
-        limits = [total * (1e-12 * np.where(weight > 0, np.abs(v), 0).max(1, initial=0.0)) ** 2 for v in (x, y)]
+        limits = [total * (1e-12 * np.abs(v).max(1, initial=0.0)) ** 2 for v in (x, y)]
         x = x - ((weight * x).sum(1) / total)[:, None]
         y = y - ((weight * y).sum(1) / total)[:, None]
-        spread_x, spread_y = (weight * x * x).sum(1), (weight * y * y).sum(1)
-        r = (weight * x * y).sum(1) / np.sqrt(spread_x * spread_y)
+        heavy = weight * x
+        spread_x, spread_y = (heavy * x).sum(1), (weight * y * y).sum(1)
+        r = (heavy * y).sum(1) / np.sqrt(spread_x * spread_y)
     found: Floats = np.where((spread_x > limits[0]) & (spread_y > limits[1]), np.clip(r, -1, 1), np.nan)
     return found
 
 
-def _share(drawn: Floats, own: float, exact: bool) -> float:
-    """Share of the correlations that are as large as the one measured; equal on paper counts as equal."""
-    hits = int(np.sum(np.abs(drawn[np.isfinite(drawn)]) >= abs(own) - 1e-9))
-    return hits / int(np.isfinite(drawn).sum()) if exact else (1 + hits) / (1 + len(drawn))
+def _p_and_least(drawn: Floats) -> tuple[float, float]:
+    """p of the first correlation among all, and of the largest."""
+    sizes = np.abs(drawn)
+    return permutation_p(sizes[0], sizes, exact=True), permutation_p(np.nanmax(sizes), sizes, exact=True)
 
 
 def _ranked(matrix: Floats) -> Floats:
@@ -146,9 +188,8 @@ def _ranked(matrix: Floats) -> Floats:
 
 def _weighted_ranks(values: Floats, weight: Floats) -> Floats:
     """Midranks of the values in samples that hold each as often as its weight says: [n], [P, n] -> [P, n]."""
-    distinct, group = np.unique(values, return_inverse=True)
-    size = np.zeros((len(weight), len(distinct)))
-    for g in range(len(distinct)):
-        size[:, g] = weight[:, group == g].sum(1)
-    ranks: Floats = (np.cumsum(size, axis=1) - size / 2 + 0.5)[:, group]
+    order = np.argsort(values)
+    distinct, starts = np.unique(values[order], return_index=True)
+    size = np.add.reduceat(weight[:, order], starts, axis=1)  # [P, distinct values]
+    ranks: Floats = (np.cumsum(size, axis=1) - size / 2 + 0.5)[:, np.searchsorted(distinct, values)]
     return ranks

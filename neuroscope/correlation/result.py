@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PAIRS = "all pairs"
+TWO_WAY = "all pairs, source and test task taken out"
+SHORT = "<b>source and test<br>task taken out</b>"
 ALPHA = 0.05
 SYMBOLS = {"pearson": "r", "spearman": "rho"}
 NAMES = {"pearson": "Pearson's r", "spearman": "Spearman's rho"}
@@ -27,83 +29,105 @@ Statistic = Literal["pearson", "spearman"]
 class Correlation(Result):
     """Correlation of similarity with transfer.
 
-    `table` has a row per test (a test task, over the models; or "all pairs"), layer (if asked for by layer) and
-    statistic: n, gaps (pairs with a score and no similarity), r in [-1, 1], low and high (95 %; NaN where |r| is 1),
-    p (permutation, two-sided), q (Benjamini-Hochberg over test tasks and layers; over layers for all pairs), exact
-    (whether all orders were counted), orders (how many), and reason (why r is NaN, else empty).
+    `table` has a row per test (a test task, over the models; "all pairs"; or "all pairs, source and test task taken
+    out": two-way, of the residuals once each source's and each test task's own level is out of both numbers), layer (if
+    asked for by layer) and statistic: n, gaps (pairs with a score and no similarity), r in [-1, 1], low and high (95 %;
+    NaN where |r| is 1), p (permutation, two-sided), q (Benjamini-Hochberg over test tasks and layers; over layers for
+    each view of all pairs), exact (whether all orders were counted), orders (how many), least (the smallest p that any
+    order of the same numbers has), and reason (why r, or the interval of all pairs, is NaN; else empty).
+
+    All pairs raw tell how well similarity foretells a score; so do tasks that are like all others and easy for all. The
+    two-way view tells whether it does beyond that, by the pair, and is what the words go by.
     """
 
-    def rows(self, statistic: Statistic = "pearson") -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The rows of the test tasks, and those of all pairs, of one statistic."""
+    def rows(self, statistic: Statistic = "pearson") -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """The rows of the test tasks, of all pairs, and of all pairs two-way, of one statistic."""
         choose(statistic, SYMBOLS, "statistic")
         own = self.table[self.table["statistic"] == statistic]
-        return own[own["test"] != PAIRS], own[own["test"] == PAIRS]
+        return own[~own["test"].isin([PAIRS, TWO_WAY])], own[own["test"] == PAIRS], own[own["test"] == TWO_WAY]
+
+    def sentences(self, statistic: Statistic = "pearson") -> list[tuple[str, bool]]:
+        """What was found, as plain sentences, each with whether it tells a negative."""
+        tests, pairs, two_way = self.rows(statistic)
+        symbol, made = SYMBOLS[statistic], tests[tests["q"].notna()]
+        over_pairs = _layers if self.manifest["by"] == "layer" else _overall
+        found = [over_pairs(pairs, two_way, self.manifest, symbol)]
+        if len(made):
+            found.append(_tests(made, symbol))
+        gaps = tests[tests["q"].isna()]
+        if len(gaps):
+            text = f"{len(gaps)} of {len(tests)} could not be computed ({gaps['reason'].iloc[0]})."
+            found.append((text, False))
+        left_out = self.manifest["left_out"]
+        if left_out:
+            of = f"{len(left_out)} of {self.manifest['averaged'] + len(left_out)} layers are in no mean"
+            found.append((f"{of}, as some pair has no value there ({_spans(left_out)}).", False))
+        return found
 
     def in_words(self, statistic: Statistic = "pearson") -> str:
         """What was found, as plain sentences; also that nothing was."""
-        tests, pairs = self.rows(statistic)
-        symbol = SYMBOLS[statistic]
-        sentences = [
-            _layers(pairs, symbol) if self.manifest["by"] == "layer" else _overall(pairs, self.manifest, symbol)
-        ]
-        made = tests[tests["q"].notna()]
-        if len(made):
-            sentences.append(_tests(made, symbol))
-        gaps = len(tests) - len(made)
-        if gaps:
-            sentences.append(
-                f"{gaps} of {len(tests)} could not be computed ({tests[tests['q'].isna()]['reason'].iloc[0]})."
-            )
-        return " ".join(sentences)
+        return " ".join(text for text, _ in self.sentences(statistic))
 
     def figure(self, statistic: Statistic = "pearson") -> go.Figure:
         """By layer: the correlation over all pairs with its interval; else one row per test task with its interval."""
-        tests, pairs = self.rows(statistic)
+        tests, pairs, two_way = self.rows(statistic)
         if self.manifest["by"] == "layer":
-            return _by_layer(pairs, statistic, self.manifest)
-        return _forest([*tests.to_dict("records"), *pairs.to_dict("records")], statistic, self.manifest)
+            return _by_layer(pairs, two_way, statistic, self.manifest)
+        rows = [row for part in (tests, pairs, two_way) for row in part.to_dict("records")]
+        return _forest(rows, statistic, self.manifest)
 
     def __repr__(self) -> str:
         return f"Correlation({self.in_words()})"
 
 
-def _overall(pairs: pd.DataFrame, manifest: Mapping[str, Any], symbol: str) -> str:
-    row = pairs.iloc[0]
-    over = f"Over {row['n']} pairs of {len(manifest['tasks'])} tasks,"
+def _overall(pairs: pd.DataFrame, two_way: pd.DataFrame, manifest: Mapping[str, Any], symbol: str) -> tuple[str, bool]:
+    raw, row = pairs.iloc[0], two_way.iloc[0]
+    over = f"Over {raw['n']} pairs of {len(manifest['tasks'])} tasks,"
+    if not np.isfinite(raw["r"]):
+        return f"{over} the correlation is undefined ({raw['reason']}).", True
+    beside = f"{_number(raw, symbol)}, p = {raw['p']:.2g} over the tasks' labels"
     if not np.isfinite(row["r"]):
-        return f"{over} the correlation is undefined ({row['reason']})."
-    # p decides, as it knows that pairs share tasks
+        return f"{over} {beside}; what is due to pairs alone cannot be told ({row['reason']}).", True
+    # p decides, as it knows that pairs share tasks; and the two-way one, as tasks that are easy for all are no pairs
     if row["p"] > ALPHA:
         verdict = "similarity does not predict transfer beyond chance"
     else:
         verdict = f"more similar tasks transfer {'better' if row['r'] > 0 else 'worse'}"
-    return f"{over} {verdict}: {_number(row, symbol)}, p = {row['p']:.2g} over the tasks' labels."
+    own = f"{_number(row, symbol)}, p = {row['p']:.2g} once source and test task are taken out"
+    text = f"{over} {verdict}: {own} (as they are, {beside})."
+    if row["p"] <= ALPHA:
+        return text, False
+    if raw["p"] <= ALPHA:
+        text += " Some tasks may be alike to all and easy for all."
+    return text + _too_few(two_way, "tasks"), True
 
 
-def _layers(pairs: pd.DataFrame, symbol: str) -> str:
-    made = pairs[pairs["q"].notna()]
+def _layers(pairs: pd.DataFrame, two_way: pd.DataFrame, manifest: Mapping[str, Any], symbol: str) -> tuple[str, bool]:
+    made = two_way[two_way["q"].notna()]
     if not len(made):
-        return f"In no layer could the correlation be computed ({pairs['reason'].iloc[0]})."
+        return f"In no layer could the correlation be computed ({two_way['reason'].iloc[0]}).", True
     best = made.loc[made["p"].idxmin()]  # the first of equals
     most = f"layer {best['layer']}: {_number(best, symbol)}, p = {best['p']:.2g}, q = {best['q']:.2g}"
-    found = made[made["q"] <= ALPHA]
+    found, raw = made[made["q"] <= ALPHA], pairs[pairs["q"] <= ALPHA]["layer"].tolist()
+    beside = f" With source and test task left in: {f'layers {_spans(raw)}' if raw else 'none'}."
     if not len(found):
         text = (
-            f"No layer's similarity predicts transfer after correction over {len(made)} layers (the nearest is {most})."
+            f"No layer's similarity predicts transfer once source and test task are taken out, after correction over "
+            f"{len(made)} layers (the nearest is {most})."
         )
-        return text + _too_few(made, "tasks")
+        return text + _too_few(made, "tasks") + beside, True
     parts = []
     for sign, how in ((1, "better"), (-1, "worse")):
         layers = found[np.sign(found["r"]) == sign]["layer"].tolist()
         if layers:
             where = f"{'layer' if len(layers) == 1 else 'layers'} {_spans(layers)}"
             parts.append(f"more similar tasks transfer {how} in {where}")
-    text = f" ({len(found)} of {len(made)} layers with q <= {ALPHA}; strongest in {most})."
+    text = f" ({len(found)} of {len(made)} layers with q <= {ALPHA} once source and test task are taken out; strongest "
     joined = ", and ".join(parts)
-    return joined[0].upper() + joined[1:] + text
+    return f"{joined[0].upper()}{joined[1:]}{text}in {most}).{beside}", False
 
 
-def _tests(made: pd.DataFrame, symbol: str) -> str:
+def _tests(made: pd.DataFrame, symbol: str) -> tuple[str, bool]:
     found, by_layer = made[made["q"] <= ALPHA], "layer" in made.columns
     count = made["test"].nunique()
     what = f"{count} test task{'s' if count > 1 else ''}"
@@ -111,16 +135,16 @@ def _tests(made: pd.DataFrame, symbol: str) -> str:
     if len(found):
         named = ", ".join(dict.fromkeys(found["test"]))
         of = f"correlations of {what}" if by_layer else "test tasks' correlations"
-        return f"{len(found)} of {len(made)} {of} hold after correction ({named})."
+        return f"{len(found)} of {len(made)} {of} hold after correction ({named}).", False
     best = made.loc[made["p"].idxmin()]
     where = best["test"] + (f", layer {best['layer']}" if by_layer else "")
     text = f"None of {what} holds by itself after correction (smallest q = {made['q'].min():.2g}, {where}: "
-    return f"{text}{_number(best, symbol)})." + _too_few(made, "models")
+    return f"{text}{_number(best, symbol)})." + _too_few(made, "models"), True
 
 
 def _too_few(made: pd.DataFrame, what: str) -> str:
-    """Whether even a perfect correlation in one test could have survived the correction."""
-    least = (1 / made["orders"]).min()
+    """Whether even the strongest correlation of the same numbers in one test could have survived the correction."""
+    least = made["least"].min()
     if least * len(made) <= ALPHA:
         return ""
     return f" With so few {what}, p cannot be below {least:.2g}, so that no single test could have."
@@ -147,22 +171,30 @@ def _hover(row: Mapping[str, Any], symbol: str) -> str:
         return str(row["reason"])
     orders = f"{'all' if row['exact'] else 'drawn'} {row['orders']:,} orders"
     gaps = f" ({row['gaps']} gaps)" if row["gaps"] else ""
-    return f"{_number(row, symbol)}<br>n = {row['n']}{gaps}<br>p = {row['p']:.3g} ({orders})<br>q = {row['q']:.3g}"
+    text = f"{_number(row, symbol)}<br>n = {row['n']}{gaps}<br>p = {row['p']:.3g} ({orders})<br>q = {row['q']:.3g}"
+    return text + (f"<br>{row['reason']}" if row["reason"] else "")
 
 
-def _by_layer(pairs: pd.DataFrame, statistic: str, manifest: Mapping[str, Any]) -> go.Figure:
-    label, rows = NAMES[statistic], pairs.to_dict("records")
+def _by_layer(pairs: pd.DataFrame, two_way: pd.DataFrame, statistic: str, manifest: Mapping[str, Any]) -> go.Figure:
+    rows, layers = two_way.to_dict("records"), two_way["layer"].tolist()
+    own, raw = "source and test task taken out", "all pairs as they are"
     figure = figures.curves_with_band(
-        {label: (pairs["layer"].tolist(), (pairs["r"].tolist(), pairs["low"].tolist(), pairs["high"].tolist()))},
+        {
+            own: (layers, (two_way["r"].tolist(), two_way["low"].tolist(), two_way["high"].tolist())),
+            raw: (layers, (pairs["r"].tolist(), None, None)),
+        },
         title="Where similarity predicts transfer",
         subtitle=f"over {manifest['pairs']} pairs of {len(manifest['tasks'])} tasks; shaded: 95 %, tasks drawn again; "
-        f"orange: q <= {ALPHA} over the layers",
+        f"large dots: q <= {ALPHA} over the layers",
         x_label="layer",
-        y_label=f"{label} of similarity and transfer",
-        hover={label: [_hover(row, SYMBOLS[statistic]) for row in rows]},
+        y_label=f"{NAMES[statistic]} of similarity and transfer",
+        hover={
+            name: [_hover(row, SYMBOLS[statistic]) for row in table.to_dict("records")]
+            for name, table in ((own, two_way), (raw, pairs))
+        },
     )
     beyond = [
-        (row["layer"], row["r"], f"layer {row['layer']}<br>{_hover(row, SYMBOLS[statistic])}", style.CATEGORIES[1])
+        (row["layer"], row["r"], f"layer {row['layer']}<br>{_hover(row, SYMBOLS[statistic])}", style.CATEGORIES[0])
         for row in rows
         if row["q"] <= ALPHA
     ]
@@ -183,7 +215,7 @@ def _forest(rows: list[dict[str, Any]], statistic: str, manifest: Mapping[str, A
     import plotly.graph_objects as go
 
     symbol = SYMBOLS[statistic]
-    names = [f"<b>{row['test']}</b>" if row["test"] == PAIRS else row["test"] for row in rows]
+    names = [{PAIRS: f"<b>{PAIRS}</b>", TWO_WAY: SHORT}.get(row["test"], row["test"]) for row in rows]
     kinds = (
         (f"q <= {ALPHA}", style.CATEGORIES[0], "circle", [i for i, row in enumerate(rows) if row["q"] <= ALPHA]),
         ("not beyond chance", "#7b8794", "circle-open", [i for i, row in enumerate(rows) if row["q"] > ALPHA]),
@@ -203,7 +235,7 @@ def _forest(rows: list[dict[str, Any]], statistic: str, manifest: Mapping[str, A
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )
-    made = sum(bool(np.isfinite(row["q"])) for row in rows) - int(np.isfinite(rows[-1]["q"]))
+    made = sum(bool(np.isfinite(row["q"])) for row in rows if row["test"] not in (PAIRS, TWO_WAY))
     subtitle = f"similarity against transfer, 95 % intervals; q over {made} test tasks"
     figure = style.house_figure(traces, "Does similarity predict transfer?", subtitle, height=170 + 34 * len(rows))
     for name, row in zip(names, rows, strict=True):

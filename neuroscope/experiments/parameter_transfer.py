@@ -2,8 +2,8 @@
 
 1. Similarity of task i's and task j's neurons inside M_i, the model whose neurons of i were trained on i
    (parameter_depth.py).
-2. M_i's score on task j (`cross_training`), correlated with that similarity: over all pairs, for each test task j, and
-   by layer (correlation/).
+2. M_i's score on task j (`cross_training`), correlated with that similarity: over all pairs, as they are and with what
+   is due to source and test task taken out, for each test task j, and by layer (correlation/).
 3. The control: the same similarity against the score on j of models whose random neurons were trained on i. What it
    predicts as well is not due to the neurons.
 
@@ -21,9 +21,10 @@ import numpy as np
 
 from neuroscope import files, style
 from neuroscope.correlation import Correlation, correlate
-from neuroscope.correlation.result import PAIRS
+from neuroscope.correlation.inputs import matrices, mean_over_layers, similarity_cells, transfer_cells
+from neuroscope.correlation.result import PAIRS, TWO_WAY
 from neuroscope.errors import ArgumentError, choose, public
-from neuroscope.evidence import check_masks
+from neuroscope.evidence import check_masks, check_seeds
 from neuroscope.experiments.cross_training import cross_training
 from neuroscope.experiments.parameter_depth import parameter_depth
 from neuroscope.experiments.trials import ALPHA, Settings, check_settings
@@ -43,9 +44,9 @@ VIEWS = ("all", "layer", "control")
 class ParameterTransfer(Result):
     """LX24 Table 4: `Correlation` of parameter similarity with M_i's score on j.
 
-    `table` has the columns of `Correlation`, and view: "all" (each pair's mean over layers), "layer", or "control" (as
-    "all", against the scores of models whose random neurons were trained). `manifest["cells"]` has the numbers behind
-    it: source, target, similarity (mean over layers), score, control, zero_shot.
+    `table` has the columns of `Correlation`, and view: "all" (mean over the layers where every pair has a value),
+    "layer", or "control" (as "all", against the scores of models whose random neurons were trained).
+    `manifest["cells"]` has the numbers behind it: source, target, similarity (that mean), score, control, zero_shot.
     """
 
     def view(self, which: str = "all") -> Correlation:
@@ -61,7 +62,7 @@ class ParameterTransfer(Result):
     def summary(self) -> pd.DataFrame:
         """The rows that count every pair, and those of the test tasks over all layers."""
         rows = self.table
-        chosen = rows[(rows["test"] == PAIRS) | (rows["view"] == "all")]
+        chosen = rows[rows["test"].isin([PAIRS, TWO_WAY]) | (rows["view"] == "all")]
         columns = ["view", "test", "layer", "statistic", "n", "r", "low", "high", "p", "q", "orders", "reason"]
         return chosen[columns].reset_index(drop=True)
 
@@ -100,35 +101,38 @@ class ParameterTransfer(Result):
             )  # fmt: skip
         subtitle = "a point: a model trained on one task, measured on another; colour: the task measured"
         figure = style.house_figure(traces, "Similarity of neurons and transfer", subtitle, height=460)
-        figure.update_xaxes(title_text="similarity of the two tasks' neurons, mean over layers")
+        where = " with a value for every pair" if self.manifest["all"]["left_out"] else ""
+        figure.update_xaxes(title_text=f"similarity of the two tasks' neurons, mean over layers{where}")
         figure.update_yaxes(title_text="score on the task measured, in %")
-        figure.update_layout(legend=style.legend_on_top(len(traces)))
+        style.legend_on_top(figure)
         return figure
 
     def in_words(self) -> str:
         """What was found, as text with `**bold**` and lists; failures are stated."""
-        own, control = (self.view(which).rows()[1].iloc[0] for which in ("all", "control"))
-        lines = [_said(self.view().in_words(s), self.view().rows(s)[1].iloc[0]["p"]) for s in ("pearson", "spearman")]
-        by_layer = self.view("layer")
-        lines.append(_said(f"By layer: {_lower(by_layer.in_words())}", by_layer.rows()[1]["q"].min()))
+        own, control = (self.view(which).rows()[2].iloc[0] for which in ("all", "control"))
+        lines = [_said(self.view().sentences(statistic)) for statistic in ("pearson", "spearman")]
+        lines.append(_said(self.view("layer").sentences(), "By layer: "))
         if np.isfinite(control["r"]):
+            beside = f"{own['r']:.2f} with the tasks' own" if np.isfinite(own["r"]) else "none with the tasks' own"
             lines.append(
                 f"- The control: the same similarity against scores after **random** neurons are trained on the same "
-                f"tasks has r = {control['r']:.2f} (p = {control['p']:.2g}), beside {own['r']:.2f} with the tasks' own."
-                + _due(own, control)
+                f"tasks has r = {control['r']:.2f} (p = {control['p']:.2g}) once source and test task are taken out, "
+                f"beside {beside}." + _due(own, control)
             )
         else:
             lines.append(f"- The control correlation is undefined ({control['reason']}).")
         lines.append(
             "- A correlation over tasks does not say that similar parameters make the transfer: tasks with alike "
-            "prompts and answers have both. All pairs together also mix test tasks of different difficulty, which the "
-            "correlations of single test tasks do not."
+            "prompts and answers have both. The correlations of single test tasks still mix sources that teach "
+            "every task more or less, which is taken out over all pairs."
         )
         return "\n".join(lines)
 
 
-def _said(text: str, p: float) -> str:
-    return f"- {text}" if p <= ALPHA else f"- **A negative**: {_lower(text)}"
+def _said(sentences: list[tuple[str, bool]], before: str = "") -> str:
+    """One point of a list; each sentence that tells a negative says so."""
+    said = [f"**A negative**: {_lower(text)}" if is_negative else text for text, is_negative in sentences]
+    return f"- {before}{' '.join(said)}"
 
 
 def _lower(text: str) -> str:
@@ -136,9 +140,7 @@ def _lower(text: str) -> str:
 
 
 def _due(own: Mapping[str, Any], control: Mapping[str, Any]) -> str:
-    if not own["p"] <= ALPHA:
-        return ""
-    if control["p"] <= ALPHA and np.sign(own["r"]) == np.sign(control["r"]):
+    if own["p"] <= ALPHA and control["p"] <= ALPHA and np.sign(own["r"]) == np.sign(control["r"]):
         return " Similarity predicts both: what it predicts is how tasks' data transfer, not these neurons."
     return ""
 
@@ -161,25 +163,30 @@ def parameter_transfer(
     """T4: does the similarity of task i's and task j's neurons predict the score on j of the model trained on i?
 
     Args:
-        model, masks, tasks: as in `parameter_depth`, four tasks or more (three pairs per test task say nothing).
+        model, masks, tasks: as in `parameter_depth`, four tasks or more; with five, every test task has the four
+            models that a correlation of its own needs, and all pairs have an interval.
         estimator, part, controls, seed, output: as in `parameter_depth`.
         seeds, match: as in `cross_training`; with its journal, nothing is measured twice.
         settings: as in `train_only`.
 
     Returns:
         `ParameterTransfer`: Pearson and Spearman with 95 % intervals, exact permutation p and Benjamini-Hochberg q;
-        over all pairs, for each test task, by layer, and for the control. `.in_words()` says what holds.
+        over all pairs (as they are; with source and test task taken out), for each test task, by layer, and for the
+        control. `.in_words()` says what holds.
 
     Raises:
         As `parameter_depth`, `cross_training` and `correlate`.
     """
     check_settings("parameter_transfer", settings)
-    if len(check_masks(masks, tasks)) < 3:
-        do = "give three or more; five give every test task four models"
+    choose(match, ("layer", "uniform"), "match")
+    check_seeds(seeds)
+    if len(check_masks(masks, tasks)) < 4:
+        do = "give four or more; five give every test task four models"
         raise ArgumentError("correlate similarity with transfer", f"{len(masks)} tasks", do)
     how: dict[str, Any] = {"estimator": estimator, "part": part, "controls": controls, "seed": seed, "output": output}
     alike = parameter_depth(model, masks, tasks, **how, **settings)
-    scores = cross_training(model, masks, tasks, seeds=seeds, match=match, **settings)
+    again = settings if output is None else {**settings, "adapters": output}  # trained already for the similarity
+    scores = cross_training(model, masks, tasks, seeds=seeds, match=match, **again)
     return joined(alike, scores, seed)
 
 
@@ -194,12 +201,13 @@ def joined(alike: ParameterSimilarity, scores: Result, seed: int = 0) -> Paramet
         "control": correlate(alike, random, seed=seed),
     }
     table = pd.concat([c.table.assign(view=view) for view, c in made.items()], ignore_index=True)
-    means = alike.table.groupby(["a", "b"])["value"].mean()
+    names, layers, measured = matrices(similarity_cells(alike), transfer_cells(scores))
+    means = pd.DataFrame(mean_over_layers(layers, measured)[0], names, names)
     cells = [
         {"source": r["source"], "target": r["target"], "similarity": float(means.loc[r["source"], r["target"]])}
         | {name: float(r[name]) for name in ("score", "control", "zero_shot")}
         for r in scores.table.to_dict("records")
-        if (r["source"], r["target"]) in means.index
+        if r["source"] != r["target"]
     ]
     about = {view: c.manifest for view, c in made.items()}
     shared = {"cells": cells, "seed": seed, "seen": scores.manifest.get("seen", 0), "versions": files.versions()}
