@@ -15,7 +15,7 @@ from state import unchanged
 from test_pipeline import small_model
 
 from neuroscope import files
-from neuroscope.__main__ import main
+from neuroscope.__main__ import IDS, main, parser
 from neuroscope.attribution import attribute
 from neuroscope.continual import Continual, continual
 from neuroscope.errors import ArgumentError, MaskError, NumericalError, TaskError
@@ -786,7 +786,7 @@ def test_every_experiment_makes_a_report(experiment, suite, shared, monkeypatch)
 
 
 def test_every_experiment_is_called():
-    assert set(CALLS) == set(EXPERIMENTS)
+    assert set(CALLS) == set(EXPERIMENTS) == set(IDS)
 
 
 def test_the_command_line(tmp_path, capsys):
@@ -795,5 +795,8 @@ def test_the_command_line(tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out.strip() == str(tmp_path / "report.html")
     assert len(pd.read_csv(tmp_path / "tables" / "T8_overlap.csv")) > 0
-    assert main(["reproduce", "T99"]) == 2
-    assert "choose from 'T1'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["reproduce", "T99"])
+    assert "choose from T1" in capsys.readouterr().err.replace("'", "")
+    options = parser().parse_args(["reproduce", "z-f7", "--held-out", "nli-food,nli-film"])
+    assert (options.experiment, options.test) == ("Z-F7", ["nli-food", "nli-film"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 
 import families
 import numpy as np
@@ -16,7 +17,9 @@ from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, N
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve, tap_experts
 from neuroscope.parameters import ParameterSimilarity, parameter_similarity
-from neuroscope.training import NeuronAdapter
+from neuroscope.parameters.checkpoint import Checkpoint
+from neuroscope.parameters.result import above_by_chance, curves
+from neuroscope.training import LoraAdapter, NeuronAdapter
 
 ALL, RANDOM = "mean over all", "random masks of the same sizes"
 
@@ -141,7 +144,11 @@ def test_an_empty_layer_is_a_gap_with_a_reason(tiny_model):
         if "layers.0.mlp" in name:
             p.data.zero_()
     masks = random_masks(zero)
-    assert parameter_similarity(zero, masks, controls=0).table.reason.tolist() == ["all parameters are zero", ""]
+    for estimator in BRUTE:
+        table = parameter_similarity(zero, masks, estimator=estimator, controls=0).table
+        assert table.reason.tolist() == ["all parameters are zero", ""] and math.isnan(table.value[0])
+    grown = parameter_similarity(zero, masks["a"], other=families.build("llama"), controls=0).table
+    assert math.isnan(grown.value[0]) and math.isnan(grown.relative[0]) and grown.delta[0] > 0
 
 
 def test_planted_shared_neurons_rise_above_the_band_in_their_layers_and_only_there():
@@ -202,6 +209,35 @@ def test_the_band_of_a_mean_is_of_the_same_mean(tiny_model):
     np.testing.assert_allclose(mean[mean.task == "c"].value, by_hand)
 
 
+def test_the_band_beside_the_tasks_is_of_single_tasks():
+    """[pair, layer, control] of pairs (a, b), (a, c), (b, c), every fourth control a gap."""
+    rng = np.random.default_rng(0)
+    values, controls = rng.normal(size=(3, 2)), rng.normal(size=(3, 2, 40))
+    controls[..., ::4] = np.nan
+    pairs = {"a": [0, 1], "b": [0, 2], "c": [1, 2], ALL: [0, 1, 2]}
+    found = curves(pairs, values, controls, ["blocks.0", "blocks.1"])
+    kept = controls[..., np.arange(40) % 4 > 0]
+    for layer in range(2):
+        pooled = np.concatenate([kept[pairs[task], layer].mean(0) for task in "abc"])
+        low, high = np.quantile(pooled, [0.025, 0.975])
+        assert found["random"]["low"][layer] == pytest.approx(low)
+        assert found["random"]["high"][layer] == pytest.approx(high)
+        assert found["random"]["value"][layer] == pytest.approx(pooled.mean())
+        drawn = found["drawn"][layer]
+        assert drawn[::4] == [None] * 10 and [d for d in drawn if d is not None] == pytest.approx(kept.mean(0)[layer])
+
+
+def test_what_chance_puts_above_the_band(tiny_model):
+    """Of C draws' 97.5 % point, 0.025 (C - 1) + 1 of C + 1 places are above it."""
+    model = tiny_model()
+    found = parameter_similarity(model, random_masks(model, "abcd"), controls=20)
+    assert len(found.table) == 12 and "of 12 above the band of 20 random masks (0.8 by chance alone)" in repr(found)
+    rng = np.random.default_rng(0)
+    draws = np.sort(rng.uniform(size=(20_000, 20)), axis=1)
+    above = np.mean(rng.uniform(size=20_000) > np.quantile(draws, 0.975, axis=1))
+    assert above_by_chance(20) == pytest.approx(0.025 * 19 / 21 + 1 / 21) == pytest.approx(above, abs=0.006)
+
+
 def test_a_model_per_task(tiny_model):
     models = {"a": tiny_model(seed=1), "b": tiny_model(seed=2), "c": tiny_model(seed=3)}
     masks = random_masks(models["a"], "abc")
@@ -253,6 +289,30 @@ def test_output_units(tiny_model):
     assert found.value[1] == pytest.approx(masked(w, a.tolist(), b.tolist()))
     with pytest.raises(ModelError, match="no part 'up'.*\n.*part='all'|which has out"):
         parameter_similarity(root, masks, part="up")
+
+
+def test_columns_are_passed_over_once(tmp_path, monkeypatch):
+    """All columns at once and some rows of the matrix at a time; of rows, some neurons at a time."""
+    root = families.build("llama")
+    folder, masks = saved(root, tmp_path), random_masks(root, share=0.5)
+    asked, take = {}, Checkpoint.take
+
+    def noted(self, name, dim, index, within):
+        asked.setdefault(name, []).append((dim, index.tolist(), within))
+        return take(self, name, dim, index, within)
+
+    monkeypatch.setattr(Checkpoint, "take", noted)
+    monkeypatch.setattr("neuroscope.parameters.estimators.NUMBERS", 320)
+    parameter_similarity(folder, masks, controls=0)
+    used = [(masks["a"] | masks["b"])[address].tolist() for address in widths(root)]
+    for layer, neurons in enumerate(used):
+        down = asked[f"model.layers.{layer}.mlp.down_proj.weight"]
+        step = 320 // len(neurons)
+        assert [(dim, index) for dim, index, _ in down] == [(1, neurons)] * -(-32 // step) and step < 32
+        assert [row for _, _, within in down for row in range(within.start, within.stop)] == list(range(32))
+        up = asked[f"model.layers.{layer}.mlp.up_proj.weight"]
+        assert [j for _, index, _ in up for j in index] == neurons and len(up) == -(-len(neurons) // 10)
+        assert {(dim, within.start, within.stop) for dim, _, within in up} == {(0, 0, 32)}
 
 
 def test_many_neurons_are_read_in_pieces(tiny_model, monkeypatch):
@@ -308,6 +368,81 @@ def test_only_the_bytes_of_the_rows_asked_for_are_read(family, tmp_path):
     headers += (folder / "model.safetensors.index.json").stat().st_size
     assert read["header_bytes"] == headers
     assert asked <= read["tensor_bytes"] < 1.01 * asked
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_holds_the_elements_asked_for(odd, dtype, tmp_path):
+    """At any place in the file: a header's length is anything."""
+    whole = torch.randn(512, 4096, generator=torch.Generator().manual_seed(0)).to(dtype)
+    code = {torch.float32: "F32", torch.bfloat16: "BF16"}[dtype]
+    header = json.dumps({"w": {"dtype": code, "shape": [512, 4096], "data_offsets": [0, whole.nbytes]}})
+    header = header.ljust(len(header) + (-len(header)) % 8 + odd).encode()
+    content = len(header).to_bytes(8, "little") + header + whole.view(torch.uint8).numpy().tobytes()
+    (tmp_path / "model.safetensors").write_bytes(content)
+    stored = Checkpoint.open(tmp_path)
+    rows, columns = torch.tensor([3, 500, 7, 100, 20, 21, 400, 4]), torch.arange(0, 4096, 64)
+    stored.take("w", 0, rows[:1])  # the map itself
+    for dim, index, within, expected in (
+        (0, rows, slice(None), whole[rows]),
+        (0, rows, slice(4, 9), whole[rows, 4:9]),
+        (1, columns, slice(None), whole[:, columns].T),
+        (1, columns, slice(100, 300), whole[100:300, columns].T),
+    ):
+        tracemalloc.start()
+        found = stored.take("w", dim, index, within)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert torch.equal(found, expected)
+        assert peak < 2 * max(expected.nbytes, len(rows) * 4096 * dtype.itemsize if dim == 0 else 0) < whole.nbytes / 8
+
+
+def test_a_single_file_counts_before_an_index(tmp_path):
+    """As in transformers: what an older, sharded save has left beside it is not read."""
+    root, older = families.build("llama"), families.build("llama", seed=1)
+    masks = random_masks(root)
+    folder = saved(older, tmp_path, sharded=True)
+    root.save_pretrained(tmp_path / "one")
+    (tmp_path / "one" / "model.safetensors").rename(folder / "model.safetensors")
+    assert (folder / "model.safetensors.index.json").is_file()
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    found = parameter_similarity(folder, masks, controls=0).table
+    assert found.equals(parameter_similarity(loaded, masks, controls=0).table)
+    assert found.equals(parameter_similarity(root, masks, controls=0).table)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"weight_map": ["a"]}, {"weight_map": {"a": 3}}, {"a": 3}])
+def test_damaged_indices_are_refused(content, tmp_path):
+    root = families.build("llama")
+    folder, masks = saved(root, tmp_path, sharded=True), random_masks(root)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(FileError, match="index of shards.*\n.*no weight_map"):
+        parameter_similarity(folder, masks, controls=0)
+
+
+def test_headers_that_contradict_themselves_are_refused(tmp_path):
+    root = families.build("llama")
+    file = saved(root, tmp_path) / "model.safetensors"
+    good, masks = file.read_bytes(), random_masks(root)
+    length = int.from_bytes(good[:8], "little")
+    name = "model.layers.1.mlp.down_proj.weight"
+    start, stop = json.loads(good[8 : 8 + length])[name]["data_offsets"]
+    for change, match in (
+        ({"data_offsets": [start - stop, 0]}, f"ValueError: {name} of shape"),
+        ({"data_offsets": [start, stop - 4]}, "in F32 at bytes"),
+        ({"data_offsets": [start, stop + 4]}, "in F32 at bytes"),
+        ({"data_offsets": [start + len(good), stop + len(good)]}, "where its header promises"),
+        ({"shape": [32, 47]}, r"\(32, 47\) in F32"),
+        ({"shape": [-32, -48]}, r"\(-32, -48\) in F32"),
+        ({"shape": 3}, "TypeError"),
+        ({"dtype": ["F32"]}, "TypeError"),
+    ):
+        header = json.loads(good[8 : 8 + length])
+        header[name] |= change
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + good[8 + length :])
+        with pytest.raises(FileError, match=match):
+            parameter_similarity(tmp_path, masks, controls=0)
 
 
 def test_no_other_byte_of_a_checkpoint_matters(tmp_path):
@@ -436,6 +571,31 @@ def test_two_models_by_hand(tmp_path):
         parameter_similarity(root, mask, other=other, estimator="mean")
 
 
+def test_two_models_of_another_size_are_refused():
+    root = families.build("llama")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wider = families.hf.LlamaForCausalLM(
+            families.hf.LlamaConfig(**dict(families.ROTARY, hidden_size=64), **families.TOKENS)
+        )
+    with pytest.raises(ModelError, match="down of 64 entries where the first has .*down of 32"):
+        parameter_similarity(root, random_masks(root)["a"], other=wider)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    root, other = families.build("llama"), families.build("llama")
+    masks = random_masks(root)
+    neuron = int(masks["a"]["blocks.1.mlp.hook_post"][0])
+    other.model.layers[1].mlp.up_proj.weight.data[neuron, 3] = math.nan
+    broken = saved(other, tmp_path)
+    for estimator in BRUTE:
+        with pytest.raises(NumericalError, match=r"not finite in blocks\.1\.mlp\.hook_post \(up\)"):
+            parameter_similarity(broken, masks, estimator=estimator, controls=0)
+    for first, second in ((root, broken), (broken, root)):
+        with pytest.raises(NumericalError, match="not finite"):
+            parameter_similarity(first, masks, other=second, controls=0)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
 @pytest.mark.parametrize("unit", ["hidden", "output"])
 def test_an_adapters_file_is_what_merging_it_gives(family, unit, tmp_path):
@@ -462,6 +622,57 @@ def test_an_adapters_file_is_what_merging_it_gives(family, unit, tmp_path):
     for column in ("value", "delta", "relative", "low", "delta_high"):
         np.testing.assert_allclose(found[column], merged[column], rtol=1e-5)
     assert (found.delta[found.a == "trained"] > found.delta_high[found.a == "trained"]).all()
+
+
+def test_a_model_may_be_a_base_and_an_adapters_file(tmp_path, monkeypatch):
+    """LX24 Figure 3 from a folder: M_i is the base with the neurons of task i trained."""
+    root = families.build("llama")
+    masks, merged = random_masks(root, "abc"), {}
+    base = saved(root, tmp_path / "base", sharded=True)
+    for seed, (name, mask) in enumerate(masks.items()):
+        adapter = NeuronAdapter(root, mask)
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in adapter.parameters():
+                p.copy_(torch.randn(p.shape, generator=draw))
+        adapter.save(tmp_path / f"{name}.safetensors")
+        merged[name] = adapter.export(tmp_path / name)
+        adapter.detach()
+    files = {name: tmp_path / f"{name}.safetensors" for name in masks}
+    expected = parameter_similarity(merged, masks, controls=3)
+    for given in (base, str(base), root):
+        found = parameter_similarity({name: (given, file) for name, file in files.items()}, masks, controls=3)
+        assert found.manifest["per_task"] and "adapter" in found.manifest["source"]["b"]["model"]
+        for column in ("value", "low", "high"):
+            np.testing.assert_allclose(found.table[column], expected.table[column], rtol=1e-5)
+    monkeypatch.setattr("neuroscope.parameters.estimators.NUMBERS", 100)  # in pieces
+    for column in ("value", "low", "high"):
+        again = parameter_similarity({name: (base, file) for name, file in files.items()}, masks, controls=3)
+        np.testing.assert_allclose(again.table[column], expected.table[column], rtol=1e-5)
+    plain = parameter_similarity(base, masks, controls=0).table
+    assert not np.allclose(plain.value[:2], expected.table.value[:2], rtol=1e-2)
+    one = parameter_similarity((base, files["a"]), masks, estimator="mean", controls=0).table
+    assert one.value.tolist() == pytest.approx(
+        parameter_similarity(merged["a"], masks, estimator="mean", controls=0).table.value.tolist(), rel=1e-5
+    )
+    between = parameter_similarity((base, files["a"]), masks, other=(base, str(files["b"])), controls=2).table
+    np.testing.assert_allclose(
+        between.delta, parameter_similarity(merged["a"], masks, other=merged["b"], controls=2).table.delta, rtol=1e-5
+    )
+
+
+def test_what_is_no_base_and_adapter_is_refused(tmp_path):
+    root = families.build("llama")
+    masks, base = random_masks(root), saved(root, tmp_path / "base")
+    for wrong in ((base,), (base, 3), (base, "a", "b"), ()):
+        with pytest.raises(ArgumentError, match="a tuple of .*\n.*adapter.safetensors"):
+            parameter_similarity(wrong, masks)
+    lora = LoraAdapter(root, 2)
+    lora.save(tmp_path / "lora.safetensors")
+    lora.detach()
+    for model in ((base, tmp_path / "lora.safetensors"), (base, tmp_path)):
+        with pytest.raises(FileError, match="merge a LoRA, save the model"):
+            parameter_similarity(model, masks)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path):
@@ -555,5 +766,12 @@ def test_the_result_is_saved_drawn_and_says_how_it_was_made(tiny_model, tmp_path
     assert [t.name for t in many.figure().data] == [ALL]  # and no band, as there are no controls
     pair = parameter_similarity(model, {n: masks[n] for n in "ab"}, controls=0)
     assert [t.name for t in pair.figure().data] == ["a | b"]
+    first, second = widths(model)
+    late = {n: NeuronMask.of({second if n != "a" else first: [1, 2]}, widths(model)) for n in "abc"}
+    apart = parameter_similarity(model, late, controls=0).figure()  # only b and c meet, in layer 1
+    assert [(t.name, t.y[1]) for t in apart.data[1:]] == [("b", 1.0), ("c", 1.0)] and apart.data[0].name == "a"
+    eight = parameter_similarity(model, random_masks(model, "abcdefgh"), controls=20)
+    own = eight.by_layer().query("task == @ALL")  # the one curve that is drawn has its own band
+    assert list(eight.figure().data[0].y) == [*own.high, *own.low[::-1]]
     with pytest.raises(ArgumentError, match="no such measure"):
         found.by_layer("delta")

@@ -4,7 +4,8 @@
    back, to the bit, before the next one.
 2. In every layer, the similarity of task i's and every other task j's neurons inside M_i, averaged over i, beside the
    band of random masks of the same sizes (parameters/).
-3. The same inside the model before training: what is there already is due to which neurons were chosen.
+3. The same inside the model before training: what is there already is due to which neurons were chosen. What training
+   changed stands beside the change of the same random masks.
 """
 
 from __future__ import annotations
@@ -12,19 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from neuroscope import style
-from neuroscope.errors import public
+from neuroscope.errors import ArgumentError, public
 from neuroscope.evidence import check_masks
-from neuroscope.experiments.trials import Settings, Trials, check_settings
+from neuroscope.experiments.trials import DEFAULTS, Settings, Training, check_settings
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
 from neuroscope.parameters import Estimator, ParameterSimilarity, Part, parameter_similarity
-from neuroscope.parameters.result import ALL, BAND
+from neuroscope.parameters.result import ALL, above_by_chance, band, plain
 from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 UNTRAINED = "before training"
-SMALL = 0.1  # of the distance to random masks: what training changed less than this is called little
 LIMITS = {
     "masked": "In this cosine only neurons that both tasks have meet: it is their overlap, weighted by the size of "
     "their parameters, and says nothing of different neurons that do the same.",
@@ -47,20 +46,26 @@ LIMITS = {
 class ParameterDepth(ParameterSimilarity):
     """LX24 Figure 3: `ParameterSimilarity` inside the models M_i (or the one model given), with words.
 
-    `manifest["untrained"]` has the mean over all pairs by layer before training; None where nothing was trained.
+    `manifest["untrained"]` has the mean over all pairs by layer before training, and `manifest["random_change"]` the
+    2.5 and 97.5 % points of what training changed of that mean over random masks; None where nothing was trained.
     """
 
     def summary(self) -> pd.DataFrame:
-        """The mean over all pairs by layer: block, layer, value, low, high (random masks), untrained, pairs, gaps."""
+        """The mean over all pairs by layer.
+
+        Columns: block, layer, value, low, high (random masks), untrained (before training), change_low and change_high
+        (of random masks over the same training), pairs, gaps.
+        """
         rows = self.by_layer()
         rows = rows[rows["task"] == ALL].drop(columns="task").reset_index(drop=True)
-        before = self.manifest["untrained"]
-        rows.insert(5, "untrained", np.nan if before is None else np.array(before, dtype=float))
+        columns = (self.manifest["untrained"], *(self.manifest["random_change"] or (None, None)))
+        for at, (name, values) in enumerate(zip(("untrained", "change_low", "change_high"), columns, strict=True), 5):
+            rows.insert(at, name, np.nan if values is None else np.array(values, dtype=float))
         return rows
 
-    def figure(self, measure: str = "value") -> go.Figure:
+    def figure(self) -> go.Figure:  # type: ignore[override]  # one model at a time: there is but one measure
         """As of `ParameterSimilarity`, with the mean before training dotted."""
-        figure = ParameterSimilarity.figure(self, measure)
+        figure = super().figure()
         rows = self.summary()
         if rows["untrained"].notna().any():
             figure.add_scatter(
@@ -68,7 +73,7 @@ class ParameterDepth(ParameterSimilarity):
                 line={"color": style.INK, "dash": "dot", "width": 1.6},
                 hovertemplate="layer %{x}<br>" + UNTRAINED + ": %{y:.3g}<extra></extra>",
             )  # fmt: skip
-            figure.update_layout(legend=style.legend_on_top(len(figure.data)))
+            style.legend_on_top(figure)
         return figure
 
     def in_words(self) -> str:
@@ -87,7 +92,7 @@ class ParameterDepth(ParameterSimilarity):
         if about["controls"]:
             lines += _beside_random(made, self.table, about["controls"])
         if about["untrained"] is not None:
-            lines.append(_training(made))
+            lines += _training(made, about["controls"])
         gaps = int(self.table["value"].isna().sum())
         if gaps:
             lines.append(f"- {gaps} of {len(self.table)} layers of pairs have no value, and are in no mean.")
@@ -96,12 +101,13 @@ class ParameterDepth(ParameterSimilarity):
 
 def _beside_random(made: pd.DataFrame, table: pd.DataFrame, draws: int) -> list[str]:
     above, cells = made[made["value"] > made["high"]], table[table["value"].notna()]
-    chance = (BAND[0] * (draws - 1) + 1) / (draws + 1)
+    chance = above_by_chance(draws)
     middle = ((made["low"] + made["high"]) / 2).mean()
     lines = [
         f"- Random masks of the same sizes in the same layers have {middle:.3f} (middle of the band of {draws} draws). "
-        f"The tasks' mean lies above their band in **{len(above)} of {len(made)}** layers, single pairs in "
-        f"{int((cells['value'] > cells['high']).sum())} of {len(cells)} ({chance * len(cells):.1f} by chance alone)."
+        f"The tasks' mean lies above their band in **{len(above)} of {len(made)}** layers ({chance * len(made):.1f} by "
+        f"chance alone), single pairs in {int((cells['value'] > cells['high']).sum())} of {len(cells)} "
+        f"({chance * len(cells):.1f} by chance alone)."
     ]
     rest = made[made["value"] <= made["high"]]["layer"].tolist()
     if rest:
@@ -110,49 +116,48 @@ def _beside_random(made: pd.DataFrame, table: pd.DataFrame, draws: int) -> list[
     return lines
 
 
-def _training(made: pd.DataFrame) -> str:
+def _training(made: pd.DataFrame, draws: int) -> list[str]:
+    """What training changed, beside what it changed of random masks: a verdict only where there are some."""
     change = made["value"] - made["untrained"]
     if change.isna().all():
-        return "- There is no similarity before training to compare with."
+        return ["- There is no similarity before training to compare with."]
     at = change.abs().idxmax()
-    excess = (made["value"] - (made["low"] + made["high"]) / 2).abs().mean()
-    most = f"at most {change[at]:+.4f} (layer {made.loc[at, 'layer']})"
-    if np.isfinite(excess) and abs(change[at]) > SMALL * excess:
-        return f"- Training the neurons changed the mean by {most}."
-    return (
-        f"- **A negative**: training the neurons changed the mean by {most} only. The curve shows which neurons were "
-        "chosen, not what they learnt."
-    )
+    most = f"training the neurons changed the mean by at most {change[at]:+.4f} (layer {made.loc[at, 'layer']})"
+    if not draws:
+        return [f"- {most.capitalize()}; without random masks there is nothing to compare that with."]
+    outside = int(((change < made["change_low"]) | (change > made["change_high"])).sum())
+    chance = 2 * above_by_chance(draws) * len(made)
+    low, high = made.loc[at, ["change_low", "change_high"]]
+    lines = [
+        f"- {most.capitalize() if outside > chance else '**A negative**: ' + most}, that of random masks by "
+        f"{low:+.4f} to {high:+.4f} there. It leaves their band in **{outside} of {len(made)}** layers ({chance:.1f} "
+        "by chance alone)."
+    ]
+    middle = (made["low"] + made["high"]) / 2
+    before, after = ((made[column] - middle).mean() for column in ("untrained", "value"))
+    if 0 < after < 2 * before:
+        lines.append(
+            f"- **A negative**: the mean lies {after:.3f} above random masks, and before training {before:.3f}. Most "
+            "of the curve shows which neurons were chosen, not what they learnt."
+        )
+    return lines
 
 
 class Trained(Mapping[str, Model]):
     """Task -> the model with that task's neurons trained on it and merged; the one before is taken out first."""
 
-    def __init__(self, trials: Trials, masks: Mapping[str, NeuronMask], seed: int, output: str | PathLike | None):
-        self.trials, self.masks, self.seed = trials, masks, seed
-        self.output = None if output is None else Path(output)
+    def __init__(self, training: Training, masks: Mapping[str, NeuronMask], seed: int):
+        self.training, self.masks, self.seed = training, masks, seed
         self.adapter: NeuronAdapter | None = None
 
     def __getitem__(self, name: str) -> Model:
         self.close()
-        self.adapter = self._adapter(name)
+        learnt: Any = (self.masks[name], [name], self.seed)
+        self.adapter, path = self.training(*learnt), self.training.path(*learnt)
+        if path is not None and not path.exists():
+            self.adapter.save(path)
         self.adapter.merge()
-        return self.trials.model
-
-    def _adapter(self, name: str) -> NeuronAdapter:
-        """Trained now, or read where an earlier run has left it."""
-        if self.output is None:
-            return self.trials.train(self.masks[name], [name], self.seed)
-        path = self.output / f"{self.trials.trained_key(self.masks[name], [name], self.seed)}.safetensors"
-        if path.exists():
-            return NeuronAdapter.load(self.trials.model, path)
-        adapter = self.trials.train(self.masks[name], [name], self.seed)
-        try:
-            adapter.save(path)
-        except BaseException:
-            adapter.detach()
-            raise
-        return adapter
+        return self.training.model
 
     def close(self) -> None:
         """Put the base back."""
@@ -185,14 +190,17 @@ def parameter_depth(
     """F3: per layer, how alike tasks' neurons are by their parameters, inside models trained on one task each.
 
     Args:
-        model: anything that can be opened; with `tasks`, one that can be trained.
+        model: with `tasks`, anything that can be opened and trained. Without, also all else that
+            `parameter_similarity` takes, such as a folder, or task -> (folder, its adapter's file) for models M_i
+            trained before.
         masks: name -> hidden neurons, two or more.
         tasks: by the same names, whose training examples to learn. None: nothing is trained, and the neurons are
-            compared inside the model given.
+            compared inside the model given; but for `progress`, no argument of training is taken.
         estimator, part, controls: as in `parameter_similarity`.
         seed: of the trainings and of the random masks.
         output: folder for the trained adapters. What is there of an earlier run is not trained again.
-        settings: of training, as in `train_only`.
+        settings: of training, as in `train_only`; `n`, `eval_batch_size` and `journal`, which the experiments share,
+            change nothing, as no test example is measured.
 
     Returns:
         `ParameterDepth`: cosines in [-1, 1], with `.by_layer()`, `.summary()`, `.figure()` and `.in_words()`.
@@ -200,19 +208,27 @@ def parameter_depth(
     Raises:
         TaskError, MaskError, ModelError, NumericalError, FileError: as `parameter_similarity` and `finetune`.
     """
-    check_settings("parameter_depth", settings)
-    how: dict[str, Any] = {"estimator": estimator, "part": part, "seed": seed, "progress": settings.get("progress")}
+    check_settings("parameter_depth", settings, [name for name in DEFAULTS if name != "adapters"])
+    how: dict[str, Any] = {"estimator": estimator, "part": part, "controls": controls, "seed": seed}
+    how["progress"] = settings.get("progress")
     if tasks is None:
-        found = parameter_similarity(model, masks, controls=controls, **how)
-        return ParameterDepth(found.table, found.manifest | {"untrained": None})
+        given = [name for name in settings if name != "progress"] + ["output"] * (output is not None)
+        if given:
+            do = f"give tasks as well, or leave {given[0]} out"
+            raise ArgumentError(f"parameter_depth({given[0]}=...)", "no tasks to train on", do)
+        found = parameter_similarity(model, masks, **how)
+        return ParameterDepth(found.table, found.manifest | {"untrained": None, "random_change": None})
     names = check_masks(masks, tasks)
-    trials = Trials(model, {name: tasks[name] for name in names}, names, settings, "parameter_depth")
-    before = parameter_similarity(trials.model, masks, controls=0, **how).by_layer()
-    trained = Trained(trials, masks, seed, output)
+    chosen: Any = {**settings, "adapters": output}
+    training = Training(model, {name: tasks[name] for name in names}, names, chosen, "parameter_depth")
+    before = parameter_similarity(training.model, masks, **how)
+    trained = Trained(training, masks, seed)
     try:
-        found = parameter_similarity(trained, masks, controls=controls, **how)
+        found = parameter_similarity(trained, masks, **how)
     finally:
         trained.close()
-    untrained = [v if np.isfinite(v) else None for v in before[before["task"] == ALL]["value"].tolist()]
-    about = {"untrained": untrained, "training": trials.manifest(masks, seed=seed)}
-    return ParameterDepth(found.table, found.manifest | about)
+    rows = before.by_layer()
+    about: dict[str, Any] = {"untrained": plain(rows[rows["task"] == ALL]["value"].to_numpy())}
+    drawn, drawn_before = (np.array(r.manifest["by_layer"]["value"]["drawn"], dtype=float) for r in (found, before))
+    about["random_change"] = [plain(end) for end in band(drawn - drawn_before)]
+    return ParameterDepth(found.table, found.manifest | about | {"training": training.manifest(masks, seed=seed)})

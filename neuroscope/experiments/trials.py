@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
@@ -15,15 +17,14 @@ from neuroscope.errors import ArgumentError, suggest
 from neuroscope.evaluation import Outcomes, judge
 from neuroscope.evidence import Judge
 from neuroscope.masks import NeuronMask
-from neuroscope.models import Model
+from neuroscope.models import Model, resolve
 from neuroscope.statistics import bootstrap_interval
 from neuroscope.tasks.task import Task, check_task
+from neuroscope.training import NeuronAdapter
 from neuroscope.training.finetuning import RECIPE, check_recipe, finetune
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from neuroscope.training import NeuronAdapter
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 ALPHA = 0.05
@@ -39,6 +40,7 @@ class Settings(TypedDict, total=False):
         eval_batch_size: examples at once when tasks are measured.
         journal: a `files.Journal` with a path makes a long run resumable. Interventions that are live around the call
             are not part of its keys: what is measured under one needs a journal of its own.
+        adapters: folder of an earlier `parameter_depth(output=...)`: what was trained there is not trained again.
         progress: called as `progress(iterable, description)`; `tqdm` fits.
     """
 
@@ -50,12 +52,13 @@ class Settings(TypedDict, total=False):
     n: int | None
     eval_batch_size: int
     journal: files.Journal | None
+    adapters: str | PathLike | None
     progress: Progress | None
 
 
 DEFAULTS: Settings = {
     "lr": 3e-3, "steps": None, "epochs": 3, "batch_size": 16, "arguments": None, "n": None, "eval_batch_size": 64,
-    "journal": None, "progress": None,
+    "journal": None, "adapters": None, "progress": None,
 }  # fmt: skip
 
 
@@ -66,12 +69,8 @@ def check_settings(asked: str, settings: Mapping[str, Any], known: Iterable[str]
             raise ArgumentError(f"{asked}({name}=...)", "no such argument", suggest(name, known))
 
 
-class Trials:
-    """Outcomes of tasks on test examples before and after training; each measured once.
-
-    A measurement after training is known by the model's weights, the mask, the data trained on, the recipe, the seed,
-    and the task measured. The model is as it was between measurements, also after an error.
-    """
+class Training:
+    """Trainings of masks on tasks, each known by the model's weights, the mask, the data, the recipe and the seed."""
 
     def __init__(self, model: Any, tasks: Mapping[str, Task], trained: Iterable[str], settings: Settings, asked: str):
         check_settings(asked, settings)
@@ -83,43 +82,82 @@ class Trials:
             check_task(task, asked)
         for name in trained:
             self.tasks[name].split("train")
-        kept = given["journal"]
-        journal = files.Journal(kept) if isinstance(kept, (str, PathLike)) else kept
-        self.before = Judge(model, self.tasks, given["n"], given["eval_batch_size"], journal)
-        self.model: Model = self.before.model
-        self.journal = self.before.journal
+        self.adapters = None if given["adapters"] is None else Path(given["adapters"])
+        self.model: Model = resolve(model)
         about = {name: repr(value) for name, value in (self.recipe | self.arguments).items()}
         self.about = sorted(about.items())
 
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Of the model as it is before any training."""
+        return self.model.provenance()
+
+    def key(self, mask: NeuronMask, on: Sequence[str], seed: int) -> tuple[Any, ...]:
+        """What tells a training from others."""
+        learnt = [self.tasks[name].data_hash for name in on]
+        model = self.provenance["fingerprint"], self.provenance["dtype"], files.versions().get("neuroscope")
+        return "trained", *model, mask.identity, learnt, self.about, seed
+
+    def path(self, mask: NeuronMask, on: Sequence[str], seed: int) -> Path | None:
+        """Where the adapter of a training is kept, if any is."""
+        if self.adapters is None:
+            return None
+        return self.adapters / f"{files.digest(*self.key(mask, on, seed))}.safetensors"
+
+    def __call__(self, mask: NeuronMask, on: Sequence[str], seed: int) -> NeuronAdapter:
+        """The mask's neurons trained on some tasks, now or by an earlier run: an adapter, live on the model."""
+        path = self.path(mask, on, seed)
+        if path is not None and path.exists():
+            return NeuronAdapter.load(self.model, path)
+        learnt = [self.tasks[name] for name in on]
+        how: Any = {**self.recipe, "seed": seed, "arguments": self.arguments, "progress": self.progress}
+        return cast("NeuronAdapter", finetune(self.model, learnt, mask, **how))  # of a mask
+
+    def manifest(self, masks: Mapping[str, NeuronMask], **more: Any) -> dict[str, Any]:
+        """What a training depends on."""
+        return {
+            **self.provenance,
+            "masks": {name: dict(mask.manifest) for name, mask in masks.items()},
+            "sizes": {name: len(mask) for name, mask in masks.items()},
+            "data_hash": {name: task.data_hash for name, task in self.tasks.items()},
+            "recipe": dict(self.about),
+            **more,
+            "versions": files.versions(),
+        }
+
+
+class Trials:
+    """Outcomes of tasks on test examples before and after training; each measured once.
+
+    A measurement after training is known by the training, and the task measured. The model is as it was between
+    measurements, also after an error.
+    """
+
+    def __init__(self, model: Any, tasks: Mapping[str, Task], trained: Iterable[str], settings: Settings, asked: str):
+        self.training = Training(model, tasks, trained, settings, asked)
+        self.model, self.tasks, self.progress = self.training.model, self.training.tasks, self.training.progress
+        given: dict[str, Any] = {**DEFAULTS, **settings}
+        kept = given["journal"]
+        journal = files.Journal(kept) if isinstance(kept, (str, PathLike)) else kept
+        self.before = Judge(self.model, self.tasks, given["n"], given["eval_batch_size"], journal)
+        self.training.provenance = self.before.provenance  # a fingerprint reads every weight: once is enough
+        self.journal = self.before.journal
+
     def after(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, Outcomes]:
         """[example] outcomes of each of the tasks once the mask's neurons are trained on some."""
-        trained, keys = self._training(mask, on, seed), {}
+        trained, keys = self.training.key(mask, on, seed), {}
         for name in tasks:
             judged = (self.tasks[name].data_hash, len(self.before.prepared[name].examples))
             keys[name] = files.digest(*trained, *judged)
         missing = [name for name in tasks if keys[name] not in self.journal.known]
         if missing:
-            adapter = self.train(mask, on, seed)
+            adapter = self.training(mask, on, seed)
             try:
                 for name in missing:
                     self._keep(keys[name], name)
             finally:
                 adapter.detach()
         return {name: np.array(self.journal.known[keys[name]]) for name in tasks}
-
-    def trained_key(self, mask: NeuronMask, on: Sequence[str], seed: int) -> str:
-        """What tells a training from others: weights, mask, data, recipe and seed."""
-        return files.digest(*self._training(mask, on, seed))
-
-    def train(self, mask: NeuronMask, on: Sequence[str], seed: int) -> NeuronAdapter:
-        """The mask's neurons trained on some tasks: an adapter, live on the model."""
-        learnt = [self.tasks[name] for name in on]
-        how: Any = {**self.recipe, "seed": seed, "arguments": self.arguments, "progress": self.progress}
-        return cast("NeuronAdapter", finetune(self.model, learnt, mask, **how))  # of a mask
-
-    def _training(self, mask: NeuronMask, on: Sequence[str], seed: int) -> tuple[Any, ...]:
-        learnt = [self.tasks[name].data_hash for name in on]
-        return "trained", *self.before.model_key, mask.identity, learnt, self.about, seed
 
     def _keep(self, key: str, task: str) -> None:
         self.journal.get(key, lambda: judge(self.model, self.before.prepared[task]).tolist())
@@ -135,18 +173,8 @@ class Trials:
 
     def manifest(self, masks: Mapping[str, NeuronMask], **more: Any) -> dict[str, Any]:
         """What the numbers depend on."""
-        return {
-            **self.before.provenance,
-            "masks": {name: dict(mask.manifest) for name, mask in masks.items()},
-            "sizes": {name: len(mask) for name, mask in masks.items()},
-            "data_hash": {name: task.data_hash for name, task in self.tasks.items()},
-            "split": "test",
-            "n": max(len(p.examples) for p in self.before.prepared.values()),
-            "recipe": dict(self.about),
-            "seen": self._seen(),
-            **more,
-            "versions": files.versions(),
-        }
+        n = max(len(p.examples) for p in self.before.prepared.values())
+        return self.training.manifest(masks, split="test", n=n, seen=self._seen(), **more)
 
 
 def measured(outcomes: Outcomes) -> dict[str, Any]:

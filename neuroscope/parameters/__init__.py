@@ -71,16 +71,18 @@ def parameter_similarity(
 
     Args:
         model: anything that can be opened, or a checkpoint folder (config.json and safetensors, sharded or not), which
-            is read in place: only the parameters of neurons in a mask or a control. Or a mapping task -> such a model,
-            opened one after another: masks are then compared inside the model of each task (LX24 Figure 3).
+            is read in place: only the parameters of neurons in a mask or a control. Or a tuple `(base, path)` of such a
+            model or folder and the file of a NeuronAdapter trained on it, whose deltas are added in float64 (merging
+            rounds). Or a mapping task -> any of these, opened one after another: masks are then compared inside the
+            model of each task (LX24 Figure 3): `{"a": (folder, "a.safetensors"), "b": (folder, "b.safetensors")}`.
         masks: name -> mask of hidden neurons or output units; two or more, or with `other` one or more.
         estimator: "masked", "mean" or "matched", as in estimators.py. "matched" holds a layer's neurons in float32.
         part: of hidden neurons, "gate", "up" (of an ungated FFN its input projection) or "down"; biases go with theirs.
         controls: how many random masks stand beside every mask; 0 gives no band, and reads of a checkpoint the masks'
             own neurons alone. Twenty twins of a 10 % mask together hold 88 % of a layer's neurons.
         seed: of the controls.
-        other: compare each mask's parameters between `model` and this one: a model, a checkpoint folder, or the file of
-            a NeuronAdapter trained on `model` (its deltas are added in float64, where merging rounds).
+        other: compare each mask's parameters between `model` and this one: any of these, or the file of a NeuronAdapter
+            trained on `model`.
         progress: called as `progress(iterable, description)` over layers, such as tqdm.
 
     Returns:
@@ -88,6 +90,7 @@ def parameter_similarity(
 
     Raises:
         MaskError: a mask of another model, of attention heads, or empty.
+        NumericalError: a parameter that is read is NaN or infinite.
         ModelError: parameters that are not the model's own (TransformerBridge, PEFT, a live adapter), or out of reach.
         FileError: a checkpoint or an adapter that cannot be read.
 

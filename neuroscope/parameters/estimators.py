@@ -7,20 +7,24 @@ B of one layer:
   shared neurons meet: sum over A & B of |w_j|^2 / sqrt(sum over A of |w_j|^2 * sum over B of |w_j|^2).
 - "mean": cosine of the mean of w_j over A and the mean over B.
 - "matched": every neuron of A takes the neuron of B of the highest cosine, itself if it is in B; the mean of those over
-  A, and the mean the other way round over B, averaged.
+  A, and the mean the other way round over B, averaged. A neuron of zeros has 0 with every other.
 
-Shapes: S sets, U neurons of the layer that are in any of them, R entries of a neuron; sums in float64.
+Where a set is empty, or all its parameters are zero, there is no cosine: NaN.
+
+Shapes: S sets, U neurons of the layer that are in any of them, R entries of a neuron in one role; sums in float64.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,6 +35,7 @@ from neuroscope.sites import Rows, Site
 
 NUMBERS = 1 << 22  # held at a time, of parameters in float64
 
+Neurons = Int[Tensor, " some"]
 Pairs = Sequence[tuple[int, int]]
 Values = NDArray[np.float64]
 
@@ -78,17 +83,48 @@ class Layer:
     @property
     def members(self) -> Bool[Tensor, "S U"]:
         """Which set has which neuron, over all sites, without the neurons that are in no set."""
-        return torch.cat([flags[:, flags.any(0)] for flags in self.member], dim=1)
+        return torch.cat([flags[:, used] for flags, used in zip(self.member, self.used, strict=True)], dim=1)
 
-    def chunks(self, role: int) -> Iterator[tuple[slice, Float[Tensor, "some R"]]]:
-        """The neurons' entries in one role, some at a time, with their places along U."""
-        start = 0
-        for rows, flags in zip(self.roles, self.member, strict=True):
-            own, used = rows[role][1], flags.any(0).nonzero().flatten()
-            rest = own.param.numel() // own.param.shape[own.dim]
-            for some in used.split(max(1, NUMBERS // rest)) if len(used) else ():
-                yield slice(start, start + len(some)), self.read(own, some)
-                start += len(some)
+    @cached_property
+    def used(self) -> list[Neurons]:
+        """For every site, its neurons that are in any set."""
+        return [flags.any(0).nonzero().flatten() for flags in self.member]
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """Every site with each of its roles."""
+        return [(site, role) for site, roles in enumerate(self.roles) for role in range(len(roles))]
+
+    def size(self, site: int, role: int) -> int:
+        """R: how many entries a neuron has."""
+        rows = self.roles[site][role][1]
+        return math.prod(rows.param.shape[len(rows.lead) :]) // rows.param.shape[rows.dim]
+
+    def entries(self, site: int, role: int, neurons: Neurons, within: slice) -> Float[Tensor, "some R"]:
+        """Some neurons' entries in one role."""
+        name, rows = self.roles[site][role]
+        found = self.read(rows, neurons, within)
+        if not torch.isfinite(found).all():
+            problem = f"weights that are not finite in {self.sites[site].address} ({name})"
+            raise NumericalError("similarity of parameters", problem, "check the checkpoint")
+        return found
+
+    def pieces(self, site: int, role: int) -> Iterator[tuple[slice, slice, Neurons, Float[Tensor, "some R"]]]:
+        """One site's entries in one role, some at a time: their places along U and along R, the neurons, and they.
+
+        Rows of a matrix are read some neurons at a time. Columns lie scattered over the whole matrix, so of all neurons
+        some rows of the matrix are read at a time: it is passed over once.
+        """
+        rows, used = self.roles[site][role][1], self.used[site]
+        start, n, size = sum(map(len, self.used[:site])), len(used), self.size(site, role)
+        by_row = rows.dim == len(rows.lead)
+        total, other = (n, size) if by_row else (size, n)
+        step = max(1, NUMBERS // max(1, other))
+        for at in range(0, total if n else 0, step):
+            some, every = slice(at, min(at + step, total)), slice(0, other)
+            chosen, within = (some, every) if by_row else (every, some)
+            place = slice(start + chosen.start, start + chosen.stop)
+            yield place, within, used[chosen], self.entries(site, role, used[chosen], within)
 
     def alike(self) -> int:
         """How many roles there are, for estimators that compare neurons of several sites."""
@@ -101,8 +137,11 @@ class Layer:
 
 def masked(layer: Layer, pairs: Pairs) -> Values:
     """Cosine of the layer's parameters with everything outside each set at zero."""
-    size = torch.cat([_squares(layer, site) for site in range(len(layer.sites))])
     members = layer.members.double()
+    size = torch.zeros(members.shape[1], dtype=torch.float64)
+    for site, role in layer.parts:
+        for place, _, _, entries in layer.pieces(site, role):
+            size[place] += (entries * entries).sum(1).cpu()
     return _cosines((members * size) @ members.T, pairs)
 
 
@@ -111,24 +150,26 @@ def mean(layer: Layer, pairs: Pairs) -> Values:
     members = layer.members.double()
     gram = torch.zeros(len(members), len(members), dtype=torch.float64)
     for role in range(layer.alike()):
-        total: Tensor | float = 0.0
-        for place, entries in layer.chunks(role):
-            total = total + members[:, place] @ entries.cpu()
-        gram += total @ total.T if torch.is_tensor(total) else 0.0
+        total = torch.zeros(len(members), layer.size(0, role), dtype=torch.float64)
+        for site in range(len(layer.sites)):
+            for place, within, _, entries in layer.pieces(site, role):
+                total[:, within] += members[:, place] @ entries.cpu()
+        gram += total @ total.T
     return _cosines(gram, pairs)  # the sizes of the sets cancel
 
 
 def matched(layer: Layer, pairs: Pairs) -> Values:
     """Mean cosine of each neuron with its best match in the other set, both ways. Holds the layer once in float32."""
     members = layer.members
-    parts = []
-    for role in range(layer.alike()):
-        parts.append(torch.cat([entries.cpu().float() for _, entries in layer.chunks(role)] or [torch.zeros(0, 1)]))
-    neurons = torch.cat(parts, dim=1)
-    neurons = torch.nn.functional.normalize(neurons, dim=1)
+    parts = [torch.zeros(members.shape[1], layer.size(0, role)) for role in range(layer.alike())]
+    for site, role in layer.parts:
+        for place, within, _, entries in layer.pieces(site, role):
+            parts[role][place, within] = entries.cpu().float()
+    neurons = torch.nn.functional.normalize(torch.cat(parts, dim=1), dim=1)
+    is_there = (members & neurons.any(1)).any(1)
     values = np.full(len(pairs), np.nan)
     for i, (a, b) in enumerate(pairs):
-        if members[a].any() and members[b].any():
+        if is_there[a] and is_there[b]:
             cosine = neurons[members[a]] @ neurons[members[b]].T
             values[i] = float(cosine.amax(1).double().mean() + cosine.amax(0).double().mean()) / 2
     return values
@@ -139,49 +180,35 @@ ESTIMATORS: dict[str, Callable[[Layer, Pairs], Values]] = {"masked": masked, "me
 
 def change(layer: Layer, other: Layer) -> dict[str, Values]:
     """Of each set, between two models: cosine of its parameters, norm of the difference, and that over the norm."""
+    _check_same(layer, other)
     members = layer.members.double()
     sums = torch.zeros(4, members.shape[1], dtype=torch.float64)
-    start = 0
-    for site in range(len(layer.sites)):
-        for role in range(len(layer.roles[site])):
-            for place, w in _one(layer, site).chunks(role):
-                theirs = _theirs(other, layer, site, role, place).to(w.device)
-                products = (w * w, theirs * theirs, w * theirs, (theirs - w) ** 2)
-                where = slice(start + place.start, start + place.stop)
-                sums[:, where] += torch.stack([p.sum(1) for p in products]).cpu()
-        start += int(layer.member[site].any(0).sum())
+    for site, role in layer.parts:
+        for place, within, neurons, w in layer.pieces(site, role):
+            theirs = other.entries(site, role, neurons, within).to(w.device)
+            products = (w * w, theirs * theirs, w * theirs, (theirs - w) ** 2)
+            sums[:, place] += torch.stack([p.sum(1) for p in products]).cpu()
     base, after, product, difference = (sums @ members.T).numpy()
-    with np.errstate(invalid="ignore", divide="ignore"):  # an empty set is NaN
+    with np.errstate(invalid="ignore", divide="ignore"):  # an empty set, and one of zeros, is NaN
         norm = np.where(members.any(1).numpy(), np.sqrt(difference), np.nan)
-        return {"value": product / np.sqrt(base * after), "delta": norm, "relative": norm / np.sqrt(base)}
+        relative = norm / np.sqrt(np.where(base > 0, base, np.nan))
+        return {"value": product / np.sqrt(base * after), "delta": norm, "relative": relative}
 
 
-def _theirs(other: Layer, layer: Layer, site: int, role: int, place: slice) -> Tensor:
-    """The other model's entries of the same neurons."""
-    name, rows = other.roles[site][role]
-    if name != layer.roles[site][role][0]:
-        found = f"{name} of {other.sites[site].address} where the first has {layer.roles[site][role][0]}"
-        raise ModelError("compare two models", found, "give two models of one architecture")
-    return other.read(rows, layer.member[site].any(0).nonzero().flatten()[place])
-
-
-def _one(layer: Layer, site: int) -> Layer:
-    return Layer(layer.read, layer.sites[site : site + 1], layer.roles[site : site + 1], layer.member[site : site + 1])
-
-
-def _squares(layer: Layer, site: int) -> Float[Tensor, " used"]:
-    """|w_j|^2 of the neurons of one site that are in any set."""
-    size = torch.zeros(int(layer.member[site].any(0).sum()), dtype=torch.float64)
-    for role in range(len(layer.roles[site])):
-        for place, entries in _one(layer, site).chunks(role):
-            size[place] += (entries * entries).sum(1).cpu()
-    return size
+def _check_same(layer: Layer, other: Layer) -> None:
+    """Refuse two models whose neurons have other entries."""
+    for site, (ours, theirs) in enumerate(zip(layer.roles, other.roles, strict=True)):
+        first, second = (
+            ", ".join(f"{name} of {one.size(site, i)}" for i, (name, _) in enumerate(roles))
+            for one, roles in ((layer, ours), (other, theirs))
+        )
+        if first != second:
+            found = f"a neuron of {layer.sites[site].address} has {second} entries where the first has {first}"
+            raise ModelError("compare two models", found, "give two models of one architecture and size")
 
 
 def _cosines(gram: Float[Tensor, "S S"], pairs: Pairs) -> Values:
     """Cosines of the pairs from all products; NaN where a set is empty or zero."""
-    if not torch.isfinite(gram).all():
-        raise NumericalError("similarity of parameters", "weights that are not finite", "check the checkpoint")
     norm = gram.diagonal().sqrt().numpy()
     a, b = np.array(pairs, dtype=int).reshape(-1, 2).T
     with np.errstate(invalid="ignore", divide="ignore"):

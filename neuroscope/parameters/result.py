@@ -32,7 +32,7 @@ class ParameterSimilarity(Result):
     `table` has a row per pair and layer: a, b, block (such as `blocks.3`), layer (depth in forward order), neurons_a,
     neurons_b, shared, value, low and high (the 2.5 and 97.5 % points of random masks, NaN without controls), and reason
     (why a value is NaN, else empty). A further random mask lies above the band of C of them with a chance of
-    (0.025 (C - 1) + 1) / (C + 1): 7 % for 20, 4 % for 100, so a single point above it is no finding.
+    (0.025 (C - 1) + 1) / (C + 1): 7 % for 20, 3 % for 100, so a single point above it is no finding.
 
     Inside one model, a pair is listed once; with a model per task, the pair (a, b) is read inside the model trained on
     a, and (b, a) inside the one trained on b. Between two models, a and b are the same mask, `value` is the cosine of
@@ -62,8 +62,7 @@ class ParameterSimilarity(Result):
         """Curves over depth beside the band of random masks; gaps where a mask has no neuron in the layer."""
         table, blocks = self.by_layer(measure), self.manifest["blocks"]
         single = [task for task in table["task"].unique() if task != ALL]
-        pairs = table.groupby("task")["pairs"].max().get(ALL, 0)
-        is_one = pairs <= 1 or len(single) == 1
+        is_one = len(self.table[["a", "b"]].drop_duplicates()) == 1
         shown = [ALL] if is_one or len(single) > CURVES else single
         first = self.table.iloc[0]
         one = first["a"] if first["a"] == first["b"] else f"{first['a']} | {first['b']}"
@@ -74,7 +73,9 @@ class ParameterSimilarity(Result):
             label = one if is_one else task
             curves[label] = (rows["layer"].tolist(), (rows["value"].tolist(), None, None))
             hover[label] = [_hover(row) for row in rows.to_dict("records")]
-        random = self.manifest["by_layer"][measure]["random"]
+        random = dict(self.manifest["by_layer"][measure]["random"])
+        if shown == [ALL]:  # its own band, narrower than a single task's
+            random |= {c: table.loc[table["task"] == ALL, c].tolist() for c in ("low", "high")}
         if self.manifest["controls"]:
             value, low, high = (np.array(random[c], dtype=float).tolist() for c in ("value", "low", "high"))
             curves[RANDOM] = (list(range(len(blocks))), (value, low, high))
@@ -107,11 +108,21 @@ class ParameterSimilarity(Result):
         outside = self.table[self.table["value"].notna() & self.table["low"].notna()]
         above = int((outside["value"] > outside["high"]).sum())
         what = f"{about['estimator']} cosine{_of(about)}, {len(about['masks'])} masks, {len(about['blocks'])} layers"
-        draws = max(about["controls"], 1)
-        chance = len(outside) * (BAND[0] * (draws - 1) + 1) / (draws + 1)
-        band = f", {above} of {len(outside)} above the band of {draws} random masks ({chance:.1f} by chance alone)"
-        band = band if len(outside) else ""
+        band = ""
+        if len(outside):
+            chance, draws = len(outside) * above_by_chance(about["controls"]), about["controls"]
+            band = f", {above} of {len(outside)} above the band of {draws} random masks ({chance:.1f} by chance alone)"
         return f"ParameterSimilarity({what}: {len(self.table)} rows{band}, {gaps} undefined)"
+
+
+def above_by_chance(draws: int) -> float:
+    """The chance that one further random mask lies above the band of some.
+
+    Example:
+        >>> round(above_by_chance(20), 3), round(above_by_chance(100), 3)
+        (0.07, 0.034)
+    """
+    return (BAND[0] * (draws - 1) + 1) / (draws + 1)
 
 
 def curves(
@@ -123,14 +134,18 @@ def curves(
         rows: label of a mean -> which pairs are in it.
         values: [pair, layer]; NaN is in no mean.
         controls: [pair, layer, control].
+
+    Returns:
+        tasks: the columns of `by_layer`. random: the band over layers of all tasks' means together. drawn: the mean
+        over all pairs of random masks, [layer][control].
     """
     tasks: dict[str, list] = {c: [] for c in ("task", "block", "layer", "value", "low", "high", "pairs", "gaps")}
     random: list[Floats] = []
     for label, chosen in rows.items():
         own, drawn = values[list(chosen)], controls[list(chosen)]
         defined = np.isfinite(own)
-        means, bands = _mean(own, defined), _mean(drawn, defined[..., None])
-        random += [bands] if label != ALL or len(rows) == 1 else []
+        means, bands = _mean(own), _mean(drawn)
+        random += [bands] if label != ALL else []
         low, high = band(bands)
         tasks["task"] += [label] * len(blocks)
         tasks["block"] += list(blocks)
@@ -141,8 +156,8 @@ def curves(
             tasks[name] += plain(numbers)
     pooled = np.concatenate(random, axis=1)
     low, high = band(pooled)
-    drawn_mean = _mean(pooled.T, np.isfinite(pooled.T))
-    return {"tasks": tasks, "random": {"value": plain(drawn_mean), "low": plain(low), "high": plain(high)}}
+    middle = {"value": plain(_mean(pooled.T)), "low": plain(low), "high": plain(high)}
+    return {"tasks": tasks, "random": middle, "drawn": [plain(layer) for layer in _mean(controls)]}
 
 
 def band(controls: Floats) -> tuple[Floats, Floats]:
@@ -160,12 +175,11 @@ def plain(values: Floats) -> list[float | None]:
     return [float(v) if np.isfinite(v) else None for v in values]
 
 
-def _mean(values: Floats, defined: NDArray[np.bool_]) -> Floats:
+def _mean(values: Floats) -> Floats:
     """Mean over the first axis of what is defined; NaN where nothing is."""
-    defined = defined & np.isfinite(values)
-    count = defined.sum(0)
+    defined = np.isfinite(values)
     total = np.where(defined, values, 0.0).sum(0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.divide(total, defined.sum(0), out=np.full(total.shape, np.nan), where=defined.any(0))
 
 
 def _of(manifest: Mapping[str, Any]) -> str:

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from neuroscope import files
 from neuroscope.distributed import has_shards
-from neuroscope.errors import FileError, MaskError, ModelError
+from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, bundled, require_parameters, resolve
 from neuroscope.models.skeleton import skeleton
 from neuroscope.parameters.checkpoint import DTYPES, Checkpoint
 from neuroscope.sites import Rows, Site
 
-Read = Callable[[Rows, Tensor], Tensor]  # neurons -> their entries of a parameter, [neuron, rest], float64
+Read = Callable[
+    [Rows, Tensor, slice], Tensor
+]  # neurons -> some of their entries of a parameter, [neuron, rest], float64
 DELTAS = "neuron_deltas"  # what a NeuronAdapter calls its part of a linear layer
 
 
@@ -47,12 +49,18 @@ class Source:
 
 
 def open_source(model: Any, asked: str) -> Source:
-    """Anything that can be opened; a local folder is read in place, without loading it.
+    """Anything that can be opened; a local folder is read in place, without loading it; (either, adapter's file).
 
     Raises:
+        ArgumentError: a tuple of something else.
         ModelError: parameters that are rewritten, wrapped, sharded, or changed by a live adapter.
-        FileError: a checkpoint that cannot be read.
+        FileError: a checkpoint or an adapter that cannot be read.
     """
+    if isinstance(model, tuple):
+        if len(model) != 2 or not isinstance(model[1], (str, PathLike)):
+            found = f"a tuple of {', '.join(type(part).__name__ for part in model) or 'nothing'}"
+            raise ArgumentError(asked, found, 'give (model or checkpoint folder, "adapter.safetensors")')
+        return with_adapter(open_source(model[0], asked), model[1], asked)
     folder = _folder(model)
     return _checkpoint(folder, str(model), asked) if folder is not None else _live(resolve(model), asked)
 
@@ -99,8 +107,9 @@ def _live(model: Model, asked: str) -> Source:
                 do = "call adapter.merge() before (and unmerge() after), or detach it"
                 raise ModelError(asked, f"a NeuronAdapter at {path}, which is not in the parameters", do)
 
-    def read(rows: Rows, neurons: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen rest"]:
+    def read(rows: Rows, neurons: Int[Tensor, " chosen"], within: slice) -> Float[Tensor, "chosen rest"]:
         entries = rows.view().detach()
+        entries = entries[within] if entries.ndim > 1 else entries
         return _wide(entries.index_select(-1, neurons.to(entries.device)).movedim(-1, 0))
 
     return Source(model, read, model.provenance())
@@ -128,9 +137,9 @@ def _checkpoint(folder: Path, name: str, asked: str) -> Source:
             raise FileError(asked, f"{have} in {folder}, for {tuple(rows.param.shape)}", do)
         return written
 
-    def read(rows: Rows, neurons: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen rest"]:
+    def read(rows: Rows, neurons: Int[Tensor, " chosen"], within: slice) -> Float[Tensor, "chosen rest"]:
         key = keys.get(id(rows.param)) or keys.setdefault(id(rows.param), key_of(rows))
-        return _wide(stored.take(key, rows.dim, rows.start + rows.step * neurons))
+        return _wide(stored.take(key, rows.dim, rows.start + rows.step * neurons, within))
 
     dtype = next((e.dtype for e in stored.entries.values()), "")
     about = {"model": name, "backend": "checkpoint", "dtype": dtype, "layout": stored.digest()}
@@ -143,7 +152,11 @@ def with_adapter(base: Source, path: str | PathLike, asked: str) -> Source:
     A live base is checked by its fingerprint; a checkpoint's cannot be known without loading it, so there only names
     and shapes are.
     """
-    tensors, about, manifest = read_safetensors(path, "NeuronAdapter")
+    try:
+        tensors, about, manifest = read_safetensors(path, "NeuronAdapter")
+    except FileError as error:
+        do = "give the file of a NeuronAdapter; merge a LoRA, save the model, and give that folder as a model"
+        raise FileError(asked, f"{path}: {error.found}", do) from None
     if not {"base", "scale"} <= manifest.keys():
         raise FileError(asked, f"no base or scale in the manifest of {path}", "write it with adapter.save()")
     if base.checkpoint is None and manifest["base"] != base.about["fingerprint"]:
@@ -158,15 +171,15 @@ def with_adapter(base: Source, path: str | PathLike, asked: str) -> Source:
         raise FileError(asked, f"{path}: {error.found}", "give an adapter of this model") from None
     changes = dict(_changes(base, mask, sites, tensors, str(path), asked))
 
-    def read(rows: Rows, neurons: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen rest"]:
-        entries = base.read(rows, neurons)
+    def read(rows: Rows, neurons: Int[Tensor, " chosen"], within: slice) -> Float[Tensor, "chosen rest"]:
+        entries = base.read(rows, neurons, within)
         if id(rows.param) not in changes:
             return entries
         index, delta = changes[id(rows.param)]
         where = torch.full((rows.param.shape[rows.dim],), -1)
         where[index] = torch.arange(len(index))
         found = where[rows.start + rows.step * neurons]
-        entries[found >= 0] += manifest["scale"] * delta[found[found >= 0]].to(entries.device)
+        entries[found >= 0] += manifest["scale"] * delta[found[found >= 0], within].to(entries.device)
         return entries
 
     adapter = {"adapter": files.digest(mask.identity, manifest["base"]), "scale": manifest["scale"]}
