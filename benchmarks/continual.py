@@ -47,6 +47,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lrs", default="3e-4,1e-3,3e-3,1e-2", help="the grid, the same for all methods")
     parser.add_argument("--k", type=float, default=0.10, help="share of the neurons that a task is given")
     parser.add_argument("--exclude", action="store_true", help="leave out the neurons of earlier tasks")
+    parser.add_argument("--known", default="", help="bundled tasks that the model knows, to see what becomes of them")
+    parser.add_argument("--protect", action="store_true", help="leave out the neurons of the known tasks")
     parser.add_argument("--out", type=Path, help="folder for finished stages, and for the figures")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -76,15 +78,17 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
 
 def table(result: Continual) -> str:
     """Every method's numbers, best first."""
-    rows = []
+    rows, kept = [], ["base kept"] if result.summary()["base kept"].notna().any() else []
     for row in result.summary().sort_values("average accuracy", ascending=False).to_dict("records"):
         grid = result.manifest["tuning"][row["method"]]
         cells = [f"{row[name]:.3f}" for name in ("retention", "backward transfer", "forgetting", "learning accuracy")]
         span = f"{row['average accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        if kept:
+            cells.append(f"{row['base kept']:.3f}")
         cost = [f"{row['trained']:,.0f}", f"{row['seconds']:.0f}", f"{row['peak_mib']:.0f}"]
         rows.append([row["method"], f"{row['lr']:g}{' (edge)' if grid['edge'] else ''}", span, *cells, *cost])
     header = ["method", "rate", "average accuracy [95 %]", "retention", "backward transfer", "forgetting"]
-    return common.table([*header, "learning accuracy", "trained", "s", "MiB"], rows)
+    return common.table([*header, "learning accuracy", *kept, "trained", "s", "MiB"], rows)
 
 
 def main() -> None:
@@ -93,7 +97,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     tasks = tasks_of(options)
     methods = options.methods.split(",")
-    neurons = {"k": options.k, "exclude": options.exclude}
+    neurons = {"k": options.k, "exclude": options.exclude, "protect": options.protect}
+    known = list(load_tasks(options.known).values()) if options.known else []
     result = continual_learning(
         load(options.base),
         tasks,
@@ -104,6 +109,7 @@ def main() -> None:
         steps=options.steps,
         batch_size=options.batch_size,
         n=options.test,
+        known=known,
         output=options.out,
         progress=lambda iterable, desc: tqdm(iterable, desc=desc, leave=False),
     )

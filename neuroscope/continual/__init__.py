@@ -101,15 +101,15 @@ def continual(
     Args:
         model: anything that can be opened, with parameters of its own. It is as it was afterwards.
         tasks: those to learn.
-        method: "ncft" (options `k`, `masks`, `exclude`, `overlap_penalty`, `objective`, `examples`), "w-ncft" (also
-            `weighting`, `temperature`, `samples`), "ncft-random", "ffn", "seqft", "seq-lora" (`rank`, `alpha`),
-            "o-lora" (also `orthogonality`, `l2`, `distance`), "epi" (`rank`, `alpha`, `samples`, `shrinkage`), "ewc"
-            (`strength`, `fisher_examples`), "replay" (`share`), "per-task" or "joint".
+        method: "ncft" (options `k`, `masks`, `exclude`, `protect`, `overlap_penalty`, `objective`, `examples`),
+            "w-ncft" (also `weighting`, `temperature`, `samples`), "ncft-random", "ffn", "seqft", "seq-lora" (`rank`,
+            `alpha`), "o-lora" (also `orthogonality`, `l2`, `distance`), "epi" (`rank`, `alpha`, `samples`,
+            `shrinkage`), "ewc" (`strength`, `fisher_examples`), "replay" (`share`), "per-task" or "joint".
         orders: sequences of names of tasks, all of the same length; None: the order given.
         seeds: of training, random masks and samples; one run per order and seed.
         lr: peak learning rate; if None, the method's own. Neuron masks want several times that of the whole model.
         steps, epochs, batch_size, weight_decay, arguments: of every stage, as in `finetune`.
-        known: tasks that the base can do already, to see what becomes of them.
+        known: tasks that the base can do already, to see what becomes of them; `protect` keeps their neurons.
         split, n, eval_batch_size: the examples that scores are measured on: how many (None: all), how many at once.
         output: a folder for finished stages, from which a killed run goes on when it is called again in the same way.
         progress: called as `progress(iterable, description)`; `tqdm` fits.

@@ -7,7 +7,8 @@
 3. The change is merged, and the next task comes.
 
 Ours: `exclude` leaves out the neurons that earlier tasks were given, and takes the next best; `overlap_penalty` p
-multiplies a neuron's relevance by 1 - p for every earlier task that has it. LX24 does neither.
+multiplies a neuron's relevance by 1 - p for every earlier task that has it. `protect` leaves out the k most relevant
+neurons of every task that the base knows already (`known`), found before anything is trained. LX24 does none of these.
 
 `ncft-random` trains, in every layer, as many neurons as the task's mask has, drawn at random. `ffn` trains all hidden
 neurons at every stage: what remains of NCFT's advantage over it is due to the choice of neurons.
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from neuroscope.attribution import attribute
@@ -34,6 +35,7 @@ from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter, every_ffn
 
 Choice = Callable[["Neurons", Task], NeuronMask]
+Claims = dict[str, Int[Tensor, " width"]]  # address -> how many tasks have each neuron
 
 
 class Neurons:
@@ -55,7 +57,7 @@ class Neurons:
         adapter.merge()
         return {"trained": adapter.n_parameters, "neurons": len(mask), "shared": shared, "layers": mask.counts()}
 
-    def claims(self) -> dict[str, Int[Tensor, " width"]]:
+    def claims(self) -> Claims:
         """How many of the tasks so far were given each neuron; empty before the first."""
         found: dict[str, Tensor] = {}
         for adapter in self.adapters:
@@ -108,6 +110,7 @@ def ncft(
     masks: Literal["current", "base"] = "current",
     exclude: bool = False,
     overlap_penalty: float = 0.0,
+    protect: bool = False,
     objective: str = "loss",
     examples: int | None = None,
 ) -> Neurons:
@@ -118,28 +121,38 @@ def ncft(
         masks: the model that relevance is measured in.
         exclude: leave out the neurons of earlier tasks.
         overlap_penalty: share of its relevance that a neuron loses for every earlier task that has it; below 1.
+        protect: leave out the neurons of the tasks in `known`.
         objective, examples: of `attribute`.
     """
-    _check(setting, k, exclude, overlap_penalty)
     choose(masks, ("current", "base"), "masks")
+    _check(setting, k, exclude, overlap_penalty, protect)
+    kept = _kept(setting, k, exclude, protect, objective, examples)
 
     def choice(learner: Neurons, task: Task) -> NeuronMask:
         scores = _relevance(learner, task, masks, objective, examples)
-        return best(scores, learner.claims(), k, exclude, overlap_penalty)
+        claims = learner.claims()
+        return best(scores, claims, taken(claims if exclude else {}, kept), k, overlap_penalty)
 
     return Neurons(setting, choice)
 
 
 def ncft_random(
-    setting: Setting, *, k: float = 0.10, exclude: bool = False, objective: str = "loss", examples: int | None = None
+    setting: Setting,
+    *,
+    k: float = 0.10,
+    exclude: bool = False,
+    protect: bool = False,
+    objective: str = "loss",
+    examples: int | None = None,
 ) -> Neurons:
     """As many random neurons in every layer as NCFT would take; the arguments are those of `ncft`."""
-    _check(setting, k, exclude, 0.0)
+    _check(setting, k, exclude, 0.0, protect)
+    kept = _kept(setting, k, exclude, protect, objective, examples)
 
     def choice(learner: Neurons, task: Task) -> NeuronMask:
-        claims = learner.claims()
-        mask = best(_relevance(learner, task, "current", objective, examples), claims, k, exclude, 0.0)
-        return random_instead(mask, claims if exclude else {}, setting.seed)
+        out = taken(learner.claims() if exclude else {}, kept)
+        mask = best(_relevance(learner, task, "current", objective, examples), {}, out, k, 0.0)
+        return random_instead(mask, out, setting.seed)
 
     return Neurons(setting, choice)
 
@@ -149,18 +162,42 @@ def ffn(setting: Setting) -> Neurons:
     return Neurons(setting, lambda learner, task: every_ffn(setting.model))
 
 
-def _check(setting: Setting, k: float, exclude: bool, overlap_penalty: float) -> None:
+def _check(setting: Setting, k: float, exclude: bool, overlap_penalty: float, protect: bool) -> None:
     if isinstance(k, bool) or not isinstance(k, (int, float)) or not 0 < k <= 1:
         raise ArgumentError(f"k={k!r}", "no share of the neurons", "give 0 < k <= 1, such as 0.10")
     if not isinstance(overlap_penalty, (int, float)) or not 0 <= overlap_penalty < 1:
         raise ArgumentError(f"overlap_penalty={overlap_penalty!r}", "not in [0, 1)", "give exclude=True for 1")
-    if not isinstance(exclude, bool):
-        raise ArgumentError(f"exclude={exclude!r}", f"a {type(exclude).__name__}", "give True or False")
+    for name, given in (("exclude", exclude), ("protect", protect)):
+        if not isinstance(given, bool):
+            raise ArgumentError(f"{name}={given!r}", f"a {type(given).__name__}", "give True or False")
+    if protect and not setting.known:
+        raise ArgumentError("protect=True", "no task in known", "give known=[tasks that the model can do already]")
+
+
+def _kept(setting: Setting, k: float, exclude: bool, protect: bool, objective: str, examples: int | None) -> Claims:
+    """How many of the known tasks have each neuron among their k most relevant; the model is the base."""
+    found: Claims = {}
+    for task in setting.known if protect else ():
+        mask = attribute(setting.model, task, objective=objective, examples=examples).top(k)
+        for address, width in mask.widths.items():
+            found.setdefault(address, torch.zeros(width, dtype=torch.long))[mask[address]] += 1
     total = sum(site.width for site in setting.model.sites("hidden").values())
-    wanted = max(1, round(k * total))  # as `Scores.top` counts
-    if exclude and wanted * len(setting.tasks) > total:
-        found = f"{total:,} neurons in all, for {len(setting.tasks)} tasks with {wanted:,} each"
-        raise ArgumentError(f"exclude=True with k={k}", found, "give a smaller k, fewer tasks, or overlap_penalty")
+    free = total - sum(int((claim > 0).sum()) for claim in found.values())
+    wanted, tasks = max(1, round(k * total)), len(setting.tasks) if exclude else 1  # as `Scores.top` counts
+    if wanted * tasks > free:
+        asked = " and ".join(f"{name}=True" for name, on in (("exclude", exclude), ("protect", protect)) if on)
+        asked, found_free = f"{asked or 'neurons'} with k={k}", f"{free:,} of {total:,} neurons are free"
+        do = "give a smaller k, fewer tasks, or overlap_penalty"
+        raise ArgumentError(asked, f"{found_free}, for {tasks} task(s) with {wanted:,} each", do)
+    return found
+
+
+def taken(*claims: Claims) -> dict[str, Bool[Tensor, " width"]]:
+    """Neurons that any of the claims is laid to."""
+    found: dict[str, Tensor] = {}
+    for claim in claims:
+        found |= {a: (v > 0) | found[a] if a in found else v > 0 for a, v in claim.items()}
+    return found
 
 
 def _relevance(learner: Neurons, task: Task, masks: str, objective: str, examples: int | None) -> Scores:
@@ -169,32 +206,31 @@ def _relevance(learner: Neurons, task: Task, masks: str, objective: str, example
 
 
 def best(
-    scores: Scores, claims: dict[str, Int[Tensor, " width"]], k: float, exclude: bool, overlap_penalty: float
+    scores: Scores, claims: Claims, out: dict[str, Bool[Tensor, " width"]], k: float, overlap_penalty: float
 ) -> NeuronMask:
-    """The top k of all neurons, with what earlier tasks were given made less attractive or left out.
+    """The top k of all neurons, without those that are out, and with those of earlier tasks made less attractive.
 
     Example:
         >>> scores = Scores({"0": torch.tensor([4.0, 3.0, 2.0, 1.0])}, {"0": 4})
         >>> claims = {"0": torch.tensor([2, 0, 0, 0])}  # two tasks have neuron 0
-        >>> best(scores, claims, 0.5, False, 0.5)["0"].tolist(), best(scores, claims, 0.5, False, 0.2)["0"].tolist()
+        >>> best(scores, claims, {}, 0.5, 0.5)["0"].tolist(), best(scores, claims, {}, 0.5, 0.2)["0"].tolist()
         ([1, 2], [0, 1])
     """
-    if not claims:
-        return scores.top(k)
-    values = {a: v * (1 - overlap_penalty) ** claims[a] for a, v in scores.items()}
-    if exclude:  # relevance is not negative: what is left out goes below all
-        values = {a: torch.where(claims[a] > 0, -1.0, v) for a, v in values.items()}
+    values = {a: v * (1 - overlap_penalty) ** claims[a] if claims else v for a, v in scores.items()}
+    if out:  # relevance is not negative: what is left out goes below all
+        values = {a: torch.where(out[a], -1.0, v) for a, v in values.items()}
     mask = replace(scores, values_by_site=values).top(k)
-    return replace(mask, manifest={**mask.manifest, "exclude": exclude, "overlap_penalty": overlap_penalty})
+    about = {"overlap_penalty": overlap_penalty, "left_out": sum(int(v.sum()) for v in out.values())}
+    return replace(mask, manifest={**mask.manifest, **about})
 
 
-def random_instead(mask: NeuronMask, claims: dict[str, Int[Tensor, " width"]], seed: int) -> NeuronMask:
-    """As many random neurons at every site; none that an earlier task has, where claims are given."""
-    if not claims:
+def random_instead(mask: NeuronMask, out: dict[str, Bool[Tensor, " width"]], seed: int) -> NeuronMask:
+    """As many random neurons at every site; none of those that are out."""
+    if not out:
         return mask.random_like(seed=seed, match="layer")
     generator = torch.Generator().manual_seed(int(mask.identity, 16) % 2**62 + seed)
     drawn = {}
     for address, neurons in mask.items():
-        free = (claims[address] == 0).nonzero().flatten()
+        free = (~out[address]).nonzero().flatten()
         drawn[address] = free[torch.randperm(len(free), generator=generator)[: len(neurons)]]
     return NeuronMask.of(drawn, mask.widths, mask.unit, {"random_like": dict(mask.manifest), "seed": seed})

@@ -48,6 +48,7 @@ def w_ncft(
     masks: Literal["current", "base"] = "current",
     exclude: bool = False,
     overlap_penalty: float = 0.0,
+    protect: bool = False,
     objective: str = "loss",
     examples: int | None = None,
     weighting: Weighting = "delta-max",
@@ -65,8 +66,8 @@ def w_ncft(
     if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
         raise ArgumentError(f"temperature={temperature!r}", "not positive", "give more than 0; LX24 has 1")
     learner = ncft(
-        setting, k=k, masks=masks, exclude=exclude, overlap_penalty=overlap_penalty, objective=objective,
-        examples=examples,
+        setting, k=k, masks=masks, exclude=exclude, overlap_penalty=overlap_penalty, protect=protect,
+        objective=objective, examples=examples,
     )  # fmt: skip
     return Weighted(learner, weighting, temperature, samples)
 

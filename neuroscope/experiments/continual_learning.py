@@ -140,7 +140,8 @@ def _tune(
     if len(grid) == 1:
         return {"grid": {f"{grid[0]:g}": None}, "chosen": grid[0], "edge": False}
     first = None if orders is None else [list(next(iter(orders)))]
-    rest = {name: value for name, value in settings.items() if name != "known"}  # they have no part in the choice
+    # known tasks have no part in the choice, but for their neurons
+    rest = {name: value for name, value in settings.items() if name != "known" or settings.get("protect")}
     scores = {}
     for lr in grid:
         where = None if folder is None else folder / "tuning" / f"lr-{lr:g}"
