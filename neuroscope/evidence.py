@@ -16,7 +16,7 @@ from neuroscope.interventions import ablate
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.results import Result
-from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval
+from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, bootstrap_interval
 from neuroscope.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Progress = Callable[..., Iterable[Any]]
 Outcomes = npt.NDArray[np.float64]
 CONTROLS: dict[str, Match] = {"random-uniform": "uniform", "random-layer": "layer"}
-ALPHA = 0.05
 
 
 class Judge:

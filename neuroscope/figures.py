@@ -76,7 +76,9 @@ def heatmap(
         ygap=1,
     )
     figure = style.house_figure([cells], title, subtitle, height=180 + max(190, 30 * len(y)))
-    figure.update_xaxes(type="category", title_text=x_label, tickangle=-40 if len(x) > 4 else 0, showgrid=False)
+    figure.update_xaxes(
+        type="category", title_text=x_label, tickangle=-40 if len(x) > 4 and max(map(len, x)) > 3 else 0, showgrid=False
+    )
     figure.update_yaxes(type="category", title_text=y_label, showgrid=False, showline=False, ticks="")
     figure.update_layout(plot_bgcolor=style.MISSING, yaxis_autorange="reversed" if origin == "top" else True)
     if groups:

@@ -62,6 +62,11 @@ class Segmentation(Result):
         """First layer of every segment but the first; empty where there is no clear boundary."""
         return [int(first) for first in self.table["first"][1:]]
 
+    def __repr__(self) -> str:
+        at = f"boundaries before layers {', '.join(map(str, self.boundaries))}" if self.clear else "no clear boundary"
+        about = self.manifest
+        return f"Segmentation({at}; {about['n_layers']} layers, {about['tasks']} task(s), p = {about['p']:.2g})"
+
     def sentence(self) -> str:
         """What was found and what that says, in words."""
         about = self.manifest
@@ -127,7 +132,8 @@ def segment(
     """Cut the layers by the change points of a curve, or say that it has no clear boundary.
 
     Args:
-        curves: task -> one value per layer; or an array [tasks, layers], or [layers]. A layer where a task has NaN is
+        curves: task -> one value per layer; a frame with a row per task and a column per layer; or an array
+            [tasks, layers], or [layers]. A layer where a task has NaN is
             left out, and so is a task of NaN alone; both are reported.
         boundaries: how many to look for; those that do not hold beside the others are dropped.
         alpha: how often pure noise may be cut.
@@ -326,6 +332,9 @@ def _span(first: float, last: float) -> str:
 def _read(curves: Any, layers: Sequence[int] | None) -> tuple[Floats, list[int], list[str], list[Any]]:
     """Values [task, layer] without gaps, the layers' numbers, the tasks' names, and what was left out."""
     asked, do = "segment curves over layers", "give one value per layer for every task"
+    if hasattr(curves, "iterrows"):  # a data frame
+        layers = list(curves.columns) if layers is None and curves.columns.dtype.kind in "iu" else layers
+        curves = {str(task): row.to_numpy() for task, row in curves.iterrows()}
     try:
         rows = curves if isinstance(curves, Mapping) else np.atleast_2d(np.asarray(curves, dtype=np.float64))
         named = dict(rows) if isinstance(rows, Mapping) else {f"task {i + 1}": row for i, row in enumerate(rows)}

@@ -11,6 +11,7 @@ from scipy import stats
 
 from neuroscope.errors import ArgumentError, NumericalError, public
 
+ALPHA = 0.05  # level of every verdict in words
 EXACT = 12  # non-zero differences up to which all 2**n sign flips are enumerated
 BATCH = 1 << 21  # random numbers held at a time
 

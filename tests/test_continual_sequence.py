@@ -10,7 +10,12 @@ from neuroscope.models import load
 from neuroscope.tasks import load_tasks
 
 pytestmark = pytest.mark.slow
-SETTINGS = {"steps": 100, "batch_size": 32, "seeds": 2}  # a seed that served neither to design the tasks nor to tune
+SETTINGS = {
+    "steps": 100,
+    "batch_size": 32,
+    "seeds": 2,
+    "n": 96,
+}  # a seed that served neither to design the tasks nor to tune
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +23,11 @@ def model():
     return load("mini")
 
 
-def test_excluding_earlier_tasks_neurons_keeps_what_full_fine_tuning_forgets(model):
-    tasks, known = (
-        load_tasks("mini-sequence"),
-        [load_tasks("mini")["nli-food"]],
-    )  # a form of prompt that the sequence leaves alone
+def test_neurons_of_ones_own_keep_what_full_fine_tuning_forgets(model):
+    tasks = load_tasks("mini-sequence")
+    known = [load_tasks("mini")["nli-food"]]  # a form of prompt that the sequence leaves alone
     before = model.fingerprint()
-    ours = continual(model, tasks, "ncft", exclude=True, lr=1e-3, known=known, **SETTINGS)
+    ours = continual(model, tasks, "ncft", exclude=True, protect=True, lr=1e-3, known=known, **SETTINGS)
     theirs = continual(model, tasks, "seqft", lr=3e-4, known=known, **SETTINGS)
     assert model.fingerprint() == before
     ours_a, theirs_a = (matrix(result.table) for result in (ours, theirs))
@@ -32,6 +35,8 @@ def test_excluding_earlier_tasks_neurons_keeps_what_full_fine_tuning_forgets(mod
     assert np.diagonal(theirs_a).mean() >= 0.95, "full fine-tuning learns every task: what it lacks, it has forgotten"
     assert ours_a[-1].mean() > theirs_a[-1].mean() + 0.03
     assert retention(ours_a)[-1] > retention(theirs_a)[-1] + 0.03
+    kept = [float(result.metrics()["base kept"].iloc[0]) for result in (ours, theirs)]
+    assert kept[0] >= 0.9 and kept[1] < 0.6, "what the base knew is protected, and lost"
     widths = sum(site.width for site in model.sites().values())
     neurons = [run["log"]["neurons"] for run in ours.manifest["runs"]]
     assert neurons == [round(0.10 * widths)] * 5

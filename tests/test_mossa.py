@@ -282,12 +282,12 @@ def test_words_have_the_numbers(planted):
     assert list(said) == ["Z-F2", "Z-F3", "Z-F5", "Z-F7"]
     rows = cells(planted, measure="cka").dropna(subset=["value"])
     medians = rows[rows["model"] == "pre-trained"].groupby("layer")["value"].median()
-    assert f"{medians[0]:.2f} at the embedding (median of 2 tasks) and" in said["Z-F2"]  # one is constant there
-    assert f"{medians[2]:.2f} at layer 2 (median of 3 tasks)" in said["Z-F2"]
+    assert f"{medians[0]:.3f} at the embedding (median of 2 tasks) and" in said["Z-F2"]  # one is constant there
+    assert f"{medians[2]:.3f} at layer 2 (median of 3 tasks)" in said["Z-F2"]
     both = rows[rows["layer"] > 0]
     means = both.groupby(["model", "task"])["value"].mean()
     difference = (means["multi-task"] - means["pre-trained"]).mean()
-    wording = f"neither clearly closer to them nor farther from them than the pre-trained one ({difference:+.3f}, mean"
+    wording = f"neither clearly closer to them nor farther from them than the pre-trained one ({difference:+.4f}, mean"
     assert difference < 0 and wording in said["Z-F2"]  # of three tasks nothing is clear
     assert "Means over layers leave out the embedding" in said["Z-F2"]
     assert "not that the same computation is made" in said["Z-F2"]
@@ -299,7 +299,7 @@ def test_words_have_the_numbers(planted):
     pooled = cells(planted, task=ALL, model="pre-trained")["value"].tolist()
     assert f"90 % of the variance of the pre-trained model's representations take {pooled[0]:.0f} comp" in said["Z-F5"]
     own = both[(both["model"] == "multi-task") & (both["task"] == "taste")]["value"].mean()
-    assert f"{own:.2f} on 1 task held out (one task, no interval)" in said["Z-F7"]
+    assert f"{own:.3f} on 1 task held out (one task, no interval)" in said["Z-F7"]
     assert planted.sentence("Z-F3") == said["Z-F3"]
 
 
@@ -327,21 +327,21 @@ def test_words_name_the_lowest_the_highest_and_the_direction():
     about = {"null": 9}
     said = words.by_layer(rows_of({PRE: pre, MULTI: near}), about)
     # the medians lie between z and the lowest of y, x, x, x, z, z, y, y, y: that of z
-    assert "is 0.60 at the embedding (median of 8 tasks) and 0.60 at layer 2 (median of 8 tasks)" in said
-    assert "it is lowest, 0.30 at layer 1 (median of 8 tasks)" in said
+    assert "is 0.600 at the embedding (median of 8 tasks) and 0.600 at layer 2 (median of 8 tasks)" in said
+    assert "it is lowest, 0.300 at layer 1 (median of 8 tasks)" in said
     mean = 0.05 + 0.002 * 3.5
-    assert f"multi-task model is closer to them than the pre-trained one ({mean:+.3f}, mean over layers and 8" in said
+    assert f"multi-task model is closer to them than the pre-trained one ({mean:+.4f}, mean over layers and 8" in said
     assert "p = 0.0078)" in said and "100% of the values lie above the band" in said and "100% at q <= 0.05" in said
     drawn = np.random.default_rng(1).choice([0.05 + 0.002 * i for i in range(8)], (20000, 8)).mean(1)
     low, high = (float(x) for x in said.split("95 % interval ")[1].split(",")[0].split(" to "))
     assert [low, high] == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.001)
     far = words.by_layer(rows_of({PRE: near, MULTI: pre}), about)
-    assert f"is farther from them than the pre-trained one ({-mean:+.3f}, mean" in far
+    assert f"is farther from them than the pre-trained one ({-mean:+.4f}, mean" in far
     one = words.by_layer(rows_of({m: {"x1": [0.5, v]} for m, v in ((PRE, 0.5), (MULTI, 0.1))}), about)
     assert "neither clearly closer" in one and "1 task; one task, no interval, p = 1)" in one
     clusters = words.by_cluster(rows_of({PRE: pre}), about)
-    assert "3 clusters, x has the lowest CKA with its control models (0.35, mean" in clusters
-    assert "and y the highest (0.80)" in clusters and "1 of 3 clusters have fewer than three" in clusters
+    assert "3 clusters, x has the lowest CKA with its control models (0.350, mean" in clusters
+    assert "and y the highest (0.800)" in clusters and "1 of 3 clusters have fewer than three" in clusters
 
 
 def test_words_of_dimensions_name_the_most_and_who_takes_more():
@@ -358,7 +358,7 @@ def test_words_of_dimensions_name_the_most_and_who_takes_more():
 def test_words_where_values_are_missing():
     gap = rows_of({PRE: {"x1": [np.nan, 0.5], "y1": [0.1, 0.6]}, MULTI: {"x1": [np.nan] * 2, "y1": [np.nan] * 2}})
     said = words.by_layer(gap, {"null": 0})
-    assert "0.10 at the embedding (median of 1 task) and 0.55 at layer 1 (median of 2 tasks)" in said
+    assert "0.100 at the embedding (median of 1 task) and 0.550 at layer 1 (median of 2 tasks)" in said
     two = rows_of({PRE: {"x1": [np.nan, 0.5]}, MULTI: {"x1": [0.5, np.nan]}})
     assert "No layer has a value for every task in both models" in words.by_layer(two, {"null": 0})
     gone = rows_of({PRE: {"x1": [np.nan] * 2, "y1": [np.nan] * 2}})
@@ -422,6 +422,7 @@ def test_what_cannot_be(base, tiny_model):
         (None, untaught, None, {}, TaskError, "train examples"),
         (None, [], {}, {}, TaskError, "no task"),
         (base, one, other, {}, ArgumentError, "the weights of the base"),
+        ("trian", one, other, {}, ArgumentError, "did you mean 'train'"),
         ("tuned", one, other, {}, ModelError, "load model 'tuned'"),
         ("train", one, other, {"held_out": ["mood"]}, ArgumentError, "every task"),
         (None, one, other, {"held_out": ["food"]}, ArgumentError, "held_out"),

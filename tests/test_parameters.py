@@ -675,6 +675,15 @@ def test_what_is_no_base_and_adapter_is_refused(tmp_path):
             parameter_similarity(model, masks)
 
 
+def test_an_adapter_in_place_of_its_file_is_refused():
+    root = families.build("llama")
+    masks = random_masks(root)
+    adapter = NeuronAdapter(root, next(iter(masks.values())))
+    adapter.detach()
+    with pytest.raises(ArgumentError, match="an adapter, whose model.*\n.*save it, detach it, and give its file"):
+        parameter_similarity(root, masks, other=adapter)
+
+
 def test_an_adapter_of_another_base_is_refused(tmp_path):
     root, other = families.build("llama"), families.build("llama", seed=1)
     mask = random_masks(root)["a"]

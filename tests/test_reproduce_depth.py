@@ -150,13 +150,12 @@ def test_clusters_beside_their_names_shuffled():
     means = found.table.set_index("cluster")["cka"]
     assert means["family 1"] == pytest.approx(0.5 + 0.025) and "clusters lie 0.3" in found.in_words()
     # the exact p: of the 105 ways to pair eight tasks, one is as far apart
-    p = float(found.in_words().split("(p = ")[1].split(")")[0])
-    assert p == pytest.approx(1 / 105, abs=0.01)
+    p = float(found.in_words().split("(one-sided p = ")[1].split(")")[0])
+    assert p == pytest.approx(1 / 105, abs=0.01) and chance.groupings([*eight.values()]) == 105
     mixed = {t: [0.5 + 0.1 * (i % 2)] * 3 for i, t in enumerate(SIX)}
-    assert (
-        NEGATIVE + "the pre-trained model's clusters lie 0.0000 apart"
-        in layer_figure(made_up(mixed, SIX), "Z-F3").in_words()
-    )
+    said = layer_figure(made_up(mixed, SIX), "Z-F3").in_words()
+    assert NEGATIVE + "the pre-trained model's clusters lie 0.00000 apart" in said
+    assert "p cannot be below 0.067" in said  # fifteen ways to pair six tasks
     alone = layer_figure(made_up(mixed, {t: t for t in SIX}), "Z-F3").in_words()
     assert NEGATIVE + "with 6 clusters of 6 tasks nothing can be shuffled" in alone
 
@@ -171,10 +170,14 @@ def test_held_out_beside_every_other_choice():
         np.delete(difference, pair).mean() - difference[list(pair)].mean()
         for pair in itertools.combinations(range(6), 2)
     ]
-    np.testing.assert_allclose(sorted(chance.choices(difference, 2, 0)), sorted(drawn))
+    every, exact = chance.choices(difference, 2, 0)
+    np.testing.assert_allclose(sorted(every), sorted(drawn))
+    many, all_of_them = chance.choices(np.arange(33.0), 8, 0)
+    assert exact and not all_of_them and len(many) == chance.EXACT
     p = np.mean(np.abs(drawn) >= own - 1e-12)
     assert p == pytest.approx(1 / 15)
     assert f"{own:+.4f} apart, where 95 % of the 15 choices" in found.in_words() and "(p = 0.067)" in found.in_words()
+    assert "p cannot be below 0.067" in found.in_words()
     assert NEGATIVE in found.in_words()  # one in fifteen is no finding
     assert found.table.set_index("task")["held_out"].to_dict() == {t: t in "ef" for t in SIX}
     gone = {t: [np.nan] * 3 if t in "ef" else [0.5] * 3 for t in SIX}
@@ -263,7 +266,7 @@ def test_dimensions_beside_shuffled_features():
     thin = found.table["value"].where(found.table["measure"] != "dimension", 1.0)
     flat = dataclasses.replace(found, table=found.table.assign(value=thin), representations={PRE: reps})
     made = layer_figure(flat, "Z-F5")
-    assert NEGATIVE not in made.in_words() and "take fewer in 3 of 3 layers" in made.in_words()
+    assert NEGATIVE not in made.in_words() and "in 3 of 3 layers (by chance, 0.5)" in made.in_words()
     assert made.table["value"].tolist() == [1, 1, 1] and (made.table["shuffled_low"] > 3).all()
     assert NEGATIVE in layer_figure(found, "Z-F5").in_words()  # noise has no fewer than noise
 
@@ -272,6 +275,7 @@ def test_segments_say_where_layers_are_too_few():
     found = layer_figure(made_up({t: [0.9, 0.6, 0.3] for t in SIX}, SIX), "Z-F1")
     assert NEGATIVE in found.in_words() and "3 layers have only 6 orders" in found.in_words()
     assert "not established" not in found.in_words()
+    assert found.drawn[0].layout.title.text == "<b>The layers, not cut: pre-trained model</b>"
     one = {t: [0.9, 0.91, 0.9, 0.89, 0.9, 0.3, 0.31, 0.3, 0.29, 0.3, 0.31, 0.3] for t in SIX}
     step = layer_figure(made_up(one, SIX, layers=12), "Z-F1")
     assert list(step.table["name"]) == ["highest", "lowest"] and step.table["first"].tolist() == [0, 5]
@@ -319,8 +323,8 @@ def suite():
 
 
 SAYS = {
-    "F3": ("masked cosine of two tasks", 1), "T4": ("The control", 3), "Z-F1": ("layers", 2), "Z-F2": ("CKA", 1),
-    "Z-F3": ("clusters", 1), "Z-F4": ("t-SNE", 2), "Z-F5": ("components", 1), "Z-F7": ("held out", 1),
+    "F3": ("masked cosine of two tasks", 1), "T4": ("The control", 3), "Z-F1": ("layers", 2), "Z-F2": ("CKA", 2),
+    "Z-F3": ("clusters", 1), "Z-F4": ("t-SNE", 5), "Z-F5": ("components", 1), "Z-F7": ("held out", 1),
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Change points: the same optimum as ruptures, nominal on noise, within a layer of what was planted."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import ruptures
 
@@ -278,3 +279,16 @@ def test_what_cannot_be():
     ):
         with pytest.raises(error, match=text):
             segment(curves, **wrong)
+
+
+def test_a_frame_has_tasks_as_rows_and_layers_as_columns():
+    rng = np.random.default_rng(0)
+    values = np.r_[np.ones(6), np.zeros(6)] + rng.normal(0, 0.02, (4, 12))
+    frame = pd.DataFrame(values, index=list("abcd"), columns=range(1, 13))
+    found = segment(frame)
+    assert found.boundaries == [7] and found.manifest["layers"] == list(range(1, 13))
+    assert list(found.manifest["curves"]) == list("abcd")
+    assert found.table.equals(segment(values, layers=range(1, 13)).table)
+    assert segment(frame.rename(columns=str)).boundaries == [6]  # names are no numbers: counted from 0
+    assert repr(found).startswith("Segmentation(boundaries before layers 7; 12 layers, 4 task(s), p = 0.00")
+    assert "no clear boundary; 12 layers" in repr(segment(rng.normal(size=(4, 12))))

@@ -989,3 +989,40 @@ def resident(path):
     """Bytes of a mapped file that count as this process's memory."""
     _, _, lines = Path("/proc/self/smaps").read_text().partition(str(path))
     return int(re.search(r"Rss: +(\d+) kB", lines)[1]) << 10
+
+
+class Read(dict):
+    """Activations that know where they come from."""
+
+    def __init__(self, arrays, **manifest):
+        super().__init__(arrays)
+        self.manifest = manifest
+
+
+def test_other_examples_are_refused_and_origins_kept():
+    x = np.random.default_rng(0).normal(size=(2, 9, 3))
+    about = {"model": "m", "tasks": {"t": "hash"}, "split": "test", "n": 9}
+    found = compare(Read({"t": x}, **about), Read({"t": x}, **about, at="last"))
+    assert found.manifest["a"] == about and found.manifest["b"]["at"] == "last"
+    both = {**about, "tasks": {"t": "hash", "other": "hash"}}
+    assert compare(Read({"t": x}, **about), Read({"t": x}, **both)).table["value"].round(9).eq(1).all()
+    for change in ({"split": "train"}, {"n": 10}, {"tasks": {"t": "other"}}):
+        with pytest.raises(ArgumentError, match=next(iter(change))):
+            compare(Read({"t": x}, **about), Read({"t": x}, **about | change))
+    assert "a" not in compare({"t": x}, Read({"t": x}, **about)).manifest
+
+
+def test_figures_say_where_there_is_no_value():
+    x = np.random.default_rng(0).normal(size=(3, 9, 3))
+    x[1] = 2.0
+    line = compare({"t": x}, {"t": x}, null=20).figure()
+    said = line.layout.title.subtitle.text.replace("<br>", " ")
+    assert "no value at layer 1: " in said and "permuted examples" in said
+    grid = compare({"t": x}, {"t": x}, pairs="all").figure().data[0]
+    assert grid.zmax == 1 and grid.zmin <= 0 and grid.text[0][0] == "1.00"
+
+
+def test_misspelt_options_are_told_of_all_there_are():
+    x = {"t": np.random.default_rng(0).normal(size=(2, 9, 3))}
+    with pytest.raises(ArgumentError, match="did you mean 'null'"):
+        compare(x, x, nul=20)

@@ -11,6 +11,7 @@ import numpy as np
 from neuroscope import figures, style
 from neuroscope.errors import choose
 from neuroscope.results import Result
+from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 PAIRS = "all pairs"
 TWO_WAY = "all pairs, source and test task taken out"
 SHORT = "<b>source and test<br>task taken out</b>"
-ALPHA = 0.05
 SYMBOLS = {"pearson": "r", "spearman": "rho"}
 NAMES = {"pearson": "Pearson's r", "spearman": "Spearman's rho"}
 Statistic = Literal["pearson", "spearman"]
@@ -183,7 +183,7 @@ def _by_layer(pairs: pd.DataFrame, two_way: pd.DataFrame, statistic: str, manife
             own: (layers, (two_way["r"].tolist(), two_way["low"].tolist(), two_way["high"].tolist())),
             raw: (layers, (pairs["r"].tolist(), None, None)),
         },
-        title="Where similarity predicts transfer",
+        title="Similarity and transfer, by layer",
         subtitle=f"over {manifest['pairs']} pairs of {len(manifest['tasks'])} tasks; shaded: 95 %, tasks drawn again; "
         f"large dots: q <= {ALPHA} over the layers",
         x_label="layer",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from neuroscope.representations import Representations
 from neuroscope.similarity import variance_dimension
+from neuroscope.statistics import permutation_p
 
 Floats = NDArray[np.float64]
 DRAWS = 999  # of shuffled names
@@ -48,7 +50,7 @@ def neighbours(reps: Representations, families: Mapping[str, str], seed: int = 0
             near = _near(x, len(tasks), size)
             own, *drawn = (_together(near, order) for order in every)
             low, high = np.quantile(drawn, (0.025, 0.975))
-            row |= {"value": own, "low": low, "high": high, "p": p_value(own, drawn), "reason": ""}
+            row |= {"value": own, "low": low, "high": high, "p": permutation_p(own, drawn), "reason": ""}
         rows.append(row)
     return rows
 
@@ -84,25 +86,41 @@ def shuffled_dimensions(reps: Representations, share: float, seed: int) -> tuple
     return found.min(0), found.max(0)
 
 
-def choices(difference: Floats, size: int, seed: int) -> Floats:
-    """The difference between tasks learnt and held out, for every (or many a) choice of tasks to hold out."""
+def choices(difference: Floats, size: int, seed: int) -> tuple[Floats, bool]:
+    """The difference between tasks learnt and held out for choices of tasks to hold out, and whether these are all."""
     n, total = len(difference), difference.sum()
-    if math.comb(n, size) <= EXACT:
+    exact = math.comb(n, size) <= EXACT
+    if exact:
         chosen = np.array(list(itertools.combinations(range(n), size)))
     else:
         rng = np.random.default_rng(seed)
         chosen = np.array([rng.choice(n, size, replace=False) for _ in range(EXACT)])
     out = difference[chosen].sum(1)
-    found: Floats = (total - out) / (n - size) - out / size
-    return found
+    return (total - out) / (n - size) - out / size, exact
+
+
+def groupings(names: Any) -> int:
+    """In how many ways the tasks can be put into clusters of the sizes that they have; p is at least one in so many.
+
+    Example:
+        >>> groupings(["a", "a", "b", "b"])  # with the first task goes one of three
+        3
+    """
+    sizes = list(Counter(names).values())
+    ways = math.factorial(len(names)) // math.prod(map(math.factorial, sizes))
+    return ways // math.prod(map(math.factorial, Counter(sizes).values()))
+
+
+def too_few(ways: int, alpha: float) -> str:
+    """What to say where chance has so few ways that nothing could have been found; "" where it has enough."""
+    return (
+        f" With so few tasks p cannot be below {1 / ways:.2g}: nothing could have been found."
+        if ways * alpha < 1
+        else ""
+    )
 
 
 def orders(names: Any, seed: int) -> Iterator[Any]:
     """Names shuffled over the tasks."""
     rng = np.random.default_rng(seed)
     return (rng.permutation(names) for _ in range(DRAWS))
-
-
-def p_value(own: float, drawn: Sequence[float]) -> float:
-    """Share of the shuffled values, with the own one among them, that are as large."""
-    return float((1 + np.sum(np.asarray(drawn) >= own - 1e-12)) / (1 + len(drawn)))

@@ -16,10 +16,10 @@ import numpy as np
 from neuroscope import figures
 from neuroscope.errors import choose, public
 from neuroscope.evidence import check_masks, check_seeds
-from neuroscope.experiments.trials import ALPHA, Settings, Trials, bounded, check_settings, interval
+from neuroscope.experiments.trials import Settings, Trials, bounded, check_settings, interval
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.results import Result
-from neuroscope.statistics import against_controls, benjamini_hochberg
+from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
 from neuroscope.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -33,11 +33,12 @@ from neuroscope.experiments.chance import (
     PER_TASK,
     SHUFFLED,
     choices,
+    groupings,
     neighbours,
     orders,
-    p_value,
     shuffled_dimensions,
     spread,
+    too_few,
 )
 from neuroscope.experiments.trials import check_settings
 from neuroscope.mossa import Mossa, mossa
@@ -45,14 +46,13 @@ from neuroscope.mossa.result import ALL, MULTI, PRE
 from neuroscope.mossa.words import complete
 from neuroscope.results import Result
 from neuroscope.segmentation import ZZC24
-from neuroscope.statistics import benjamini_hochberg
+from neuroscope.statistics import ALPHA, benjamini_hochberg, permutation_p
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 Made = tuple[list[str], list[Any], Any, dict[str, Any]]  # sentences, figures, table, for the manifest
-ALPHA = 0.05
 FLAT = 0.02  # of CKA: medians that differ by less are called flat
 NEGATIVE = "**A negative**: "
 
@@ -140,11 +140,10 @@ def _segments(found: Mossa, seed: int) -> Made:
     found = learnt(found)
     sentences, drawn, tables = [], [], []
     for model in found.models:
-        layers = int(np.isfinite(found.values("cka", model).to_numpy(dtype=float)).all(0).sum())
+        layers = int(found.values("cka", model).notna().all().sum())
         if layers < 3:
             raise ArgumentError("Z-F1, the layers in segments", f"{layers} layers with a value", "give a deeper model")
-        small = layers < 6  # then segments of two layers leave no choice
-        cut = found.segments(model, boundaries=2 if not small else 1, min_size=1 if small else 2, seed=seed)
+        cut = found.segments(model, seed=seed)
         said = f"{model[0].upper()}{model[1:]} model: {cut.sentence()[0].lower()}{cut.sentence()[1:]}"
         if cut.clear:
             sentences.append(said)
@@ -158,8 +157,8 @@ def _segments(found: Mossa, seed: int) -> Made:
                 f" {layers} layers have only {math.factorial(layers)} orders, and were looked at for one boundary: "
                 "that none is clear says little of a deeper model."
             )
-            sentences.append(NEGATIVE + said + (few if small else ""))
-        drawn.append(cut.figure())
+            sentences.append(NEGATIVE + said + (few if cut.manifest["boundaries"] == 1 else ""))
+        drawn.append(_named(cut.figure(), model))
         tables.append(cut.to_frame().assign(model=model, clear=cut.clear, p_cut=cut.manifest["p"]))
     return sentences, drawn, _stacked(tables), {}
 
@@ -180,7 +179,8 @@ def _boxes(found: Mossa, seed: int) -> Made:
     columns = {"median": "median", "lowest": "min", "highest": "max"}
     table = rows.groupby(["model", "layer"], sort=False)["value"].agg(**columns)
     band = rows.groupby(["model", "layer"], sort=False)[["low", "high"]].mean()
-    return sentences, [found.figure()], table.join(band).reset_index(), {}
+    near = found.figure(band=False)  # beside chance near 0 the boxes are lines, where all values are near 1
+    return sentences, [found.figure(), near], table.join(band).reset_index(), {}
 
 
 def _flat(found: Mossa) -> Iterator[str]:
@@ -209,18 +209,22 @@ def _clusters(found: Mossa, seed: int) -> Made:
                 f"{NEGATIVE}with {len(set(names))} clusters of {len(names)} tasks nothing can be shuffled."
             )
             continue
-        p, (low, high) = p_value(own, drawn), np.quantile(drawn, (0.025, 0.975))
+        p, high = permutation_p(own, drawn), np.quantile(drawn, 0.95)
         said = (
-            f"the {model} model's clusters lie {own:.4f} apart (standard deviation of their means); with their names "
-            f"shuffled over the tasks, 95 % lie {low:.4f} to {high:.4f} apart (p = {p:.2g})."
+            f"the {model} model's clusters lie {own:.5f} apart (standard deviation of their means); with their names "
+            f"shuffled over the tasks, 95 % lie less than {high:.5f} apart (one-sided p = {p:.2g})."
         )
-        sentences.append(said[0].upper() + said[1:] if p <= ALPHA else NEGATIVE + said)
+        sentences.append(
+            said[0].upper() + said[1:] if p <= ALPHA else NEGATIVE + said + too_few(groupings(names), ALPHA)
+        )
     return sentences, [found.clusters()], _frame(rows), {}
 
 
 def _maps(found: Mossa, seed: int) -> Made:
-    model = found.models[-1]
-    drawn = [found.map(model, n=PER_TASK, seed=seed).figure()]
+    drawn = []
+    for model in found.models:
+        made = found.map(model, n=PER_TASK, seed=seed)
+        drawn += [_named(made.figure(), model), _named(made.multiples(), model)]
     families, rows = found.manifest["families"], []
     curves: dict[str, Any] = {}
     for label in found.models:
@@ -245,10 +249,12 @@ def _maps(found: Mossa, seed: int) -> Made:
         rest = made[made["q"] > ALPHA]["layer"]
         if len(rest):
             named = ", ".join(map(str, rest))
-            sentences.append(f"{NEGATIVE}in layers {named} of the {label} model clusters do not stand together.")
+            few = too_few(groupings(list(families.values())), ALPHA)
+            sentences.append(f"{NEGATIVE}in layers {named} of the {label} model clusters do not stand together.{few}")
     gaps = table[table["value"].isna()]["layer"].unique().tolist()
     if gaps and curves:
-        sentences.append(f"Layers without a value: {', '.join(map(str, gaps))} ({table['reason'].max()}).")
+        why = "; ".join(table.loc[table["value"].isna(), "reason"].unique())
+        sentences.append(f"Layers without a value: {', '.join(map(str, gaps))} ({why}).")
     if curves:
         drawn.append(
             figures.curves_with_band(
@@ -279,7 +285,8 @@ def _dimensions(found: Mossa, seed: int) -> Made:
         said = (
             f"with every feature shuffled by itself the {model} model's representations would take "
             f"{np.nanmin(low, initial=np.inf):.0f} to {np.nanmax(high, initial=-np.inf):.0f} components: the real ones "
-            f"take fewer in {int(fewer.sum())} of {int(made.sum())} layers."
+            f"take fewer than all of {SHUFFLED} such copies in {int(fewer.sum())} of {int(made.sum())} layers (by "
+            f"chance, {made.sum() / (SHUFFLED + 1):.2g})."
         )
         every = fewer.sum() == made.sum() and made.any()
         sentences.append(said[0].upper() + said[1:] if every else NEGATIVE + said)
@@ -306,8 +313,8 @@ def _held_out(found: Mossa, seed: int) -> Made:
         return [*sentences, none], [found.held_out()], table, {}
     table["difference"] = difference = (wide[MULTI] - wide[PRE]).to_numpy()
     own = float(difference[~out].mean() - difference[out].mean())
-    drawn = choices(difference, int(out.sum()), seed)
-    p, (low, high) = float(np.mean(np.abs(drawn) >= abs(own) - 1e-12)), np.quantile(drawn, (0.025, 0.975))
+    drawn, exact = choices(difference, int(out.sum()), seed)
+    p, (low, high) = permutation_p(abs(own), np.abs(drawn), exact), np.quantile(drawn, (0.025, 0.975))
     said = (
         f"training on the other tasks moved the multi-task model by {difference[~out].mean():+.4f} CKA towards the "
         f"control models on tasks it learnt, by {difference[out].mean():+.4f} on tasks held out: {own:+.4f} apart, "
@@ -315,8 +322,15 @@ def _held_out(found: Mossa, seed: int) -> Made:
         f"(p = {p:.2g})."
     )
     good = p <= ALPHA and own > 0
-    sentences.append(said[0].upper() + said[1:] if good else f"{NEGATIVE}{said}")
+    few = too_few(math.comb(len(out), int(out.sum())), ALPHA)
+    sentences.append(said[0].upper() + said[1:] if good else f"{NEGATIVE}{said}{few}")
     return sentences, [found.held_out()], table, {}
+
+
+def _named(figure: go.Figure, model: str) -> go.Figure:
+    """The figure with its model in the title."""
+    title = figure.layout.title.text.removesuffix("</b>")
+    return figure.update_layout(title_text=f"{title}: {model} model</b>")
 
 
 def _means(found: Mossa) -> pd.DataFrame:

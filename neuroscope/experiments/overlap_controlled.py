@@ -26,7 +26,6 @@ from neuroscope.errors import ArgumentError, choose, public
 from neuroscope.evidence import check_masks
 from neuroscope.experiments.draws import draw
 from neuroscope.experiments.trials import (
-    ALPHA,
     Settings,
     Trials,
     bounded,
@@ -39,6 +38,7 @@ from neuroscope.experiments.trials import (
 )
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.results import Result
+from neuroscope.statistics import ALPHA
 from neuroscope.tasks.task import Task
 
 if TYPE_CHECKING:

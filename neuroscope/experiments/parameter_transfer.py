@@ -27,10 +27,11 @@ from neuroscope.errors import ArgumentError, choose, public
 from neuroscope.evidence import check_masks, check_seeds
 from neuroscope.experiments.cross_training import cross_training
 from neuroscope.experiments.parameter_depth import parameter_depth
-from neuroscope.experiments.trials import ALPHA, Settings, check_settings
+from neuroscope.experiments.trials import Settings, check_settings
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.parameters import Estimator, ParameterSimilarity, Part
 from neuroscope.results import Result
+from neuroscope.statistics import ALPHA
 from neuroscope.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-ALPHA = 0.05
 
 
 class Settings(TypedDict, total=False):

@@ -16,6 +16,7 @@ Simplified: one seed per control model, so that the spread over tasks holds the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,8 @@ def _check(
             raise TaskError(f"CKA on task {name!r}", f"{count} examples", f"give {FEWEST} examples or more")
     if isinstance(held_out, str) or any(name not in named for name in held_out):
         raise ArgumentError(f"held_out={held_out!r}", f"tasks {sorted(named)}", "give a list of names among them")
+    if isinstance(tuned, str) and tuned != "train" and get_close_matches(tuned, ["train"]) and not Path(tuned).exists():
+        raise ArgumentError(f"tuned={tuned!r}", "neither 'train' nor a folder", "did you mean 'train'?")
     if held_out and tuned is None:
         found = "no multi-task model"
         raise ArgumentError(f"held_out={held_out!r}", found, "give one that has not learnt them, or tuned='train'")

@@ -103,12 +103,16 @@ class Mossa(Result):
     def segments(self, model: str | None = None, **settings: Any) -> segmentation.Segmentation:
         """Z-F1: the layers cut by the change points of the CKA curves; `settings` are those of `segment`.
 
+        Fewer than six layers leave no choice of segments of two: there one boundary is looked for, anywhere.
+
         Args:
             model: "pre-trained" or "multi-task" (the default where there is one).
         """
-        wide = self.values("cka", model or self.models[-1])
-        settings = {"layers": [int(layer) for layer in wide.columns], "label": self._cka, **settings}
-        return segmentation.segment({str(t): row.to_numpy() for t, row in wide.iterrows()}, **settings)
+        wide = self.values("cka", model or self.models[-1]).dropna(how="all")
+        few = wide.notna().all().sum() < 6
+        return segmentation.segment(
+            wide, **{"label": self._cka, "boundaries": 1 if few else 2, "min_size": 1 if few else 2, **settings}
+        )
 
     def map(self, model: str | None = None, kind: str = "tsne", **settings: Any) -> maps.Maps:
         """Z-F4: maps of a model's representations of all tasks; `settings` are those of `tsne` or `pca`.

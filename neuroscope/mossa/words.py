@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.statistics import bootstrap_interval, paired_permutation
+from neuroscope.statistics import ALPHA, bootstrap_interval, paired_permutation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +14,6 @@ PRE, MULTI, ALL = "pre-trained", "multi-task", "all tasks together"
 CAVEAT = (
     "CKA says how alike the examples are arranged, not that the same computation is made, nor that the task needs it."
 )
-ALPHA = 0.05
 NEAR = 0.9  # of the most components that the examples allow: then their number is the examples', not the model's
 
 
@@ -42,7 +41,7 @@ def by_layer(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
     for model, own in rows.groupby("model", sort=False):
         medians = own.groupby("layer")["value"].agg(["median", "count"])
         first, last, low = (
-            f"{medians.loc[layer, 'median']:.2f} at {_layer(layer)} (median of {_tasks(medians.loc[layer, 'count'])})"
+            f"{medians.loc[layer, 'median']:.3f} at {_layer(layer)} (median of {_tasks(medians.loc[layer, 'count'])})"
             for layer in (medians.index[0], medians.index[-1], medians["median"].idxmin())
         )
         parts.append(
@@ -67,12 +66,12 @@ def _difference(table: pd.DataFrame) -> list[str]:
     difference = (wide[MULTI] - wide[PRE]).to_numpy()
     p, mean = paired_permutation(wide[MULTI].to_numpy(), wide[PRE].to_numpy()), difference.mean()
     low, high = bootstrap_interval(difference)
-    span = f"95 % interval {low:+.3f} to {high:+.3f}" if len(wide) > 1 else "one task, no interval"
+    span = f"95 % interval {low:+.4f} to {high:+.4f}" if len(wide) > 1 else "one task, no interval"
     verdict = "closer to them than" if mean > 0 else "farther from them than"
     if p >= ALPHA:
         verdict = "neither clearly closer to them nor farther from them than"
     said = (
-        f"The multi-task model is {verdict} the pre-trained one ({mean:+.3f}, mean over layers and {_tasks(len(wide))}"
+        f"The multi-task model is {verdict} the pre-trained one ({mean:+.4f}, mean over layers and {_tasks(len(wide))}"
     )
     return [f"{said}; {span}, p = {p:.2g}).", *dropped]
 
@@ -90,8 +89,8 @@ def by_cluster(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
         means = own.groupby("family")["value"].mean().sort_values()
         parts.append(
             f"Of the {model} model's {len(means)} clusters, {means.index[0]} has the lowest CKA with its control "
-            f"models ({means.iloc[0]:.2f}, mean over layers and tasks) and {means.index[-1]} the highest "
-            f"({means.iloc[-1]:.2f})."
+            f"models ({means.iloc[0]:.3f}, mean over layers and tasks) and {means.index[-1]} the highest "
+            f"({means.iloc[-1]:.3f})."
         )
     sizes = rows.groupby("family")["task"].nunique()
     few = (
@@ -143,8 +142,8 @@ def held_out(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
                 said.append(f"no task {what} has a value")
                 continue
             low, high = bootstrap_interval(values)
-            span = f"95 % interval {low:.2f} to {high:.2f}" if len(values) > 1 else "one task, no interval"
-            said.append(f"{values.mean():.2f} on {_tasks(len(values))} {what} ({span})")
+            span = f"95 % interval {low:.3f} to {high:.3f}" if len(values) > 1 else "one task, no interval"
+            said.append(f"{values.mean():.3f} on {_tasks(len(values))} {what} ({span})")
         parts.append(f"Mean CKA of the {model} model with the control models: {'; '.join(said)}.")
     note = (
         "The tasks differ in more than in having been learnt: the pre-trained model, which has learnt neither, shows "

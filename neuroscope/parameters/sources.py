@@ -61,6 +61,9 @@ def open_source(model: Any, asked: str) -> Source:
             found = f"a tuple of {', '.join(type(part).__name__ for part in model) or 'nothing'}"
             raise ArgumentError(asked, found, 'give (model or checkpoint folder, "adapter.safetensors")')
         return with_adapter(open_source(model[0], asked), model[1], asked)
+    if hasattr(model, "detach") and hasattr(model, "mask"):  # a NeuronAdapter, which stands on a floor above
+        do = 'save it, detach it, and give its file: "adapter.safetensors"'
+        raise ArgumentError(asked, "an adapter, whose model is another one while it is on", do)
     folder = _folder(model)
     return _checkpoint(folder, str(model), asked) if folder is not None else _live(resolve(model), asked)
 
@@ -104,7 +107,7 @@ def _live(model: Model, asked: str) -> Source:
     for path, module in model.root.named_modules():
         for delta in getattr(module, DELTAS, {}).values():
             if delta.live and delta.strength != 0:
-                do = "call adapter.merge() before (and unmerge() after), or detach it"
+                do = "call adapter.merge() before (and unmerge() after), or save and detach it, and give its file"
                 raise ModelError(asked, f"a NeuronAdapter at {path}, which is not in the parameters", do)
 
     def read(rows: Rows, neurons: Int[Tensor, " chosen"], within: slice) -> Float[Tensor, "chosen rest"]:

@@ -8,12 +8,12 @@ from neuroscope.evidence import Deactivation
 from neuroscope.experiments import LayerByLayer, ParameterDepth, ParameterTransfer
 from neuroscope.experiments.continual_learning import beside_published, in_words
 from neuroscope.overlap import OverlapSweep
+from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Tables = dict[str, "pd.DataFrame"]
-ALPHA = 0.05
 
 
 def shown(result: Any) -> tuple[str, list[Any], Tables]:

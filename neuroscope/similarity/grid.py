@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MEMORY = 2 << 30  # bytes
 STATE = 32  # bytes per number of a prepared layer, with room for preparing it
+WRITTEN = 16  # layers up to which the numbers stand in the cells
+DATA = ("tasks", "split", "n")  # of a manifest: what the examples are
 BANDS = 7  # curves up to which each is drawn with its null band
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -59,10 +61,13 @@ class Similarity(Result):
         if self.manifest["pairs"] == "all":
             many = len(chosen) > 1
             cells = rows.groupby(["layer_a", "layer_b"])["value"].agg(lambda v: v.mean(skipna=False)).unstack()
+            found = cells.to_numpy(dtype=float)
+            low = min(0.0, float(np.nanmin(found, initial=0.0)))
             return figures.heatmap(
                 cells, [str(c) for c in cells.columns], [str(r) for r in cells.index], title=title, colour_label=label,
                 subtitle=f"mean over {len(chosen)} tasks" if many else "", x_label="layer of b", y_label="layer of a",
-                origin="bottom",
+                origin="bottom", limits=(low, 1.0), text=[[f"{v:.2f}" for v in row] for row in found]
+                if len(found) <= WRITTEN else None,
             )  # fmt: skip
         shaded = "low" in rows and len(chosen) <= BANDS
         curves: dict[str, Any] = {
@@ -71,8 +76,17 @@ class Similarity(Result):
         }
         return figures.curves_with_band(
             curves, title=title, x_label="layer", y_label=label,
-            subtitle="shaded: 95 % of the values under permuted examples" if shaded else "",
+            subtitle="; ".join(_subtitle(rows, shaded)),
         )  # fmt: skip
+
+
+def _subtitle(rows: Any, shaded: bool) -> Iterator[str]:
+    if shaded:
+        yield "shaded, one band per task: 95 % of the values under permuted examples"
+    gaps = rows[rows["value"].isna()]
+    if len(gaps):
+        why = "; ".join(dict.fromkeys(reason.partition(": ")[2].partition("; ")[0] for reason in gaps["reason"]))
+        yield f"no value at layer {', '.join(map(str, sorted(gaps['layer_a'].unique())))}: {why}"
 
 
 @public
@@ -118,11 +132,12 @@ def compare(
     """
     function = find(measure).function
     choose(pairs, ("same", "all"), "pairs")
-    settings = complete(f"compare by {measure}", function, options)
+    settings = complete(f"compare by {measure}", function, options, ("pairs", "null", "seed", "device", "memory"))
     if measure == "cka":
         alignment.check(**settings)
     null = inputs.whole(null, "null", 0, f"0 for none; {NULL}")
     seed, memory = inputs.whole(seed, "seed", 0, "0 is usual"), inputs.whole(memory, "memory", 1, "give bytes")
+    origins = _origins(a, b)
     shapes = {task: _shapes(a, b, task, pairs) for task in _tasks(a, b)}
     place = _device(a, device)
     units = [
@@ -142,7 +157,8 @@ def compare(
     manifest = {
         "measure": measure, "options": settings, "pairs": pairs, "null": null, "seed": seed, "memory": memory,
         "device": str(place), "float32_products": torch.get_float32_matmul_precision() if fast else None,
-        "shapes": {task: [list(s) for s in two] for task, two in shapes.items()}, "versions": files.versions(),
+        "shapes": {task: [list(s) for s in two] for task, two in shapes.items()}, **origins,
+        "versions": files.versions(),
     }  # fmt: skip
     return Similarity(_table(rows), manifest)
 
@@ -239,6 +255,20 @@ def _shapes(a: Mapping[str, Any], b: Mapping[str, Any], task: str, pairs: str) -
     if pairs == "same" and first[0] != second[0]:
         raise ArgumentError(asked, f"{first[0]} and {second[0]} layers", "use pairs='all', or give matching layers")
     return first, second
+
+
+def _origins(a: Any, b: Any) -> dict[str, Any]:
+    """Where both sides come from, as far as they know (`Representations` do); other examples are refused."""
+    known = {side: dict(given.manifest) for side, given in (("a", a), ("b", b)) if hasattr(given, "manifest")}
+    for key in DATA if len(known) == 2 else ():
+        first, second = known["a"].get(key), known["b"].get(key)
+        if isinstance(first, Mapping) and isinstance(second, Mapping):  # tasks of one side only: told by name elsewhere
+            shared = first.keys() & second.keys()
+            first, second = ({task: given[task] for task in sorted(shared)} for given in (first, second))
+        if first != second:
+            found = f"{key} {first!r} of a, {second!r} of b"
+            raise ArgumentError("compare two models", found, "read the same examples of the same tasks with both")
+    return known
 
 
 def _device(a: Mapping[str, Any], device: str | torch.device | None) -> torch.device:

@@ -6,7 +6,7 @@ To add a measure: its functions in a file of their own, and a line in MEASURES.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -126,13 +126,16 @@ def find(measure: str) -> Measure:
     return MEASURES[choose(measure, MEASURES, "measure")]
 
 
-def complete(asked: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a measure's function, the missing ones at their defaults."""
+def complete(
+    asked: str, function: Callable[..., Any], options: Mapping[str, Any], own: Sequence[str] = ()
+) -> dict[str, Any]:
+    """All options of a measure's function, the missing ones at their defaults; `own` are the caller's keywords."""
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     for name in options:
         if name not in defaults:
-            do = suggest(name, defaults) if defaults else "leave it out"
+            known = [*defaults, *own]
+            do = suggest(name, known) if known else "leave it out"
             raise ArgumentError(f"{asked} with {name}=...", "no such option", do)
     return {**defaults, **options}
 
