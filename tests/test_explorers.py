@@ -40,8 +40,9 @@ def test_the_menu_of_curves_shows_the_chosen_tasks_and_every_mean():
 def test_few_tasks_have_points_and_no_box():
     for names, width in (("abcd", 0), ("abcde", 1.4)):
         figure = explorers.layer_boxes({"m": rows(names)}, LAYERS, title="t", y_label="y")
-        assert figure.data[0].line.width == width and figure.data[0].boxpoints == "all"
-        assert sorted(figure.data[0].y) == sorted(v for row in rows(names).values() for v in row)
+        entry, box = figure.data[:2]  # all tasks; the menu's other choices follow
+        assert entry.name == "m" and box.line.width == width and box.boxpoints == "all"
+        assert sorted(box.y) == sorted(v for row in rows(names).values() for v in row)
 
 
 def test_there_is_room_above_the_axes_for_subtitle_legend_and_menu():

@@ -229,7 +229,10 @@ def test_models_representations_and_arrays_are_equal_ways_to_give_a_model(base, 
 
 def test_boxes_show_the_table(planted):
     figure = planted.figure()
-    band, *boxes = figure.data
+    band, *entries = figure.data[:3]
+    boxes = figure.data[3:]
+    assert [(t.name, t.showlegend) for t in entries] == [(m, None) for m in planted.models]
+    assert not any(box.showlegend for box in boxes)
     assert [b.name for b in boxes] == ["pre-trained", "multi-task"] * 5  # all tasks, a cluster of two, each task
     assert [b.visible for b in boxes] == [True, True] + [False] * 8
     for box, model in zip(boxes, planted.models, strict=False):
@@ -241,26 +244,27 @@ def test_boxes_show_the_table(planted):
     assert figure.layout.boxmode == "group"
     menu = figure.layout.updatemenus[0].buttons
     assert [b.label for b in menu] == ["all tasks", "cluster: feeling", *TASKS]
-    assert list(menu[1].args[0]["visible"]) == [True, False, False, True, True] + [False] * 6
+    assert list(menu[1].args[0]["visible"]) == [True] * 3 + [False, False, True, True] + [False] * 6
     low = cells(planted, measure="cka", layer=2)["low"].mean()
     assert band.y[-1] == pytest.approx(cells(planted, measure="cka", layer=0)["low"].mean())
     assert low in [pytest.approx(v) for v in band.y]
-    assert len(planted.figure(band=False).data) == 10
+    assert len(planted.figure(band=False).data) == 12
 
 
 def test_panels_by_cluster_and_by_held_out(planted):
     clusters = planted.clusters()
     assert [a.text for a in clusters.layout.annotations] == ["feeling", "form"]
-    assert [(t.name, set(t.customdata)) for t in clusters.data] == [
+    assert [(t.name, t.mode) for t in clusters.data[:2]] == [(m, "markers") for m in planted.models]  # the legend
+    assert [(t.name, set(t.customdata)) for t in clusters.data[2:]] == [
         ("pre-trained", {"mood", "taste"}), ("multi-task", {"mood", "taste"}),
         ("pre-trained", {"colon"}), ("multi-task", {"colon"}),
     ]  # fmt: skip
-    assert [t.showlegend for t in clusters.data] == [True, True, False, False]
+    assert [t.showlegend for t in clusters.data] == [None, None, False, False, False, False]
     out = planted.held_out()
     assert [a.text for a in out.layout.annotations] == ["tasks learnt", "held-out tasks"]
-    assert set(out.data[2].customdata) == {"taste"} and set(out.data[0].customdata) == {"mood", "colon"}
+    assert set(out.data[4].customdata) == {"taste"} and set(out.data[2].customdata) == {"mood", "colon"}
     values = cells(planted, measure="cka", task="taste", model="multi-task")["value"]
-    assert list(out.data[3].y) == list(values)
+    assert list(out.data[5].y) == list(values)
 
 
 def test_curves_of_dimensions(planted):

@@ -45,7 +45,9 @@ def layer_boxes(
     if band is not None:
         traces.append(_shade(band[0], layers, band[1], band[2], "#7b8794"))
         traces[0].update(name=band[0], showlegend=True, hoverinfo="skip")
-    shared, styles = len(traces), style.line_styles(series)
+    styles = style.line_styles(series)
+    traces += [_entry(label, styles[label][0]) for label in series]
+    shared = len(traces)
     for i, tasks in enumerate(offered.values()):
         for label, rows in series.items():
             chosen = {t: rows[t] for t in tasks if t in rows}
@@ -81,12 +83,10 @@ def box_panels(
     figure = grid(list(panels), columns, title, subtitle, 240)
     labels = list(dict.fromkeys(label for tables in panels.values() for label in tables))
     styles = style.line_styles(labels)
-    seen: set[str] = set()
+    figure.add_traces([_entry(label, styles[label][0]) for label in labels])
     for i, tables in enumerate(panels.values()):
         for label, rows in tables.items():
             box = _box(label, rows, layers, styles[label][0], visible=True)
-            box.update(legendgroup=label, showlegend=label not in seen, offsetgroup=label)
-            seen.add(label)
             figure.add_trace(box, row=i // columns + 1, col=i % columns + 1)
     _axes_of_layers(figure, layers, y_label, limits)
     figure.update_layout(boxmode="group", boxgap=0.25, boxgroupgap=0.1, legend=bottom_legend())
@@ -240,6 +240,14 @@ def segmented(
     return figure
 
 
+def _entry(label: str, colour: str) -> Any:
+    """An entry of the legend: boxes without a line would have none to show."""
+    import plotly.graph_objects as go
+
+    marker = {"color": style.fade(colour, 0.6), "size": 12, "symbol": "square", "line": {"color": colour, "width": 1.4}}
+    return go.Scatter(name=label, legendgroup=label, x=[None], y=[None], mode="markers", marker=marker)
+
+
 def _box(label: str, rows: Mapping[str, Sequence[float]], layers: Sequence[str], colour: str, *, visible: bool) -> Any:
     """Boxes over the tasks, or where they are few their points alone."""
     import plotly.graph_objects as go
@@ -253,7 +261,7 @@ def _box(label: str, rows: Mapping[str, Sequence[float]], layers: Sequence[str],
         marker={"color": colour, "size": 4 if boxed else 7}, line={"width": 1.4 if boxed else 0}, visible=visible,
         fillcolor=style.fade(colour, 0.3 if boxed else 0.0), pointpos=0, jitter=0.35,
         boxpoints="all" if len(rows) < 12 else "outliers",
-        offsetgroup=label, legendgroup=label,
+        offsetgroup=label, legendgroup=label, showlegend=False,
         hovertemplate="<b>%{customdata}</b><br>layer %{x}: %{y:.3g}<extra>" + html.escape(label) + "</extra>",
     )  # fmt: skip
 

@@ -63,11 +63,11 @@ class Similarity(Result):
             cells = rows.groupby(["layer_a", "layer_b"])["value"].agg(lambda v: v.mean(skipna=False)).unstack()
             found = cells.to_numpy(dtype=float)
             low = min(0.0, float(np.nanmin(found, initial=0.0)))
+            written = [[f"{v:.2f}" if np.isfinite(v) else "" for v in row] for row in found]
             return figures.heatmap(
                 cells, [str(c) for c in cells.columns], [str(r) for r in cells.index], title=title, colour_label=label,
                 subtitle=f"mean over {len(chosen)} tasks" if many else "", x_label="layer of b", y_label="layer of a",
-                origin="bottom", limits=(low, 1.0), text=[[f"{v:.2f}" for v in row] for row in found]
-                if len(found) <= WRITTEN else None,
+                origin="bottom", limits=(low, 1.0), text=written if len(found) <= WRITTEN else None,
             )  # fmt: skip
         shaded = "low" in rows and len(chosen) <= BANDS
         curves: dict[str, Any] = {
