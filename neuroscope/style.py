@@ -27,7 +27,7 @@ SCALES = {
     "sequential": ["#f7fafc", "#d3e3ef", "#9cc3dd", "#5b9bc6", "#2a70a8", "#124a80", "#062a54"],
     "diverging": ["#a04100", "#d55e00", "#f2b27a", "#f7f7f7", "#8fbfdf", "#0072b2", "#00456e"],
 }
-NARROW, LEGEND_ROW = 560, 21  # pixels: width of a narrow figure's axes, height of a row of its legend
+NARROW, LEGEND_ROW = 560, 30  # pixels: width of a narrow figure's axes, height of a row of its legend
 LINE = 100  # characters of a subtitle in the narrowest figure
 INK, FAINT, MISSING = "#1f2933", "#e4e7eb", "#eceff1"
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
@@ -59,7 +59,11 @@ def house_figure(traces: Sequence[Any], title: str, subtitle: str, height: int) 
             "yaxis": axis,
         }
     )
-    lines = textwrap.wrap(subtitle, LINE, break_long_words=False, break_on_hyphens=False)
+    lines = [
+        line
+        for part in subtitle.split("<br>")
+        for line in textwrap.wrap(part, LINE, break_long_words=False, break_on_hyphens=False)
+    ]
     more = 18 * max(len(lines) - 1, 0)
     heading = {"text": f"<b>{title}</b>", "subtitle": {"text": "<br>".join(lines)}}
     room = {"height": height + more, "margin_t": (100 if subtitle else 76) + more}

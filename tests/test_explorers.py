@@ -56,6 +56,8 @@ def test_there_is_room_above_the_axes_for_subtitle_legend_and_menu():
     extra = (style.legend_rows(full) - 1) * style.LEGEND_ROW + 18 * (len(lines) - 1)
     assert style.legend_rows(full) >= 3  # two such labels in a row of 560 pixels
     assert full.layout.margin.t - short.layout.margin.t == extra == full.layout.height - short.layout.height
+    broken = figures.bars_with_band(["x"], long, value_label="v", title="t", subtitle="one<br>" + "word " * 25)
+    assert broken.layout.title.subtitle.text.split("<br>")[:1] == ["one"]  # what was broken by hand stays so
     plain = explorers.layer_boxes({"m": rows("a"), "n": rows("a")}, LAYERS, title="t", y_label="y")
     picked = explorers.layer_boxes({"m": rows("ab"), "n": rows("ab")}, LAYERS, title="t", y_label="y")
     assert picked.layout.margin.t > plain.layout.margin.t and not plain.layout.updatemenus

@@ -770,7 +770,7 @@ def test_the_result_is_saved_drawn_and_says_how_it_was_made(tiny_model, tmp_path
         assert curve.name == task and list(curve.y) == by_layer[by_layer.task == task].value.tolist()
         assert "random masks:" in curve.customdata[0] and "blocks.0" in curve.customdata[0]
     assert figure.data[1].name == RANDOM
-    assert figure.layout.yaxis.title.text == "cosine (down)" and "4 draws" in figure.layout.title.subtitle.text
+    assert figure.layout.yaxis.title.text == "masked cosine (down)" and "4 draws" in figure.layout.title.subtitle.text
     many = parameter_similarity(model, random_masks(model, "abcdefgh"), controls=0)
     assert [t.name for t in many.figure().data] == [ALL]  # and no band, as there are no controls
     pair = parameter_similarity(model, {n: masks[n] for n in "ab"}, controls=0)

@@ -66,6 +66,9 @@ class ParameterDepth(ParameterSimilarity):
     def figure(self) -> go.Figure:  # type: ignore[override]  # one model at a time: there is but one measure
         """As of `ParameterSimilarity`, with the mean before training dotted."""
         figure = super().figure()
+        figure.update_layout(
+            title_text="<b>Similarity of the tasks' neurons, inside models trained on one task each</b>"
+        )
         rows = self.summary()
         if rows["untrained"].notna().any():
             figure.add_scatter(

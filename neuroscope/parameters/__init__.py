@@ -195,10 +195,9 @@ def _result(found: list[Found], masks: Mapping[str, NeuronMask], manifest: dict[
     pairs, blocks = [pair for f in found for pair in f.pairs], found[0].blocks
     values = {m: np.concatenate([f.values[m] for f in found]) for m in found[0].values}
     controls = {m: np.concatenate([f.controls[m] for f in found]) for m in values}
-    tasks = dict.fromkeys(b for _, b in pairs) if manifest["per_task"] else dict.fromkeys(n for p in pairs for n in p)
     side = slice(1, 2) if manifest["per_task"] else slice(0, 2)
-    groups = {task: [i for i, pair in enumerate(pairs) if task in pair[side]] for task in tasks}
-    groups |= {ALL: list(range(len(pairs)))}
+    groups = {task: [i for i, pair in enumerate(pairs) if task in pair[side]] for task in masks}
+    groups = {task: own for task, own in groups.items() if own} | {ALL: list(range(len(pairs)))}
     by_layer = {m: result.curves(groups, values[m], controls[m], blocks) for m in values}
     table = _table(pairs, blocks, masks, values, controls)
     return ParameterSimilarity(table, manifest | {"blocks": blocks, "by_layer": by_layer})

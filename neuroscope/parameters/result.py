@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CURVES = 7  # tasks up to which each is drawn
 BAND = (0.025, 0.975)
 ALL, RANDOM = "mean over all", "random masks of the same sizes"
-LABELS = {"value": "cosine", "delta": "norm of the difference", "relative": "difference / norm"}
+LABELS = {"value": "{estimator} cosine", "delta": "norm of the difference", "relative": "difference / norm"}
 
 Floats = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ class ParameterSimilarity(Result):
             title="Difference between two models" if self.manifest["other"] else "Similarity of the tasks' neurons",
             subtitle=self._subtitle(is_one, shown),
             x_label="layer",
-            y_label=f"{LABELS[measure]}{_of(self.manifest)}",
+            y_label=LABELS[measure].format(**self.manifest) + _of(self.manifest),
             hover=hover,
         )
         grey, dotted = "#7b8794", {"color": "#7b8794", "dash": "dot"}
