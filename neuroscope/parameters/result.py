@@ -111,7 +111,13 @@ class ParameterSimilarity(Result):
         band = ""
         if len(outside):
             chance, draws = len(outside) * above_by_chance(about["controls"]), about["controls"]
-            band = f", {above} of {len(outside)} above the band of {draws} random masks ({chance:.1f} by chance alone)"
+            below = int((outside["value"] < outside["low"]).sum())
+            counts = (
+                f"{above} of {len(outside)} above and {below} below"
+                if about["other"]
+                else f"{above} of {len(outside)} above"
+            )
+            band = f", {counts} the band of {draws} random masks ({chance:.1f} by chance alone)"
         return f"ParameterSimilarity({what}: {len(self.table)} rows{band}, {gaps} undefined)"
 
 
