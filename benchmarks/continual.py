@@ -48,7 +48,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--k", type=float, default=0.10, help="share of the neurons that a task is given")
     parser.add_argument("--exclude", action="store_true", help="leave out the neurons of earlier tasks")
     parser.add_argument("--known", default="", help="bundled tasks that the model knows, to see what becomes of them")
-    parser.add_argument("--protect", action="store_true", help="leave out the neurons of the known tasks")
+    parser.add_argument("--protect", nargs="?", const=True, default=False, choices=[True, "random"],
+                        help="leave out the neurons of the known tasks, or as many random ones")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for finished stages, and for the figures")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()

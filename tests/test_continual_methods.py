@@ -11,7 +11,7 @@ from state import unchanged
 from neuroscope.attribution import attribute
 from neuroscope.continual import neurons
 from neuroscope.continual.ewc import fisher, quadratic, tied
-from neuroscope.continual.neurons import Neurons, best, random_instead, taken
+from neuroscope.continual.neurons import Neurons, best, random_instead
 from neuroscope.continual.setting import Setting
 from neuroscope.evaluation import judge, prepare
 from neuroscope.masks import NeuronMask, Scores
@@ -105,48 +105,51 @@ def test_best_ranks_what_is_left():
     scores = Scores({"0": torch.tensor([8.0, 6.0, 4.0, 3.0]), "1": torch.tensor([2.0, 0.0])}, SITES)
     claims = {"0": torch.tensor([2, 1, 0, 0]), "1": torch.tensor([0, 0])}
 
-    out = taken(claims)
-    assert {a: v.tolist() for a, v in out.items()} == {"0": [True, True, False, False], "1": [False, False]}
+    out = NeuronMask.of({"0": [0, 1]}, SITES)
 
     def chosen(*settings):
         return {a: v.tolist() for a, v in best(scores, claims, *settings).items()}
 
-    assert best(scores, {}, {}, 0.5, 0.0) == scores.top(0.5)
-    assert chosen({}, 0.5, 0.0) == {"0": [0, 1, 2], "1": []}
+    assert best(scores, {}, None, 0.5, 0.0) == scores.top(0.5)
+    assert chosen(None, 0.5, 0.0) == {"0": [0, 1, 2], "1": []}
     # 8 * 0.6^2 = 2.88, 6 * 0.6 = 3.6, then 4, 3, 2, 0: the best three are 4, 3.6, 3
-    assert chosen({}, 0.5, 0.4) == {"0": [1, 2, 3], "1": []}
+    assert chosen(None, 0.5, 0.4) == {"0": [1, 2, 3], "1": []}
     # 8 * 0.3^2 = 0.72, 6 * 0.3 = 1.8, then 4, 3, 2, 0
-    assert chosen({}, 0.5, 0.7) == {"0": [2, 3], "1": [0]}
+    assert chosen(None, 0.5, 0.7) == {"0": [2, 3], "1": [0]}
     assert chosen(out, 0.5, 0.0) == {"0": [2, 3], "1": [0]}
     assert chosen(out, 4 / 6, 0.0) == {"0": [2, 3], "1": [0, 1]}  # one of no relevance comes before one of another
     mask = best(scores, claims, out, 0.5, 0.4)
     assert (mask.manifest["overlap_penalty"], mask.manifest["left_out"]) == (0.4, 2)
-    also = taken(claims, {"1": torch.tensor([0, 3])})
-    assert {a: v.tolist() for a, v in also.items()} == {"0": [True, True, False, False], "1": [False, True]}
 
 
 @pytest.mark.parametrize("method", ["ncft", "w-ncft", "ncft-random"])
-def test_protected_neurons_are_those_of_the_known_tasks_in_the_base(stages, method):
+def test_protected_neurons_are_those_of_the_known_tasks_in_the_base(stages, method, monkeypatch):
     known = [attribute(tiny_model(), task).top(0.2).flags() for task in (C, KNOWN)]
     kept, settings = known[0] | known[1], {"tasks": (A, B), "known": [C, KNOWN], "k": 0.2}
     learn(method, protect=True, **settings)
     masks = [mask.flags() for mask in masks_of(stages)]
     assert [int(mask.sum()) for mask in masks] == [19, 19] and not any((mask & kept).any() for mask in masks)
-    learn(method, **settings)
-    assert any((mask.flags() & kept).any() for mask in masks_of(stages))
+    for protect in (False, "random"):
+        learn(method, protect=protect, **settings)
+        assert any((mask.flags() & kept).any() for mask in masks_of(stages))
+    asked = []
+    monkeypatch.setattr(neurons, "left_out", lambda learner, exclude, kept: asked.append(kept))
+    learn(method, protect="random", seeds=1, **settings)
+    union = attribute(tiny_model(), C).top(0.2) | attribute(tiny_model(), KNOWN).top(0.2)
+    assert asked[0] == asked[1] == union.random_like(seed=1, match="layer") and asked[0].counts() == union.counts()
 
 
 def test_random_masks_have_the_layers_counts_and_keep_off_claims():
     widths = {"0": 40, "1": 30}
     mask = NeuronMask.of({"0": range(10), "1": range(3)}, widths)
-    claims = {"0": torch.arange(40) % 2 == 1, "1": torch.zeros(30, dtype=torch.bool)}
+    claims = NeuronMask.of({"0": range(1, 40, 2)}, widths)
     drawn = [random_instead(mask, claims, seed) for seed in range(20)]
     assert all(d.counts() == {"0": 10, "1": 3} for d in drawn)
     assert all((d["0"] % 2 == 0).all() for d in drawn)
     assert len({d.identity for d in drawn}) == 20
     assert len(functools.reduce(NeuronMask.__or__, drawn)["0"]) == 20  # every free one in some draw
     assert random_instead(mask, claims, 3) == drawn[3]
-    assert random_instead(mask, {}, 3) == mask.random_like(seed=3)
+    assert random_instead(mask, None, 3) == mask.random_like(seed=3)
     tight = NeuronMask.of({"0": range(20)}, widths)
     assert random_instead(tight, claims, 0)["0"].tolist() == list(range(0, 40, 2))
 

@@ -8,7 +8,8 @@
 
 Ours: `exclude` leaves out the neurons that earlier tasks were given, and takes the next best; `overlap_penalty` p
 multiplies a neuron's relevance by 1 - p for every earlier task that has it. `protect` leaves out the k most relevant
-neurons of every task that the base knows already (`known`), found before anything is trained. LX24 does none of these.
+neurons of every task that the base knows already (`known`), found before anything is trained; "random" leaves out as
+many others of every layer, which is its control. LX24 does none of these.
 
 `ncft-random` trains, in every layer, as many neurons as the task's mask has, drawn at random. `ffn` trains all hidden
 neurons at every stage: what remains of NCFT's advantage over it is due to the choice of neurons.
@@ -17,13 +18,15 @@ neurons at every stage: what remains of NCFT's advantage over it is due to the c
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from neuroscope.attribution import attribute
@@ -34,6 +37,7 @@ from neuroscope.masks import NeuronMask, Scores
 from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter, every_ffn
 
+Protect = bool | Literal["random"]
 Choice = Callable[["Neurons", Task], NeuronMask]
 Claims = dict[str, Int[Tensor, " width"]]  # address -> how many tasks have each neuron
 
@@ -110,7 +114,7 @@ def ncft(
     masks: Literal["current", "base"] = "current",
     exclude: bool = False,
     overlap_penalty: float = 0.0,
-    protect: bool = False,
+    protect: Protect = False,
     objective: str = "loss",
     examples: int | None = None,
 ) -> Neurons:
@@ -121,7 +125,7 @@ def ncft(
         masks: the model that relevance is measured in.
         exclude: leave out the neurons of earlier tasks.
         overlap_penalty: share of its relevance that a neuron loses for every earlier task that has it; below 1.
-        protect: leave out the neurons of the tasks in `known`.
+        protect: leave out the neurons of the tasks in `known`; "random": as many random ones of every layer instead.
         objective, examples: of `attribute`.
     """
     choose(masks, ("current", "base"), "masks")
@@ -130,8 +134,7 @@ def ncft(
 
     def choice(learner: Neurons, task: Task) -> NeuronMask:
         scores = _relevance(learner, task, masks, objective, examples)
-        claims = learner.claims()
-        return best(scores, claims, taken(claims if exclude else {}, kept), k, overlap_penalty)
+        return best(scores, learner.claims(), left_out(learner, exclude, kept), k, overlap_penalty)
 
     return Neurons(setting, choice)
 
@@ -141,7 +144,7 @@ def ncft_random(
     *,
     k: float = 0.10,
     exclude: bool = False,
-    protect: bool = False,
+    protect: Protect = False,
     objective: str = "loss",
     examples: int | None = None,
 ) -> Neurons:
@@ -150,7 +153,7 @@ def ncft_random(
     kept = _kept(setting, k, exclude, protect, objective, examples)
 
     def choice(learner: Neurons, task: Task) -> NeuronMask:
-        out = taken(learner.claims() if exclude else {}, kept)
+        out = left_out(learner, exclude, kept)
         mask = best(_relevance(learner, task, "current", objective, examples), {}, out, k, 0.0)
         return random_instead(mask, out, setting.seed)
 
@@ -162,42 +165,44 @@ def ffn(setting: Setting) -> Neurons:
     return Neurons(setting, lambda learner, task: every_ffn(setting.model))
 
 
-def _check(setting: Setting, k: float, exclude: bool, overlap_penalty: float, protect: bool) -> None:
+def _check(setting: Setting, k: float, exclude: bool, overlap_penalty: float, protect: Protect) -> None:
     if isinstance(k, bool) or not isinstance(k, (int, float)) or not 0 < k <= 1:
         raise ArgumentError(f"k={k!r}", "no share of the neurons", "give 0 < k <= 1, such as 0.10")
     if not isinstance(overlap_penalty, (int, float)) or not 0 <= overlap_penalty < 1:
         raise ArgumentError(f"overlap_penalty={overlap_penalty!r}", "not in [0, 1)", "give exclude=True for 1")
-    for name, given in (("exclude", exclude), ("protect", protect)):
-        if not isinstance(given, bool):
-            raise ArgumentError(f"{name}={given!r}", f"a {type(given).__name__}", "give True or False")
+    if not isinstance(exclude, bool):
+        raise ArgumentError(f"exclude={exclude!r}", f"a {type(exclude).__name__}", "give True or False")
+    if not isinstance(protect, bool) and protect != "random":
+        raise ArgumentError(f"protect={protect!r}", "no such choice", "give True, False, or 'random' (its control)")
     if protect and not setting.known:
-        raise ArgumentError("protect=True", "no task in known", "give known=[tasks that the model can do already]")
+        raise ArgumentError(
+            f"protect={protect!r}", "no task in known", "give known=[tasks that the model can do already]"
+        )
 
 
-def _kept(setting: Setting, k: float, exclude: bool, protect: bool, objective: str, examples: int | None) -> Claims:
-    """How many of the known tasks have each neuron among their k most relevant; the model is the base."""
-    found: Claims = {}
-    for task in setting.known if protect else ():
-        mask = attribute(setting.model, task, objective=objective, examples=examples).top(k)
-        for address, width in mask.widths.items():
-            found.setdefault(address, torch.zeros(width, dtype=torch.long))[mask[address]] += 1
+def _kept(
+    setting: Setting, k: float, exclude: bool, protect: Protect, objective: str, examples: int | None
+) -> NeuronMask | None:
+    """The neurons that no task is given; the model is the base."""
+    found = [
+        attribute(setting.model, t, objective=objective, examples=examples).top(k) for t in setting.known if protect
+    ]
+    kept = functools.reduce(operator.or_, found) if found else None
     total = sum(site.width for site in setting.model.sites("hidden").values())
-    free = total - sum(int((claim > 0).sum()) for claim in found.values())
+    free = total - (len(kept) if kept else 0)
     wanted, tasks = max(1, round(k * total)), len(setting.tasks) if exclude else 1  # as `Scores.top` counts
     if wanted * tasks > free:
-        asked = " and ".join(f"{name}=True" for name, on in (("exclude", exclude), ("protect", protect)) if on)
-        asked, found_free = f"{asked or 'neurons'} with k={k}", f"{free:,} of {total:,} neurons are free"
+        asked = " and ".join(f"{name}={on!r}" for name, on in (("exclude", exclude), ("protect", protect)) if on)
         do = "give a smaller k, fewer tasks, or overlap_penalty"
-        raise ArgumentError(asked, f"{found_free}, for {tasks} task(s) with {wanted:,} each", do)
-    return found
+        have = f"{free:,} of {total:,} neurons are free, for {tasks} task(s) with {wanted:,} each"
+        raise ArgumentError(f"{asked} with k={k}", have, do)
+    return kept.random_like(seed=setting.seed, match="layer") if kept and protect == "random" else kept
 
 
-def taken(*claims: Claims) -> dict[str, Bool[Tensor, " width"]]:
-    """Neurons that any of the claims is laid to."""
-    found: dict[str, Tensor] = {}
-    for claim in claims:
-        found |= {a: (v > 0) | found[a] if a in found else v > 0 for a, v in claim.items()}
-    return found
+def left_out(learner: Neurons, exclude: bool, kept: NeuronMask | None) -> NeuronMask | None:
+    """What the next task is not given: the protected neurons, and those of earlier tasks if they are excluded."""
+    masks = [adapter.mask for adapter in learner.adapters if exclude] + ([kept] if kept else [])
+    return functools.reduce(operator.or_, masks) if masks else None
 
 
 def _relevance(learner: Neurons, task: Task, masks: str, objective: str, examples: int | None) -> Scores:
@@ -205,32 +210,30 @@ def _relevance(learner: Neurons, task: Task, masks: str, objective: str, example
         return attribute(learner.setting.model, task, objective=objective, examples=examples)
 
 
-def best(
-    scores: Scores, claims: Claims, out: dict[str, Bool[Tensor, " width"]], k: float, overlap_penalty: float
-) -> NeuronMask:
+def best(scores: Scores, claims: Claims, out: NeuronMask | None, k: float, overlap_penalty: float) -> NeuronMask:
     """The top k of all neurons, without those that are out, and with those of earlier tasks made less attractive.
 
     Example:
         >>> scores = Scores({"0": torch.tensor([4.0, 3.0, 2.0, 1.0])}, {"0": 4})
         >>> claims = {"0": torch.tensor([2, 0, 0, 0])}  # two tasks have neuron 0
-        >>> best(scores, claims, {}, 0.5, 0.5)["0"].tolist(), best(scores, claims, {}, 0.5, 0.2)["0"].tolist()
+        >>> best(scores, claims, None, 0.5, 0.5)["0"].tolist(), best(scores, claims, None, 0.5, 0.2)["0"].tolist()
         ([1, 2], [0, 1])
     """
     values = {a: v * (1 - overlap_penalty) ** claims[a] if claims else v for a, v in scores.items()}
     if out:  # relevance is not negative: what is left out goes below all
-        values = {a: torch.where(out[a], -1.0, v) for a, v in values.items()}
+        values = {a: v.index_fill(0, out[a], -1.0) for a, v in values.items()}
     mask = replace(scores, values_by_site=values).top(k)
-    about = {"overlap_penalty": overlap_penalty, "left_out": sum(int(v.sum()) for v in out.values())}
+    about = {"overlap_penalty": overlap_penalty, "left_out": len(out) if out else 0}
     return replace(mask, manifest={**mask.manifest, **about})
 
 
-def random_instead(mask: NeuronMask, out: dict[str, Bool[Tensor, " width"]], seed: int) -> NeuronMask:
+def random_instead(mask: NeuronMask, out: NeuronMask | None, seed: int) -> NeuronMask:
     """As many random neurons at every site; none of those that are out."""
     if not out:
         return mask.random_like(seed=seed, match="layer")
     generator = torch.Generator().manual_seed(int(mask.identity, 16) % 2**62 + seed)
     drawn = {}
     for address, neurons in mask.items():
-        free = (~out[address]).nonzero().flatten()
+        free = (~out)[address]
         drawn[address] = free[torch.randperm(len(free), generator=generator)[: len(neurons)]]
     return NeuronMask.of(drawn, mask.widths, mask.unit, {"random_like": dict(mask.manifest), "seed": seed})

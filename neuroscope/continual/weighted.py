@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from neuroscope.continual.features import prompt_features
-from neuroscope.continual.neurons import Neurons, ncft, unmerged
+from neuroscope.continual.neurons import Neurons, Protect, ncft, unmerged
 from neuroscope.continual.setting import Setting
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes
@@ -48,7 +48,7 @@ def w_ncft(
     masks: Literal["current", "base"] = "current",
     exclude: bool = False,
     overlap_penalty: float = 0.0,
-    protect: bool = False,
+    protect: Protect = False,
     objective: str = "loss",
     examples: int | None = None,
     weighting: Weighting = "delta-max",
