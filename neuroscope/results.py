@@ -69,10 +69,13 @@ class Result:
 
         content = files.read_json(path, cls.__name__)
         kind = content.get("kind") if isinstance(content, dict) else None
-        if kind != cls.__name__ or not content.get("format", files.FORMAT + 1) <= files.FORMAT:
-            found = f"a file of kind {kind!r}" + (f", format {content.get('format')}" if kind else "")
+        form = content.get("format") if kind else None
+        if kind != cls.__name__ or not isinstance(form, int) or form > files.FORMAT:
+            found = f"a file of kind {kind!r}" + (f", format {form}" if kind else "")
             raise FileError(f"read {cls.__name__} from {path}", found, "load it with its own class, or update")
         try:
+            if not isinstance(content["manifest"], dict):
+                raise TypeError("no manifest")
             columns = {n: pd.Series(c["values"], dtype=c["dtype"]) for n, c in content["table"].items()}
             return cls(table=pd.DataFrame(columns), manifest=content["manifest"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -93,6 +96,9 @@ def load_result(path: str | PathLike) -> Result:
         >>> load_result(Result(pd.DataFrame({"score": [0.5]}), {"seed": 0}).save(path)).manifest
         {'seed': 0}
     """
+    if Path(path).is_dir():
+        do = "representations are read by ns.Representations.load(folder)"
+        raise FileError(f"read a result from {path}", "a folder", do)
     content = files.read_json(path, "a result")
     kind, module = (content.get(key) for key in ("kind", "module")) if isinstance(content, dict) else (None, None)
     cls = None

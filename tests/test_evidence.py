@@ -397,7 +397,8 @@ def test_every_result_survives_its_file(setting, off, crossed, tmp_path):
             other.load(path)
         text = path.read_text()
         assert "NaN" not in text  # strict JSON
-        damaged = (text.replace('"values"', '"value"'), text.replace('"format": 1', '"format": 99'))
+        damaged = [text.replace('"values"', '"value"'), text.replace('"manifest": {', '"manifest": null, "rest": {')]
+        damaged += [text.replace('"format": 1', f'"format": {form}') for form in ("99", "null", '"x"')]
         for broken in (text[: len(text) // 2], "[]", "3", *damaged):
             with pytest.raises(FileError, match=type(result).__name__):
                 type(result).load(files.write(tmp_path / "broken.json", broken))
@@ -410,6 +411,8 @@ def test_every_result_survives_its_file(setting, off, crossed, tmp_path):
 )
 def test_a_file_names_no_class_but_a_result(kind, module, tmp_path, off):
     path = off.save(tmp_path / "result.json")
+    with pytest.raises(FileError, match=r"ns.Representations.load\(folder\)"):
+        load_result(tmp_path)
     files.write(path, json.dumps(json.loads(path.read_text()) | {"kind": kind, "module": module}))
     with pytest.raises(FileError, match=f"a file of kind '{kind}'"):
         load_result(path)

@@ -620,11 +620,14 @@ def test_dimensions_by_task_and_layer(tmp_path):
     )  # 2: b's, and from a to b
     assert table["limit"].tolist() == [6] * 9
     assert table["reason"].tolist() == ["", "", "constant activations (zero variance)", *[""] * 6]
+    assert dimensions({"a": a[:2]}, "two-nn").table["limit"].isna().all()
+    assert dimensions(Read({"a": a}, model="m")).manifest["of"] == {"model": "m"}
+    assert dimensions({"p": Read({"a": a}, model="m")}).manifest["of"] == {"p": {"model": "m"}}
     assert dimensions({"a": a[:, :4]}).table["limit"].tolist() == [3] * 3  # four examples span three dimensions
     figure = found.figure()
     assert [t.name for t in figure.data] == ["a", "b", "both"] and "100 %" in figure.layout.yaxis.title.text
     np.testing.assert_array_equal(figure.data[0].y, [6, 2, np.nan])
-    assert "1 of 9 points: constant" in figure.layout.title.subtitle.text
+    assert "1 of 9 points, at layer 2: constant" in figure.layout.title.subtitle.text
     assert Dimensions.load(found.save(tmp_path / "d.json")).to_frame().equals(table)
     for measure, function in (("participation", participation_ratio), ("two-nn", two_nn)):
         values = dimensions({"b": b}, measure).table["value"]
@@ -1006,8 +1009,11 @@ def test_other_examples_are_refused_and_origins_kept():
     assert found.manifest["a"] == about and found.manifest["b"]["at"] == "last"
     both = {**about, "tasks": {"t": "hash", "other": "hash"}}
     assert compare(Read({"t": x}, **about), Read({"t": x}, **both)).table["value"].round(9).eq(1).all()
-    for change in ({"split": "train"}, {"n": 10}, {"tasks": {"t": "other"}}):
-        with pytest.raises(ArgumentError, match=next(iter(change))):
+    for same in ({"n": None}, {"split": None}, {"tasks": None}):  # shapes settle n; what is not known is no difference
+        assert len(compare(Read({"t": x}, **about), Read({"t": x}, **about | same)).table) == 2
+    assert len(compare(Read({"t": x}), Read({"t": x}, **about)).table) == 2
+    for change, told in (({"split": "train"}, "split train"), ({"tasks": {"t": "other"}}, "data other")):
+        with pytest.raises(ArgumentError, match=told):
             compare(Read({"t": x}, **about), Read({"t": x}, **about | change))
     assert "a" not in compare({"t": x}, Read({"t": x}, **about)).manifest
 

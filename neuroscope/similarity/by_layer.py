@@ -35,7 +35,8 @@ class Dimensions(Result):
     """How many dimensions representations have, by task and layer.
 
     `table` has a row per task and layer: (model, where there are several,) task, layer, value, limit (the dimensions
-    that so many examples of so many features span at most), reason ("" or why there is no value).
+    that so many examples of so many features span at most; NaN for TWO-NN, an estimate that may exceed them), reason (""
+    or why there is no value).
     """
 
     def figure(self) -> go.Figure:
@@ -43,11 +44,14 @@ class Dimensions(Result):
         keys = [key for key in ("model", "task") if key in self.table]
         rows = self.table.groupby(keys, sort=False)
         curves: dict[str, Any] = {
-            ", ".join(names): (r["layer"].tolist(), (r["value"].tolist(), None, None)) for names, r in rows
+            ", ".join(map(str, names)): (r["layer"].tolist(), (r["value"].tolist(), None, None)) for names, r in rows
         }
-        hover = {", ".join(names): [f"at most {limit}" for limit in r["limit"]] for names, r in rows}
+        hover = {
+            ", ".join(map(str, names)): [f"at most {v:g}" if v == v else "" for v in r["limit"]] for names, r in rows
+        }
         gaps = self.table[self.table["value"].isna()]
-        subtitle = f"no value at {len(gaps)} of {len(self.table)} points: " if len(gaps) else ""
+        where = ", ".join(map(str, sorted(gaps["layer"].unique())))
+        subtitle = f"no value at {len(gaps)} of {len(self.table)} points, at layer {where}: " if len(gaps) else ""
         return figures.curves_with_band(
             curves, title="Dimensions of the representations", x_label="layer", y_label=_label(self.manifest),
             subtitle=subtitle + ", ".join(gaps["reason"].unique()), hover=hover,
@@ -103,11 +107,14 @@ def dimensions(
             value = float(function(x, **settings))
         except NumericalError as error:
             reason = error.found
-        row = {"task": label, "layer": layer, "value": value, "limit": min(len(x) - 1, x.shape[1]), "reason": reason}
+        limit = float(min(len(x) - 1, x.shape[1])) if measure != "two-nn" else np.nan
+        row = {"task": label, "layer": layer, "value": value, "limit": limit, "reason": reason}
         rows.append({"model": model, **row} if several else row)
     import pandas as pd  # heavy: only where a table is made
 
-    return Dimensions(pd.DataFrame(rows), {"measure": measure, "options": settings, "versions": files.versions()})
+    origins = {model: dict(getattr(given, "manifest", {})) for model, given in models.items()}
+    about = {"measure": measure, "options": settings, "pooled": pooled, "of": origins if several else origins.get("")}
+    return Dimensions(pd.DataFrame(rows), about | {"versions": files.versions()})
 
 
 def _groups(reps: Mapping[str, Any], pooled: str | None, asked: str) -> list[tuple[str, list[str], int]]:

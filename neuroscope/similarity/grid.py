@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 MEMORY = 2 << 30  # bytes
 STATE = 32  # bytes per number of a prepared layer, with room for preparing it
 WRITTEN = 16  # layers up to which the numbers stand in the cells
-DATA = ("tasks", "split", "n")  # of a manifest: what the examples are
 BANDS = 7  # curves up to which each is drawn with its null band
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -258,17 +257,23 @@ def _shapes(a: Mapping[str, Any], b: Mapping[str, Any], task: str, pairs: str) -
 
 
 def _origins(a: Any, b: Any) -> dict[str, Any]:
-    """Where both sides come from, as far as they know (`Representations` do); other examples are refused."""
-    known = {side: dict(given.manifest) for side, given in (("a", a), ("b", b)) if hasattr(given, "manifest")}
-    for key in DATA if len(known) == 2 else ():
-        first, second = known["a"].get(key), known["b"].get(key)
-        if isinstance(first, Mapping) and isinstance(second, Mapping):  # tasks of one side only: told by name elsewhere
-            shared = first.keys() & second.keys()
-            first, second = ({task: given[task] for task in sorted(shared)} for given in (first, second))
-        if first != second:
-            found = f"{key} {first!r} of a, {second!r} of b"
-            raise ArgumentError("compare two models", found, "read the same examples of the same tasks with both")
+    """Where both sides come from, as far as they know (`Representations` do); other examples are refused.
+
+    How many there are is settled by the arrays' shapes.
+    """
+    known = {side: dict(given.manifest) for side, given in (("a", a), ("b", b)) if getattr(given, "manifest", None)}
+    if len(known) == 2:
+        for task in a.keys() & b.keys():
+            first, second = ([_of(about, task), about.get("split")] for about in known.values())
+            if None not in first + second and first != second:
+                found = f"data {first[0]}, split {first[1]} of a; data {second[0]}, split {second[1]} of b"
+                raise ArgumentError(f"compare {task!r}", found, "read the same examples of the same task with both")
     return known
+
+
+def _of(manifest: Mapping[str, Any], task: str) -> Any:
+    """The hash of a task's data, if it is known."""
+    return (manifest.get("tasks") or {}).get(task)
 
 
 def _device(a: Mapping[str, Any], device: str | torch.device | None) -> torch.device:
