@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
         "--test", "--held-out", type=_names, help="tasks only measured (F2, F6, T9, Z-F1 to Z-F7); by default the last"
     )
     again.add_argument(
-        "--out", default="reproduction", help="folder for the report and tables; in one folder all Z-F share one run"
+        "--out",
+        default="reproduction",
+        help="folder for reports, one per ID, and tables; in one folder all Z-F share one run",
     )
     again.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
     again.add_argument("--seeds", type=int, default=3, help="random masks and trainings of each kind")

@@ -66,8 +66,8 @@ class Maps(Result):
             start=layer,
         )
 
-    def multiples(self, layers: Sequence[int] | None = None, columns: int = 3) -> go.Figure:
-        """Some layers beside each other; six, evenly spread, if None."""
+    def multiples(self, layers: Sequence[int] | None = None, columns: int | None = None) -> go.Figure:
+        """Some layers beside each other; six, evenly spread, if None. Three in a row, or two of up to four."""
         known = [layer for layer in self.layers if not self._gap(layer)]
         if layers is None:
             spread = np.linspace(0, len(known) - 1, min(6, len(known)))
@@ -78,7 +78,7 @@ class Maps(Result):
                 raise ArgumentError(f"the map of layer {layer!r}", found, f"choose from {known}")
         return explorers.map_multiples(
             self._maps(layers), title=self._title(), subtitle=self._subtitle(), groups=self._families(),
-            hover=self._hover(), columns=columns,
+            hover=self._hover(), columns=columns if columns is not None else 2 if len(layers) <= 4 else 3,
         )  # fmt: skip
 
     def _gap(self, layer: int) -> str:

@@ -216,7 +216,11 @@ REFUSED = {
     "n": ({"n": 0}, TaskError, "0 examples of task 'a'"),
     "split": ({"split": "dev"}, ArgumentError, "no such split"),
     "method": ({"method": "nctf"}, ArgumentError, "did you mean 'ncft'"),
-    "option": ({"method": "seqft", "k": 0.1}, ArgumentError, r"method='seqft', k=\.\.\..*no such option"),
+    "option": (
+        {"method": "seqft", "k": 0.1},
+        ArgumentError,
+        r"method='seqft', k=\.\.\..*no such option.*it is one of ncft, w-ncft, ncft-random",
+    ),
     "no seeds": ({"seeds": []}, ArgumentError, "no seeds"),
     "negative seed": ({"seeds": -1}, ArgumentError, "no seeds"),
     "a seed twice": ({"seeds": (1, 1)}, ArgumentError, "a seed twice"),

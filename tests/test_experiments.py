@@ -793,7 +793,7 @@ def test_the_command_line(tmp_path, capsys):
     arguments = ["reproduce", "T8", "--tasks", "sentiment-food,sentiment-film", "--examples", "4", "--out"]
     assert main([*arguments, str(tmp_path)]) == 0
     printed = capsys.readouterr()
-    assert printed.out.strip() == str(tmp_path / "report.html")
+    assert printed.out.strip() == str(tmp_path / "T8.html")
     assert len(pd.read_csv(tmp_path / "tables" / "T8_overlap.csv")) > 0
     with pytest.raises(SystemExit):
         main(["reproduce", "T99"])

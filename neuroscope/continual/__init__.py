@@ -127,10 +127,10 @@ def continual(
     entry = METHODS[choose(method, METHODS, "method")]
     for name in options:
         if name not in entry.options:
+            others = [m for m, other in METHODS.items() if name in other.options]
             known_names = [*inspect.signature(continual).parameters, *entry.options]
-            raise ArgumentError(
-                f"continual(method={method!r}, {name}=...)", "no such option", suggest(name, known_names)
-            )
+            do = f"it is one of {', '.join(others)}" if others else suggest(name, known_names)
+            raise ArgumentError(f"continual(method={method!r}, {name}=...)", "no such option", do)
     found, kept = _checked(tasks, known, split, n)
     names = orders_of(list(found), orders)
     recipe = {**RECIPE, "steps": steps, "epochs": epochs, "lr": entry.lr if lr is None else lr}

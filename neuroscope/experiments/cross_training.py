@@ -153,7 +153,7 @@ def cross_training(
 
     Args:
         masks, tasks: as in `train_only`; with the same journal, what both measure is measured once.
-        seeds: trainings of every mask, and random masks per source (run s trains with seed s).
+        seeds: trainings of every mask, and random masks per source, two or more (run s trains with seed s).
         match: "layer" (random masks keep the source's number of neurons at every site) or "uniform".
         settings: as in `train_only`.
 

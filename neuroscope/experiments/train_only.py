@@ -168,7 +168,8 @@ def train_only(
     Args:
         masks: hidden neurons or output units by task; found on other examples than the test ones.
         tasks: by the same names, with training and test examples.
-        seeds: random masks of each kind; run s trains with seed s, and the task's own mask is trained with all of them.
+        seeds: random masks of each kind, two or more; run s trains with seed s, and the task's own mask is trained with
+            all of them.
         settings: `lr`, `steps`, `epochs`, `batch_size`, `arguments`, `n`, `eval_batch_size`, `journal`, `progress`: see
             `neuroscope.experiments.trials.Settings`.
 

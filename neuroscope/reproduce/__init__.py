@@ -154,7 +154,7 @@ def reproduce(
     methods: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Run one of `experiments.EXPERIMENTS`; write `report.html` and `tables/` (CSV and parquet).
+    """Run one of `experiments.EXPERIMENTS`; write `<id>.html` and `tables/` (CSV and parquet).
 
     Killed, it goes on where it stopped when it is called again in the same way.
 
@@ -207,7 +207,7 @@ def reproduce(
     source = "Zhao, Ziser & Cohen 2024" if is_layers else "Leng & Xiong 2025"
     cited = f"{experiment.removeprefix('Z-')} of {source}: {about}."
     return write_report(
-        out / "report.html",
+        out / f"{experiment}.html",
         title=f"{experiment} on {name}",
         intro=f"{cited} Model `{name}`, tasks {', '.join(tasks)}. {provisos(result)}",
         sections=[

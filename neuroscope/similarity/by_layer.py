@@ -35,8 +35,8 @@ class Dimensions(Result):
     """How many dimensions representations have, by task and layer.
 
     `table` has a row per task and layer: (model, where there are several,) task, layer, value, limit (the dimensions
-    that so many examples of so many features span at most; NaN for TWO-NN, an estimate that may exceed them), reason (""
-    or why there is no value).
+    that so many examples of so many features span at most; NaN for TWO-NN, an estimate that may exceed them), reason
+    ("" or why there is no value).
     """
 
     def figure(self) -> go.Figure:

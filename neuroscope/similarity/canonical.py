@@ -116,7 +116,7 @@ def space(x: Examples, *, share: float = 1.0) -> Space:
         raise NumericalError(
             "canonical correlations",
             f"{rank} kept components of {n} examples, which span them all",
-            "every correlation is 1 then, whatever the data: give more examples, keep a smaller share, or use CKA",
+            "every correlation is 1 then: give more examples, or use CKA, or SVCCA with a smaller share",
         )
     return Space(u[:, :rank], s[:rank, None] * v[:rank])
 

@@ -99,13 +99,17 @@ def _members(x: Float[Tensor, "n d"], start: int, stop: int, k: int) -> tuple[In
     squares = (x * x).sum(1)
     closeness = 2 * x[start:stop] @ x.T - squares  # |x_i|^2 orders nothing
     closeness.diagonal(start).fill_(-torch.inf)
-    beyond = closeness - closeness.topk(k, dim=1).values[:, -1:]
-    tie = TIE * (squares[start:stop, None] + squares)
-    nearer, tied = beyond > tie, beyond.abs() <= tie
-    room = k - nearer.sum(1, keepdim=True)
-    part = nearer + tied * (room.double() / tied.sum(1, keepdim=True))
+    part = parts(closeness, k, TIE * (squares[start:stop, None] + squares))
     row, column = part.nonzero(as_tuple=True)
     return (start + row) * len(x) + column, part[row, column]
+
+
+def parts(closeness: Float[Tensor, "n m"], k: int, tie: Float[Tensor, "n m"] | float) -> Float[Tensor, "n m"]:
+    """To which part each is among the k closest of its row; those within `tie` of the last share the room there is."""
+    beyond = closeness - closeness.topk(k, dim=1).values[:, -1:]
+    nearer, tied = beyond > tie, beyond.abs() <= tie
+    room = k - nearer.sum(1, keepdim=True)
+    return nearer + tied * (room.double() / tied.sum(1, keepdim=True))
 
 
 def common(a: Neighbours, b: Neighbours) -> float:
