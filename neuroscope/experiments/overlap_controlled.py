@@ -38,7 +38,7 @@ from neuroscope.experiments.trials import (
 )
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.results import Result
-from neuroscope.statistics import ALPHA
+from neuroscope.statistics import ALPHA, permutation_p
 from neuroscope.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -146,9 +146,8 @@ def _spearman(scores: Any, shares: Any) -> tuple[float, float]:
     norm = np.sqrt((x**2).sum() * (y**2).sum())
     rho = float((x * y).sum() / norm)
     rng = np.random.default_rng(0)
-    drawn = (rng.permuted(x, axis=1) for _ in range(PERMUTATIONS))
-    hits = sum(abs((other * y).sum()) >= abs(rho) * norm - 1e-9 * norm for other in drawn)
-    return rho, (1 + int(hits)) / (1 + PERMUTATIONS)
+    drawn = [abs((rng.permuted(x, axis=1) * y).sum()) / norm for _ in range(PERMUTATIONS)]
+    return rho, permutation_p(abs(rho), drawn)
 
 
 @public

@@ -205,7 +205,7 @@ def _prepared(
                 value = np.nan if reason or other_reason else chosen.between(state, other)
                 rows[i, j] = _row(i, j, value, other_reason, reason)
                 if null:
-                    chance = band(value, null_of[i])[1:] if i in null_of else (np.nan,) * 3
+                    chance = band(value, null_of[i])[1:] if i in null_of and np.isfinite(value) else (np.nan,) * 3
                     rows[i, j].update(zip(("low", "high", "p"), chance, strict=True))
     return [rows[i, j] for i in layers_a for j in layers_b]
 

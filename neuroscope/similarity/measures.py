@@ -18,10 +18,10 @@ from torch import Tensor
 from neuroscope.errors import ArgumentError, choose, public, suggest
 from neuroscope.similarity import alignment, canonical, neighbours
 from neuroscope.similarity.inputs import pair, whole
+from neuroscope.statistics import permutation_p
 
 LEVEL = 0.95  # share of the null between low and high
 NULL = "200 permutations give a p down to 0.005"
-TIE = 1e-9  # values this close count as equal: sums that are equal on paper may differ in the last digit
 
 
 @dataclass(frozen=True)
@@ -156,5 +156,4 @@ def permutations(n: int, count: int, seed: int, device: torch.device | None = No
 def band(value: float, draws: np.ndarray[Any, np.dtype[np.float64]]) -> Band:
     """The value beside the draws of its null."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    hits = int(np.sum(draws >= value - TIE * max(abs(value), 1e-3)))
-    return Band(value, float(low), float(high), (1 + hits) / (1 + len(draws)))
+    return Band(value, float(low), float(high), permutation_p(value, draws))
