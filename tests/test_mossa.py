@@ -16,6 +16,7 @@ from neuroscope.mossa import Mossa, controls, mossa, words
 from neuroscope.mossa.result import ALL, MULTI, PRE
 from neuroscope.report import Section, write_report
 from neuroscope.representations import Representations, representations
+from neuroscope.segmentation import segment
 from neuroscope.similarity import cka, permutation_null, variance_dimension
 from neuroscope.tasks import Example, Task
 from neuroscope.training import LoraAdapter, every_ffn, finetune, train
@@ -328,7 +329,7 @@ def test_words_name_the_lowest_the_highest_and_the_direction():
     """Layers fall and rise again; x is the lowest cluster, y the highest; eight tasks allow p = 1 / 128."""
     pre = {t: [LEVEL[t[0]] + 0.1, LEVEL[t[0]] - 0.2, LEVEL[t[0]] + 0.1] for t in EIGHT}
     near = {t: [v + 0.05 + 0.002 * i for v in curve] for i, (t, curve) in enumerate(pre.items())}
-    about = {"null": 9}
+    about = {"null": 99}
     said = words.by_layer(rows_of({PRE: pre, MULTI: near}), about)
     # the medians lie between z and the lowest of y, x, x, x, z, z, y, y, y: that of z
     assert "is 0.600 at the embedding (median of 8 tasks) and 0.600 at layer 2 (median of 8 tasks)" in said
@@ -336,9 +337,10 @@ def test_words_name_the_lowest_the_highest_and_the_direction():
     mean = 0.05 + 0.002 * 3.5
     assert f"multi-task model is closer to them than the pre-trained one ({mean:+.4f}, mean over layers and 8" in said
     assert "p = 0.0078)" in said and "100% of the values lie above the band" in said and "100% at q <= 0.05" in said
-    drawn = np.random.default_rng(1).choice([0.05 + 0.002 * i for i in range(8)], (20000, 8)).mean(1)
     low, high = (float(x) for x in said.split("95 % interval ")[1].split(",")[0].split(" to "))
-    assert [low, high] == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.001)
+    half = 2.36462 * 0.002 * np.sqrt(6 / 8)  # t of 7 degrees; the variance of 0 ... 7 is 6
+    assert [low, high] == pytest.approx([mean - half, mean + half], abs=0.00006)
+    assert "nothing could have been clear" not in said and "raise null" not in said
     far = words.by_layer(rows_of({PRE: near, MULTI: pre}), about)
     assert f"is farther from them than the pre-trained one ({-mean:+.4f}, mean" in far
     one = words.by_layer(rows_of({m: {"x1": [0.5, v]} for m, v in ((PRE, 0.5), (MULTI, 0.1))}), about)
@@ -346,6 +348,40 @@ def test_words_name_the_lowest_the_highest_and_the_direction():
     clusters = words.by_cluster(rows_of({PRE: pre}), about)
     assert "3 clusters, x has the lowest CKA with its control models (0.350, mean" in clusters
     assert "and y the highest (0.800)" in clusters and "1 of 3 clusters have fewer than three" in clusters
+
+
+@pytest.mark.parametrize(("tasks", "least"), [(5, "0.062"), (6, "")])
+def test_words_say_where_so_few_tasks_allow_no_clear_difference(tasks, least):
+    """All of 2^n signs alike are two: 2 / 32 = 0.0625 is more than 0.05, 2 / 64 is not."""
+    pre = {f"x{i}": [0.5, 0.4] for i in range(tasks)}
+    multi = {t: [0.8 + 0.01 * i, 0.7] for i, t in enumerate(pre)}
+    said = words.by_layer(rows_of({PRE: pre, MULTI: multi}), {"null": 0})
+    assert ("is closer to them than" in said) == (not least)
+    assert (f"With {tasks} tasks this p cannot be below {least}: nothing could have been clear." in said) == bool(least)
+    assert ("nothing could" in said) == bool(least)
+
+
+def test_words_say_where_permutations_are_too_few_for_q():
+    rows = rows_of({PRE: {f"x{i}": [0.5, 0.4] for i in range(5)}})
+    few = words.by_layer(rows.assign(p=0.1, q=0.1), {"null": 9})  # 1 / 10 is never below 0.05
+    assert "With 9 permutations neither p nor q can fall below 0.1; 10 values that no permutation reached" in few
+    some = rows.assign(p=[0.01] * 3 + [0.02] + [0.5] * 6, q=[0.06] * 4 + [0.5] * 6)
+    said = words.by_layer(some, {"null": 99})
+    assert "can fall below 0.01; 3 values that no permutation reached have q > 0.05: raise null" in said
+    assert "raise null" not in words.by_layer(some.assign(p=0.03), {"null": 99})  # reached: more would not help
+    assert "raise null" not in words.by_layer(some.assign(q=0.04), {"null": 99})
+    assert "raise null" not in words.by_layer(some, {"null": 0})
+
+
+def test_intervals_over_tasks_are_students():
+    low, high = words.interval([1.0, 2, 4])
+    half = 4.302653 * np.sqrt(7 / 3 / 3)  # t of two degrees, variance 7 / 3
+    assert (low, high) == pytest.approx((7 / 3 - half, 7 / 3 + half))
+    assert np.isnan(words.interval([1.0])).all()
+    rows = rows_of({PRE: {"x1": [0.1], "x2": [0.2], "x3": [0.4], "y1": [0.5]}}, held_out=["y1"])
+    said = words.held_out(rows, {})
+    assert f"0.233 on 3 tasks that the multi-task model learnt (95 % interval {0.7 / 3 - half / 10:.3f} to" in said
+    assert "0.500 on 1 task held out (one task, no interval)" in said
 
 
 def test_words_of_dimensions_name_the_most_and_who_takes_more():
@@ -378,10 +414,31 @@ def test_dimensions_at_the_limit_are_called_so(base):
 
 def test_segments_and_maps(planted):
     cut = planted.segments("pre-trained", boundaries=1, min_size=1, alpha=0.99)
-    assert cut.manifest["left_out"] == [0] and cut.manifest["layers"] == [1, 2]
+    assert cut.manifest["left_out"] == [] and cut.manifest["layers"] == [1, 2]
+    assert cut.figure().layout.yaxis.title.text == "CKA, debiased, with the control models"
     mapped = planted.map(kind="pca")
     assert mapped.layers == [0, 1, 2] and set(mapped.table["task"]) == set(TASKS)
     assert mapped.manifest["representations"]["fingerprint"] == planted.manifest["models"]["multi-task"]["fingerprint"]
+
+
+def test_the_embedding_hides_no_segments(planted):
+    """It is 1, and two steps follow: cut with it, there is no clear boundary."""
+    rng = np.random.default_rng(1)
+    names = [f"x{i}" for i in range(6)]
+    curves = {t: [1.0, *(np.repeat([0.5, 0.4, 0.3], [10, 6, 16]) + rng.normal(0, 0.03, 32))] for t in names}
+    found = Mossa(rows_of({PRE: curves}), planted.manifest)
+    cut = found.segments(permutations=199)
+    assert cut.boundaries == [11, 17] and cut.manifest["layers"] == list(range(1, 33))
+    assert list(cut.table["name"]) == ["shared", "transition", "refinement"]
+    assert not segment(found.values(), permutations=199).clear
+
+
+def test_subtitles_say_that_held_out_tasks_are_among_the_values(planted):
+    for figure in (planted.figure(), planted.clusters(), planted.dimensions()):
+        assert "held-out tasks among them" in figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert "among them" not in planted.held_out().layout.title.subtitle.text.replace("<br>", " ")
+    none = Mossa(planted.table, planted.manifest | {"held_out": []}, planted.representations)
+    assert "among them" not in none.figure().layout.title.subtitle.text.replace("<br>", " ")
 
 
 def test_saved_and_loaded(planted, tmp_path):
@@ -406,7 +463,7 @@ def test_a_browser_draws_every_figure(planted, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"share": 2}, {"share": 0}, {"null": -1}, {"null": 2.5}, {"seed": -1}, {"debiased": "no"},
+    {"share": 2}, {"share": 0}, {"null": -1}, {"null": True}, {"null": 2.5}, {"seed": -1}, {"debiased": "no"},
 ], ids=str)  # fmt: skip
 def test_bad_settings_are_refused_before_anything_is_read_or_trained(wrong, base, monkeypatch):
     monkeypatch.setattr(controls, "representations", lambda *_, **__: pytest.fail("was read"))

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from neuroscope.representations import Representations
 from neuroscope.similarity import variance_dimension
+from neuroscope.similarity.neighbours import parts
 from neuroscope.statistics import permutation_p
 
 Floats = NDArray[np.float64]
@@ -62,10 +64,7 @@ def _near(x: Floats, tasks: int, size: int) -> Floats:
     owner = np.repeat(np.arange(tasks), size)
     found, kept = np.zeros((tasks, tasks)), min(NEAREST, (tasks - 1) * size)
     for task in range(tasks):
-        close = x[owner == task] @ x[owner != task].T
-        last = np.partition(close, -kept, axis=1)[:, [-kept]]
-        nearer, tied = close > last + TIE, np.abs(close - last) <= TIE
-        weight = nearer + tied * (kept - nearer.sum(1, keepdims=True)) / tied.sum(1, keepdims=True)
+        weight = parts(torch.from_numpy(x[owner == task] @ x[owner != task].T), kept, TIE).numpy()
         found[task] = np.bincount(owner[owner != task], weights=weight.sum(0), minlength=tasks) / weight.sum()
     return found
 
@@ -114,7 +113,7 @@ def groupings(names: Any) -> int:
 def too_few(ways: int, alpha: float) -> str:
     """What to say where chance has so few ways that nothing could have been found; "" where it has enough."""
     return (
-        f" With so few tasks p cannot be below {1 / ways:.2g}: nothing could have been found."
+        f" With so few tasks p cannot be below about {1 / ways:.2g}: nothing could have been found."
         if ways * alpha < 1
         else ""
     )

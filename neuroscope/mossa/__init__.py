@@ -31,7 +31,7 @@ from neuroscope.mossa.controls import method_name, opened, read, same_run, tuned
 from neuroscope.mossa.result import ALL, MULTI, PRE, Mossa
 from neuroscope.representations import Representations
 from neuroscope.similarity import compare, dimensions
-from neuroscope.similarity.inputs import FEWEST
+from neuroscope.similarity.inputs import FEWEST, whole
 from neuroscope.statistics import benjamini_hochberg
 from neuroscope.tasks.task import Task, check_task
 
@@ -78,8 +78,9 @@ def mossa(
         at, split, n, normed, batch_size: what is read, as for `representations`.
         debiased: the unbiased HSIC; False as published.
         share: of the variance, for the number of components.
-        null: permutations of the examples for the chance band, p and q at every layer; none if 0. A layer's takes as
-            long as `null` values of CKA: little beside the training, most of the time where controls are given.
+        null: permutations of the examples for the chance band, p and q at every layer; none if 0. Neither p nor q can
+            be below 1 / (null + 1). A layer's takes as long as `null` values of CKA: little beside the training, most
+            of the time where controls are given.
         seed: of the permutations. Training takes its own from `recipe`.
         output: folder for representations. Tasks that are finished there are not trained again.
         progress: called as `progress(tasks, description)`.
@@ -97,7 +98,8 @@ def mossa(
     settings = {"at": at, "split": split, "n": n, "normed": normed, "batch_size": batch_size}
     recipe = dict(recipe or {})
     _check(named, settings, held_out, controls, tuned)
-    _check_numbers(share, null, seed, debiased)
+    _check_share(share, debiased)
+    null, seed = whole(null, "null", 0, "100 is usual"), whole(seed, "seed", 0, "0 is usual")
     trains = controls is None or _made_here(tuned)
     if recipe and not trains:
         raise ArgumentError(f"recipe={recipe}", "no model to train: all are given", "leave it out, or the models")
@@ -201,12 +203,9 @@ def _check(
         named[name].split("train")
 
 
-def _check_numbers(share: Any, null: Any, seed: Any, debiased: Any) -> None:
+def _check_share(share: Any, debiased: Any) -> None:
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ArgumentError(f"share={share!r}", "no share of the variance", "give a number above 0, at most 1")
-    for name, value in (("null", null), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ArgumentError(f"{name}={value!r}", "not a whole number of 0 or more", "give one, such as 100")
     if not isinstance(debiased, bool):
         raise ArgumentError(f"debiased={debiased!r}", "neither True nor False", "give one of them")
 

@@ -59,7 +59,7 @@ class Mossa(Result):
         """
         return explorers.layer_boxes(
             self._series("cka"), self._layers, title="CKA with the models tuned on one task", y_label=self._cka,
-            subtitle=f"one value per task{self._gaps('cka')}", groups=self.manifest["families"],
+            subtitle=f"one value per task{self._among}{self._gaps('cka')}", groups=self.manifest["families"],
             band=self._band() if band else None,
         )  # fmt: skip
 
@@ -72,7 +72,7 @@ class Mossa(Result):
         }
         return explorers.box_panels(
             panels, self._layers, title="CKA with the models tuned on one task, by cluster", y_label=self._cka,
-            subtitle=f"one value per task{self._gaps('cka')}", limits=self._limits("cka"),
+            subtitle=f"one value per task{self._among}{self._gaps('cka')}", limits=self._limits("cka"),
         )  # fmt: skip
 
     def dimensions(self) -> go.Figure:
@@ -83,7 +83,7 @@ class Mossa(Result):
         thick = "all tasks together, thin: one task's examples" if len(tasks[self.models[0]]) > 1 else "the one task"
         return explorers.layer_curves(
             curves, self._layers, title="Dimensions of the representations",
-            subtitle=f"thick: {thick}{self._gaps('dimension')}",
+            subtitle=f"thick: {thick}{self._among}{self._gaps('dimension')}",
             y_label=f"components for {100 * self.manifest['share']:g} % of the variance",
             tasks=tasks, groups=self.manifest["families"],
         )  # fmt: skip
@@ -103,15 +103,23 @@ class Mossa(Result):
     def segments(self, model: str | None = None, **settings: Any) -> segmentation.Segmentation:
         """Z-F1: the layers cut by the change points of the CKA curves; `settings` are those of `segment`.
 
-        Fewer than six layers leave no choice of segments of two: there one boundary is looked for, anywhere.
+        The curves are of all tasks, held-out ones among them. The embedding is no layer to cut: it is left out, as it
+        could be no segment of two, and hides the layers' steps where its CKA is far from theirs. Fewer than six layers
+        leave no choice of segments of two: there one boundary is looked for, anywhere.
 
         Args:
             model: "pre-trained" or "multi-task" (the default where there is one).
         """
-        wide = self.values("cka", model or self.models[-1]).dropna(how="all")
+        wide = self.values("cka", model or self.models[-1]).drop(columns=0).dropna(how="all")
         few = wide.notna().all().sum() < 6
         return segmentation.segment(
-            wide, **{"label": self._cka, "boundaries": 1 if few else 2, "min_size": 1 if few else 2, **settings}
+            wide,
+            **{
+                "label": f"{self._cka}, with the control models",
+                "boundaries": 1 if few else 2,
+                "min_size": 1 if few else 2,
+                **settings,
+            },
         )
 
     def map(self, model: str | None = None, kind: str = "tsne", **settings: Any) -> maps.Maps:
@@ -149,6 +157,11 @@ class Mossa(Result):
     @property
     def _cka(self) -> str:
         return "CKA, debiased" if self.manifest["debiased"] else "CKA, biased"
+
+    @property
+    def _among(self) -> str:
+        """For the subtitle of a figure that does not part them: that there are held-out tasks among the values."""
+        return ", held-out tasks among them" if set(self.manifest["held_out"]) & set(self.manifest["families"]) else ""
 
     def _outside(self) -> list[str]:
         out = list(self.manifest["held_out"])

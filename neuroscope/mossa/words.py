@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.statistics import ALPHA, bootstrap_interval, paired_permutation
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from neuroscope.statistics import ALPHA, paired_permutation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +59,7 @@ def by_layer(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
             f"{outside:.0%} of the values lie above the band of 95 % of shuffled examples (2.5 % would by chance), "
             f"{sure:.0%} at q <= {ALPHA}."
         )
+        parts += _floor(rows, manifest["null"])
     return " ".join([*parts, *_left_out(table, "cka"), CAVEAT])
 
 
@@ -65,15 +70,41 @@ def _difference(table: pd.DataFrame) -> list[str]:
     wide = rows.pivot_table(index="task", columns="model", values="value", aggfunc="mean")
     difference = (wide[MULTI] - wide[PRE]).to_numpy()
     p, mean = paired_permutation(wide[MULTI].to_numpy(), wide[PRE].to_numpy()), difference.mean()
-    low, high = bootstrap_interval(difference)
+    low, high = interval(difference)
     span = f"95 % interval {low:+.4f} to {high:+.4f}" if len(wide) > 1 else "one task, no interval"
+    least = 2 / 2 ** len(wide)  # of all signs of the tasks' differences, all alike are two
+    few = f"With {_tasks(len(wide))} this p cannot be below {least:.2g}: nothing could have been clear."
     verdict = "closer to them than" if mean > 0 else "farther from them than"
     if p >= ALPHA:
         verdict = "neither clearly closer to them nor farther from them than"
     said = (
         f"The multi-task model is {verdict} the pre-trained one ({mean:+.4f}, mean over layers and {_tasks(len(wide))}"
     )
-    return [f"{said}; {span}, p = {p:.2g}).", *dropped]
+    return [f"{said}; {span}, p = {p:.2g}).", *([few] if least >= ALPHA else []), *dropped]
+
+
+def interval(values: ArrayLike) -> tuple[float, float]:
+    """95 % interval of the mean over tasks: Student's t, as a bootstrap of so few is too narrow. NaN for one task."""
+    v = np.asarray(values, dtype=float)
+    if len(v) < 2:
+        return np.nan, np.nan
+    half = stats.t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))
+    return float(v.mean() - half), float(v.mean() + half)
+
+
+def at_the_floor(rows: pd.DataFrame, null: int) -> int:
+    """Values of CKA that are not beyond chance by q, though no permutation reached them: more might show them so."""
+    return int(((rows["q"] > ALPHA) & (rows["p"] <= (1 + 1e-9) / (null + 1))).sum())
+
+
+def _floor(rows: pd.DataFrame, null: int) -> list[str]:
+    count = at_the_floor(rows, null)
+    if not count and 1 / (null + 1) <= ALPHA:
+        return []
+    return [
+        f"With {null} permutations neither p nor q can fall below {1 / (null + 1):.2g}; {count} values that no "
+        f"permutation reached have q > {ALPHA}: raise null."
+    ]
 
 
 def by_cluster(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
@@ -141,7 +172,7 @@ def held_out(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
             if not len(values):
                 said.append(f"no task {what} has a value")
                 continue
-            low, high = bootstrap_interval(values)
+            low, high = interval(values)
             span = f"95 % interval {low:.3f} to {high:.3f}" if len(values) > 1 else "one task, no interval"
             said.append(f"{values.mean():.3f} on {_tasks(len(values))} {what} ({span})")
         parts.append(f"Mean CKA of the {model} model with the control models: {'; '.join(said)}.")

@@ -3,18 +3,22 @@
 1. The curve is the mean over tasks. It is cut by exact dynamic programming into the pieces with the least squared
    error around a constant each (`ruptures.Dynp`, cost "l2"; Truong et al. 2020; `cuts` finds the same optimum for the
    thousands of shuffled curves at once).
-2. Are there boundaries at all? The statistic is the squared error of a polynomial with as many free numbers as the cut,
-   over that of the pieces: a smooth curve has no boundary. Its null distribution comes from shuffling the layers: exact
-   for curves whose layers are exchangeable (a level and noise), conservative for a smooth curve with noise.
+2. Are there boundaries at all? The statistic is the squared error of a smooth curve with as many free numbers as the
+   cut, over that of the pieces. Its null distribution comes from shuffling the layers: exact for curves whose layers
+   are exchangeable (a level and noise), conservative for a smooth curve with noise. Smooth is a polynomial of degree
+   2 x boundaries (a slope, a hump, a wave) or, beside two boundaries or more, a Gaussian bump on a slope; another
+   shape, such as a faster wave or two bumps, may count as boundaries here.
 3. How many? Every boundary is tested beside the others: the share of the error without it that the best further
    boundary takes away, against the same of shuffled residuals (of the cut with all of them). Where one does not hold,
    the curve is cut again with one boundary less.
-4. The interval of a boundary: tasks are drawn again, the curve of their mean is cut again (percentile bootstrap).
-5. Names come from the curve: "shared", "transition", "refinement" where three pieces of similarity fall one after
+4. Are the pieces level? Where the residuals of neighbouring layers correlate more than independent ones do in 5 % of
+   the cases, the curve is not of steps and noise, and is not cut: it waves, it has more steps than were looked for, or
+   its noise wanders from layer to layer, which is no part of the null and looks like boundaries.
+5. The interval of a boundary: tasks are drawn again, the curve of their mean is cut again (percentile bootstrap).
+6. Names come from the curve: "shared", "transition", "refinement" where three pieces of similarity fall one after
    another, as ZZC24 found it; otherwise where a piece stands among the others.
 
-Noise that wanders from layer to layer is no part of the null and may look like boundaries: the correlation of
-neighbouring layers' residuals is reported, and a clear one said. Pieces follow such noise, so that most goes unseen.
+Pieces follow noise that wanders, so that step 4 does not see all of it.
 ZZC24 cut Llama-2-7b into layers 1-9, 10-15 and 16-32: cited in the sentence, and used nowhere.
 """
 
@@ -26,21 +30,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from neuroscope import explorers, files
 from neuroscope.errors import ArgumentError, NumericalError, public
 from neuroscope.results import Result
+from neuroscope.segmentation.change_points import (
+    Floats,
+    autocorrelation,
+    cuts,
+    gains,
+    held,
+    intervals,
+    tested,
+    wanders,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+__all__ = ["ZZC24", "Segmentation", "cuts", "gains", "segment"]
+
 ZZC24 = ("shared", "transition", "refinement")
+ALIKE = "neighbouring layers err alike around the best cut"
 CITED = "ZZC24 cut Llama-2-7b into layers 1-9, 10-15 and 16-32; another model or data need not agree."
-TINY = 1e-12  # of a curve's squared deviations: less error than that is rounding
-CHUNK = 1 << 22  # numbers of a table of costs held at a time
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +84,8 @@ class Segmentation(Result):
         """What was found and what that says, in words."""
         about = self.manifest
         who = f"the mean curve of {about['tasks']} tasks" if about["tasks"] > 1 else "the curve of one task"
-        out = f" Layers without a value for every task are left out: {about['left_out']}." if about["left_out"] else ""
+        gone = [left if isinstance(left, str) else f"layer {left}" for left in about["left_out"]]
+        out = f" Left out, as values are missing: {', '.join(gone)}." if gone else ""
         if not self.clear:
             why = about["reason"]
             return f"No clear boundary in {who} over {about['n_layers']} layers: {why}.{out}"
@@ -84,17 +98,14 @@ class Segmentation(Result):
             for r in rows[1:]
         ]
         fewer = about["boundaries"] - len(sure)
-        gone = f" {fewer} of {about['boundaries']} boundaries looked for did not hold." if fewer else ""
-        interval = "its 95 % interval over tasks and its p" if about["tasks"] > 1 else "its p; one task, no interval"
-        r = about["autocorrelation"]
-        wander = (
-            f" Neighbouring layers err alike (correlation {r:.2f}): every p is too small." if _wanders(about) else ""
-        )
+        dropped = f" {fewer} of {about['boundaries']} boundaries looked for did not hold." if fewer else ""
+        p = "its p beside the others" if len(sure) > 1 else "its p"
+        beside = f"its 95 % interval over tasks and {p}" if about["tasks"] > 1 else f"{p} (one task, no interval)"
         return (
             f"{who[0].upper()}{who[1:]} falls into {len(spans)} segments: {', '.join(spans)}. First layer after each "
-            f"boundary, with {interval} beside the others: {', '.join(sure)}.{gone} Shuffled layers are cut as well in "
-            f"{about['p']:.2g} of the cases (p).{wander} The boundaries are of this curve; they do not say what the "
-            f"layers do.{out} {CITED}"
+            f"boundary, with {beside}: {', '.join(sure)}.{dropped} Shuffled layers are cut as well in "
+            f"{about['p']:.2g} of the cases (p). The boundaries are of this curve; they do not say what the layers "
+            f"do.{out} {CITED}"
         )
 
     def figure(self) -> go.Figure:
@@ -104,6 +115,8 @@ class Segmentation(Result):
         subtitle = (
             f"p = {about['p']:.2g} against shuffled layers" if self.clear else f"no clear boundary: {about['reason']}"
         )
+        if about["tasks"] > 1:
+            subtitle += "; thin: single tasks"
         return explorers.segmented(
             about["layers"],
             about["curve"],
@@ -135,7 +148,8 @@ def segment(
         curves: task -> one value per layer; a frame with a row per task and a column per layer; or an array
             [tasks, layers], or [layers]. A layer where a task has NaN is
             left out, and so is a task of NaN alone; both are reported.
-        boundaries: how many to look for; those that do not hold beside the others are dropped.
+        boundaries: how many to look for; those that do not hold beside the others are dropped. A curve with more of
+            them than that is not cut (step 4).
         alpha: how often pure noise may be cut.
         min_size: layers of the shortest segment.
         layers: their numbers, 0, 1, ... if None.
@@ -160,13 +174,16 @@ def segment(
         raise ArgumentError(asked, f"{len(numbers)} layers", "give fewer boundaries, or a lower min_size")
     rng = np.random.default_rng(seed)
     mean = table.mean(0)
-    p, reason = _test(mean, boundaries, min_size, permutations, alpha, rng)
-    starts, each = ([], []) if reason else _held(mean, boundaries, min_size, permutations, alpha, rng)
+    p, reason = tested(mean, boundaries, min_size, permutations, alpha, rng)
+    starts, each = ([], []) if reason else held(mean, boundaries, min_size, permutations, alpha, rng)
     if each and not starts:
         reason = f"no boundary holds by itself (p = {each[0]:.2g}, more than {alpha:g})"
+    r = autocorrelation(np.split(mean, starts))
+    if starts and wanders(r, len(mean)):
+        starts, reason = [], f"{ALIKE} (correlation {r:.2f}): it waves, wanders, or has more boundaries than looked for"
     spans = np.full((len(starts), 2), np.nan)
     if starts and len(table) > 1:
-        spans = np.array(numbers)[_intervals(table, len(starts), min_size, resamples, rng)]
+        spans = np.array(numbers)[intervals(table, len(starts), min_size, resamples, rng)]
     edges = [0, *starts, len(mean)]
     pieces = [mean[a:b] for a, b in itertools.pairwise(edges)]
     means = [float(piece.mean()) for piece in pieces]
@@ -178,7 +195,7 @@ def segment(
     manifest = {
         "clear": not reason, "reason": reason, "p": p, "alpha": alpha, "boundaries": boundaries, "min_size": min_size,
         "permutations": permutations, "resamples": resamples, "seed": seed,
-        "autocorrelation": _autocorrelation(pieces), "tasks": len(names), "n_layers": len(numbers), "layers": numbers,
+        "autocorrelation": r, "tasks": len(names), "n_layers": len(numbers), "layers": numbers,
         "label": label, "left_out": left_out,
         "curve": mean.tolist(), "curves": {name: row.tolist() for name, row in zip(names, table, strict=True)},
         "versions": files.versions(),
@@ -186,131 +203,6 @@ def segment(
     import pandas as pd  # heavy: only where a table is made
 
     return Segmentation(pd.DataFrame(rows), manifest)
-
-
-def cuts(curves: Floats, boundaries: int, min_size: int) -> tuple[Floats, Ints]:
-    """The best cut of each of many curves [curve, layer]: its squared error, and the first layer after each boundary.
-
-    The same optimum as `ruptures.Dynp` with cost "l2", for all curves at once.
-    """
-    size = max(1, CHUNK // (curves.shape[1] + 1) ** 2)
-    if len(curves) > size:
-        parts = [cuts(curves[i : i + size], boundaries, min_size) for i in range(0, len(curves), size)]
-        return np.concatenate([error for error, _ in parts]), np.concatenate([starts for _, starts in parts])
-    y = curves - curves.mean(1, keepdims=True)
-    n, zero = y.shape[1], np.zeros((len(y), 1))
-    s, q = np.hstack([zero, y.cumsum(1)]), np.hstack([zero, (y**2).cumsum(1)])
-    length = np.arange(n + 1)[None, :] - np.arange(n + 1)[:, None]  # of the segment from i up to j
-    within = (q[:, None, :] - q[:, :, None]) - (s[:, None, :] - s[:, :, None]) ** 2 / np.maximum(length, 1)
-    cost = np.where(length >= min_size, within.clip(0), np.inf)
-    best, back = cost[:, 0], []
-    for _ in range(boundaries):
-        total = best[:, :, None] + cost
-        back.append(total.argmin(1))
-        best = total.min(1)
-    end, starts = np.full(len(y), n), []
-    for pointers in reversed(back):
-        end = pointers[np.arange(len(y)), end]
-        starts.append(end)
-    return best[:, n], np.stack(starts[::-1], 1)
-
-
-def gains(curves: Floats, boundaries: int, min_size: int) -> Floats:
-    """Squared error of a polynomial over that of the pieces, of each curve; large where the curve has steps.
-
-    The polynomial has as many free numbers as the cut (levels and places), and at most one less than there are layers.
-    """
-    y = curves - curves.mean(1, keepdims=True)
-    n, total = y.shape[1], (y**2).sum(1)
-    powers = np.linalg.qr(np.vander(np.linspace(-1, 1, n), min(2 * boundaries, n - 2) + 1))[0]
-    smooth = ((y - (y @ powers) @ powers.T) ** 2).sum(1)
-    tiny = TINY * total + np.finfo(float).tiny  # a curve of perfect steps leaves no error
-    return (smooth + tiny) / (cuts(y, boundaries, min_size)[0] + tiny)
-
-
-def _test(
-    mean: Floats, boundaries: int, min_size: int, permutations: int, alpha: float, rng: np.random.Generator
-) -> tuple[float, str]:
-    """Step 2: p of the cut, and why there is no clear boundary ("" where there is)."""
-    if np.ptp(mean) <= 1e-12 * np.abs(mean).max():
-        return 1.0, "the curve is constant"
-    own = gains(mean[None], boundaries, min_size)[0]
-    p = _p(own, gains(_shuffled(mean, permutations, rng), boundaries, min_size))
-    if p <= alpha:
-        return p, ""
-    why = "a smooth curve fits it better than the pieces" if own < 1 else "pieces fit shuffled layers as well"
-    return p, f"{why} (p = {p:.2g}, more than {alpha:g})"
-
-
-def _held(
-    mean: Floats, boundaries: int, min_size: int, permutations: int, alpha: float, rng: np.random.Generator
-) -> tuple[list[int], list[float]]:
-    """Step 3: the boundaries of the finest cut of which all hold, if any, and p of each of the last ones tried."""
-    each: list[float] = []
-    for count in range(boundaries, 0, -1):
-        starts = _ruptures(mean, count, min_size)
-        each = _each(mean, starts, min_size, permutations, rng)
-        if max(each) <= alpha:
-            return starts, each
-    return [], each
-
-
-def _each(
-    mean: Floats, starts: Sequence[int], min_size: int, permutations: int, rng: np.random.Generator
-) -> list[float]:
-    """p of each boundary beside the others."""
-    residuals = np.concatenate([piece - piece.mean() for piece in np.split(mean, starts)])
-    shuffled, tiny = _shuffled(residuals, permutations, rng), TINY * len(mean) * float(mean.var())
-    found = []
-    for start in starts:
-        rest = [s for s in starts if s != start]
-        found.append(_p(_taken(mean[None], rest, min_size, tiny)[0], _taken(shuffled, rest, min_size, tiny)))
-    return found
-
-
-def _taken(curves: Floats, starts: Sequence[int], min_size: int, tiny: float) -> Floats:
-    """Share of the error of pieces of each curve that the best further boundary takes away."""
-    total, best = np.full(len(curves), tiny), np.zeros(len(curves))
-    for piece in np.split(curves, starts, axis=1):
-        error = piece.shape[1] * piece.var(1)
-        total += error
-        if piece.shape[1] >= 2 * min_size:
-            best = np.maximum(best, error - cuts(piece, 1, min_size)[0])
-    return best / total
-
-
-def _shuffled(values: Floats, permutations: int, rng: np.random.Generator) -> Floats:
-    return rng.permuted(np.tile(values, (permutations, 1)), axis=1)
-
-
-def _p(own: float, shuffled: Floats) -> float:
-    return float((1 + (shuffled >= own * (1 - 1e-9)).sum()) / (1 + len(shuffled)))
-
-
-def _autocorrelation(pieces: Sequence[Floats]) -> float:
-    """Lag-1 correlation, over the layers, of the residuals around the pieces."""
-    whole = np.concatenate(pieces)
-    e = np.concatenate([piece - piece.mean() for piece in pieces])
-    return float(e[1:] @ e[:-1] / (e @ e + TINY * len(e) * whole.var() + np.finfo(float).tiny))
-
-
-def _wanders(about: Mapping[str, Any]) -> bool:
-    """Whether the correlation is above what independent residuals exceed in 5 % of the cases."""
-    return bool(about["autocorrelation"] > 1.645 / np.sqrt(about["n_layers"]))
-
-
-def _intervals(table: Floats, boundaries: int, min_size: int, resamples: int, rng: np.random.Generator) -> Ints:
-    """Step 4: 95 % percentile interval over tasks of each boundary, [boundary, end] as positions of layers."""
-    drawn = rng.integers(len(table), size=(resamples, len(table)))
-    starts = cuts(np.stack([table[tasks].mean(0) for tasks in drawn]), boundaries, min_size)[1]
-    return np.quantile(starts, (0.025, 0.975), axis=0, method="inverted_cdf").astype(np.int64).T
-
-
-def _ruptures(curve: Floats, boundaries: int, min_size: int) -> list[int]:
-    import ruptures  # only where a curve is cut
-
-    ends = ruptures.Dynp(model="l2", min_size=min_size, jump=1).fit(curve).predict(n_bkps=boundaries)
-    return [int(end) for end in ends[:-1]]
 
 
 def _names(means: Sequence[float]) -> list[str]:
