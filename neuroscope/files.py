@@ -50,7 +50,7 @@ def read_json(path: str | os.PathLike, kind: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(f"read {kind} from {path}", str(error), "check the path") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(
             f"read {kind} from {path}", f"not JSON: {error}", "the file is truncated or of another kind; write it again"
         ) from None

@@ -16,6 +16,7 @@ from neuroscope.errors import ArgumentError
 from neuroscope.masks import NeuronMask
 from neuroscope.overlap import overlap
 from neuroscope.parameters import parameter_similarity
+from neuroscope.similarity import compare
 
 RNG = np.random.default_rng(0)
 TASKS = list("abcdef")
@@ -64,7 +65,8 @@ def test_per_test_task_and_over_all_pairs():
         assert both.q == both.p
         beyond = row(found, TWO_WAY, statistic)
         x_all, y_all = (np.array([[d.get((i, j), np.nan) for j in TASKS] for i in TASKS]) for d in (alike, scores))
-        one, two = without_tasks(x_all, y_all)
+        one, two, freedom = without_tasks(x_all, y_all)
+        assert freedom == 30 - 11
         assert beyond.r == pytest.approx(own(one[np.isfinite(one)], two[np.isfinite(two)]).statistic)
         assert beyond.q == beyond.p == label_p(one, two, statistic) != both.p and beyond.least == both.least == 1 / 720
         assert (beyond.low, beyond.high) == task_bootstrap(one, two, statistic, task_draws([range(6)], 0))
@@ -166,10 +168,30 @@ def test_few_tasks_say_what_they_cannot():
     # without source and test task, a pair is as alike as the other two tasks: 4 of 24 orders change nothing
     assert row(found, TWO_WAY).least == pytest.approx(4 / 24)
     assert "With so few tasks, p cannot be below 0.17" in found.in_words()
-    three = {p: v for p, v in symmetric.items() if "d" not in p}
-    found = correlate(three, random_cells(2, list("abc")))
+    levels = dict(zip(four, (0.1, 0.3, 0.4, 0.9), strict=True))
+    found = correlate({(i, j): levels[i] + levels[j] for i, j in symmetric}, random_cells(2, four))
     assert row(found, TWO_WAY).reason == "all similarities are equal but for source and test task"
     assert "what is due to pairs alone cannot be told" in found.in_words() and found.sentences()[0][1]
+
+
+def test_three_tasks_leave_nothing_to_correlate():
+    """Six pairs and five effects: two residuals of one degree of freedom correlate by +-1, whatever the numbers."""
+    three = list("abc")
+    x, y = (np.array([[random_cells(s, three).get((i, j), math.nan) for j in three] for i in three]) for s in (1, 2))
+    one, two, freedom = without_tasks(x, y)
+    both = np.isfinite(one)
+    assert freedom == 1 and abs(correlation(one[both], two[both], "pearson")) == pytest.approx(1)
+    found = correlate(random_cells(1, three), random_cells(2, three))
+    for statistic in ("pearson", "spearman"):
+        beyond, raw = row(found, TWO_WAY, statistic), row(found, "all pairs", statistic)
+        assert np.isnan([beyond.r, beyond.p, beyond.q, beyond.low]).all() and np.isfinite([raw.r, raw.p]).all()
+        assert beyond.reason == "1 degree of freedom left: fewer than 4"
+    text, is_negative = found.sentences()[0]
+    assert is_negative and "cannot be told (1 degree of freedom left: fewer than 4)" in text
+    # three sources and two tests leave two, three and three leave four
+    for tests, left in (("xy", 2), ("xyz", 4)):
+        cells = [{(i, j): float(RNG.random()) for i in three for j in tests} for _ in range(2)]
+        assert np.isfinite(row(correlate(*cells), TWO_WAY).r) == (left == 4)
 
 
 def test_layers_that_a_pair_lacks_are_in_no_mean():
@@ -277,6 +299,7 @@ def test_measures_of_this_library(tiny_model):
 def test_bad_input():
     alike, scores = random_cells(1), random_cells(2)
     rows = pd.DataFrame([{"a": "a", "b": "b", "value": 1.0}] * 2)
+    layers = np.random.default_rng(0).normal(size=(2, 8, 3))
     for similarity, transfer, match in (
         (alike, {("x", "y"): 1.0}, "no pair of tasks in both"),
         (alike, {}, "a dict"),
@@ -286,7 +309,19 @@ def test_bad_input():
         (alike, dict.fromkeys(scores, math.nan), "0 pairs"),
         (alike | {("a", "b"): math.inf}, scores, "infinite number for a -> b"),
         (rows, scores, "several rows for a -> b"),
-        (rows.drop(columns="value"), scores, "a table of a, b"),
+        (
+            rows.drop(columns="value"),
+            scores,
+            "a table of a, b\n.*a or source; b or target or test; and value or jaccard",
+        ),
+        (alike, rows.drop(columns="value"), r"a table of a, b\n.*and score or value .*matrix of numbers"),
+        (
+            compare({"a": layers}, {"a": layers}),
+            scores,
+            "a table of .*layer_a, layer_b, value.*\n.*columns a or source",
+        ),
+        (pd.DataFrame({"x": ["a"]}), scores, "a table of x\n.*columns a or source"),
+        (pd.DataFrame({"x": [math.inf]}, ["y"]), scores, "infinite number for y -> x"),
         ({"ab": "x"}, scores, "something else"),
         ({("a", "b"): [1, 2], ("a", "c"): [1]}, scores, "1 and 2 layers|2 and 1 layers"),
     ):

@@ -138,7 +138,7 @@ def test_gaps_move_with_their_tasks(statistic):
         return np.mean(np.array(drawn) >= drawn[0] - 1e-12)
 
     assert label_p(x, y, statistic) == expected(x, y)
-    one, two = without_tasks(x, y)  # two has the gaps of x too
+    one, two, _ = without_tasks(x, y)  # two has the gaps of x too
     places = relabelled(orders([range(5)], 0)[0], y)
     assert label_permutation_test(one, two, statistic, places)[0] == expected(one, two)
 
@@ -183,8 +183,8 @@ def test_tasks_that_are_alike_to_all_and_easy_for_all_are_no_finding():
         worlds = [world(rng, **settings) for _ in range(150)]
         for view, ps in (
             ("raw", [p(*w) for w in worlds]),
-            ("two-way", [p(*without_tasks(*w)) for w in worlds]),
-            ("spearman", [p(*without_tasks(*w), "spearman") for w in worlds]),
+            ("two-way", [p(*without_tasks(*w)[:2]) for w in worlds]),
+            ("spearman", [p(*without_tasks(*w)[:2], "spearman") for w in worlds]),
         ):
             share[name, view] = np.mean(np.array(ps) <= 0.05)
     nominal = 0.05 + 4 * math.sqrt(0.05 * 0.95 / 150)
@@ -208,7 +208,8 @@ def test_two_way_is_the_partial_correlation_of_a_regression(gaps):
     left = squares(tasks)
     slope = (np.linalg.pinv(np.column_stack([tasks, x[both]])) @ y[both])[-1]
     expected = np.sign(slope) * math.sqrt((left - squares(np.column_stack([tasks, x[both]]))) / left)
-    one, two = without_tasks(x, y)
+    one, two, freedom = without_tasks(x, y)
+    assert freedom == both.sum() - np.linalg.matrix_rank(tasks) == 30 - gaps - 11
     assert correlation(one[both], two[both], "pearson") == pytest.approx(expected)
     assert (np.isfinite(one) == both).all() and (np.isfinite(two) == both).all()
     additive = np.where(np.eye(6), np.nan, np.arange(6.0)[:, None] + 0.1 * np.arange(6))
@@ -249,6 +250,6 @@ def test_the_bootstrap_covers():
     rng, held = np.random.default_rng(2), 0
     counts = task_draws([range(6)], 0)[:400]
     for _ in range(150):
-        low, high = task_bootstrap(*without_tasks(*world(rng, effect=0.5)), "pearson", counts)
+        low, high = task_bootstrap(*without_tasks(*world(rng, effect=0.5))[:2], "pearson", counts)
         held += low <= 0.5 / math.hypot(0.5, 0.4) <= high
     assert held / 150 > 0.95 - 4 * math.sqrt(0.95 * 0.05 / 150)

@@ -1,4 +1,4 @@
-"""F3: its words follow the numbers, training stands beside random masks, nothing that is given is swallowed."""
+"""F3: its words follow the numbers, training has no verdict, nothing that is given is swallowed."""
 
 import dataclasses
 
@@ -28,19 +28,24 @@ def masks(model):
     return {name: s.top(0.2) for name, s in attribute(model, TASKS).items()}
 
 
-def made_up(values, before, change=(-0.01, 0.01), band=(0.1, 0.2), controls=20, cells=None):
+def made_up(values, before, band=(0.1, 0.2), band_before=(0.1, 0.2), controls=20, cells=None, tasks=""):
     """F3 of means by layer that were made up; the two pairs' cells are `cells`, else the means."""
     n = len(values)
     ends = {name: [v] * n if controls else [None] * n for name, v in zip(("low", "high"), band, strict=True)}
     numbers = {"value": list(values), **ends, "layer": list(range(n)), "block": [f"blocks.{i}" for i in range(n)]}
-    tasks = {"task": [ALL] * n, **numbers, "pairs": [2] * n, "gaps": [0] * n}
+    rows = {**numbers, "pairs": [2] * n, "gaps": [0] * n}
+    labels = [*tasks, ALL]
+    by_task = {"task": [t for t in labels for _ in range(n)]} | {c: v * len(labels) for c, v in rows.items()}
     rows = [
         {"a": a, "b": b, "layer": i, "value": v, "low": band[0], "high": band[1], "reason": ""}
         for a, b in (("a", "b"), ("b", "a"))
         for i, v in enumerate(values if cells is None else cells)
     ]
-    about = {"by_layer": {"value": {"tasks": tasks}}, "controls": controls, "estimator": "masked", "per_task": True}
-    about |= {"untrained": before, "random_change": [[end if controls else None] * n for end in change]}
+    about = {"by_layer": {"value": {"tasks": by_task}}, "controls": controls, "estimator": "masked", "per_task": True}
+    ends = {name: [v if controls else None] * n for name, v in zip(("low", "high"), band_before, strict=True)}
+    about |= {"untrained": {"value": before, **ends}, "touched": 0.104, "part": "all", "other": False}
+    about |= {"blocks": numbers["block"], "masks": {"a": {}, "b": {}}}
+    about["by_layer"]["value"]["random"] = {"value": [0.15] * n, "low": [band[0]] * n, "high": [band[1]] * n}
     return ParameterDepth(pd.DataFrame(rows), about)
 
 
@@ -51,58 +56,78 @@ def test_words_beside_random_masks():
     assert "0.150 (middle of the band of 20 draws)" in words
     assert "above their band in **3 of 4** layers (0.3 by chance alone)" in words
     assert "single pairs in 4 of 8 (0.6 by chance alone)" in words
-    assert "**A negative**: in layers 0 the tasks' neurons are no more alike than random ones" in words
+    assert "**A negative**: in layer 0 the tasks' neurons are no more alike than random ones" in words
     nothing = made_up([np.nan], [0.1])
     nothing = dataclasses.replace(nothing, table=nothing.table.assign(reason="no neuron"))
     assert nothing.in_words() == "- **A negative**: in no layer is there a similarity (no neuron)."
 
 
 def test_words_of_training():
-    """The change of the mean beside that of random masks: 2 * 0.0702 a layer leave their band by chance."""
+    """The distances to the middle of the band, 0.15 after training, and before it 0.15 or 0.25."""
     learnt = made_up([0.3, 0.8, 0.7], [0.35, 0.2, 0.7]).in_words()
-    assert "- Training the neurons changed the mean by at most +0.6000 (layer 1), that of random masks by" in learnt
-    assert "-0.0100 to +0.0100 there. It leaves their band in **2 of 3** layers (0.4 by chance alone)." in learnt
-    assert "Most of the curve" in learnt  # 0.267 of 0.45 above random
-    fallen = made_up([0.3, 0.7], [0.9, 0.705]).in_words()
-    assert "at most -0.6000 (layer 0)" in fallen and "**1 of 2** layers (0.3 by chance" in fallen
-    most = made_up([0.5, 0.7], [0.2, 0.3]).in_words()
-    assert "A negative" not in most
+    assert "- Training the neurons changed the mean by at most +0.6000 (layer 1). From the middle of" in learnt
+    assert "it is +0.450 away, and before training it was +0.267 away from theirs (59% of that)." in learnt
+    assert "all of a task's neurons and about 10% of a random mask's, so that their changes cannot be comp" in learnt
+    assert "at most -0.6000 (layer 0)" in made_up([0.3, 0.7], [0.9, 0.705]).in_words()
     same = made_up([0.5, 0.7], [0.495, 0.709]).in_words()
-    assert "- **A negative**: training the neurons changed the mean by at most -0.0090 (layer 1)" in same
-    assert "in **0 of 2** layers" in same
-    assert "**A negative**: the mean lies 0.450 above random masks, and before training 0.452. Most of" in same
-    seven = made_up([0.5] * 7 + [0.52], [0.5] * 8).in_words()  # one of eight layers, where 1.1 do by chance
-    assert "**A negative**: training the neurons changed the mean by at most +0.0200 (layer 7)" in seven
+    assert "+0.450 away, and before training it was +0.452 away from theirs (100% of that)" in same
+    own = made_up([0.5, 0.7], [0.495, 0.709], band_before=(0.2, 0.3)).in_words()  # its own band
+    assert "+0.352 away from theirs (78% of that)" in own
     low = made_up([0.1, 0.1], [0.14, 0.14]).in_words()
-    assert "Most of the curve" not in low  # there is no distance to random masks
+    assert "it is -0.050 away, and before training it was -0.010 away from theirs." in low
+    assert "it was -0.010 away from theirs." in made_up([0.3, 0.3], [0.14, 0.14]).in_words()
     assert "no similarity before training" in made_up([0.5], [None]).in_words()
 
 
-def test_without_random_masks_there_is_no_verdict():
+def test_training_without_random_masks():
     words = made_up([0.5, 0.7], [0.5, 0.69], controls=0).in_words()
-    assert "changed the mean by at most +0.0100 (layer 1); without random masks there is nothing to compare" in words
-    assert "A negative" not in words and "Random masks of" not in words
+    assert "- Training the neurons changed the mean by at most +0.0100 (layer 1).\n" in words
+    assert "away" not in words and "Random masks of" not in words
 
 
-def test_the_change_of_random_masks_is_theirs_over_the_same_training(model, masks):
+def test_random_masks_as_the_tasks_masks_are_no_finding(model, masks):
+    """What training does to all neurons of a random mask is no finding, though it does less to other random masks."""
+    drawn = {name: mask.random_like(seed=1, match="layer") for name, mask in masks.items()}
+    found = parameter_depth(model, drawn, TASKS, controls=20, seed=2, **RECIPE)
+    said = [line for line in found.in_words().splitlines() if "raining" in line.split("**")[0]]
+    assert len(said) == 2 and not any("**" in line for line in said)
+    assert "cannot be compared" in said[1] and "above their band in **0 of 2** layers" in found.in_words()
+    columns = ["value", "low", "high", "untrained", "untrained_low", "untrained_high", "pairs", "gaps"]
+    assert list(found.summary().columns[2:]) == columns
+    assert repr(found).startswith("ParameterDepth(masked cosine, 3 masks")
+
+
+def test_before_training_and_what_training_touches(model, masks):
     found = parameter_depth(model, masks, TASKS, controls=6, seed=2, **RECIPE)
+    before = parameter_similarity(model, masks, controls=6, seed=2).by_layer().query("task == @ALL")
+    for name in ("value", "low", "high"):
+        column = "untrained" if name == "value" else f"untrained_{name}"
+        assert found.summary()[column].tolist() == before[name].tolist()
+    hit = [
+        np.mean([len(mask & mask.random_like(seed=s, match="layer")) / len(mask) for s in range(200)])
+        for mask in masks.values()
+    ]
+    assert found.manifest["touched"] == pytest.approx(np.mean(hit), abs=0.01)
 
-    def drawn(given, chosen):
-        return np.array(parameter_similarity(given, chosen, controls=6, seed=2).manifest["by_layer"]["value"]["drawn"])
 
-    after = []
-    for name in masks:
-        adapter = finetune(model, TASKS[name], masks[name], seed=2, **RECIPE)
-        adapter.merge()
-        after.append(drawn({name: model}, masks))
-        adapter.unmerge()
-        adapter.detach()
-    change = np.mean(after, axis=0) - drawn(model, masks)
-    summary = found.summary()
-    np.testing.assert_allclose(summary["change_low"], np.quantile(change, 0.025, axis=1))
-    np.testing.assert_allclose(summary["change_high"], np.quantile(change, 0.975, axis=1))
-    assert (summary["change_low"] < summary["change_high"]).all()
-    assert list(summary.columns[2:8]) == ["value", "low", "high", "untrained", "change_low", "change_high"]
+def test_the_figure_shows_the_mean_over_all_pairs_before_and_after():
+    found = made_up([0.3, 0.8], [0.35, 0.2])
+    many = made_up([0.3, 0.8], [0.35, 0.2], tasks="abcdefgh")
+    few = made_up([0.3, 0.8], [0.35, 0.2], tasks="ab")
+    for shown, names in ((found, []), (few, ["a", "b"]), (many, [])):
+        figure = shown.figure()
+        assert [t.name for t in figure.data[2:]] == [*names, "all pairs, after training", "all pairs, before training"]
+        after, before = figure.data[-2:]
+        assert (list(after.y), list(before.y)) == ([0.3, 0.8], [0.35, 0.2])
+        assert (after.line.dash, before.line.dash, after.line.color) == ("solid", "dot", before.line.color)
+        assert figure.layout.legend.orientation == "h"
+    words = {
+        name: made.figure().layout.title.subtitle.text.replace("<br>", " ")
+        for name, made in (("few", few), ("many", many))
+    }
+    assert "95 % of a single task's mean over 20 draws" in words["few"]
+    assert words["few"].endswith("the band of the mean over all pairs is narrower")
+    assert words["many"].endswith("the band is that of the mean over all pairs") and "single" not in words["many"]
 
 
 def test_arguments_of_training_need_tasks(model, masks, tmp_path):
@@ -111,7 +136,7 @@ def test_arguments_of_training_need_tasks(model, masks, tmp_path):
             parameter_depth(model, masks, **given)
     seen = []
     found = parameter_depth(model, masks, controls=0, progress=lambda items, what: seen.append(what) or items)
-    assert seen == ["similarity of parameters"] and found.summary()["change_low"].isna().all()
+    assert seen == ["similarity of parameters"] and found.summary()["untrained_low"].isna().all()
     assert not (tmp_path / "none").exists()
     for wrong in ({"lr": -5}, {"steps": "x"}, {"adapters": tmp_path}):
         with pytest.raises(ArgumentError):
@@ -162,3 +187,8 @@ def test_figure_3_from_a_folder_and_adapters(model, masks, tmp_path):
     for column in ("value", "low", "high"):
         np.testing.assert_allclose(found.table[column], trained.table[column], rtol=1e-5)
     assert "inside the models trained on one task each" in found.in_words()
+
+
+def test_the_legend_is_on_top_where_nothing_is_trained_too(model, masks):
+    figure = parameter_depth(model, masks, controls=2).figure()
+    assert figure.layout.legend.orientation == "h" and figure.data[-1].name == list(masks)[-1]

@@ -223,8 +223,6 @@ def test_the_band_beside_the_tasks_is_of_single_tasks():
         assert found["random"]["low"][layer] == pytest.approx(low)
         assert found["random"]["high"][layer] == pytest.approx(high)
         assert found["random"]["value"][layer] == pytest.approx(pooled.mean())
-        drawn = found["drawn"][layer]
-        assert drawn[::4] == [None] * 10 and [d for d in drawn if d is not None] == pytest.approx(kept.mean(0)[layer])
 
 
 def test_what_chance_puts_above_the_band(tiny_model):
@@ -434,6 +432,11 @@ def test_headers_that_contradict_themselves_are_refused(tmp_path):
         ({"data_offsets": [start + len(good), stop + len(good)]}, "where its header promises"),
         ({"shape": [32, 47]}, r"\(32, 47\) in F32"),
         ({"shape": [-32, -48]}, r"\(-32, -48\) in F32"),
+        ({"shape": [32.0, 48]}, r"\(32.0, 48\) in F32 at bytes"),
+        ({"shape": [True, 32 * 48]}, r"\(True, 1536\) in F32 at bytes"),
+        ({"data_offsets": [float(start), stop]}, rf"at bytes {start}\.0 to"),
+        ({"data_offsets": [start, stop - 0.0]}, rf"to {stop}\.0"),
+        ({"dtype": "I8", "data_offsets": [stop, start]}, f"at bytes {stop} to {start}"),
         ({"shape": 3}, "TypeError"),
         ({"dtype": ["F32"]}, "TypeError"),
     ):
@@ -443,6 +446,10 @@ def test_headers_that_contradict_themselves_are_refused(tmp_path):
         file.write_bytes(len(text).to_bytes(8, "little") + text + good[8 + length :])
         with pytest.raises(FileError, match=match):
             parameter_similarity(tmp_path, masks, controls=0)
+    nested = b"[" * 200_000
+    file.write_bytes(len(nested).to_bytes(8, "little") + nested + b" ")
+    with pytest.raises(FileError, match="RecursionError|JSONDecodeError"):
+        parameter_similarity(tmp_path, masks, controls=0)
 
 
 def test_no_other_byte_of_a_checkpoint_matters(tmp_path):
@@ -661,6 +668,22 @@ def test_a_model_may_be_a_base_and_an_adapters_file(tmp_path, monkeypatch):
     )
 
 
+def test_an_adapter_over_an_adapter_is_refused(tmp_path):
+    """Both were trained on the base: one on top of the other is a model that nobody trained."""
+    root = families.build("llama")
+    masks, base = random_masks(root), saved(root, tmp_path / "base")
+    for name, mask in masks.items():
+        adapter = NeuronAdapter(root, mask)
+        adapter.save(tmp_path / name)
+        adapter.detach()
+    for given in (base, root):
+        first = (given, tmp_path / "a")
+        for model, other in ((first, tmp_path / "b"), ((first, tmp_path / "b"), None)):
+            with pytest.raises(ModelError, match=r"an adapter over an adapter.*\n.*give other=\(base, path\)"):
+                parameter_similarity(model, masks, other=other, controls=0)
+        assert len(parameter_similarity(first, masks, other=(given, tmp_path / "b"), controls=0).table) == 4
+
+
 def test_what_is_no_base_and_adapter_is_refused(tmp_path):
     root = families.build("llama")
     masks, base = random_masks(root), saved(root, tmp_path / "base")
@@ -770,7 +793,12 @@ def test_the_result_is_saved_drawn_and_says_how_it_was_made(tiny_model, tmp_path
         assert curve.name == task and list(curve.y) == by_layer[by_layer.task == task].value.tolist()
         assert "random masks:" in curve.customdata[0] and "blocks.0" in curve.customdata[0]
     assert figure.data[1].name == RANDOM
-    assert figure.layout.yaxis.title.text == "masked cosine (down)" and "4 draws" in figure.layout.title.subtitle.text
+    assert figure.layout.yaxis.title.text == "masked cosine (down)"
+    assert "95 % of a single task's mean over 4 draws" in figure.layout.title.subtitle.text
+    assert repr(found).startswith("ParameterSimilarity(masked cosine (down), 3 masks")
+    between = parameter_similarity(model, masks, other=tiny_model(seed=1), controls=2)
+    assert between.figure() == between.figure("relative") != between.figure("value")
+    assert between.figure().layout.yaxis.title.text == "difference / norm" and found.figure() == found.figure("value")
     many = parameter_similarity(model, random_masks(model, "abcdefgh"), controls=0)
     assert [t.name for t in many.figure().data] == [ALL]  # and no band, as there are no controls
     pair = parameter_similarity(model, {n: masks[n] for n in "ab"}, controls=0)
@@ -782,5 +810,9 @@ def test_the_result_is_saved_drawn_and_says_how_it_was_made(tiny_model, tmp_path
     eight = parameter_similarity(model, random_masks(model, "abcdefgh"), controls=20)
     own = eight.by_layer().query("task == @ALL")  # the one curve that is drawn has its own band
     assert list(eight.figure().data[0].y) == [*own.high, *own.low[::-1]]
+    assert "shaded: 95 % over 20 draws" in eight.figure().layout.title.subtitle.text
     with pytest.raises(ArgumentError, match="no such measure"):
         found.by_layer("delta")
+    for wrong in ("", "delta"):
+        with pytest.raises(ArgumentError, match="no such measure"):
+            found.figure(wrong)

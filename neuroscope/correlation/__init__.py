@@ -69,8 +69,8 @@ def correlate(similarity: Any, transfer: Any, *, by: Literal["all", "layer"] = "
 
     Returns:
         Correlation: one row per view (each test task; all pairs; all pairs without what is due to source and test
-        task), layer and statistic. What cannot be computed (fewer than four models, scores that are all equal) is NaN
-        with a reason, and in no correction.
+        task), layer and statistic. What cannot be computed (fewer than four models, scores that are all equal; of three
+        tasks the last view, as their effects leave one degree of freedom) is NaN with a reason, and in no correction.
 
     Raises:
         ArgumentError: no task in both, fewer than four pairs in all, layers asked for where there are none, or
@@ -138,7 +138,8 @@ def _rows(
     """Every view and statistic of one layer, without q."""
     rows = []
     both = np.isfinite(x) & np.isfinite(y)
-    views = {PAIRS: (x, y), TWO_WAY: without_tasks(x, y) if both.any() else (x, y)}
+    own = (x, y, int(both.sum()))
+    views = {PAIRS: own, TWO_WAY: without_tasks(x, y) if both.any() else own}
     is_few = min(both.any(0).sum(), both.any(1).sum()) < TASKS
     for statistic in STATISTICS:
         for j in np.flatnonzero(np.isfinite(y).any(0)).tolist():
@@ -150,8 +151,8 @@ def _rows(
                 row["p"], row["least"] = permutation_test(one, two, statistic, every)
                 row["orders"] = len(every)
             rows.append(row)
-        for view, (one, two) in views.items():
-            row = _row(view, layer, statistic, one[both], two[both], int(np.isfinite(y).sum()), "pairs")
+        for view, (one, two, freedom) in views.items():
+            row = _row(view, layer, statistic, one[both], two[both], int(np.isfinite(y).sum()), "pairs", freedom)
             if not row["reason"]:
                 places, row["exact"] = shuffled[0]
                 row["p"], row["least"] = label_permutation_test(one, two, statistic, places)
@@ -164,12 +165,16 @@ def _rows(
     return rows
 
 
-def _row(test: str, layer: int | None, statistic: str, x: Floats, y: Floats, scored: int, unit: str) -> dict[str, Any]:
+def _row(
+    test: str, layer: int | None, statistic: str, x: Floats, y: Floats, scored: int, unit: str, freedom: int = LEAST
+) -> dict[str, Any]:
     nothing: dict[str, Any] = {"r": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "exact": False, "orders": 0}
     nothing |= {"least": np.nan, "reason": ""}
     row = {"test": test, "layer": layer, "statistic": statistic, "n": len(x), "gaps": scored - len(x)} | nothing
     if len(x) < LEAST:
         return row | {"reason": f"{len(x)} {unit}: fewer than {LEAST}"}
+    if freedom < LEAST:
+        return row | {"reason": f"{freedom} degree{'' if freedom == 1 else 's'} of freedom left: fewer than {LEAST}"}
     r = correlation(x, y, statistic)
     constant = "similarities" if np.ptp(x) <= np.ptp(y) else "scores"
     beyond = " but for source and test task" if test == TWO_WAY else ""

@@ -92,7 +92,12 @@ def _any(given: Any, values: Sequence[str], what: str) -> Cells:
     if _is_frame(given):
         if _columns(given) is not None:
             return _tidy(given, values, what)
-        return _cells({(a, b): given.loc[a, b] for a in given.index for b in given.columns}, what)
+        try:
+            return _cells({(a, b): given.loc[a, b] for a in given.index for b in given.columns}, what)
+        except ArgumentError:
+            if all(given[c].dtype.kind in "fiub" for c in given.columns):
+                raise
+            raise _unnamed(given, values, what) from None  # text in it: a tidy table, but of something else
     if isinstance(given, Mapping) and given and all(isinstance(v, Mapping) for v in given.values()):
         return _cells({(a, b): v for a, row in given.items() for b, v in row.items()}, what)
     if isinstance(given, Mapping) and given:
@@ -104,13 +109,22 @@ def _tidy(table: pd.DataFrame, values: Sequence[str], what: str) -> Cells:
     columns = _columns(table)
     value = next((c for c in values if c in table.columns), None)
     if columns is None or value is None:
-        raise ArgumentError(f"correlate: {what}", f"a table of {', '.join(map(str, table.columns))}", DO)
+        raise _unnamed(table, values, what)
     pairs = list(zip(table[columns[0]], table[columns[1]], strict=True))
     twice = next((pair for pair in pairs if pairs.count(pair) > 1), None) if len(set(pairs)) < len(pairs) else None
     if twice is not None:
         found = f"several rows for {twice[0]} -> {twice[1]}"
         raise ArgumentError(f"correlate: {what}", found, "choose one of them, or average them, before")
     return _cells(dict(zip(pairs, table[value], strict=True)), what)
+
+
+def _unnamed(table: pd.DataFrame, values: Sequence[str], what: str) -> ArgumentError:
+    """A table whose columns do not say which tasks and which number."""
+    first, second, number = (" or ".join(names) for names in (SOURCE, TEST, values))
+    do = (
+        f"give a table with the columns {first}; {second}; and {number}; or a matrix of numbers with tasks as its index"
+    )
+    return ArgumentError(f"correlate: {what}", f"a table of {', '.join(map(str, table.columns))}", do)
 
 
 def _cells(given: Mapping[Any, Any], what: str) -> Cells:

@@ -4,13 +4,15 @@
    back, to the bit, before the next one.
 2. In every layer, the similarity of task i's and every other task j's neurons inside M_i, averaged over i, beside the
    band of random masks of the same sizes (parameters/).
-3. The same inside the model before training: what is there already is due to which neurons were chosen. What training
-   changed stands beside the change of the same random masks.
+3. The same inside the model before training: what is there already is due to which neurons were chosen.
+
+What training changed has no control here: it touches all of a task's neurons, and of a random mask's only those that
+happen to be among them (`manifest["touched"]`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Unpack
@@ -24,7 +26,7 @@ from neuroscope.experiments.trials import DEFAULTS, Settings, Training, check_se
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
 from neuroscope.parameters import Estimator, ParameterSimilarity, Part, parameter_similarity
-from neuroscope.parameters.result import ALL, above_by_chance, band, plain
+from neuroscope.parameters.result import ALL, above_by_chance, plain
 from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-UNTRAINED = "before training"
+TRAINED, UNTRAINED = "after training", "before training"
 LIMITS = {
     "masked": "In this cosine only neurons that both tasks have meet: it is their overlap, weighted by the size of "
     "their parameters, and says nothing of different neurons that do the same.",
@@ -46,38 +48,48 @@ LIMITS = {
 class ParameterDepth(ParameterSimilarity):
     """LX24 Figure 3: `ParameterSimilarity` inside the models M_i (or the one model given), with words.
 
-    `manifest["untrained"]` has the mean over all pairs by layer before training, and `manifest["random_change"]` the
-    2.5 and 97.5 % points of what training changed of that mean over random masks; None where nothing was trained.
+    `manifest["untrained"]` has the mean over all pairs by layer before training, with the band of random masks then
+    (value, low, high), and `manifest["touched"]` the share of a random mask's neurons that training a task's touches;
+    None where nothing was trained.
     """
 
     def summary(self) -> pd.DataFrame:
         """The mean over all pairs by layer.
 
-        Columns: block, layer, value, low, high (random masks), untrained (before training), change_low and change_high
-        (of random masks over the same training), pairs, gaps.
+        Columns: block, layer, value, low, high (random masks), untrained, untrained_low, untrained_high (the same
+        before training), pairs, gaps.
         """
         rows = self.by_layer()
         rows = rows[rows["task"] == ALL].drop(columns="task").reset_index(drop=True)
-        columns = (self.manifest["untrained"], *(self.manifest["random_change"] or (None, None)))
-        for at, (name, values) in enumerate(zip(("untrained", "change_low", "change_high"), columns, strict=True), 5):
-            rows.insert(at, name, np.nan if values is None else np.array(values, dtype=float))
+        before = self.manifest["untrained"] or dict.fromkeys(("value", "low", "high"), [None] * len(rows))
+        for at, (name, values) in enumerate(before.items(), 5):
+            rows.insert(at, "untrained" if name == "value" else f"untrained_{name}", np.array(values, dtype=float))
         return rows
 
     def figure(self) -> go.Figure:  # type: ignore[override]  # one model at a time: there is but one measure
-        """As of `ParameterSimilarity`, with the mean before training dotted."""
+        """As of `ParameterSimilarity`, with the mean over all pairs in black: after training, and dotted before."""
         figure = super().figure()
         figure.update_layout(
             title_text="<b>Similarity of the tasks' neurons, inside models trained on one task each</b>"
         )
         rows = self.summary()
         if rows["untrained"].notna().any():
-            figure.add_scatter(
-                name=f"all pairs, {UNTRAINED}", x=rows["layer"], y=rows["untrained"], mode="lines",
-                line={"color": style.INK, "dash": "dot", "width": 1.6},
-                hovertemplate="layer %{x}<br>" + UNTRAINED + ": %{y:.3g}<extra></extra>",
-            )  # fmt: skip
-            style.legend_on_top(figure)
+            figure.data = [trace for trace in figure.data if trace.name != ALL]
+            for column, when, dash in (("value", TRAINED, "solid"), ("untrained", UNTRAINED, "dot")):
+                figure.add_scatter(
+                    name=f"all pairs, {when}", x=rows["layer"], y=rows[column], mode="lines",
+                    line={"color": style.INK, "dash": dash, "width": 1.6},
+                    hovertemplate=f"layer %{{x}}<br>all pairs, {when}: %{{y:.3g}}<extra></extra>",
+                )  # fmt: skip
+        style.legend_on_top(figure)
         return figure
+
+    def _subtitle(self, is_one: bool, shown: Sequence[str]) -> str:
+        said = super()._subtitle(is_one, shown)
+        if self.manifest["untrained"] is None or not self.manifest["controls"]:
+            return said
+        of = "is that of the mean over all pairs" if shown == [ALL] else "of the mean over all pairs is narrower"
+        return f"{said}; inside the trained models; the band {of}"
 
     def in_words(self) -> str:
         """What was found, as text with `**bold**` and lists; failures are stated."""
@@ -95,7 +107,7 @@ class ParameterDepth(ParameterSimilarity):
         if about["controls"]:
             lines += _beside_random(made, self.table, about["controls"])
         if about["untrained"] is not None:
-            lines += _training(made, about["controls"])
+            lines += _training(made, about["controls"], about["touched"])
         gaps = int(self.table["value"].isna().sum())
         if gaps:
             lines.append(f"- {gaps} of {len(self.table)} layers of pairs have no value, and are in no mean.")
@@ -114,36 +126,35 @@ def _beside_random(made: pd.DataFrame, table: pd.DataFrame, draws: int) -> list[
     ]
     rest = made[made["value"] <= made["high"]]["layer"].tolist()
     if rest:
-        named = ", ".join(map(str, rest))
-        lines.append(f"- **A negative**: in layers {named} the tasks' neurons are no more alike than random ones.")
+        named = f"layer{'s' if len(rest) > 1 else ''} {', '.join(map(str, rest))}"
+        lines.append(f"- **A negative**: in {named} the tasks' neurons are no more alike than random ones.")
     return lines
 
 
-def _training(made: pd.DataFrame, draws: int) -> list[str]:
-    """What training changed, beside what it changed of random masks: a verdict only where there are some."""
+def _training(made: pd.DataFrame, draws: int, touched: float) -> list[str]:
+    """What training changed, as plain numbers: random masks, of which it touches less, are no measure of it."""
     change = made["value"] - made["untrained"]
     if change.isna().all():
         return ["- There is no similarity before training to compare with."]
     at = change.abs().idxmax()
-    most = f"training the neurons changed the mean by at most {change[at]:+.4f} (layer {made.loc[at, 'layer']})"
+    most = f"- Training the neurons changed the mean by at most {change[at]:+.4f} (layer {made.loc[at, 'layer']})"
     if not draws:
-        return [f"- {most.capitalize()}; without random masks there is nothing to compare that with."]
-    outside = int(((change < made["change_low"]) | (change > made["change_high"])).sum())
-    chance = 2 * above_by_chance(draws) * len(made)
-    low, high = made.loc[at, ["change_low", "change_high"]]
-    lines = [
-        f"- {most.capitalize() if outside > chance else '**A negative**: ' + most}, that of random masks by "
-        f"{low:+.4f} to {high:+.4f} there. It leaves their band in **{outside} of {len(made)}** layers ({chance:.1f} "
-        "by chance alone)."
+        return [f"{most}."]
+    after = (made["value"] - (made["low"] + made["high"]) / 2).mean()
+    before = (made["untrained"] - (made["untrained_low"] + made["untrained_high"]) / 2).mean()
+    share = f" ({before / after:.0%} of that)" if after > 0 and before > 0 else ""
+    return [
+        f"{most}. From the middle of random masks' band it is {after:+.3f} away, and before training it was "
+        f"{before:+.3f} away from theirs{share}.",
+        "- What was there before training shows which neurons were chosen, not what they learnt. For what came with it "
+        f"there is no control: training touches all of a task's neurons and about {touched:.0%} of a random mask's, so "
+        "that their changes cannot be compared.",
     ]
-    middle = (made["low"] + made["high"]) / 2
-    before, after = ((made[column] - middle).mean() for column in ("untrained", "value"))
-    if 0 < after < 2 * before:
-        lines.append(
-            f"- **A negative**: the mean lies {after:.3f} above random masks, and before training {before:.3f}. Most "
-            "of the curve shows which neurons were chosen, not what they learnt."
-        )
-    return lines
+
+
+def _touched(masks: Mapping[str, NeuronMask]) -> float:
+    """The share of a layer-matched random mask's neurons that are the task's own, expected, mean over the tasks."""
+    return float(np.mean([sum(n * n / m.widths[a] for a, n in m.counts().items()) / len(m) for m in masks.values()]))
 
 
 class Trained(Mapping[str, Model]):
@@ -220,7 +231,7 @@ def parameter_depth(
             do = f"give tasks as well, or leave {given[0]} out"
             raise ArgumentError(f"parameter_depth({given[0]}=...)", "no tasks to train on", do)
         found = parameter_similarity(model, masks, **how)
-        return ParameterDepth(found.table, found.manifest | {"untrained": None, "random_change": None})
+        return ParameterDepth(found.table, found.manifest | {"untrained": None, "touched": None})
     names = check_masks(masks, tasks)
     chosen: Any = {**settings, "adapters": output}
     training = Training(model, {name: tasks[name] for name in names}, names, chosen, "parameter_depth")
@@ -231,7 +242,7 @@ def parameter_depth(
     finally:
         trained.close()
     rows = before.by_layer()
-    about: dict[str, Any] = {"untrained": plain(rows[rows["task"] == ALL]["value"].to_numpy())}
-    drawn, drawn_before = (np.array(r.manifest["by_layer"]["value"]["drawn"], dtype=float) for r in (found, before))
-    about["random_change"] = [plain(end) for end in band(drawn - drawn_before)]
+    rows = rows[rows["task"] == ALL]
+    untrained = {name: plain(rows[name].to_numpy()) for name in ("value", "low", "high")}
+    about: dict[str, Any] = {"untrained": untrained, "touched": _touched(masks)}
     return ParameterDepth(found.table, found.manifest | about | {"training": training.manifest(masks, seed=seed)})

@@ -82,7 +82,7 @@ def parameter_similarity(
             own neurons alone. Twenty twins of a 10 % mask together hold 88 % of a layer's neurons.
         seed: of the controls.
         other: compare each mask's parameters between `model` and this one: any of these, or the file of a NeuronAdapter
-            trained on `model`.
+            trained on `model`; where that is itself `(base, path)`, give this one as `(base, path)` too.
         progress: called as `progress(iterable, description)` over layers, such as tqdm.
 
     Returns:

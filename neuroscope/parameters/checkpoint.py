@@ -134,10 +134,11 @@ def _header(path: Path) -> tuple[dict[str, Entry], int]:
                 entries[name] = entry = Entry(path, 8 + length + start, tuple(about["shape"]), about["dtype"])
                 known = DTYPES.get(entry.dtype)
                 extent = stop - start if known is None else math.prod(entry.shape) * known.itemsize
-                if start < 0 or stop - start != extent:
+                whole = all(type(v) is int and v >= 0 for v in (*entry.shape, start, stop))
+                if not whole or stop < start or stop - start != extent:
                     raise ValueError(f"{name} of shape {entry.shape} in {entry.dtype} at bytes {start} to {stop}")
                 end = max(end, 8 + length + stop)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileError(asked, f"{type(error).__name__}: {error}", do) from None
     if end > size:
         raise FileError(asked, f"{size:,} bytes where its header promises {end:,}", do)

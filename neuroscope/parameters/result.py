@@ -58,8 +58,15 @@ class ParameterSimilarity(Result):
         numbers = {c: np.array(columns[c], dtype=float) for c in ("value", "low", "high")}
         return pd.DataFrame(columns | numbers)
 
-    def figure(self, measure: str = "value") -> go.Figure:
-        """Curves over depth beside the band of random masks; gaps where a mask has no neuron in the layer."""
+    def figure(self, measure: str | None = None) -> go.Figure:
+        """Curves over depth beside the band of random masks; gaps where a mask has no neuron in the layer.
+
+        Args:
+            measure: as in `by_layer`. None: "value" inside one model; "relative" between two, where cosines are all
+                near 1.
+        """
+        if measure is None:
+            measure = "relative" if self.manifest["other"] else "value"
         table, blocks = self.by_layer(measure), self.manifest["blocks"]
         single = [task for task in table["task"].unique() if task != ALL]
         is_one = len(self.table[["a", "b"]].drop_duplicates()) == 1
@@ -99,7 +106,8 @@ class ParameterSimilarity(Result):
         over = "" if is_one else "mean over all pairs; " if shown == [ALL] else "each task, mean over its pairs; "
         if about["other"]:
             over = "" if is_one else "mean over all masks; " if shown == [ALL] else "each task's own neurons; "
-        band = f"shaded: 95 % of {about['controls']} draws of layer-matched masks" if about["controls"] else ""
+        of = "" if is_one or shown == [ALL] else " of a single task's mean"
+        band = f"shaded: 95 %{of} over {about['controls']} draws of layer-matched masks" if about["controls"] else ""
         gaps = int(self.table["value"].isna().sum())
         return f"{over}{band}" + (f"; {gaps} of {len(self.table)} layers of pairs undefined" if gaps else "")
 
@@ -118,7 +126,7 @@ class ParameterSimilarity(Result):
                 else f"{above} of {len(outside)} above"
             )
             band = f", {counts} the band of {draws} random masks ({chance:.1f} by chance alone)"
-        return f"ParameterSimilarity({what}: {len(self.table)} rows{band}, {gaps} undefined)"
+        return f"{type(self).__name__}({what}: {len(self.table)} rows{band}, {gaps} undefined)"
 
 
 def above_by_chance(draws: int) -> float:
@@ -142,8 +150,7 @@ def curves(
         controls: [pair, layer, control].
 
     Returns:
-        tasks: the columns of `by_layer`. random: the band over layers of all tasks' means together. drawn: the mean
-        over all pairs of random masks, [layer][control].
+        tasks: the columns of `by_layer`. random: the band over layers of all tasks' means together.
     """
     tasks: dict[str, list] = {c: [] for c in ("task", "block", "layer", "value", "low", "high", "pairs", "gaps")}
     random: list[Floats] = []
@@ -163,7 +170,7 @@ def curves(
     pooled = np.concatenate(random, axis=1)
     low, high = band(pooled)
     middle = {"value": plain(_mean(pooled.T)), "low": plain(low), "high": plain(high)}
-    return {"tasks": tasks, "random": middle, "drawn": [plain(layer) for layer in _mean(controls)]}
+    return {"tasks": tasks, "random": middle}
 
 
 def band(controls: Floats) -> tuple[Floats, Floats]:

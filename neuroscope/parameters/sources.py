@@ -155,6 +155,8 @@ def with_adapter(base: Source, path: str | PathLike, asked: str) -> Source:
     A live base is checked by its fingerprint; a checkpoint's cannot be known without loading it, so there only names
     and shapes are.
     """
+    if "adapter" in base.about:
+        raise ModelError(asked, "an adapter over an adapter, whose changes would add", "give other=(base, path)")
     try:
         tensors, about, manifest = read_safetensors(path, "NeuronAdapter")
     except FileError as error:
