@@ -61,7 +61,7 @@ def test_read_json_names_what_is_wrong(tmp_path):
     assert read_json(write(tmp_path / "good", '{"a": [1]}'), "labels") == {"a": [1]}
     with pytest.raises(FileError, match=r"(?s)read labels from .*missing.*No such file.*check the path"):
         read_json(tmp_path / "missing", "labels")
-    for content in (b'{"a": [1', b"", b"\xff\xfe\x00"):
+    for content in (b'{"a": [1', b"", b"\xff\xfe\x00", b"[" * 100_000):
         with pytest.raises(FileError, match=r"(?s)read labels from .*bad.*not JSON.*truncated or of another kind"):
             read_json(write(tmp_path / "bad", content), "labels")
 
