@@ -118,11 +118,14 @@ def tiny_model_fixture():
 
 
 def pytest_collection_modifyitems(items):
-    """The slow tests last, short notebooks at the very end; a file's tests stay in one process, as its fixtures do."""
-    items.sort(key=lambda item: (_is_slow(item), _is_slow(item) and item.path.name == "test_docs.py"))
+    """The slow tests after the fast ones: what is broken shows at once. A file's tests stay in one process, as its
+    fixtures do; docstrings' examples come last, as many short groups fill what the slow tests leave of another process.
+    """
+    items.sort(key=lambda item: 2 if isinstance(item, pytest.DoctestItem) else int(_is_slow(item)))
     for item in items:
+        file = f"{item.path.parent.name}/{item.path.name}"
         if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{' (slow)' if _is_slow(item) else ''}"))
+            item.add_marker(pytest.mark.xdist_group(f"{file} (slow)" if _is_slow(item) else file))
 
 
 def _is_slow(item):

@@ -28,7 +28,8 @@ def test_neurons_of_ones_own_keep_what_full_fine_tuning_forgets(model):
     known = [load_tasks("mini")["nli-food"]]  # a form of prompt that the sequence leaves alone
     before = model.fingerprint()
     ours = continual(model, tasks, "ncft", exclude=True, protect=True, lr=1e-3, known=known, **SETTINGS)
-    theirs = continual(model, tasks, "seqft", lr=3e-4, known=known, **SETTINGS)
+    fewer = SETTINGS | {"steps": 60}  # enough to learn every task, and less to forget by
+    theirs = continual(model, tasks, "seqft", lr=3e-4, known=known, **fewer)
     assert model.fingerprint() == before
     ours_a, theirs_a = (matrix(result.table) for result in (ours, theirs))
     assert ours_a[-1].mean() >= 0.93
