@@ -101,6 +101,7 @@ def _boxes(found: Mossa, seed: int) -> Made:
     table = rows.groupby(["model", "layer"], sort=False)["value"].agg(**columns)
     band = rows.groupby(["model", "layer"], sort=False)[["low", "high"]].mean()
     near = found.figure(band=False)  # beside chance near 0 the boxes are lines, where all values are near 1
+    near.update_layout(title_text=near.layout.title.text.replace("</b>", ", close up</b>"))
     return sentences, [found.figure(), near], table.join(band).reset_index(), {}
 
 
