@@ -63,6 +63,7 @@ TASKS = {
     "maybe": reviews("maybe", ("the", "maybe"), 1, family="straight"),
     "turned": reviews("turned", ("yes", "no"), 2, family="turned"),
 }
+FOUR = {**TASKS, "late": reviews("late", ("a", "the"), 3, family="turned")}
 
 
 @pytest.fixture(scope="module")

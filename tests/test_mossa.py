@@ -515,3 +515,12 @@ def test_what_cannot_be(base, tiny_model):
         broken.root.model.layers[0].mlp.down_proj.weight[:] = torch.inf
     with pytest.raises(NumericalError, match="not finite at layer 1 of example"):
         mossa(base, None, one, {"mood": broken})
+
+
+def test_an_interval_of_cka_ends_at_one():
+    """Two tasks at 0.95 and 0.99: Student's t over one degree of freedom reaches far beyond 1."""
+    two = {PRE: {"x1": [0.5, 0.95], "x2": [0.5, 0.99], "y1": [0.5, 0.5]}}
+    table = rows_of(two, held_out=["x1", "x2"])
+    said = words.held_out(table[table["layer"] == 1], {"null": 9})
+    half = 12.706 * 0.04 / 2  # t(0.975, 1) * standard error of two values 0.04 apart
+    assert f"0.970 on 2 tasks held out (95 % interval {0.97 - half:.3f} to 1.000)" in said

@@ -12,7 +12,7 @@ import torch
 import transformers
 from conftest import tiny_model
 from state import unchanged
-from test_experiments import RECIPE, TASKS, never, reviews
+from test_experiments import FOUR, RECIPE, TASKS, never
 from test_pipeline import small_model
 
 from neuroscope.attribution import attribute
@@ -43,7 +43,6 @@ from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.training import finetune
 
 DEPTH = [name for name in EXPERIMENTS if name in ("F3", "T4") or name.startswith("Z-")]
-FOUR = {**TASKS, "late": reviews("late", ("a", "the"), 3, family="turned")}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import tiny_model
 from state import unchanged
-from test_experiments import RECIPE, TASKS, never, reviews
+from test_experiments import FOUR, RECIPE, never
 
 from neuroscope.attribution import attribute
 from neuroscope.correlation import correlate
@@ -23,7 +23,6 @@ from neuroscope.experiments import (
 from neuroscope.experiments.parameter_transfer import joined
 from neuroscope.files import Journal
 
-FOUR = {**TASKS, "late": reviews("late", ("a", "the"), 3, family="turned")}
 NEGATIVE = "**A negative**: "
 
 

@@ -173,6 +173,7 @@ def held_out(table: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
                 said.append(f"no task {what} has a value")
                 continue
             low, high = interval(values)
+            high = min(high, 1.0)  # of CKA; Student's t does not know its end
             span = f"95 % interval {low:.3f} to {high:.3f}" if len(values) > 1 else "one task, no interval"
             said.append(f"{values.mean():.3f} on {_tasks(len(values))} {what} ({span})")
         parts.append(f"Mean CKA of the {model} model with the control models: {'; '.join(said)}.")
