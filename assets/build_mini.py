@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from neuroscope.models.hugging_face import open_hugging_face
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 from neuroscope.tasks.mini import CONTEXT, NAMES, mini_stream, mini_tasks, mini_tokenizer
 from neuroscope.tasks.mini_words import SPECIAL, vocabulary
 from neuroscope.tasks.task import Example, Task

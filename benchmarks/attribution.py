@@ -22,7 +22,7 @@ from neuroscope.attribution.gradients import grad_x_act
 from neuroscope.attribution.setup import Setup
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, bundled, load
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 from neuroscope.tasks.mini import CONTEXT, mini_tasks, mini_tokenizer
 from neuroscope.tasks.mini_words import vocabulary
 from neuroscope.tasks.prompts import Batch, batches, encode, pad_id

@@ -23,10 +23,10 @@ import common
 import torch
 from tqdm import tqdm
 
-from neuroscope.continual import METHODS, Continual
-from neuroscope.experiments.continual_learning import continual_learning, in_words
+from neuroscope.experiments.t5_continual_comparison import continual_learning, in_words
 from neuroscope.models import load
 from neuroscope.tasks import Task, load_tasks
+from neuroscope.training.continual_learning import METHODS, Continual
 
 HELD_OUT = 0.1  # of the training examples of a task that has no discovery examples
 

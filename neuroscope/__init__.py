@@ -18,133 +18,133 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroscope.attribution import attribute as attribute
-    from neuroscope.continual import Continual as Continual
-    from neuroscope.continual import continual as continual
-    from neuroscope.correlation import correlate as correlate
+    from neuroscope.comparison.correlation import correlate as correlate
+    from neuroscope.comparison.hidden_states import Representations as Representations
+    from neuroscope.comparison.hidden_states import representations as representations
+    from neuroscope.comparison.maps import pca as pca
+    from neuroscope.comparison.maps import tsne as tsne
+    from neuroscope.comparison.parameters import parameter_similarity as parameter_similarity
+    from neuroscope.comparison.segmentation import segment as segment
+    from neuroscope.comparison.similarity import CKA as CKA
+    from neuroscope.comparison.similarity import cka as cka
+    from neuroscope.comparison.similarity import compare as compare
+    from neuroscope.comparison.similarity import dimensions as dimensions
+    from neuroscope.comparison.similarity import neighbour_overlap as neighbour_overlap
+    from neuroscope.comparison.similarity import participation_ratio as participation_ratio
+    from neuroscope.comparison.similarity import permutation_null as permutation_null
+    from neuroscope.comparison.similarity import procrustes as procrustes
+    from neuroscope.comparison.similarity import pwcca as pwcca
+    from neuroscope.comparison.similarity import svcca as svcca
+    from neuroscope.comparison.similarity import two_nn as two_nn
+    from neuroscope.comparison.similarity import variance_dimension as variance_dimension
     from neuroscope.errors import NeuroscopeError as NeuroscopeError
     from neuroscope.evaluation import evaluate as evaluate
-    from neuroscope.evidence import cross_ablation as cross_ablation
-    from neuroscope.evidence import deactivation as deactivation
-    from neuroscope.experiments.continual_learning import continual_learning as continual_learning
-    from neuroscope.experiments.cross_training import cross_training as cross_training
-    from neuroscope.experiments.layer_by_layer import layer_by_layer as layer_by_layer
-    from neuroscope.experiments.overlap_controlled import overlap_controlled as overlap_controlled
-    from neuroscope.experiments.parameter_depth import parameter_depth as parameter_depth
-    from neuroscope.experiments.parameter_transfer import parameter_transfer as parameter_transfer
-    from neuroscope.experiments.proportion_sweep import proportion_sweep as proportion_sweep
-    from neuroscope.experiments.train_only import train_only as train_only
-    from neuroscope.importers import load_lape as load_lape
-    from neuroscope.importers import save_lape as save_lape
+    from neuroscope.experiments.evidence import cross_ablation as cross_ablation
+    from neuroscope.experiments.evidence import deactivation as deactivation
+    from neuroscope.experiments.f2_proportion_sweep import proportion_sweep as proportion_sweep
+    from neuroscope.experiments.f3_parameter_depth import parameter_depth as parameter_depth
+    from neuroscope.experiments.f5_cross_training import cross_training as cross_training
+    from neuroscope.experiments.layer_by_layer.mossa_run import mossa as mossa
+    from neuroscope.experiments.layer_by_layer.one_figure import layer_by_layer as layer_by_layer
+    from neuroscope.experiments.t2_train_only import train_only as train_only
+    from neuroscope.experiments.t4_parameter_transfer import parameter_transfer as parameter_transfer
+    from neuroscope.experiments.t5_continual_comparison import continual_learning as continual_learning
+    from neuroscope.experiments.t9_overlap_controlled import overlap_controlled as overlap_controlled
+    from neuroscope.interop.lape import load_lape as load_lape
+    from neuroscope.interop.lape import save_lape as save_lape
     from neuroscope.interventions import ablate as ablate
     from neuroscope.interventions import add as add
     from neuroscope.interventions import lens_hooks as lens_hooks
     from neuroscope.interventions import nnsight_code as nnsight_code
     from neuroscope.interventions import patch as patch
     from neuroscope.interventions import scale as scale
-    from neuroscope.maps import pca as pca
-    from neuroscope.maps import tsne as tsne
+    from neuroscope.interventions.patch_grid import patch_sweep as patch_sweep
     from neuroscope.masks import NeuronMask as NeuronMask
     from neuroscope.masks import Scores as Scores
+    from neuroscope.masks.jaccard import overlap as overlap
+    from neuroscope.masks.jaccard import overlap_sweep as overlap_sweep
     from neuroscope.models import Model as Model
     from neuroscope.models import load as load
     from neuroscope.models import tap_experts as tap_experts
     from neuroscope.models import untap_experts as untap_experts
-    from neuroscope.mossa import mossa as mossa
-    from neuroscope.overlap import overlap as overlap
-    from neuroscope.overlap import overlap_sweep as overlap_sweep
-    from neuroscope.parameters import parameter_similarity as parameter_similarity
-    from neuroscope.patching import patch_sweep as patch_sweep
-    from neuroscope.pipeline import run as run
-    from neuroscope.report import write_report as write_report
-    from neuroscope.representations import Representations as Representations
-    from neuroscope.representations import representations as representations
-    from neuroscope.reproduce import reproduce as reproduce
+    from neuroscope.reports.main_job import run as run
+    from neuroscope.reports.page import write_report as write_report
+    from neuroscope.reports.reproduction import reproduce as reproduce
     from neuroscope.results import load_result as load_result
-    from neuroscope.segmentation import segment as segment
-    from neuroscope.similarity import CKA as CKA
-    from neuroscope.similarity import cka as cka
-    from neuroscope.similarity import compare as compare
-    from neuroscope.similarity import dimensions as dimensions
-    from neuroscope.similarity import neighbour_overlap as neighbour_overlap
-    from neuroscope.similarity import participation_ratio as participation_ratio
-    from neuroscope.similarity import permutation_null as permutation_null
-    from neuroscope.similarity import procrustes as procrustes
-    from neuroscope.similarity import pwcca as pwcca
-    from neuroscope.similarity import svcca as svcca
-    from neuroscope.similarity import two_nn as two_nn
-    from neuroscope.similarity import variance_dimension as variance_dimension
     from neuroscope.tasks import Example as Example
     from neuroscope.tasks import Task as Task
     from neuroscope.tasks import load_tasks as load_tasks
     from neuroscope.training import NeuronAdapter as NeuronAdapter
     from neuroscope.training import NeuronTrainerMixin as NeuronTrainerMixin
     from neuroscope.training import finetune as finetune
+    from neuroscope.training.continual_learning import Continual as Continual
+    from neuroscope.training.continual_learning import continual as continual
 
 __version__ = "0.1.0"
 
 HOME = {
-    "CKA": "similarity",
-    "Continual": "continual",
+    "CKA": "comparison.similarity",
+    "Continual": "training.continual_learning",
     "Example": "tasks",
     "Model": "models",
     "NeuronAdapter": "training",
     "NeuronMask": "masks",
     "NeuronTrainerMixin": "training",
     "NeuroscopeError": "errors",
-    "Representations": "representations",
+    "Representations": "comparison.hidden_states",
     "Scores": "masks",
     "Task": "tasks",
     "ablate": "interventions",
     "add": "interventions",
     "attribute": "attribution",
-    "cka": "similarity",
-    "compare": "similarity",
-    "continual": "continual",
+    "cka": "comparison.similarity",
+    "compare": "comparison.similarity",
+    "continual": "training.continual_learning",
     "continual_learning": "experiments",
-    "correlate": "correlation",
-    "cross_ablation": "evidence",
+    "correlate": "comparison.correlation",
+    "cross_ablation": "experiments.evidence",
     "cross_training": "experiments",
-    "deactivation": "evidence",
-    "dimensions": "similarity",
+    "deactivation": "experiments.evidence",
+    "dimensions": "comparison.similarity",
     "evaluate": "evaluation",
     "finetune": "training",
     "layer_by_layer": "experiments",
     "lens_hooks": "interventions",
     "load": "models",
-    "load_lape": "importers",
+    "load_lape": "interop",
     "load_result": "results",
     "load_tasks": "tasks",
-    "mossa": "mossa",
-    "neighbour_overlap": "similarity",
+    "mossa": "experiments.layer_by_layer",
+    "neighbour_overlap": "comparison.similarity",
     "nnsight_code": "interventions",
-    "overlap": "overlap",
+    "overlap": "masks",
     "overlap_controlled": "experiments",
-    "overlap_sweep": "overlap",
+    "overlap_sweep": "masks",
     "parameter_depth": "experiments",
-    "parameter_similarity": "parameters",
+    "parameter_similarity": "comparison.parameters",
     "parameter_transfer": "experiments",
-    "participation_ratio": "similarity",
+    "participation_ratio": "comparison.similarity",
     "patch": "interventions",
-    "patch_sweep": "patching",
-    "pca": "maps",
-    "permutation_null": "similarity",
-    "procrustes": "similarity",
+    "patch_sweep": "interventions",
+    "pca": "comparison.maps",
+    "permutation_null": "comparison.similarity",
+    "procrustes": "comparison.similarity",
     "proportion_sweep": "experiments",
-    "pwcca": "similarity",
-    "representations": "representations",
-    "reproduce": "reproduce",
-    "run": "pipeline",
-    "save_lape": "importers",
+    "pwcca": "comparison.similarity",
+    "representations": "comparison.hidden_states",
+    "reproduce": "reports.reproduction",
+    "run": "reports.main_job",
+    "save_lape": "interop",
     "scale": "interventions",
-    "segment": "segmentation",
-    "svcca": "similarity",
+    "segment": "comparison.segmentation",
+    "svcca": "comparison.similarity",
     "tap_experts": "models",
     "train_only": "experiments",
-    "tsne": "maps",
-    "two_nn": "similarity",
+    "tsne": "comparison.maps",
+    "two_nn": "comparison.similarity",
     "untap_experts": "models",
-    "variance_dimension": "similarity",
-    "write_report": "report",
+    "variance_dimension": "comparison.similarity",
+    "write_report": "reports.page",
 }
 
 __all__ = sorted(HOME)

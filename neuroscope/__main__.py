@@ -97,11 +97,11 @@ def _run(command: str, model: str, dtype: str, device: str | None, device_map: s
         tqdm, dynamic_ncols=True, leave=False, mininterval=0.1 if sys.stderr.isatty() else SELDOM
     )
     if command == "run":
-        from neuroscope.pipeline import run
+        from neuroscope.reports.main_job import run
 
         path = run(opened, **options)  # type: ignore[arg-type]
     else:
-        from neuroscope.reproduce import reproduce
+        from neuroscope.reports.reproduction import reproduce
 
         path = reproduce(model=opened, **options)  # type: ignore[arg-type]
     print(f"done in {time.perf_counter() - start:.0f} s", file=sys.stderr)

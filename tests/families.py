@@ -5,7 +5,7 @@ import torch
 import transformers
 import transformers as hf
 
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 
 SIZES = {
     "vocab_size": 96,

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from conftest import tiny_model
 
-from neuroscope import evaluation
-from neuroscope.continual import continual
+from neuroscope.evaluation import engine as evaluation
 from neuroscope.evaluation import label_loglik
 from neuroscope.tasks.task import Example, Task
+from neuroscope.training.continual_learning import continual
 
 NOUNS = ("food", "film", "soup", "story", "plot")
 MOODS = ("good", "great", "bad", "awful")

@@ -20,7 +20,7 @@ from neuroscope.attribution import activations as activations_module
 from neuroscope.attribution.setup import OBJECTIVES, Setup
 from neuroscope.errors import ArgumentError, ModelError, NeuroscopeError, NumericalError, TaskError
 from neuroscope.models import load, tap_experts
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 from neuroscope.tasks.loaders import load_tasks
 from neuroscope.tasks.prompts import batches, encode
 from neuroscope.tasks.task import Example, Task

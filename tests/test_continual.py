@@ -12,13 +12,14 @@ from sequences import KNOWN, A, B, C, fine_outcomes, learn, made
 from state import unchanged
 from transformer_lens.model_bridge import TransformerBridge
 
-from neuroscope import evaluation, files
-from neuroscope.continual import METHODS, Continual
-from neuroscope.continual.setting import Setting
+from neuroscope import files
 from neuroscope.errors import ArgumentError, FileError, ModelError, NeuroscopeError, NumericalError, TaskError
+from neuroscope.evaluation import engine as evaluation
 from neuroscope.evaluation import evaluate
 from neuroscope.tasks.task import Task
 from neuroscope.training import finetune
+from neuroscope.training.continual_learning import METHODS, Continual
+from neuroscope.training.continual_learning.setting import Setting
 from neuroscope.training.trainer import NeuronTrainer
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")

@@ -12,14 +12,14 @@ from sequences import KNOWN, A, B, C
 from state import unchanged
 from torch import nn
 
-from neuroscope.continual import METHODS
-from neuroscope.continual.epi import distances, epi, gaussians
-from neuroscope.continual.lora import norms, o_lora, overlap, seq_lora, stacked
-from neuroscope.continual.setting import Setting
 from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.evaluation import evaluate
 from neuroscope.tasks.task import Example, Task
 from neuroscope.training import LoraAdapter, train
+from neuroscope.training.continual_learning import METHODS
+from neuroscope.training.continual_learning.epi import distances, epi, gaussians
+from neuroscope.training.continual_learning.lora import norms, o_lora, overlap, seq_lora, stacked
+from neuroscope.training.continual_learning.setting import Setting
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
 RECIPE = {"steps": 4, "batch_size": 8, "lr": 0.01}

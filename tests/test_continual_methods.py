@@ -9,14 +9,14 @@ from sequences import KNOWN, A, B, C, bare, fine_outcomes, inside, learn
 from state import unchanged
 
 from neuroscope.attribution import attribute
-from neuroscope.continual import neurons
-from neuroscope.continual.ewc import fisher, quadratic, tied
-from neuroscope.continual.neurons import Neurons, best, random_instead
-from neuroscope.continual.setting import Setting
 from neuroscope.evaluation import judge, prepare
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.tasks.prompts import encode
 from neuroscope.training import finetune
+from neuroscope.training.continual_learning import neurons
+from neuroscope.training.continual_learning.ewc import fisher, quadratic, tied
+from neuroscope.training.continual_learning.neurons import Neurons, best, random_instead
+from neuroscope.training.continual_learning.setting import Setting
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
 SITES = {"0": 4, "1": 2}

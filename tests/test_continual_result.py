@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from neuroscope.continual import Continual
-from neuroscope.continual.metrics import METRICS, forgetting, retention
-from neuroscope.continual.result import matrix, t_interval
 from neuroscope.errors import ArgumentError
-from neuroscope.style import label_sides
+from neuroscope.figures.style import label_sides
+from neuroscope.training.continual_learning import Continual
+from neuroscope.training.continual_learning.continual_result import matrix, t_interval
+from neuroscope.training.continual_learning.metrics import METRICS, forgetting, retention
 
 # --- metrics
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from neuroscope.continual import continual
-from neuroscope.continual.metrics import retention
-from neuroscope.continual.result import matrix
 from neuroscope.models import load
 from neuroscope.tasks import load_tasks
+from neuroscope.training.continual_learning import continual
+from neuroscope.training.continual_learning.continual_result import matrix
+from neuroscope.training.continual_learning.metrics import retention
 
 pytestmark = pytest.mark.slow
 SETTINGS = {

@@ -10,11 +10,11 @@ from conftest import tiny_model
 from sequences import KNOWN, A, C, bare, fine_outcomes, inside, learn
 from state import changed, snapshot, unchanged
 
-from neuroscope.continual.features import prompt_features
-from neuroscope.continual.weighted import WEIGHTINGS, factors, softmax_cosine, weighted
 from neuroscope.masks import NeuronMask
 from neuroscope.models import resolve
 from neuroscope.training import NeuronAdapter
+from neuroscope.training.continual_learning.features import prompt_features
+from neuroscope.training.continual_learning.weighted import WEIGHTINGS, factors, softmax_cosine, weighted
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
 

@@ -9,14 +9,20 @@ import pytest
 from scipy import stats
 from test_correlation_measures import label_p, world
 
-from neuroscope.correlation import Correlation, correlate
-from neuroscope.correlation.measures import correlation, interval, task_bootstrap, task_draws, without_tasks
-from neuroscope.correlation.result import TWO_WAY
+from neuroscope.comparison.correlation import Correlation, correlate
+from neuroscope.comparison.correlation.coefficients import (
+    correlation,
+    interval,
+    task_bootstrap,
+    task_draws,
+    without_tasks,
+)
+from neuroscope.comparison.correlation.correlation_result import TWO_WAY
+from neuroscope.comparison.parameters import parameter_similarity
+from neuroscope.comparison.similarity import compare
 from neuroscope.errors import ArgumentError
 from neuroscope.masks import NeuronMask
-from neuroscope.overlap import overlap
-from neuroscope.parameters import parameter_similarity
-from neuroscope.similarity import compare
+from neuroscope.masks.jaccard import overlap
 
 RNG = np.random.default_rng(0)
 TASKS = list("abcdef")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from neuroscope.correlation.measures import (
+from neuroscope.comparison.correlation.coefficients import (
     correlation,
     interval,
     label_permutation_test,

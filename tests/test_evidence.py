@@ -16,11 +16,11 @@ from neuroscope import files
 from neuroscope.attribution import attribute
 from neuroscope.errors import ArgumentError, FileError, MaskError, TaskError
 from neuroscope.evaluation import Evaluation, evaluate
-from neuroscope.evidence import CrossAblation, Deactivation, cross_ablation, deactivation
+from neuroscope.experiments.evidence import CrossAblation, Deactivation, cross_ablation, deactivation
 from neuroscope.interventions import ablate
+from neuroscope.interventions.patch_grid import PatchSweep
 from neuroscope.masks import NeuronMask
-from neuroscope.overlap import Overlap, OverlapSweep, overlap, overlap_sweep
-from neuroscope.patching import PatchSweep
+from neuroscope.masks.jaccard import Overlap, OverlapSweep, overlap, overlap_sweep
 from neuroscope.results import Result, load_result
 from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
 from neuroscope.tasks.task import Example, Task

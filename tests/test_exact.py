@@ -12,7 +12,7 @@ from neuroscope.attribution import attribute
 from neuroscope.attribution.setup import Setup
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, tap_experts
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 from neuroscope.tasks.prompts import batches, encode, pad_id
 from neuroscope.tasks.task import Example, Task
 

@@ -17,7 +17,6 @@ from test_pipeline import small_model
 from neuroscope import files
 from neuroscope.__main__ import IDS, main, parser
 from neuroscope.attribution import attribute
-from neuroscope.continual import Continual, continual
 from neuroscope.errors import ArgumentError, MaskError, NumericalError, TaskError
 from neuroscope.evaluation import evaluate
 from neuroscope.experiments import (
@@ -31,16 +30,17 @@ from neuroscope.experiments import (
     train_only,
     trials,
 )
-from neuroscope.experiments.continual_learning import PUBLISHED, beside_published, in_words
 from neuroscope.experiments.draws import draw
+from neuroscope.experiments.t5_continual_comparison import PUBLISHED, beside_published, in_words
 from neuroscope.experiments.trials import bounded, interval, over_tasks, spread
 from neuroscope.masks import NeuronMask
-from neuroscope.reproduce import CALLS, reproduce
+from neuroscope.reports.reproduction import CALLS, reproduce
 from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval
 from neuroscope.tasks import load_tasks
 from neuroscope.tasks.catalogue import CL_ORDERS
 from neuroscope.tasks.task import Example, Task
 from neuroscope.training import finetune
+from neuroscope.training.continual_learning import Continual, continual
 
 NOUNS = ("food", "film", "soup", "story", "plot")
 MOOD = {"good": 1, "great": 1, "bad": 0, "awful": 0}
@@ -350,7 +350,7 @@ def test_a_sweep_sums_up_and_draws(joint):
 def test_a_single_task_sweep_trains_each_alone(model, scores, journal, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        sys.modules["neuroscope.experiments.proportion_sweep"],
+        sys.modules["neuroscope.experiments.f2_proportion_sweep"],
         "attribute",
         lambda model, task, **how: calls.append(task.name) or scores[task.name],
     )
@@ -594,7 +594,7 @@ def test_test_prompts_that_were_trained_on_are_counted(model, masks):
 @pytest.fixture
 def splits(monkeypatch):
     """The splits that continual learning measures, in order."""
-    setting = sys.modules["neuroscope.continual.setting"]
+    setting = sys.modules["neuroscope.training.continual_learning.setting"]
     found, real = [], setting.prepare
 
     def watched(model, task, split, *args):
@@ -630,7 +630,7 @@ def test_rates_are_tuned_without_test_examples(model, splits, tmp_path, monkeypa
     assert set(result.table["lr"]) == {best} and set(result.table["seed"]) == {3}
     assert result.manifest["orders"] == orders and result.manifest["split"] == "test"
     assert result.manifest["tuned_on"] == {"yes": "discovery", "maybe": "discovery"}
-    monkeypatch.setattr(sys.modules["neuroscope.continual.setting"], "train", never)
+    monkeypatch.setattr(sys.modules["neuroscope.training.continual_learning.setting"], "train", never)
     again = continual_learning(model, PAIR, ["seqft"], **how)
     pd.testing.assert_frame_equal(again.table, result.table)
     assert again.manifest["tuning"] == result.manifest["tuning"]
@@ -779,8 +779,8 @@ def test_every_experiment_makes_a_report(experiment, suite, shared, monkeypatch)
         role, out = ("role", "test") if experiment == "T9" else ("domain", "out")
         assert "nli-food" in set(runs[runs[role] == out]["task"])
     monkeypatch.setattr(trials, "finetune", never)
-    monkeypatch.setattr(sys.modules["neuroscope.continual.setting"], "train", never)
-    monkeypatch.setattr(sys.modules["neuroscope.pipeline"], "attribute", never)
+    monkeypatch.setattr(sys.modules["neuroscope.training.continual_learning.setting"], "train", never)
+    monkeypatch.setattr(sys.modules["neuroscope.reports.main_job"], "attribute", never)
     contents = {p: p.read_bytes() for p in (shared / "tables").glob(f"{experiment}_*.csv")}
     reproduce(experiment, model, suite, **options)
     assert {p: p.read_bytes() for p in contents} == contents

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from neuroscope import explorers, figures, style
+from neuroscope import figures
 from neuroscope.errors import ArgumentError
-from neuroscope.explorers.parts import choices_of
+from neuroscope.figures import style
+from neuroscope.figures.parts import choices_of
 
 LAYERS = ["emb", "1", "2"]
 GROUPS = {"a": "even", "b": "odd", "c": "even"}
@@ -27,7 +28,7 @@ def test_the_menu_offers_all_tasks_clusters_of_several_and_each_task():
 def test_the_menu_of_curves_shows_the_chosen_tasks_and_every_mean():
     curves = {"own": ([0, 1, 2], [0, 0, 0], [3, 3, 3]), "random": ([0, 0, 0], None, None)}
     tasks = {"own": rows("abc"), "random": rows("ab", 5)}
-    figure = explorers.layer_curves(curves, LAYERS, title="t", y_label="y", tasks=tasks, groups=GROUPS)
+    figure = figures.layer_curves(curves, LAYERS, title="t", y_label="y", tasks=tasks, groups=GROUPS)
     menu = {b.label: b.args[0]["visible"] for b in figure.layout.updatemenus[0].buttons}
     assert list(menu) == ["all tasks", "cluster: even", "a", "b", "c"]
     every = ["own: band", "own", "a", "b", "c", "random", "a", "b"]
@@ -39,7 +40,7 @@ def test_the_menu_of_curves_shows_the_chosen_tasks_and_every_mean():
 
 def test_few_tasks_have_points_and_no_box():
     for names, width in (("abcd", 0), ("abcde", 1.4)):
-        figure = explorers.layer_boxes({"m": rows(names)}, LAYERS, title="t", y_label="y")
+        figure = figures.layer_boxes({"m": rows(names)}, LAYERS, title="t", y_label="y")
         entry, box = figure.data[:2]  # all tasks; the menu's other choices follow
         assert entry.name == "m" and box.line.width == width and box.boxpoints == "all"
         assert sorted(box.y) == sorted(v for row in rows(names).values() for v in row)
@@ -58,8 +59,8 @@ def test_there_is_room_above_the_axes_for_subtitle_legend_and_menu():
     assert full.layout.margin.t - short.layout.margin.t == extra == full.layout.height - short.layout.height
     broken = figures.bars_with_band(["x"], long, value_label="v", title="t", subtitle="one<br>" + "word " * 25)
     assert broken.layout.title.subtitle.text.split("<br>")[:1] == ["one"]  # what was broken by hand stays so
-    plain = explorers.layer_boxes({"m": rows("a"), "n": rows("a")}, LAYERS, title="t", y_label="y")
-    picked = explorers.layer_boxes({"m": rows("ab"), "n": rows("ab")}, LAYERS, title="t", y_label="y")
+    plain = figures.layer_boxes({"m": rows("a"), "n": rows("a")}, LAYERS, title="t", y_label="y")
+    picked = figures.layer_boxes({"m": rows("ab"), "n": rows("ab")}, LAYERS, title="t", y_label="y")
     assert picked.layout.margin.t > plain.layout.margin.t and not plain.layout.updatemenus
     assert picked.layout.updatemenus[0].y > picked.layout.legend.y  # over the legend
 
@@ -79,18 +80,18 @@ POINTS = [("1", {"a": np.eye(2)}, ("x", "y"))]
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: explorers.box_panels({}, LAYERS, title="t", y_label="y"),
-        lambda: explorers.layer_boxes({"m": {"a": [1, 2]}}, LAYERS, title="t", y_label="y"),
-        lambda: explorers.layer_curves(
+        lambda: figures.box_panels({}, LAYERS, title="t", y_label="y"),
+        lambda: figures.layer_boxes({"m": {"a": [1, 2]}}, LAYERS, title="t", y_label="y"),
+        lambda: figures.layer_curves(
             {"m": ([1, 2, 3], None, None)}, LAYERS, title="t", y_label="y", tasks={"m": {"a": [1]}}
         ),
-        lambda: explorers.layer_curves({"m": ([1, 2, 3], [1], [2])}, LAYERS, title="t", y_label="y"),
-        lambda: explorers.map_explorer([], title="t"),
-        lambda: explorers.map_explorer(POINTS, title="t", start=4),
-        lambda: explorers.map_explorer(POINTS, title="t", hover={"a": ["one"]}),
-        lambda: explorers.map_explorer([("1", {"a": np.eye(3)}, ("x", "y"))], title="t"),
-        lambda: explorers.map_multiples([], title="t"),
-        lambda: explorers.map_multiples(POINTS, title="t", columns=0),
+        lambda: figures.layer_curves({"m": ([1, 2, 3], [1], [2])}, LAYERS, title="t", y_label="y"),
+        lambda: figures.map_explorer([], title="t"),
+        lambda: figures.map_explorer(POINTS, title="t", start=4),
+        lambda: figures.map_explorer(POINTS, title="t", hover={"a": ["one"]}),
+        lambda: figures.map_explorer([("1", {"a": np.eye(3)}, ("x", "y"))], title="t"),
+        lambda: figures.map_multiples([], title="t"),
+        lambda: figures.map_multiples(POINTS, title="t", columns=0),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw):

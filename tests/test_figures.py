@@ -4,8 +4,9 @@ import numpy as np
 import plotly.io
 import pytest
 
-from neuroscope import figures, style
+from neuroscope import figures
 from neuroscope.errors import ArgumentError
+from neuroscope.figures import style
 
 VALUES = [[1.0, 2.0, 3.0], [4.0, float("nan"), 6.0]]
 

@@ -14,7 +14,7 @@ from state import changed, snapshot, unchanged
 import neuroscope as ns
 from neuroscope.errors import FileError, NeuroscopeError
 from neuroscope.masks import NeuronMask, Scores
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 from neuroscope.tasks.task import Example, Task
 
 FUNCTIONS = [name for name in ns.__all__ if inspect.isfunction(getattr(ns, name))]

@@ -19,7 +19,7 @@ from neuroscope.errors import ArgumentError, MaskError, ModelError, TaskError
 from neuroscope.interventions import ablate, add, lens_hooks, nnsight_code, patch, scale
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve, tap_experts
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 from neuroscope.tasks.prompts import batches, encode, pad_id
 from neuroscope.tasks.task import Example, Task
 

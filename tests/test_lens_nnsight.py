@@ -17,7 +17,7 @@ from neuroscope.errors import ModelError
 from neuroscope.models import resolve, tap_experts
 from neuroscope.models.lens import hooks_for
 from neuroscope.models.nnsight import trace_lines
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 
 CLOSE = 1e-5
 NONE = torch.tensor([], dtype=torch.long)

@@ -10,10 +10,11 @@ import torch
 from sklearn import manifold
 from sklearn.decomposition import PCA
 
-from neuroscope import explorers, style
+from neuroscope import figures
+from neuroscope.comparison.hidden_states import Representations
+from neuroscope.comparison.maps import Maps, pca, tsne
 from neuroscope.errors import ArgumentError, NumericalError
-from neuroscope.maps import Maps, pca, tsne
-from neuroscope.representations import Representations
+from neuroscope.figures import style
 
 TASKS = {"nli-a": "nli", "nli-b": "nli", "mood": "mood"}
 
@@ -193,7 +194,7 @@ def test_arrays_alone_and_some_layers_and_examples(reps):
 
 
 def test_long_hover_texts_are_cut():
-    text = explorers.hover_text("word " * 400, "answer " * 100)
+    text = figures.hover_text("word " * 400, "answer " * 100)
     assert text.count("<br>") == 8 and "<br>...<br>" in text and len(text) < 900
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroscope.errors import ArgumentError, FileError, MaskError, NeuroscopeError, NumericalError
-from neuroscope.importers import load_lape, save_lape
+from neuroscope.interop.lape import load_lape, save_lape
 from neuroscope.masks import NeuronMask, Scores
 
 WIDTHS = {"blocks.0.mlp.hook_post": 5, "blocks.1.mlp.hook_post": 8, "blocks.10.mlp.hook_post": 3}

@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from neuroscope.errors import ArgumentError, ModelError, NeuroscopeError, NumericalError
 from neuroscope.models import UNITS, bundled, load, require_parameters, resolve, tap_experts, untap_experts
 from neuroscope.models.experts import NAME as TAPPED
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 
 CLOSE = 1e-5
 PLAIN_FFN = ["gpt2", "bloom", "neox", "opt", "bert", "distilbert"]  # one input projection; the others are gated

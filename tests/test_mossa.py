@@ -10,14 +10,14 @@ import torch
 from browser import needs_chromium, opened
 from state import unchanged
 
+from neuroscope.comparison.hidden_states import Representations, representations
+from neuroscope.comparison.segmentation import segment
+from neuroscope.comparison.similarity import cka, permutation_null, variance_dimension
 from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalError, TaskError
+from neuroscope.experiments.layer_by_layer import Mossa, controls, mossa, words
+from neuroscope.experiments.layer_by_layer.mossa_result import ALL, MULTI, PRE
 from neuroscope.models import load
-from neuroscope.mossa import Mossa, controls, mossa, words
-from neuroscope.mossa.result import ALL, MULTI, PRE
-from neuroscope.report import Section, write_report
-from neuroscope.representations import Representations, representations
-from neuroscope.segmentation import segment
-from neuroscope.similarity import cka, permutation_null, variance_dimension
+from neuroscope.reports.page import Section, write_report
 from neuroscope.tasks import Example, Task
 from neuroscope.training import LoraAdapter, every_ffn, finetune, train
 

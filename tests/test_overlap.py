@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from neuroscope.errors import ArgumentError, MaskError
 from neuroscope.masks import NeuronMask, Scores
-from neuroscope.overlap import Overlap, OverlapSweep, overlap, overlap_sweep
+from neuroscope.masks.jaccard import Overlap, OverlapSweep, overlap, overlap_sweep
 
 WIDTHS = {"blocks.0.mlp.hook_post": 10, "blocks.1.mlp.hook_post": 30}
 FIRST, SECOND = WIDTHS

@@ -10,11 +10,11 @@ from test_experiments import RECIPE, TASKS, never
 from test_parameters import saved
 
 from neuroscope.attribution import attribute
+from neuroscope.comparison.parameters import parameter_similarity
+from neuroscope.comparison.parameters.parameter_result import ALL
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.experiments import ParameterDepth, cross_training, parameter_depth, trials
 from neuroscope.experiments.trials import Trials
-from neuroscope.parameters import parameter_similarity
-from neuroscope.parameters.result import ALL
 from neuroscope.training import finetune
 
 

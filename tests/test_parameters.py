@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from state import unchanged
 from transformers import AutoModelForCausalLM
 
+from neuroscope.comparison.parameters import ParameterSimilarity, parameter_similarity
+from neuroscope.comparison.parameters.checkpoint_rows import Checkpoint
+from neuroscope.comparison.parameters.parameter_result import above_by_chance, curves
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, NumericalError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve, tap_experts
-from neuroscope.parameters import ParameterSimilarity, parameter_similarity
-from neuroscope.parameters.checkpoint import Checkpoint
-from neuroscope.parameters.result import above_by_chance, curves
 from neuroscope.training import LoraAdapter, NeuronAdapter
 
 ALL, RANDOM = "mean over all", "random masks of the same sizes"
@@ -300,7 +300,7 @@ def test_columns_are_passed_over_once(tmp_path, monkeypatch):
         return take(self, name, dim, index, within)
 
     monkeypatch.setattr(Checkpoint, "take", noted)
-    monkeypatch.setattr("neuroscope.parameters.estimators.NUMBERS", 320)
+    monkeypatch.setattr("neuroscope.comparison.parameters.estimators.NUMBERS", 320)
     parameter_similarity(folder, masks, controls=0)
     used = [(masks["a"] | masks["b"])[address].tolist() for address in widths(root)]
     for layer, neurons in enumerate(used):
@@ -317,7 +317,7 @@ def test_many_neurons_are_read_in_pieces(tiny_model, monkeypatch):
     model = tiny_model()
     masks = random_masks(model, share=0.9)
     whole = {e: parameter_similarity(model, masks, estimator=e, controls=2).table for e in BRUTE}
-    monkeypatch.setattr("neuroscope.parameters.estimators.NUMBERS", 100)  # three neurons at a time
+    monkeypatch.setattr("neuroscope.comparison.parameters.estimators.NUMBERS", 100)  # three neurons at a time
     for estimator, expected in whole.items():
         found = parameter_similarity(model, masks, estimator=estimator, controls=2).table
         np.testing.assert_allclose(found.value, expected.value, atol=1e-7)
@@ -652,7 +652,7 @@ def test_a_model_may_be_a_base_and_an_adapters_file(tmp_path, monkeypatch):
         assert found.manifest["per_task"] and "adapter" in found.manifest["source"]["b"]["model"]
         for column in ("value", "low", "high"):
             np.testing.assert_allclose(found.table[column], expected.table[column], rtol=1e-5)
-    monkeypatch.setattr("neuroscope.parameters.estimators.NUMBERS", 100)  # in pieces
+    monkeypatch.setattr("neuroscope.comparison.parameters.estimators.NUMBERS", 100)  # in pieces
     for column in ("value", "low", "high"):
         again = parameter_similarity({name: (base, file) for name, file in files.items()}, masks, controls=3)
         np.testing.assert_allclose(again.table[column], expected.table[column], rtol=1e-5)

@@ -9,10 +9,10 @@ from state import unchanged
 
 from neuroscope.errors import ArgumentError, ModelError, NeuroscopeError, TaskError
 from neuroscope.interventions import patch
+from neuroscope.interventions.patch_grid import patch_sweep
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, tap_experts
-from neuroscope.patching import patch_sweep
-from neuroscope.sites import edit
+from neuroscope.models.sites import edit
 from neuroscope.tasks.task import Example, Task
 
 STYLE = {"t5": "seq2seq", "bert": "masked"}

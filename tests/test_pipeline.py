@@ -18,10 +18,10 @@ from neuroscope import files
 from neuroscope.__main__ import main
 from neuroscope.attribution import attribute
 from neuroscope.errors import ArgumentError, NeuroscopeError, TaskError
-from neuroscope.evidence import cross_ablation, deactivation
+from neuroscope.experiments.evidence import cross_ablation, deactivation
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import load
-from neuroscope.pipeline import run
+from neuroscope.reports.main_job import run
 from neuroscope.tasks import load_tasks
 from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.tasks.task import Task
@@ -301,7 +301,7 @@ def test_ctrl_c_is_no_traceback(folders, capsys, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neuroscope.pipeline.run", stop)
+    monkeypatch.setattr("neuroscope.reports.main_job.run", stop)
     assert main(["run", "--model", str(folders / "model"), "--out", str(folders / "bad")]) == 130
     assert "goes on where it was" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from neuroscope import figures
 from neuroscope.errors import ArgumentError
-from neuroscope.report import ROWS, Section, markup, write_report
+from neuroscope.reports.page import ROWS, Section, markup, write_report
 
 NASTY = "<script>alert('x')</script> & </script>"
 

@@ -16,28 +16,28 @@ from test_experiments import FOUR, RECIPE, TASKS, never
 from test_pipeline import small_model
 
 from neuroscope.attribution import attribute
+from neuroscope.comparison.hidden_states import Representations
+from neuroscope.comparison.parameters import parameter_similarity
+from neuroscope.comparison.parameters.parameter_result import ALL as PAIRS
+from neuroscope.comparison.similarity import variance_dimension
 from neuroscope.errors import ArgumentError, FileError
 from neuroscope.experiments import (
     EXPERIMENTS,
     LayerByLayer,
     ParameterDepth,
-    chance,
     layer_by_layer,
     parameter_depth,
     parameter_transfer,
     trials,
 )
-from neuroscope.experiments.layer_by_layer import layer_figure
-from neuroscope.experiments.layer_figures import FIGURES, NEGATIVE
+from neuroscope.experiments.layer_by_layer import chance
+from neuroscope.experiments.layer_by_layer.layer_figures import FIGURES, NEGATIVE
+from neuroscope.experiments.layer_by_layer.mossa_result import ALL, MULTI, PRE
+from neuroscope.experiments.layer_by_layer.mossa_run import Mossa, mossa
+from neuroscope.experiments.layer_by_layer.one_figure import layer_figure
 from neuroscope.models import load
-from neuroscope.mossa import Mossa, mossa
-from neuroscope.mossa.result import ALL, MULTI, PRE
-from neuroscope.parameters import parameter_similarity
-from neuroscope.parameters.result import ALL as PAIRS
-from neuroscope.representations import Representations
-from neuroscope.reproduce import CALLS, HELD_OUT, STEPS, reproduce
+from neuroscope.reports.reproduction import CALLS, HELD_OUT, STEPS, reproduce
 from neuroscope.results import load_result
-from neuroscope.similarity import variance_dimension
 from neuroscope.tasks import load_tasks
 from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.training import finetune
@@ -388,7 +388,7 @@ def test_every_id_is_one_call(experiment, suite, shared, monkeypatch):
     elif experiment != "Z-F5":  # whose levels even a random model passes; what of it cannot is tested above
         assert "<strong>A negative</strong>" in page  # a random model, one step of training
     assert len(pd.read_csv(shared / "tables" / f"{experiment}_runs.csv"))
-    for module in (trials, sys.modules["neuroscope.mossa.controls"]):
+    for module in (trials, sys.modules["neuroscope.experiments.layer_by_layer.controls"]):
         monkeypatch.setattr(module, "finetune", never)
     contents = {p: p.read_bytes() for p in (shared / "tables").glob(f"{experiment}_*.csv")}
     reproduce(experiment, model, suite, **options)

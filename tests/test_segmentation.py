@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import ruptures
 
-from neuroscope import segmentation
+from neuroscope.comparison import segmentation
+from neuroscope.comparison.segmentation import Segmentation, change_points, cuts, gains, segment
 from neuroscope.errors import ArgumentError, NumericalError
-from neuroscope.segmentation import Segmentation, change_points, cuts, gains, segment
 
 
 def planted(rng, edges=(10, 16), levels=(1.0, 0.7, 0.4), layers=33, tasks=12, noise=0.05):

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from neuroscope.errors import ArgumentError, NeuroscopeError, NumericalError
-from neuroscope.similarity import (
+from neuroscope.comparison.similarity import (
     CKA,
     MEASURES,
     Dimensions,
@@ -34,7 +33,8 @@ from neuroscope.similarity import (
     two_nn,
     variance_dimension,
 )
-from neuroscope.similarity.measures import complete
+from neuroscope.comparison.similarity.measures import complete
+from neuroscope.errors import ArgumentError, NeuroscopeError, NumericalError
 from neuroscope.statistics import benjamini_hochberg
 
 SEEDS = st.integers(0, 10_000)
@@ -284,7 +284,7 @@ def test_the_rank_rule_is_that_of_numpy():
 def test_neighbours_are_sklearns(distance, blocked, monkeypatch):
     from sklearn.neighbors import NearestNeighbors
 
-    from neuroscope.similarity import neighbours
+    from neuroscope.comparison.similarity import neighbours
 
     if blocked:
         monkeypatch.setattr(neighbours, "BLOCK", 7 * 50)  # seven rows at a time
@@ -552,7 +552,7 @@ def test_two_nn_recovers_planted_dimensions():
 
 def test_two_nn_fits_the_line_of_facco(monkeypatch):
     """The estimator step by step: the slope through the origin of the lower 90 %."""
-    from neuroscope.similarity import dimension
+    from neuroscope.comparison.similarity import dimension
 
     x = gaussian(50, 3)
     distances = np.sort(scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(x)), axis=1)

@@ -10,7 +10,7 @@ from state import unchanged
 from test_experiments import FOUR, RECIPE, never
 
 from neuroscope.attribution import attribute
-from neuroscope.correlation import correlate
+from neuroscope.comparison.correlation import correlate
 from neuroscope.errors import ArgumentError
 from neuroscope.experiments import (
     ParameterDepth,
@@ -20,7 +20,7 @@ from neuroscope.experiments import (
     parameter_transfer,
     trials,
 )
-from neuroscope.experiments.parameter_transfer import joined
+from neuroscope.experiments.t4_parameter_transfer import joined
 from neuroscope.files import Journal
 
 NEGATIVE = "**A negative**: "

@@ -11,7 +11,7 @@ from torch import Tensor
 from neuroscope import files
 from neuroscope.attribution.setup import Setup
 from neuroscope.errors import ArgumentError
-from neuroscope.sites import Site, edit
+from neuroscope.models.sites import Site, edit
 from neuroscope.tasks.prompts import Batch
 
 

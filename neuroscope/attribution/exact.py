@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from neuroscope.attribution.setup import Setup
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.masks import NeuronMask
-from neuroscope.sites import Site, edit
+from neuroscope.models.sites import Site, edit
 from neuroscope.tasks.prompts import UNSCORED, Batch
 
 ROWS = 4096  # tokens in one large batch: enough to keep the processor busy, little enough to stay in its cache

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from neuroscope.attribution.setup import Setup
 from neuroscope.errors import ArgumentError
-from neuroscope.sites import Edit, Site, edit
+from neuroscope.models.sites import Edit, Site, edit
 from neuroscope.tasks.prompts import Batch
 
 Times = Callable[[Site, Tensor, "Tensor | None"], Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor
 from neuroscope import distributed
 from neuroscope.errors import NumericalError
 from neuroscope.models import Model
-from neuroscope.sites import Site
+from neuroscope.models.sites import Site
 from neuroscope.tasks.prompts import UNSCORED, Batch
 from neuroscope.tasks.task import Task
 

@@ -9,7 +9,7 @@ from neuroscope.attribution.setup import Setup
 from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError
 from neuroscope.models import require_parameters
-from neuroscope.sites import Rows, Site
+from neuroscope.models.sites import Rows, Site
 from neuroscope.tasks.prompts import UNSCORED, Batch
 
 

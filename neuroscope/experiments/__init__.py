@@ -6,16 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from neuroscope.evidence import deactivation
-from neuroscope.experiments.continual_learning import continual_learning
-from neuroscope.experiments.cross_training import CrossTraining, cross_training
-from neuroscope.experiments.layer_by_layer import LayerByLayer, layer_by_layer
-from neuroscope.experiments.overlap_controlled import OverlapControlled, overlap_controlled
-from neuroscope.experiments.parameter_depth import ParameterDepth, parameter_depth
-from neuroscope.experiments.parameter_transfer import ParameterTransfer, parameter_transfer
-from neuroscope.experiments.proportion_sweep import ProportionSweep, proportion_sweep
-from neuroscope.experiments.train_only import TrainOnly, train_only
-from neuroscope.overlap import overlap_sweep
+from neuroscope.experiments.evidence import deactivation
+from neuroscope.experiments.f2_proportion_sweep import ProportionSweep, proportion_sweep
+from neuroscope.experiments.f3_parameter_depth import ParameterDepth, parameter_depth
+from neuroscope.experiments.f5_cross_training import CrossTraining, cross_training
+from neuroscope.experiments.layer_by_layer.one_figure import LayerByLayer, layer_by_layer
+from neuroscope.experiments.t2_train_only import TrainOnly, train_only
+from neuroscope.experiments.t4_parameter_transfer import ParameterTransfer, parameter_transfer
+from neuroscope.experiments.t5_continual_comparison import continual_learning
+from neuroscope.experiments.t9_overlap_controlled import OverlapControlled, overlap_controlled
+from neuroscope.masks.jaccard import overlap_sweep
 
 __all__ = [
     "EXPERIMENTS",

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroscope.sites import Rows, Site
+from neuroscope.models.sites import Rows, Site
 
 NAME = "neuroscope"
 TAPS = "neuron_taps"

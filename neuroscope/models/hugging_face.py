@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from neuroscope.errors import ModelError
 from neuroscope.models.experts import expert_sites, untapped
 from neuroscope.models.model import Model, Style, check_finite, quiet
-from neuroscope.sites import Found, Rows, Site, discover
+from neuroscope.models.sites import Found, Rows, Site, discover
 
 PROBE = 4  # tokens of the input that discovery runs on
 # Output projections by name, for models whose graph cannot be walked (quantised linears); the last part of the path.

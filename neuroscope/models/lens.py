@@ -15,7 +15,7 @@ from neuroscope.errors import ModelError
 from neuroscope.models.experts import expert_sites, untapped
 from neuroscope.models.hugging_face import find_tokenizer, in_order, probe, style_of
 from neuroscope.models.model import Model, check_finite, quiet
-from neuroscope.sites import Site, edit
+from neuroscope.models.sites import Site, edit
 
 # unit -> what an address looks like; where a second pattern is given, the HookPoint must be that one too, because on a
 # mixture TransformerLens' mlp.hook_post is the block's output, not neurons

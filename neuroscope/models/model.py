@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from neuroscope.distributed import has_shards, whole
 from neuroscope.errors import ModelError, NumericalError, choose
-from neuroscope.sites import Site
+from neuroscope.models.sites import Site
 
 UNITS = ("hidden", "output", "head")
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a weight

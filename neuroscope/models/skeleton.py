@@ -16,7 +16,7 @@ from neuroscope.errors import ModelError
 from neuroscope.models.experts import untapped
 from neuroscope.models.hugging_face import architecture, probe, sites_by_unit, style_of
 from neuroscope.models.model import Model, quiet
-from neuroscope.sites import discover, unedited
+from neuroscope.models.sites import discover, unedited
 
 
 def skeleton(folder: str | PathLike) -> Model:

@@ -16,7 +16,7 @@ from neuroscope.distributed import fill, has_shards, is_sharded, whole
 from neuroscope.errors import MaskError, ModelError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, require_parameters
-from neuroscope.sites import LEVEL, Rows, Site
+from neuroscope.models.sites import LEVEL, Rows, Site
 
 SLOT = "neuron_deltas"  # what a linear layer calls the deltas of its adapters
 Side = Literal["rows", "columns"]

@@ -1,0 +1,227 @@
+"""One meaning per keyword: the arguments that many public functions share, each checked and converted in one place.
+
+`@public` marks a function that users call. Before its body runs, unknown and missing arguments are refused with our
+error, and every argument whose name stands in `VOCABULARY` is converted by the row of that name, so that the same word
+means the same, takes the same values and is refused in the same way everywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from neuroscope.errors import ArgumentError, suggest
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Progress = Callable[..., Iterable[Any]]  # called as progress(iterable, desc="..."); tqdm is one
+FEWEST_RANDOM = 3  # random masks: fewer do not tell how much random masks differ
+
+
+def whole(value: Any, name: str, least: int = 0, do: str = "") -> int:
+    """A whole number of at least `least`: a Python or numpy integer, no bool.
+
+    Raises:
+        ArgumentError: anything else.
+
+    Example:
+        >>> import numpy as np
+        >>> whole(np.int64(4), "n", 1)
+        4
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or type(value).__name__ == "bool" or number < least:
+        raise ArgumentError(f"{name}={value!r}", f"not a whole number from {least} up", do or f"give {least} or more")
+    return number
+
+
+def finite(value: Any, name: str, do: str = "give a finite number") -> float:
+    """A finite real number, of Python or numpy; no bool, no text.
+
+    Raises:
+        ArgumentError: anything else.
+    """
+    number = _real(value)
+    if number is None or not math.isfinite(number):
+        raise ArgumentError(f"{name}={value!r}", "not a finite number", do)
+    return number
+
+
+def share(value: Any, name: str = "k", do: str = "give a share in (0, 1], such as 0.10") -> float:
+    """A share in (0, 1].
+
+    Raises:
+        ArgumentError: anything else.
+    """
+    number = _real(value)
+    if number is None or not 0 < number <= 1:
+        raise ArgumentError(f"{name}={value!r}", "not a share in (0, 1]", do)
+    return number
+
+
+def shares(values: Any, name: str = "k", least: float = 0.0) -> tuple[float, ...]:
+    """Growing shares in (`least`, 1], at least one; a single number is one share.
+
+    Raises:
+        ArgumentError: anything else.
+    """
+    listed = [values] if _real(values) is not None else values
+    if isinstance(listed, str) or not isinstance(listed, Iterable):
+        raise ArgumentError(f"{name}={values!r}", "no shares", "give growing shares, such as (0.1, 0.5, 1.0)")
+    found = [_real(value) for value in listed]
+    good = [number for number in found if number is not None and least < number <= 1]
+    if not found or len(good) < len(found) or good != sorted(set(good)):
+        what = f"not growing shares in ({least:g}, 1]"
+        raise ArgumentError(f"{name}={values!r}", what, "give some, such as (0.1, 0.5, 1.0)")
+    return tuple(good)
+
+
+def seed_of(value: Any, name: str = "seed") -> int:
+    """The one seed of a draw: a whole number from 0 up."""
+    return whole(value, name, 0, "give a whole number from 0 up, such as 0")
+
+
+def seeds_of(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
+    """The seeds of repeated runs: 3 is seeds 0, 1 and 2; a sequence is those seeds.
+
+    Raises:
+        ArgumentError: no seed, one that is no whole number, or one twice.
+
+    Example:
+        >>> seeds_of(3), seeds_of([5, 7])
+        ((0, 1, 2), (5, 7))
+    """
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        return tuple(range(whole(seeds, name, 1, "give how many runs, or their seeds, such as 3 or (0, 1, 2)")))
+    found = tuple(seed_of(seed, name) for seed in seeds)
+    if not found:
+        raise ArgumentError(f"{name}={seeds!r}", "no seed", "give how many runs, or their seeds, such as (0, 1, 2)")
+    if len(set(found)) < len(found):
+        raise ArgumentError(f"{name}={seeds!r}", "a seed twice", "give different ones: equal seeds give equal runs")
+    return found
+
+
+def n_random_of(value: Any, name: str = "n_random") -> int:
+    """How many random masks stand beside a mask."""
+    return whole(value, name, FEWEST_RANDOM, f"give {FEWEST_RANDOM} or more: fewer do not tell how random masks differ")
+
+
+def number_of_examples(value: Any, name: str) -> int | None:
+    """How many examples; None for all of them."""
+    return None if value is None else whole(value, name, 1, "give 1 or more, or None for all")
+
+
+def folder_of(value: Any, name: str = "output") -> Path | None:
+    """The folder that a long run writes to and resumes from; None for none.
+
+    Raises:
+        ArgumentError: no path, or the path of a file.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str | PathLike) or not fspath(value):
+        raise ArgumentError(f"{name}={value!r}", f"a {type(value).__name__}, no path", "give a folder, or None")
+    path = Path(value)
+    if path.is_file():
+        raise ArgumentError(f"{name}={value!r}", "a file", "give a folder; it is made where there is none")
+    return path
+
+
+def progress_of(value: Any, name: str = "progress") -> Progress | None:
+    """What shows progress, called as `progress(iterable, desc="...")`; None is silent."""
+    if value is not None and not callable(value):
+        raise ArgumentError(f"{name}={value!r}", f"a {type(value).__name__}", "give a callable such as tqdm, or None")
+    return value
+
+
+def flag(value: Any, name: str) -> bool:
+    """True or False, of Python or numpy, and nothing else."""
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return bool(value)
+    raise ArgumentError(f"{name}={value!r}", f"a {type(value).__name__}", "give True or False")
+
+
+def watched(items: Iterable[T], progress: Progress | None, desc: str) -> Iterable[T]:
+    """The items, with progress where there is something that shows it."""
+    return progress(items, desc=desc) if progress is not None else items
+
+
+def _real(value: Any) -> float | None:
+    """A real number of Python or numpy as a float; None for anything else, bools among them."""
+    if isinstance(value, str | bytes | bool) or type(value).__name__ == "bool" or not hasattr(value, "__float__"):
+        return None
+    if getattr(value, "ndim", 0):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _k(value: Any, name: str, default: Any) -> Any:
+    return shares(value, name) if isinstance(default, Sequence) else share(value, name)
+
+
+# name of an argument -> (value, name, the function's default) -> what the function gets
+VOCABULARY: dict[str, Callable[[Any, str, Any], Any]] = {
+    "examples": lambda value, name, default: number_of_examples(value, name),
+    "n": lambda value, name, default: number_of_examples(value, name),
+    "seeds": lambda value, name, default: seeds_of(value, name),
+    "seed": lambda value, name, default: seed_of(value, name),
+    "n_random": lambda value, name, default: n_random_of(value, name),
+    "batch_size": lambda value, name, default: number_of_examples(value, name),
+    "output": lambda value, name, default: folder_of(value, name),
+    "progress": lambda value, name, default: progress_of(value, name),
+    "k": _k,
+    "null": lambda value, name, default: whole(value, name, 0, "give how many permutations, or 0 for none"),
+}
+
+
+def public(function: Callable[P, T]) -> Callable[P, T]:
+    """Check a public function's arguments before its body runs.
+
+    Raises (when the function is called):
+        ArgumentError: an unknown or missing argument, or one that means something else than its name says.
+    """
+    signature = inspect.signature(function)
+    checked_here = [name for name in VOCABULARY if name in signature.parameters]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            unknown = next((k for k in kwargs if k not in signature.parameters), "")
+            raise ArgumentError(
+                f"{function.__qualname__}{_brief(args, kwargs)}",
+                str(error),
+                suggest(unknown, (name for name in signature.parameters if name != "self")),
+            ) from None
+        bound.apply_defaults()
+        for name in checked_here:
+            bound.arguments[name] = VOCABULARY[name](bound.arguments[name], name, signature.parameters[name].default)
+        return function(*bound.args, **bound.kwargs)
+
+    return checked
+
+
+def _brief(args: tuple, kwargs: dict) -> str:
+    """The shape of a call, for an error text: types of the positional arguments and names of the others."""
+    return "(" + ", ".join([type(a).__name__ for a in args] + [f"{k}=..." for k in kwargs]) + ")"
+
+
+def vocabulary_of(functions: Iterable[Callable[..., Any]]) -> Iterator[tuple[Callable[..., Any], str]]:
+    """(function, argument) for every argument that the vocabulary knows: what conformance tests run over."""
+    for function in functions:
+        for name in inspect.signature(function).parameters:
+            if name in VOCABULARY:
+                yield function, name

@@ -1,0 +1,1 @@
+"""Compare tasks and models: by parameters, by hidden states, by what predicts transfer; layer by layer."""

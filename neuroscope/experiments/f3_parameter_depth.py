@@ -1,0 +1,248 @@
+"""Are tasks' neurons alike by their parameters, layer by layer (LX24 Figure 3)?
+
+1. Task i's neurons alone are trained on task i and merged into the weights: model M_i. One at a time; the base is put
+   back, to the bit, before the next one.
+2. In every layer, the similarity of task i's and every other task j's neurons inside M_i, averaged over i, beside the
+   band of random masks of the same sizes (parameters/).
+3. The same inside the model before training: what is there already is due to which neurons were chosen.
+
+What training changed has no control here: it touches all of a task's neurons, and of a random mask's only those that
+happen to be among them (`manifest["touched"]`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from neuroscope.comparison.parameters import Estimator, ParameterSimilarity, Part, parameter_similarity
+from neuroscope.comparison.parameters.parameter_result import ALL, above_by_chance, plain
+from neuroscope.errors import ArgumentError, public
+from neuroscope.experiments.evidence import check_masks
+from neuroscope.experiments.trials import DEFAULTS, Settings, Training, check_settings
+from neuroscope.figures import style
+from neuroscope.masks import NeuronMask
+from neuroscope.models import Model
+from neuroscope.tasks.task import Task
+from neuroscope.training import NeuronAdapter
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+TRAINED, UNTRAINED = "after training", "before training"
+LIMITS = {
+    "masked": "In this cosine only neurons that both tasks have meet: it is their overlap, weighted by the size of "
+    "their parameters, and says nothing of different neurons that do the same.",
+    "mean": "A cosine of mean parameters says that sets of neurons point the same way on the whole, not that any two "
+    "neurons do the same.",
+    "matched": "A neuron that both tasks have matches itself, so this cosine too rises with the overlap of the tasks.",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class ParameterDepth(ParameterSimilarity):
+    """LX24 Figure 3: `ParameterSimilarity` inside the models M_i (or the one model given), with words.
+
+    `manifest["untrained"]` has the mean over all pairs by layer before training, with the band of random masks then
+    (value, low, high), and `manifest["touched"]` the share of a random mask's neurons that training a task's touches;
+    None where nothing was trained.
+    """
+
+    def summary(self) -> pd.DataFrame:
+        """The mean over all pairs by layer.
+
+        Columns: block, layer, value, low, high (random masks), untrained, untrained_low, untrained_high (the same
+        before training), pairs, gaps.
+        """
+        rows = self.by_layer()
+        rows = rows[rows["task"] == ALL].drop(columns="task").reset_index(drop=True)
+        before = self.manifest["untrained"] or dict.fromkeys(("value", "low", "high"), [None] * len(rows))
+        for at, (name, values) in enumerate(before.items(), 5):
+            rows.insert(at, "untrained" if name == "value" else f"untrained_{name}", np.array(values, dtype=float))
+        return rows
+
+    def figure(self) -> go.Figure:  # type: ignore[override]  # one model at a time: there is but one measure
+        """As of `ParameterSimilarity`, with the mean over all pairs in black: after training, and dotted before."""
+        figure = super().figure()
+        figure.update_layout(
+            title_text="<b>Similarity of the tasks' neurons, inside models trained on one task each</b>"
+        )
+        rows = self.summary()
+        if rows["untrained"].notna().any():
+            figure.data = [trace for trace in figure.data if trace.name != ALL]
+            for column, when, dash in (("value", TRAINED, "solid"), ("untrained", UNTRAINED, "dot")):
+                figure.add_scatter(
+                    name=f"all pairs, {when}", x=rows["layer"], y=rows[column], mode="lines",
+                    line={"color": style.INK, "dash": dash, "width": 1.6},
+                    hovertemplate=f"layer %{{x}}<br>all pairs, {when}: %{{y:.3g}}<extra></extra>",
+                )  # fmt: skip
+        style.legend_on_top(figure)
+        return figure
+
+    def _subtitle(self, is_one: bool, shown: Sequence[str]) -> str:
+        said = super()._subtitle(is_one, shown)
+        if self.manifest["untrained"] is None or not self.manifest["controls"]:
+            return said
+        of = "is that of the mean over all pairs" if shown == [ALL] else "of the mean over all pairs is narrower"
+        return f"{said}; inside the trained models; the band {of}"
+
+    def in_words(self) -> str:
+        """What was found, as text with `**bold**` and lists; failures are stated."""
+        rows, about = self.summary(), self.manifest
+        made = rows[rows["value"].notna()]
+        if made.empty:
+            return f"- **A negative**: in no layer is there a similarity ({self.table['reason'].iloc[0]})."
+        best, least = made.loc[made["value"].idxmax()], made.loc[made["value"].idxmin()]
+        where = "inside the models trained on one task each" if about["per_task"] else "inside the model given"
+        lines = [
+            f"- The {about['estimator']} cosine of two tasks' neurons {where} is **{made['value'].mean():.3f}** (mean "
+            f"over {len(made)} layers and {int(made['pairs'].max())} pairs): highest in layer {best['layer']} "
+            f"({best['value']:.3f}), lowest in layer {least['layer']} ({least['value']:.3f})."
+        ]
+        if about["controls"]:
+            lines += _beside_random(made, self.table, about["controls"])
+        if about["untrained"] is not None:
+            lines += _training(made, about["controls"], about["touched"])
+        gaps = int(self.table["value"].isna().sum())
+        if gaps:
+            lines.append(f"- {gaps} of {len(self.table)} layers of pairs have no value, and are in no mean.")
+        return "\n".join([*lines, f"- {LIMITS[about['estimator']]}"])
+
+
+def _beside_random(made: pd.DataFrame, table: pd.DataFrame, draws: int) -> list[str]:
+    above, cells = made[made["value"] > made["high"]], table[table["value"].notna()]
+    chance = above_by_chance(draws)
+    middle = ((made["low"] + made["high"]) / 2).mean()
+    lines = [
+        f"- Random masks of the same sizes in the same layers have {middle:.3f} (middle of the band of {draws} draws). "
+        f"The tasks' mean lies above their band in **{len(above)} of {len(made)}** layers ({chance * len(made):.1f} by "
+        f"chance alone), single pairs in {int((cells['value'] > cells['high']).sum())} of {len(cells)} "
+        f"({chance * len(cells):.1f} by chance alone)."
+    ]
+    rest = made[made["value"] <= made["high"]]["layer"].tolist()
+    if rest:
+        named = f"layer{'s' if len(rest) > 1 else ''} {', '.join(map(str, rest))}"
+        lines.append(f"- **A negative**: in {named} the tasks' neurons are no more alike than random ones.")
+    return lines
+
+
+def _training(made: pd.DataFrame, draws: int, touched: float) -> list[str]:
+    """What training changed, as plain numbers: random masks, of which it touches less, are no measure of it."""
+    change = made["value"] - made["untrained"]
+    if change.isna().all():
+        return ["- There is no similarity before training to compare with."]
+    at = change.abs().idxmax()
+    most = f"- Training the neurons changed the mean by at most {change[at]:+.4f} (layer {made.loc[at, 'layer']})"
+    if not draws:
+        return [f"{most}."]
+    after = (made["value"] - (made["low"] + made["high"]) / 2).mean()
+    before = (made["untrained"] - (made["untrained_low"] + made["untrained_high"]) / 2).mean()
+    share = f" ({before / after:.0%} of that)" if after > 0 and before > 0 else ""
+    return [
+        f"{most}. From the middle of random masks' band it is {after:+.3f} away, and before training it was "
+        f"{before:+.3f} away from theirs{share}.",
+        "- What was there before training shows which neurons were chosen, not what they learnt. For what came with it "
+        f"there is no control: training touches all of a task's neurons and about {touched:.0%} of a random mask's, so "
+        "that their changes cannot be compared.",
+    ]
+
+
+def _touched(masks: Mapping[str, NeuronMask]) -> float:
+    """The share of a layer-matched random mask's neurons that are the task's own, expected, mean over the tasks."""
+    return float(np.mean([sum(n * n / m.widths[a] for a, n in m.counts().items()) / len(m) for m in masks.values()]))
+
+
+class Trained(Mapping[str, Model]):
+    """Task -> the model with that task's neurons trained on it and merged; the one before is taken out first."""
+
+    def __init__(self, training: Training, masks: Mapping[str, NeuronMask], seed: int):
+        self.training, self.masks, self.seed = training, masks, seed
+        self.adapter: NeuronAdapter | None = None
+
+    def __getitem__(self, name: str) -> Model:
+        self.close()
+        learnt: Any = (self.masks[name], [name], self.seed)
+        self.adapter, path = self.training(*learnt), self.training.path(*learnt)
+        if path is not None and not path.exists():
+            self.adapter.save(path)
+        self.adapter.merge()
+        return self.training.model
+
+    def close(self) -> None:
+        """Put the base back."""
+        if self.adapter is not None:
+            adapter, self.adapter = self.adapter, None
+            if adapter.is_merged:
+                adapter.unmerge()
+            adapter.detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.masks)
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+@public
+def parameter_depth(
+    model: Any,
+    masks: Mapping[str, NeuronMask],
+    tasks: Mapping[str, Task] | None = None,
+    *,
+    estimator: Estimator = "masked",
+    part: Part = "all",
+    controls: int = 20,
+    seed: int = 0,
+    output: str | PathLike | None = None,
+    **settings: Unpack[Settings],
+) -> ParameterDepth:
+    """F3: per layer, how alike tasks' neurons are by their parameters, inside models trained on one task each.
+
+    Args:
+        model: with `tasks`, anything that can be opened and trained. Without, also all else that
+            `parameter_similarity` takes, such as a folder, or task -> (folder, its adapter's file) for models M_i
+            trained before.
+        masks: name -> hidden neurons, two or more.
+        tasks: by the same names, whose training examples to learn. None: nothing is trained, and the neurons are
+            compared inside the model given; but for `progress`, no argument of training is taken.
+        estimator, part, controls: as in `parameter_similarity`.
+        seed: of the trainings and of the random masks.
+        output: folder for the trained adapters. What is there of an earlier run is not trained again.
+        settings: of training, as in `train_only`; `n`, `eval_batch_size` and `journal`, which the experiments share,
+            change nothing, as no test example is measured.
+
+    Returns:
+        `ParameterDepth`: cosines in [-1, 1], with `.by_layer()`, `.summary()`, `.figure()` and `.in_words()`.
+
+    Raises:
+        TaskError, MaskError, ModelError, NumericalError, FileError: as `parameter_similarity` and `finetune`.
+    """
+    check_settings("parameter_depth", settings, [name for name in DEFAULTS if name != "adapters"])
+    how: dict[str, Any] = {"estimator": estimator, "part": part, "controls": controls, "seed": seed}
+    how["progress"] = settings.get("progress")
+    if tasks is None:
+        given = [name for name in settings if name != "progress"] + ["output"] * (output is not None)
+        if given:
+            do = f"give tasks as well, or leave {given[0]} out"
+            raise ArgumentError(f"parameter_depth({given[0]}=...)", "no tasks to train on", do)
+        found = parameter_similarity(model, masks, **how)
+        return ParameterDepth(found.table, found.manifest | {"untrained": None, "touched": None})
+    names = check_masks(masks, tasks)
+    chosen: Any = {**settings, "adapters": output}
+    training = Training(model, {name: tasks[name] for name in names}, names, chosen, "parameter_depth")
+    before = parameter_similarity(training.model, masks, **how)
+    trained = Trained(training, masks, seed)
+    try:
+        found = parameter_similarity(trained, masks, **how)
+    finally:
+        trained.close()
+    rows = before.by_layer()
+    rows = rows[rows["task"] == ALL]
+    untrained = {name: plain(rows[name].to_numpy()) for name in ("value", "low", "high")}
+    about: dict[str, Any] = {"untrained": untrained, "touched": _touched(masks)}
+    return ParameterDepth(found.table, found.manifest | about | {"training": training.manifest(masks, seed=seed)})

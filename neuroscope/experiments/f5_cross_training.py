@@ -1,0 +1,191 @@
+"""Train task i's neurons on task i, measure task j (LX24 Figure 5, right half).
+
+1. Every task is measured without training: the base row.
+2. Task i's neurons alone are trained on task i, and every task is measured.
+3. The same with as many random neurons of the same layers: what they do too is not due to the choice of neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from neuroscope import figures
+from neuroscope.errors import choose, public
+from neuroscope.experiments.evidence import check_masks, check_seeds
+from neuroscope.experiments.trials import Settings, Trials, bounded, check_settings, interval
+from neuroscope.masks import Match, NeuronMask
+from neuroscope.results import Result
+from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
+from neuroscope.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+BASE = "(not trained)"
+
+
+@dataclass(frozen=True, repr=False)
+class CrossTraining(Result):
+    """LX24 Figure 5 c, d: source task's neurons trained on it, target task measured; one row per cell.
+
+    Columns: source, target, source_family, target_family, neurons, score (mean over seeds) with low and high,
+    zero_shot, gain = score - zero_shot with gain_low and gain_high, control (mean score after random neurons are
+    trained on the source instead), effect = score - control with effect_low, effect_high and p (over examples and
+    masks: `statistics.against_controls`), q (Benjamini-Hochberg over the whole matrix). Other intervals are 95 % over
+    examples and seeds (`experiments.trials.spread`).
+    """
+
+    @property
+    def matrix(self) -> pd.DataFrame:
+        """Scores: the base row first, then source by target."""
+        import pandas as pd  # heavy: only for tables
+
+        names = list(self.table["source"].unique())
+        wide = self.table.pivot(index="source", columns="target", values="score").loc[names, names]
+        base = self.table.groupby("target")["zero_shot"].first().loc[names]
+        return pd.concat([base.to_frame(BASE).T, wide]).rename_axis("source").rename_axis("target", axis=1)
+
+    def summary(self) -> pd.DataFrame:
+        """One row per source: its neurons' gain on its own task, on others of the family, and on other families.
+
+        Columns: source, own, own_control, own_q (of the difference of these two), family, family_control, others,
+        others_control: means of the gain over zero-shot, and the gain that random neurons bring. NaN: no such task.
+        """
+        import pandas as pd  # heavy: only for tables
+
+        rows = []
+        table = self.table.assign(control_gain=self.table["control"] - self.table["zero_shot"])
+        for source, cells in table.groupby("source", sort=False):
+            is_own, is_family = cells["target"] == source, cells["target_family"] == cells["source_family"]
+            row: dict[str, Any] = {"source": source, "own_q": float(cells.loc[is_own, "q"].iloc[0])}
+            parts = {"own": is_own, "family": is_family & ~is_own, "others": ~is_family}
+            for name, chosen in parts.items():
+                row |= {name: cells.loc[chosen, "gain"].mean()}
+                row |= {f"{name}_control": cells.loc[chosen, "control_gain"].mean()}
+            rows.append(row)
+        order = ["source", "own", "own_control", "own_q", "family", "family_control", "others", "others_control"]
+        return pd.DataFrame(rows)[order]
+
+    def figure(self) -> go.Figure:
+        """Points gained over zero-shot as a heatmap, tasks bracketed by family; the first row has the scores before."""
+        names = list(self.table["source"].unique())
+        cells = {(r.source, r.target): r for r in self.table.itertuples()}
+        base = [100 * cells[names[0], b].zero_shot for b in names]
+
+        def hover(r: Any) -> str:
+            lines = [
+                f"<b>{r.source}</b> trained ({r.neurons} neurons), <b>{r.target}</b> measured",
+                f"score {100 * r.score:.1f} % [{100 * r.low:.1f}, {100 * r.high:.1f}]; "
+                f"before {100 * r.zero_shot:.1f} %; random trained {100 * r.control:.1f} %",
+                f"gain {100 * r.gain:+.1f} points [{100 * r.gain_low:.1f}, {100 * r.gain_high:.1f}]",
+                f"over random {100 * r.effect:+.1f} [{100 * r.effect_low:.1f}, {100 * r.effect_high:.1f}], "
+                f"p = {r.p:.2g}, q = {r.q:.2g}",
+            ]
+            return "<br>".join(lines)
+
+        def text(r: Any) -> str:
+            gain = round(100 * r.gain)
+            return (f"{gain:+d}" if gain else "0") + ("·" if r.q < ALPHA else "")
+
+        return figures.heatmap(
+            [[0.0] * len(names), *([100 * cells[a, b].gain for b in names] for a in names)],
+            names,
+            [BASE, *names],
+            title="Whose trained neurons help which task",
+            subtitle="first row: score before, in %; below: points gained by training "
+            f"({self.manifest['seeds']} seeds)<br>dots: differs from random neurons of the same layers, q < {ALPHA}",
+            colour_label="points gained",
+            x_label="task measured",
+            y_label="task trained, on its own neurons",
+            hover=[
+                [f"<b>{b}</b> before training<br>score {v:.1f} %" for b, v in zip(names, base, strict=True)],
+                *([hover(cells[a, b]) for b in names] for a in names),
+            ],
+            text=[[f"{v:.0f}" for v in base], *([text(cells[a, b]) for b in names] for a in names)],
+            scale="diverging",
+            groups=dict(zip(self.table["source"], self.table["source_family"], strict=True)),
+        )
+
+    def in_words(self) -> str:
+        """What was found, as text with `**bold**` and lists; failures are stated."""
+        table, is_own = self.table, self.table["source"] == self.table["target"]
+        own, off = table[is_own], table[~is_own]
+        random_own, random_off = ((t["control"] - t["zero_shot"]).mean() for t in (own, off))
+        beyond = own[(own["q"] < ALPHA) & (own["effect"] > 0)]
+        harmed = off[off["gain_high"] < 0]
+        helped = off[off["gain_low"] > 0]
+        lines = [
+            f"- Training a task's neurons gains **{100 * own['gain'].mean():+.1f} points** on that task (mean over "
+            f"{len(own)} tasks), where random neurons of the same layers gain {100 * random_own:+.1f}. "
+            f"The difference is beyond chance (q < {ALPHA}) in **{len(beyond)} of {len(own)}**.",
+        ]
+        if len(off):
+            lines.append(
+                f"- On the other tasks it gains {100 * off['gain'].mean():+.1f} points (random neurons "
+                f"{100 * random_off:+.1f}): of {len(off)} pairs, {len(helped)} gained and {len(harmed)} lost with an "
+                "interval that excludes zero (not corrected for their number)."
+            )
+        missed = [name for name in own["source"] if name not in set(beyond["source"])]
+        if missed:
+            lines.append(
+                f"- **A negative**: with {self.manifest['seeds']} random masks, the own neurons were not shown to "
+                f"learn better than random ones in {', '.join(missed)}."
+            )
+        return "\n".join(lines)
+
+
+@public
+def cross_training(
+    model: Any,
+    masks: Mapping[str, NeuronMask],
+    tasks: Mapping[str, Task],
+    *,
+    seeds: int = 3,
+    match: Match = "layer",
+    **settings: Unpack[Settings],
+) -> CrossTraining:
+    """Every task's neurons trained on it, every task measured.
+
+    Args:
+        masks, tasks: as in `train_only`; with the same journal, what both measure is measured once.
+        seeds: trainings of every mask, and random masks per source, two or more (run s trains with seed s).
+        match: "layer" (random masks keep the source's number of neurons at every site) or "uniform".
+        settings: as in `train_only`.
+
+    Raises:
+        TaskError, MaskError, ModelError, NumericalError: as in `train_only`.
+    """
+    import pandas as pd  # heavy: only for tables
+
+    check_settings("cross_training", settings)
+    names = check_masks(masks, tasks)
+    choose(match, ("layer", "uniform"), "match")
+    check_seeds(seeds)
+    trials = Trials(model, {name: tasks[name] for name in names}, names, settings, "cross_training")
+    rows = []
+    for source in trials.watched(names, "cross-training"):
+        mask = masks[source]
+        own = [trials.after(mask, [source], s, names) for s in range(seeds)]
+        random = [trials.after(mask.random_like(seed=s, match=match), [source], s, names) for s in range(seeds)]
+        for target in names:
+            before = trials.before(target)
+            after, controls = (np.array([run[target] for run in runs]) for runs in (own, random))
+            about = {"source": source, "target": target, "neurons": len(mask), "zero_shot": before.mean()}
+            about |= {"source_family": tasks[source].family, "target_family": tasks[target].family}
+            test = against_controls(after.mean(axis=0), controls)  # its effect is what the own mask has less
+            rows.append(
+                about
+                | dict(zip(("score", "low", "high"), bounded(interval(after)), strict=True))
+                | dict(zip(("gain", "gain_low", "gain_high"), interval(after - before), strict=True))
+                | {"control": controls.mean(), "effect": -test["effect"]}
+                | {"effect_low": -test["high"], "effect_high": -test["low"], "p": test["p"]}
+            )
+    table = pd.DataFrame(rows)
+    table["q"] = benjamini_hochberg(table["p"].to_numpy())
+    manifest = trials.manifest({name: masks[name] for name in names}, seeds=seeds, match=match)
+    return CrossTraining(table, manifest)

@@ -1,0 +1,216 @@
+"""Does the similarity of tasks' neurons predict transfer (LX24 Table 4)?
+
+1. Similarity of task i's and task j's neurons inside M_i, the model whose neurons of i were trained on i
+   (parameter_depth.py).
+2. M_i's score on task j (`cross_training`), correlated with that similarity: over all pairs, as they are and with what
+   is due to source and test task taken out, for each test task j, and by layer (correlation/).
+3. The control: the same similarity against the score on j of models whose random neurons were trained on i. What it
+   predicts as well is not due to the neurons.
+
+Simplified: the similarity is read in the model of one training seed, the scores are means over `seeds` of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from neuroscope import files
+from neuroscope.comparison.correlation import Correlation, correlate
+from neuroscope.comparison.correlation.cells import matrices, mean_over_layers, similarity_cells, transfer_cells
+from neuroscope.comparison.correlation.correlation_result import PAIRS, TWO_WAY
+from neuroscope.comparison.parameters import Estimator, ParameterSimilarity, Part
+from neuroscope.errors import ArgumentError, choose, public
+from neuroscope.experiments.evidence import check_masks, check_seeds
+from neuroscope.experiments.f3_parameter_depth import parameter_depth
+from neuroscope.experiments.f5_cross_training import cross_training
+from neuroscope.experiments.trials import Settings, check_settings
+from neuroscope.figures import style
+from neuroscope.masks import Match, NeuronMask
+from neuroscope.results import Result
+from neuroscope.statistics import ALPHA
+from neuroscope.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+VIEWS = ("all", "layer", "control")
+
+
+@dataclass(frozen=True, repr=False)
+class ParameterTransfer(Result):
+    """LX24 Table 4: `Correlation` of parameter similarity with M_i's score on j.
+
+    `table` has the columns of `Correlation`, and view: "all" (mean over the layers where every pair has a value),
+    "layer", or "control" (as "all", against the scores of models whose random neurons were trained).
+    `manifest["cells"]` has the numbers behind it: source, target, similarity (that mean), score, control, zero_shot.
+    """
+
+    def view(self, which: str = "all") -> Correlation:
+        """One of the three correlations."""
+        choose(which, VIEWS, "view")
+        rows = self.table[self.table["view"] == which].drop(columns="view").reset_index(drop=True)
+        if which == "layer":
+            rows["layer"] = rows["layer"].astype(int)
+        else:
+            rows = rows.drop(columns="layer")
+        return Correlation(rows, self.manifest[which])
+
+    def summary(self) -> pd.DataFrame:
+        """The rows that count every pair, and those of the test tasks over all layers."""
+        rows = self.table
+        chosen = rows[rows["test"].isin([PAIRS, TWO_WAY]) | (rows["view"] == "all")]
+        columns = ["view", "test", "layer", "statistic", "n", "r", "low", "high", "p", "q", "orders", "reason"]
+        return chosen[columns].reset_index(drop=True)
+
+    def cells(self) -> pd.DataFrame:
+        """The correlated numbers, one row per pair of tasks."""
+        import pandas as pd  # heavy: only for tables
+
+        return pd.DataFrame(self.manifest["cells"])
+
+    def figure(self) -> go.Figure:
+        """Correlation with each test task and over all pairs."""
+        return self.view().figure()
+
+    def layer_figure(self) -> go.Figure:
+        """Correlation over all pairs by layer."""
+        return self.view("layer").figure()
+
+    def pairs_figure(self) -> go.Figure:
+        """Every pair of tasks: similarity across, score upwards, one colour per test task."""
+        import plotly.graph_objects as go
+
+        rows = self.cells()
+        styles = style.line_styles(list(rows["target"].unique()))
+        traces = []
+        for task, own in rows.groupby("target", sort=False):
+            hover = [
+                f"<b>{r.source}</b> trained, <b>{r.target}</b> measured<br>similarity {r.similarity:.3f}<br>score "
+                f"{r.score:.1%}, random neurons trained {r.control:.1%}, before {r.zero_shot:.1%}"
+                for r in own.itertuples()
+            ]
+            traces.append(
+                go.Scatter(
+                    name=str(task), x=own["similarity"], y=100 * own["score"], mode="markers", customdata=hover,
+                    marker={"color": styles[str(task)][0], "size": 10}, hovertemplate="%{customdata}<extra></extra>",
+                )
+            )  # fmt: skip
+        subtitle = "a point: a model trained on one task, measured on another; colour: the task measured"
+        figure = style.house_figure(traces, "Similarity of neurons and transfer", subtitle, height=460)
+        where = " with a value for every pair" if self.manifest["all"]["left_out"] else ""
+        figure.update_xaxes(title_text=f"similarity of the two tasks' neurons, mean over layers{where}")
+        figure.update_yaxes(title_text="score on the task measured, in %")
+        style.legend_on_top(figure)
+        return figure
+
+    def in_words(self) -> str:
+        """What was found, as text with `**bold**` and lists; failures are stated."""
+        own, control = (self.view(which).rows()[2].iloc[0] for which in ("all", "control"))
+        lines = [_said(self.view().sentences(statistic)) for statistic in ("pearson", "spearman")]
+        lines.append(_said(self.view("layer").sentences(), "By layer: "))
+        if np.isfinite(control["r"]):
+            beside = f"{own['r']:.2f} with the tasks' own" if np.isfinite(own["r"]) else "none with the tasks' own"
+            lines.append(
+                f"- The control: the same similarity against scores after **random** neurons are trained on the same "
+                f"tasks has r = {control['r']:.2f} (p = {control['p']:.2g}) once source and test task are taken out, "
+                f"beside {beside}." + _due(own, control)
+            )
+        else:
+            lines.append(f"- The control correlation is undefined ({control['reason']}).")
+        lines.append(
+            "- A correlation over tasks does not say that similar parameters make the transfer: tasks with alike "
+            "prompts and answers have both. The correlations of single test tasks still mix sources that teach "
+            "every task more or less, which is taken out over all pairs."
+        )
+        return "\n".join(lines)
+
+
+def _said(sentences: list[tuple[str, bool]], before: str = "") -> str:
+    """One point of a list; each sentence that tells a negative says so."""
+    said = [f"**A negative**: {_lower(text)}" if is_negative else text for text, is_negative in sentences]
+    return f"- {before}{' '.join(said)}"
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def _due(own: Mapping[str, Any], control: Mapping[str, Any]) -> str:
+    if own["p"] <= ALPHA and control["p"] <= ALPHA and np.sign(own["r"]) == np.sign(control["r"]):
+        return " Similarity predicts both: what it predicts is how tasks' data transfer, not these neurons."
+    return ""
+
+
+@public
+def parameter_transfer(
+    model: Any,
+    masks: Mapping[str, NeuronMask],
+    tasks: Mapping[str, Task],
+    *,
+    estimator: Estimator = "masked",
+    part: Part = "all",
+    controls: int = 20,
+    seed: int = 0,
+    seeds: int = 3,
+    match: Match = "layer",
+    output: str | PathLike | None = None,
+    **settings: Unpack[Settings],
+) -> ParameterTransfer:
+    """T4: does the similarity of task i's and task j's neurons predict the score on j of the model trained on i?
+
+    Args:
+        model, masks, tasks: as in `parameter_depth`, four tasks or more; with five, every test task has the four
+            models that a correlation of its own needs, and all pairs have an interval.
+        estimator, part, controls, seed, output: as in `parameter_depth`.
+        seeds, match: as in `cross_training`; with its journal, nothing is measured twice.
+        settings: as in `train_only`.
+
+    Returns:
+        `ParameterTransfer`: Pearson and Spearman with 95 % intervals, exact permutation p and Benjamini-Hochberg q;
+        over all pairs (as they are; with source and test task taken out), for each test task, by layer, and for the
+        control. `.in_words()` says what holds.
+
+    Raises:
+        As `parameter_depth`, `cross_training` and `correlate`.
+    """
+    check_settings("parameter_transfer", settings)
+    choose(match, ("layer", "uniform"), "match")
+    check_seeds(seeds)
+    if len(check_masks(masks, tasks)) < 4:
+        do = "give four or more; five give every test task four models"
+        raise ArgumentError("correlate similarity with transfer", f"{len(masks)} tasks", do)
+    how: dict[str, Any] = {"estimator": estimator, "part": part, "controls": controls, "seed": seed, "output": output}
+    alike = parameter_depth(model, masks, tasks, **how, **settings)
+    again = settings if output is None else {**settings, "adapters": output}  # trained already for the similarity
+    scores = cross_training(model, masks, tasks, seeds=seeds, match=match, **again)
+    return joined(alike, scores, seed)
+
+
+def joined(alike: ParameterSimilarity, scores: Result, seed: int = 0) -> ParameterTransfer:
+    """The correlations of a similarity with the scores of cross-training, and with those of its controls."""
+    import pandas as pd  # heavy: only for tables
+
+    random = scores.table[["source", "target", "control"]].rename(columns={"control": "score"})
+    made = {
+        "all": correlate(alike, scores, seed=seed),
+        "layer": correlate(alike, scores, by="layer", seed=seed),
+        "control": correlate(alike, random, seed=seed),
+    }
+    table = pd.concat([c.table.assign(view=view) for view, c in made.items()], ignore_index=True)
+    names, layers, measured = matrices(similarity_cells(alike), transfer_cells(scores))
+    means = pd.DataFrame(mean_over_layers(layers, measured)[0], names, names)
+    cells = [
+        {"source": r["source"], "target": r["target"], "similarity": float(means.loc[r["source"], r["target"]])}
+        | {name: float(r[name]) for name in ("score", "control", "zero_shot")}
+        for r in scores.table.to_dict("records")
+        if r["source"] != r["target"]
+    ]
+    about = {view: c.manifest for view, c in made.items()}
+    shared = {"cells": cells, "seed": seed, "seen": scores.manifest.get("seen", 0), "versions": files.versions()}
+    return ParameterTransfer(table[["view", *made["layer"].table.columns]], about | shared)

@@ -1,0 +1,263 @@
+"""Overlap of masks: Jaccard of every pair beside what chance alone would give (LX24 Table 8).
+
+1. Every mask becomes one row of bits over all neurons of the model; a group's row is the union of its members' rows.
+2. One product of the bits with themselves counts the shared neurons of all pairs.
+3. J = shared / (a + b - shared) for masks of a and b neurons; NaN where both are empty.
+4. Chance: the same formula with the number that independent masks of these sizes share on average:
+   `a b / N` for masks drawn uniformly from the N neurons, and `sum_l a_l b_l / w_l` for masks drawn uniformly within
+   each site l of width w_l (layer-matched). Two uniform masks of a share k each: `k / (2 - k)`.
+
+Shapes: n masks, N neurons, L sites; bits [n, N], counts by site [n, L], pairs [n, n].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from neuroscope import figures, files
+from neuroscope.errors import ArgumentError, MaskError, choose, public
+from neuroscope.masks.neurons import NeuronMask, Scores, shape
+from neuroscope.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+CURVES = 7  # pairs up to which a sweep draws each of them
+
+
+@dataclass(frozen=True, repr=False)
+class Overlap(Result):
+    """Jaccard of every pair of masks.
+
+    `table` has a row per pair of names: a, b, size_a, size_b, shared (neurons), jaccard, chance_uniform, chance_layer.
+    """
+
+    @property
+    def names(self) -> list[str]:
+        """The masks or groups, in the order given."""
+        return list(self.manifest["sizes"])
+
+    @property
+    def matrix(self) -> pd.DataFrame:
+        """Jaccard, names x names; 1 on the diagonal, NaN where both masks are empty."""
+        import pandas as pd
+
+        diagonal = [1.0 if size else np.nan for size in self.manifest["sizes"].values()]
+        cells = pd.DataFrame(np.diag(diagonal), self.names, self.names)
+        for a, b, jaccard in zip(self.table["a"], self.table["b"], self.table["jaccard"], strict=True):
+            cells.loc[a, b] = cells.loc[b, a] = jaccard
+        return cells
+
+    def within_between(self, families: Mapping[str, str]) -> dict[str, float]:
+        """Mean Jaccard of the pairs inside one family and across two, and their ratio.
+
+        Args:
+            families: name -> family, for every name.
+
+        Returns:
+            within, between, ratio, the chance level of either (layer-matched), the numbers of pairs averaged, and
+            `undefined`: pairs of two empty masks, which are in no mean. NaN where there is no pair to average.
+        """
+        missing = [name for name in self.names if name not in families]
+        if missing:
+            raise ArgumentError("within_between", f"no family for {missing}", "give a family for every name")
+        same = self.table["a"].map(families) == self.table["b"].map(families)
+        defined = self.table["jaccard"].notna()
+        within, between = self.table[same & defined], self.table[~same & defined]
+        return {
+            "within": float(within["jaccard"].mean()),
+            "between": float(between["jaccard"].mean()),
+            "ratio": float(np.float64(within["jaccard"].mean()) / (between["jaccard"].mean() or np.nan)),
+            "chance_within": float(within["chance_layer"].mean()),
+            "chance_between": float(between["chance_layer"].mean()),
+            "pairs_within": len(within),
+            "pairs_between": len(between),
+            "undefined": int((~defined).sum()),
+        }
+
+    def figure(self, families: Mapping[str, str] | None = None) -> go.Figure:
+        """The matrix as a heatmap in percent, chance in the hover; `families` (name -> family) brackets neighbours."""
+        names, sizes, matrix = self.names, self.manifest["sizes"], 100 * self.matrix
+        hover = {(name, name): f"<b>{name}</b><br>{sizes[name]} neurons" for name in names}
+        for row in self.table.to_dict("records"):
+            hover[row["a"], row["b"]] = hover[row["b"], row["a"]] = _hover(row)
+        chance = 100 * self.table[["chance_uniform", "chance_layer"]].mean()
+        return figures.heatmap(
+            matrix,
+            names,
+            names,
+            title="Overlap of the masks",
+            subtitle=f"Chance, mean over pairs: {chance['chance_uniform']:.1f} % for uniform masks of the same sizes, "
+            f"{chance['chance_layer']:.1f} % for layer-matched ones",
+            colour_label="Jaccard, %",
+            hover=[[hover[a, b] for b in names] for a in names],
+            text=[[f"{v:.0f}" if np.isfinite(v) else "" for v in row] for row in matrix.to_numpy()],
+            groups=families,
+            limits=(0.0, 100.0),
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class OverlapSweep(Result):
+    """Overlap by the share k of neurons in each mask: the table of `Overlap` with a column k."""
+
+    def figure(self) -> go.Figure:
+        """Jaccard by k with its layer-matched chance level; the mean and range over pairs where there are many."""
+        pairs = self.table.groupby(["a", "b"], sort=False)
+        curves: dict[str, Any] = {f"{a} | {b}": (rows, None) for (a, b), rows in pairs}
+        subtitle = "dotted: masks of the same sizes drawn at random in the same layers"
+        if len(curves) > CURVES:
+            subtitle = f"mean and range over {len(curves)} pairs; " + subtitle
+            means = self.table.groupby("k", as_index=False)[["jaccard", "chance_layer"]].mean()
+            spread = self.table.groupby("k")["jaccard"].agg(["min", "max"])
+            curves = {"mean over pairs": (means, spread)}
+        return figures.curves_with_band(
+            {
+                label: (100 * rows["k"], (100 * rows["jaccard"], *_band(spread)))
+                for label, (rows, spread) in curves.items()
+            },
+            {label: (100 * rows["k"], 100 * rows["chance_layer"]) for label, (rows, _) in curves.items()},
+            title="Overlap by the size of the masks",
+            subtitle=subtitle,
+            x_label="neurons in each task's mask, %",
+            y_label="Jaccard, %",
+        )
+
+
+@public
+def overlap(masks: Mapping[str, NeuronMask], groups: Mapping[str, Sequence[str]] | None = None) -> Overlap:
+    """Jaccard of every pair of masks, or of every pair of unions of masks, with two chance levels.
+
+    Args:
+        masks: name -> mask, at least two, all of the same model and unit.
+        groups: name of a group -> names of its masks: the groups' unions are compared instead (LX24 Table 8).
+
+    Returns:
+        Overlap in [0, 1]. The pair of two empty masks is NaN, and in no mean. Groups that share a mask overlap by that
+        alone; the chance levels know only their sizes.
+
+    Raises:
+        ArgumentError: fewer than two masks or groups, or a group of no or unknown masks.
+        MaskError: masks of different shapes.
+    """
+    names, members = _members(masks, groups)
+    widths = _common_widths(masks)
+    rows = {name: mask.flags() for name, mask in masks.items()}
+    bits = torch.stack([torch.stack([rows[m] for m in group]).any(0) for group in members])
+    counts = torch.stack([site.sum(1) for site in torch.split(bits, list(widths.values()), dim=1)], dim=1).double()
+    # float32 counts exactly up to 2**24 neurons.
+    exact = bits.to(torch.float32 if bits.shape[1] <= 1 << 24 else torch.float64)
+    shared = (exact @ exact.T).double()
+    width = torch.tensor(list(widths.values()), dtype=torch.float64)
+    size = counts.sum(1)
+    by_layer = (counts / width.clamp(min=1)) @ counts.T
+    uniform = size[:, None] * size / width.sum().clamp(min=1)
+    manifest = {
+        "measure": "jaccard",
+        "chance": "expected overlap of independent masks: uniform over the model, and uniform within each site",
+        "sizes": {name: int(n) for name, n in zip(names, size, strict=True)},
+        "widths": widths,
+        "groups": {g: list(m) for g, m in groups.items()} if groups is not None else None,
+        "masks": {name: dict(mask.manifest) for name, mask in masks.items()},
+        "versions": files.versions(),
+    }
+    return Overlap(_table(names, size, shared, uniform, by_layer), manifest)
+
+
+@public
+def overlap_sweep(
+    scores: Mapping[str, Scores],
+    ks: Sequence[float] = (0.05, 0.1, 0.3, 0.5, 0.7),
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> OverlapSweep:
+    """Overlap of the top-k masks, or of their unions, for each share k (LX24 Table 8).
+
+    Args:
+        scores: name -> scores, at least two, all of the same model and unit.
+        ks: shares of the model's neurons in each mask.
+        groups: name of a group -> names of its scores, as in `overlap`.
+
+    Raises:
+        As `overlap`; ArgumentError if there is no k.
+    """
+    import pandas as pd
+
+    if not len(ks):
+        raise ArgumentError("overlap_sweep", "no ks", "give at least one share of neurons, such as 0.1")
+    results = {k: overlap({name: s.top(k) for name, s in scores.items()}, groups) for k in ks}
+    table = pd.concat([r.table.assign(k=float(k)) for k, r in results.items()], ignore_index=True)
+    last = next(reversed(results.values())).manifest
+    manifest = {
+        **{key: last[key] for key in ("measure", "chance", "widths", "groups", "versions")},
+        "ks": [float(k) for k in ks],
+        "scores": {name: dict(s.manifest) for name, s in scores.items()},
+    }
+    return OverlapSweep(table[["k", *table.columns.drop("k")]], manifest)
+
+
+def _members(
+    masks: Mapping[str, NeuronMask], groups: Mapping[str, Sequence[str]] | None
+) -> tuple[list[str], list[list[str]]]:
+    """Names to compare, and the masks behind each."""
+    unions = {name: [name] for name in masks} if groups is None else {g: list(m) for g, m in groups.items()}
+    if len(unions) < 2:
+        raise ArgumentError("overlap", f"{len(unions)} mask(s) or group(s): {list(unions)}", "give two or more")
+    for group, members in unions.items():
+        if not members:
+            raise ArgumentError("overlap", f"group {group!r} has no masks", "name at least one")
+        for name in members:
+            choose(name, masks, "mask")
+    return list(unions), list(unions.values())
+
+
+def _common_widths(masks: Mapping[str, NeuronMask]) -> dict[str, int]:
+    (first, reference), *others = masks.items()
+    widths = dict(reference.widths)
+    for name, mask in others:
+        if dict(mask.widths) != widths:
+            raise MaskError(
+                "overlap of masks of one model",
+                f"{first!r} is over {shape(widths)}, {name!r} over {shape(mask.widths)}",
+                "compare masks found on the same model with the same unit",
+            )
+    return widths
+
+
+def _table(
+    names: Sequence[str], size: torch.Tensor, shared: torch.Tensor, uniform: torch.Tensor, by_layer: torch.Tensor
+) -> pd.DataFrame:
+    import pandas as pd
+
+    total = size[:, None] + size
+    measures = {"jaccard": shared, "chance_uniform": uniform, "chance_layer": by_layer}
+    jaccard = {name: (common / (total - common)).numpy() for name, common in measures.items()}  # 0 / 0 is NaN
+    pairs = list(combinations(range(len(names)), 2))
+    return pd.DataFrame(
+        {
+            "a": [names[i] for i, _ in pairs],
+            "b": [names[j] for _, j in pairs],
+            "size_a": [int(size[i]) for i, _ in pairs],
+            "size_b": [int(size[j]) for _, j in pairs],
+            "shared": [int(shared[i, j]) for i, j in pairs],
+            **{name: [float(cells[i, j]) for i, j in pairs] for name, cells in jaccard.items()},
+        }
+    )
+
+
+def _hover(row: Mapping[str, Any]) -> str:
+    return (
+        f"<b>{row['a']}</b> ({row['size_a']} neurons)<br><b>{row['b']}</b> ({row['size_b']} neurons)<br>"
+        f"shared: {row['shared']}<br>Jaccard: {row['jaccard']:.1%}<br>"
+        f"chance: {row['chance_uniform']:.1%} uniform, {row['chance_layer']:.1%} layer-matched"
+    )
+
+
+def _band(spread: pd.DataFrame | None) -> tuple[Any, Any]:
+    return (None, None) if spread is None else (100 * spread["min"], 100 * spread["max"])

@@ -1,0 +1,130 @@
+"""One run over a sequence of tasks: a record after every stage, in a folder from which a killed run goes on.
+
+A stage's record is the last thing that is written of it: what it tells of is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroscope import files
+from neuroscope.errors import ArgumentError, FileError
+from neuroscope.evaluation import Outcomes
+from neuroscope.statistics import bootstrap_interval
+from neuroscope.tasks.task import Task
+from neuroscope.training.continual_learning.setting import Learner, Setting, measured
+from neuroscope.training.trainer import RUN, refuse_other_run
+
+Record = dict[str, Any]
+FIELDS = {"stage", "learnt", "tasks", "scores", "cost", "log"}
+
+
+def orders_of(names: Sequence[str], orders: Sequence[Sequence[str]] | None) -> list[list[str]]:
+    """The orders asked for, each a list of some or all of the tasks; as many in each, for means over orders."""
+    if orders is None:
+        return [list(names)]
+    listed = isinstance(orders, Sequence) and not isinstance(orders, str)
+    if not listed or not all(isinstance(order, Sequence) and not isinstance(order, str) for order in orders):
+        found_there = "a text, or no list of lists"
+        raise ArgumentError(f"orders={orders!r}", found_there, "give a list of orders, each a list of names of tasks")
+    found = [list(order) for order in orders]
+    for order in found:
+        unknown = [name for name in order if name not in names]
+        if unknown or len(set(order)) != len(order) or len(order) < 2:
+            asked = f"the order {order}"
+            do = f"name two or more of {', '.join(names)}, each once"
+            raise ArgumentError(asked, f"no task {unknown[0]!r}" if unknown else "too few, or one twice", do)
+    if not found:
+        raise ArgumentError("orders=[]", "no order", "give one or more, or None for the order of the tasks")
+    if len({len(order) for order in found}) > 1 or any(found.count(order) > 1 for order in found):
+        raise ArgumentError(
+            f"orders={found}", "different lengths, or an order twice", "give each length a call of its own"
+        )
+    return found
+
+
+def learn_sequence(
+    setting: Setting, start: Callable[[Setting], Learner], at_once: bool, folder: Path | None, run: Mapping[str, Any]
+) -> list[Record]:
+    """The records of one run: one of the base, and one per stage.
+
+    Args:
+        start: makes the method's learner; it refuses wrong options.
+        at_once: there is one stage, the last, for all tasks.
+        folder: where finished stages are kept; None: nowhere.
+        run: what tells this run from another; it must survive JSON.
+    """
+    stages = [len(setting.tasks) - 1] if at_once else list(range(len(setting.tasks)))
+    records = _finished(folder, run, stages)
+    if len(records) == len(stages) + 1:
+        return records
+    learner = start(setting)  # before anything is measured or written: wrong options show at once
+    try:
+        if not records:
+            records.append(_record(setting, setting.judge, 0, "(base)", {}, {}))
+            if folder is not None:
+                files.write(folder / RUN, json.dumps(dict(run), indent=1))
+                _keep(folder, records[-1])
+        done = len(records) - 1
+        if done and folder is not None:
+            learner.restore(folder, stages[done - 1])
+        for stage in stages[done:]:
+            with measured(setting.model.device) as cost:
+                log = learner.learn(stage)
+            learnt = "(all)" if at_once else setting.tasks[stage].name
+            records.append(_record(setting, learner.outcomes, stage + 1, learnt, cost, log))
+            if folder is not None:
+                learner.save(folder, stage)
+                _keep(folder, records[-1])
+    finally:
+        learner.close()
+    return records
+
+
+def _record(
+    setting: Setting,
+    outcomes: Callable[[Task], Outcomes],
+    stage: int,
+    learnt: str,
+    cost: Mapping[str, float],
+    log: Mapping[str, Any],
+) -> Record:
+    """Scores of all tasks after a stage (0 is the base); each [score, low, high, standard error, n]."""
+    scores = {}
+    for task in [*setting.tasks, *setting.known]:
+        values = outcomes(task)
+        error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+        scores[task.name] = [float(values.mean()), *bootstrap_interval(values, seed=setting.seed), error, len(values)]
+    order = [task.name for task in setting.tasks]
+    return {"stage": stage, "learnt": learnt, "tasks": order, "scores": scores, "cost": dict(cost), "log": dict(log)}
+
+
+def _finished(folder: Path | None, run: Mapping[str, Any], stages: Sequence[int]) -> list[Record]:
+    """Records of the base and of the stages that an earlier call finished."""
+    if folder is None:
+        return []
+    if not (folder / RUN).exists():
+        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):  # hidden: cut off
+            raise FileError(f"keep a run in {folder}", "files of something else", "give another output folder")
+        return []
+    refuse_other_run(folder, run)
+    records = []
+    for stage in [-1, *stages]:
+        path = folder / f"stage-{stage + 1}.json"
+        if not path.exists():
+            break
+        record = files.read_json(path, "the record of a stage")
+        if not isinstance(record, dict) or not record.keys() >= FIELDS:
+            found = "no scores, or not all that belongs to them"
+            raise FileError(f"read the record of a stage from {path}", found, "delete it to repeat the stage")
+        records.append(record)
+    return records
+
+
+def _keep(folder: Path, record: Record) -> None:
+    files.write(folder / f"stage-{record['stage']}.json", json.dumps(record, indent=1))

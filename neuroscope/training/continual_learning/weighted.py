@@ -1,0 +1,222 @@
+"""Weighted neuron-level continual fine-tuning, W-NCFT (LX24 §4.2, Eq. 10-12).
+
+1. Learn like NCFT; keep every task's change delta_k apart.
+2. A task's vector v is the mean last-layer feature of (at most) 1000 of its training prompts, in the base model.
+3. To answer task j after i tasks: s = softmax(cos(v_j, v_1..v_i) / temperature); task k's neurons are weighted by s_k.
+
+What weighting a neuron means (`weighting`):
+- "delta-max": W = W0 + sum_k (s_k / max s) delta_k. Ours, the default: the nearest task's change counts in full.
+- "literal" (Eq. 12): a neuron's weights are sum_k s_k W_k over the tasks k that own it, W_k being its weights after
+  stage k. The s_k sum to 1 over all tasks, so that it shrinks every neuron that any task owns.
+- "owner-normalised": the same with the s_k of a neuron's owners divided by their sum. Neurons of one owner stay as
+  they were learnt.
+
+The task that is asked is known; its vector comes from its own training prompts (of a task that has none: those
+it is measured on).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from neuroscope.errors import ArgumentError, choose
+from neuroscope.evaluation import Outcomes
+from neuroscope.tasks.task import Task
+from neuroscope.training import NeuronAdapter
+from neuroscope.training.continual_learning.features import prompt_features
+from neuroscope.training.continual_learning.neurons import Neurons, Protect, ncft, unmerged
+from neuroscope.training.continual_learning.setting import Setting
+
+Weighting = Literal["delta-max", "literal", "owner-normalised"]
+WEIGHTINGS = ("delta-max", "literal", "owner-normalised")
+Factors = dict[str, Float[Tensor, " width"]]  # address -> one factor per neuron
+
+
+def w_ncft(
+    setting: Setting,
+    *,
+    k: float = 0.10,
+    masks: Literal["current", "base"] = "current",
+    exclude: bool = False,
+    overlap_penalty: float = 0.0,
+    protect: Protect = False,
+    objective: str = "loss",
+    examples: int | None = None,
+    weighting: Weighting = "delta-max",
+    temperature: float = 1.0,
+    samples: int = 1000,
+) -> Weighted:
+    """W-NCFT; the arguments before `weighting` are those of `ncft`.
+
+    Args:
+        weighting: see above.
+        temperature: below 1 the nearest task counts for more.
+        samples: prompts per task vector, at most.
+    """
+    choose(weighting, WEIGHTINGS, "weighting")
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise ArgumentError(f"temperature={temperature!r}", "not positive", "give more than 0; LX24 has 1")
+    learner = ncft(
+        setting, k=k, masks=masks, exclude=exclude, overlap_penalty=overlap_penalty, protect=protect,
+        objective=objective, examples=examples,
+    )  # fmt: skip
+    return Weighted(learner, weighting, temperature, samples)
+
+
+class Weighted:
+    """NCFT that answers with weighted neurons."""
+
+    def __init__(self, neurons: Neurons, weighting: Weighting, temperature: float, samples: int) -> None:
+        self.neurons, self.weighting, self.temperature = neurons, weighting, temperature
+        setting = neurons.setting
+        self.vectors = {  # before the first stage: the model is the base
+            task.data_hash: _vector(setting, task, samples) for task in [*setting.tasks, *setting.known]
+        }
+
+    def learn(self, stage: int) -> dict[str, Any]:
+        """NCFT's stage, and the weights that every task of the setting will be answered with from now on."""
+        log = self.neurons.learn(stage)
+        setting = self.neurons.setting
+        weights = {task.name: self.weights(task, stage).tolist() for task in [*setting.tasks, *setting.known]}
+        return log | {"weighting": self.weighting, "weights": weights}
+
+    def weights(self, task: Task, stage: int) -> Float[Tensor, " learnt"]:
+        """s: how much each of the tasks learnt so far counts for a task."""
+        learnt = [self.vectors[t.data_hash] for t in self.neurons.setting.tasks[: stage + 1]]
+        return softmax_cosine(self.vectors[task.data_hash], torch.stack(learnt), self.temperature)
+
+    def outcomes(self, task: Task) -> Outcomes:
+        """Of the model with its neurons weighted for the task."""
+        adapters = self.neurons.adapters
+        if not adapters:
+            return self.neurons.outcomes(task)
+        with weighted(adapters, self.weights(task, len(adapters) - 1), self.weighting):
+            return self.neurons.outcomes(task)
+
+    def save(self, folder: Path, stage: int) -> None:
+        """As NCFT."""
+        self.neurons.save(folder, stage)
+
+    def restore(self, folder: Path, stage: int) -> None:
+        """As NCFT."""
+        self.neurons.restore(folder, stage)
+
+    def close(self) -> None:
+        """As NCFT."""
+        self.neurons.close()
+
+
+def _vector(setting: Setting, task: Task, samples: int) -> Float[Tensor, " dim"]:
+    examples = task.split("train" if task.train else setting.split, samples)
+    return prompt_features(setting.model, task, examples, setting.batch_size).mean(0)
+
+
+def softmax_cosine(
+    vector: Float[Tensor, " dim"], learnt: Float[Tensor, "task dim"], temperature: float
+) -> Float[Tensor, " task"]:
+    """softmax over tasks of the cosine between a task's vector and theirs (Eq. 10, 11)."""
+    return torch.softmax(functional.cosine_similarity(vector[None].double(), learnt.double()) / temperature, dim=0)
+
+
+def factors(
+    owned: Sequence[Factors], weights: Float[Tensor, " task"], weighting: Weighting
+) -> tuple[Factors, list[Factors]]:
+    """How much of the base's weights, and of each task's change, every neuron gets.
+
+    W = base * W0 + sum_m changes[m] * delta_m, neuron by neuron. A neuron's weights after stage k are
+    W_k = W0 + sum over m <= k of delta_m, so that sum_k s_k W_k over its owners gives delta_m the s_k of all owners
+    k >= m.
+
+    Args:
+        owned: per task, address -> 1 for the neurons that the task was given, else 0.
+        weights: s.
+    """
+    base, changes = {}, [dict[str, Tensor]() for _ in owned]
+    for address in owned[0]:
+        mine = torch.stack([o[address] for o in owned]).double()  # [task, neuron]
+        if weighting == "delta-max":
+            base[address] = torch.ones(mine.shape[1], dtype=torch.double)
+            share = (weights / weights.max())[:, None].expand(mine.shape)
+        else:
+            held = weights[:, None] * mine
+            total = held.sum(0)
+            if weighting == "owner-normalised":
+                held = held / torch.where(total > 0, total, 1.0)
+                total = held.sum(0)
+            base[address] = torch.where(mine.any(0), total, 1.0)  # a neuron that no task owns stays
+            share = held.flip(0).cumsum(0).flip(0)  # of the owners from m on
+        for change, row in zip(changes, share, strict=True):
+            change[address] = row
+    return base, changes
+
+
+@contextlib.contextmanager
+def weighted(
+    adapters: Sequence[NeuronAdapter], weights: Float[Tensor, " task"], weighting: Weighting
+) -> Iterator[None]:
+    """A scope in which the neurons of merged adapters are weighted; after it every weight is as it was, to the bit."""
+    owned = [
+        {a: torch.zeros(w).index_fill_(0, adapter.mask[a], 1.0) for a, w in adapter.mask.widths.items()}
+        for adapter in adapters
+    ]
+    base, changes = factors(owned, weights, weighting)
+    places: dict[str, list[tuple[int, Any]]] = {}
+    for m, adapter in enumerate(adapters):
+        for part in adapter.parts:
+            places.setdefault(part.key, []).append((m, part))
+    with unmerged(adapters):
+        held = [(part, part.delta.touched(part.linear)) for found in places.values() for _, part in found]
+        try:
+            for found in places.values():
+                _write(found, base, changes, adapters)
+            yield
+        finally:
+            for part, entries in held:
+                part.delta.put(part.linear._parameters, entries)
+
+
+@torch.no_grad()
+def _write(
+    found: Sequence[tuple[int, Any]], base: Factors, changes: Sequence[Factors], adapters: Sequence[NeuronAdapter]
+) -> None:
+    """The weighted rows (or columns) of one linear layer: summed in float32 at least, rounded once."""
+    linear = found[0][1].linear
+    sums: dict[str, Tensor] = {}
+    for m, part in found:
+        delta, neurons = part.delta, adapters[m].mask[part.address]
+        repeats = len(delta.index) // len(neurons)  # a fused projection has several rows per neuron
+        for name, entries in delta.touched(linear).items():
+            dim = delta.dim if name == "weight" else 0
+            wide = torch.promote_types(entries.dtype, torch.float32)
+            if name not in sums:
+                sums[name] = linear._parameters[name].detach().to(wide).clone()
+            # the base's share, once per entry: written, not added, and from the untouched weights
+            own = _along(base[part.address][neurons].repeat(repeats), entries, dim)
+            sums[name].index_copy_(dim, delta.index, entries.to(wide) * own)
+    for m, part in found:
+        delta, neurons = part.delta, adapters[m].mask[part.address]
+        repeats = len(delta.index) // len(neurons)
+        for name in sums:
+            if name == "bias" and delta.bias is None:
+                continue
+            change = delta.bias if name == "bias" else delta.weight if delta.dim == 0 else delta.weight.t()
+            dim = delta.dim if name == "weight" else 0
+            own = _along(changes[m][part.address][neurons].repeat(repeats), change, dim)
+            sums[name].index_add_(dim, delta.index, (change.detach() * own).to(sums[name].dtype))
+    for name, values in sums.items():
+        linear._parameters[name].copy_(values)
+
+
+def _along(values: Tensor, entries: Tensor, dim: int) -> Tensor:
+    shape = [1] * entries.dim()
+    shape[dim] = -1
+    return values.to(entries.device, torch.float32).view(shape)
