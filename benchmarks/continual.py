@@ -23,7 +23,7 @@ import common
 import torch
 from tqdm import tqdm
 
-from neuroscope.experiments.t5_continual_comparison import continual_learning, in_words
+from neuroscope.experiments.t5_continual_comparison import continual_comparison, in_words
 from neuroscope.models import load
 from neuroscope.tasks import Task, load_tasks
 from neuroscope.training.continual_learning import METHODS, Continual
@@ -100,7 +100,7 @@ def main() -> None:
     methods = options.methods.split(",")
     neurons = {"k": options.k, "exclude": options.exclude, "protect": options.protect}
     known = list(load_tasks(options.known).values()) if options.known else []
-    result = continual_learning(
+    result = continual_comparison(
         load(options.base),
         tasks,
         methods,

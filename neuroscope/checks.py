@@ -64,7 +64,7 @@ def share(value: Any, name: str = "k", do: str = "give a share in (0, 1], such a
     """
     number = _real(value)
     if number is None or not 0 < number <= 1:
-        raise ArgumentError(f"{name}={value!r}", "not a share in (0, 1]", do)
+        raise ArgumentError(f"{name}={value!r}", f"not a share: 0 < {name} <= 1", do)
     return number
 
 
@@ -168,6 +168,8 @@ def _real(value: Any) -> float | None:
 
 
 def _k(value: Any, name: str, default: Any) -> Any:
+    if value is None and default is None:
+        return None
     return shares(value, name) if isinstance(default, Sequence) else share(value, name)
 
 
@@ -175,7 +177,6 @@ def _k(value: Any, name: str, default: Any) -> Any:
 VOCABULARY: dict[str, Callable[[Any, str, Any], Any]] = {
     "examples": lambda value, name, default: number_of_examples(value, name),
     "n": lambda value, name, default: number_of_examples(value, name),
-    "seeds": lambda value, name, default: seeds_of(value, name),
     "seed": lambda value, name, default: seed_of(value, name),
     "n_random": lambda value, name, default: n_random_of(value, name),
     "batch_size": lambda value, name, default: number_of_examples(value, name),
@@ -208,7 +209,11 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
             ) from None
         bound.apply_defaults()
         for name in checked_here:
-            bound.arguments[name] = VOCABULARY[name](bound.arguments[name], name, signature.parameters[name].default)
+            default = signature.parameters[name].default
+            try:
+                bound.arguments[name] = VOCABULARY[name](bound.arguments[name], name, default)
+            except ArgumentError as error:
+                raise ArgumentError(f"{function.__name__}({error.asked})", error.found, error.do) from None
         return function(*bound.args, **bound.kwargs)
 
     return checked

@@ -1,13 +1,7 @@
 """Every exception of the package. Each says what was asked, what was found, and what to do."""
 
 import difflib
-import functools
-import inspect
-from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from collections.abc import Iterable
 
 
 class NeuroscopeError(ValueError):
@@ -64,28 +58,3 @@ def choose(name: str, known: Iterable[str], what: str) -> str:
     if name not in known:
         raise ArgumentError(f"{what}={name!r}", f"no such {what}", suggest(name, known))
     return name
-
-
-def public(function: Callable[P, T]) -> Callable[P, T]:
-    """Refuse unknown or missing arguments of a public function with a `NeuroscopeError` that lists the known ones."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError as error:
-            unknown = next((k for k in kwargs if k not in signature.parameters), "")
-            raise ArgumentError(
-                f"{function.__qualname__}{signature_brief(args, kwargs)}",
-                str(error),
-                suggest(unknown, (name for name in signature.parameters if name != "self")),
-            ) from None
-        return function(*args, **kwargs)
-
-    return checked
-
-
-def signature_brief(args: tuple, kwargs: dict) -> str:
-    """The shape of a call, for an error text: types of the positional arguments and names of the others."""
-    return "(" + ", ".join([type(a).__name__ for a in args] + [f"{k}=..." for k in kwargs]) + ")"

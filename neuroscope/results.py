@@ -1,26 +1,50 @@
-"""What every result can do: become a tidy frame, a figure, a file."""
+"""What every result can do: become words, figures, tables, a section of a report, a file."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
 import importlib
 import json
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from neuroscope import files
-from neuroscope.errors import FileError, public
+from neuroscope.checks import public
+from neuroscope.errors import FileError
+from neuroscope.markup import CONFIG, markup, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One part of a report.
+
+    Attributes:
+        title: its heading, also in the table of contents.
+        text: paragraphs parted by blank lines; lines that start with "- " are a list; **bold** and `code`.
+        figures: plotly Figures, shown below the text.
+        tables: (caption, frame) pairs, shown below the figures.
+    """
+
+    title: str
+    text: str = ""
+    figures: Sequence[go.Figure] = ()
+    tables: Sequence[tuple[str, pd.DataFrame]] = ()
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Result:
-    """A frozen table of numbers with the manifest that says where they come from.
+    """A frozen table of numbers with the manifest that says where they come from, and that says itself.
+
+    A kind of result writes `in_words` and `figure`, and `figures`, `tables` and `title` where one figure and the whole
+    table are not what a report should show. Reports and notebooks show `sections`, which are made of these.
 
     Attributes:
         table: tidy: one row per measurement, one column per variable.
@@ -30,6 +54,9 @@ class Result:
     table: pd.DataFrame
     manifest: dict[str, Any]
 
+    title: ClassVar[str] = ""  # heading of the section; the name of the class if empty
+    captions: ClassVar[Mapping[str, str]] = {}  # name of a table -> its caption, where the name alone says too little
+
     def __repr__(self) -> str:
         what = ", ".join(map(str, self.table.columns))
         return f"{type(self).__name__}({len(self.table)} rows of {what}; see to_frame(), figure(), manifest)"
@@ -38,9 +65,42 @@ class Result:
         """A copy of the tidy table."""
         return self.table.copy()
 
+    def in_words(self) -> str:
+        """What was found: sentences computed from the numbers, as text with `**bold**` and lists; negatives are marked.
+
+        Raises:
+            TypeError: a kind of result that has no words.
+        """
+        raise TypeError(f"{type(self).__name__} has no words; use to_frame()")
+
     def figure(self) -> go.Figure:
-        """The result as an interactive plotly figure (never shown by itself)."""
+        """The result as an interactive plotly figure (never shown by itself).
+
+        Raises:
+            TypeError: a kind of result that has no figure.
+        """
         raise TypeError(f"{type(self).__name__} has no figure; use to_frame()")
+
+    def figures(self) -> list[go.Figure]:
+        """Every figure that a report shows, the most telling first."""
+        return [self.figure()]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table that a report shows, by name, the most telling first."""
+        return {"rows": self.to_frame()}
+
+    def sections(self) -> list[Section]:
+        """What a report shows of the result: words, figures and tables."""
+        tables = [(self.captions.get(name, name.capitalize()), frame) for name, frame in self.tables().items()]
+        return [Section(self.title or type(self).__name__, self.in_words(), self.figures(), tables)]
+
+    def _repr_html_(self) -> str:
+        """Words, the first table and the first figure: what a notebook shows."""
+        name = html.escape(self.title or type(self).__name__)
+        caption, frame = next(iter(self.tables().items()))
+        table = table_html(self.captions.get(caption, caption.capitalize()), frame)
+        drawn = self.figure().to_html(full_html=False, include_plotlyjs="require", include_mathjax=False, config=CONFIG)
+        return f"<div><h3>{name}</h3>{markup(self.in_words())}{table}{drawn}</div>"
 
     def save(self, path: str | PathLike) -> Path:
         """Write the result as one JSON file, atomically. Numbers keep every digit; missing ones become null."""

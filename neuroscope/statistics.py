@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from neuroscope.errors import ArgumentError, NumericalError, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, NumericalError
 
 ALPHA = 0.05  # level of every verdict in words
 EXACT = 12  # non-zero differences up to which all 2**n sign flips are enumerated

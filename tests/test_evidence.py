@@ -16,7 +16,8 @@ from neuroscope import files
 from neuroscope.attribution import attribute
 from neuroscope.errors import ArgumentError, FileError, MaskError, TaskError
 from neuroscope.evaluation import Evaluation, evaluate
-from neuroscope.experiments.evidence import CrossAblation, Deactivation, cross_ablation, deactivation
+from neuroscope.experiments.f5_cross_ablation import CrossAblation, cross_ablation
+from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
 from neuroscope.interventions import ablate
 from neuroscope.interventions.patch_grid import PatchSweep
 from neuroscope.masks import NeuronMask

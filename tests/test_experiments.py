@@ -23,7 +23,7 @@ from neuroscope.experiments import (
     EXPERIMENTS,
     OverlapControlled,
     TrainOnly,
-    continual_learning,
+    continual_comparison,
     cross_training,
     overlap_controlled,
     proportion_sweep,
@@ -614,7 +614,7 @@ def test_rates_are_tuned_without_test_examples(model, splits, tmp_path, monkeypa
     grid = (1e-4, 1e-2)
     how = {"orders": orders, "seeds": (3,), "lrs": grid, "output": tmp_path, **SHORT}
     with unchanged(model.root):
-        result = continual_learning(model, PAIR, ["seqft"], **how)
+        result = continual_comparison(model, PAIR, ["seqft"], **how)
     assert isinstance(result, Continual)
     first_test = splits.index("test")
     assert set(splits[:first_test]) == {"discovery"} and set(splits[first_test:]) == {"test"}
@@ -631,14 +631,14 @@ def test_rates_are_tuned_without_test_examples(model, splits, tmp_path, monkeypa
     assert result.manifest["orders"] == orders and result.manifest["split"] == "test"
     assert result.manifest["tuned_on"] == {"yes": "discovery", "maybe": "discovery"}
     monkeypatch.setattr(sys.modules["neuroscope.training.continual_learning.setting"], "train", never)
-    again = continual_learning(model, PAIR, ["seqft"], **how)
+    again = continual_comparison(model, PAIR, ["seqft"], **how)
     pd.testing.assert_frame_equal(again.table, result.table)
     assert again.manifest["tuning"] == result.manifest["tuning"]
 
 
 def test_grids_by_method_and_a_fall_back_that_is_told(model, splits):
     plain = reviews("plain", ("no", "yes"), 5, discovery=0)
-    result = continual_learning(
+    result = continual_comparison(
         model, [TASKS["yes"], plain], ["ncft-random"], seeds=0, options={"ncft-random": {"k": 0.2}},
         lrs={"ncft-random": (1e-3, 1e-2)}, **SHORT,
     )  # fmt: skip
@@ -649,11 +649,11 @@ def test_grids_by_method_and_a_fall_back_that_is_told(model, splits):
 
 
 def test_a_rate_that_diverges_is_passed_over(model):
-    both = continual_learning(model, PAIR, ["seqft"], seeds=0, lrs=(1e-3, 1e30), **SHORT)
+    both = continual_comparison(model, PAIR, ["seqft"], seeds=0, lrs=(1e-3, 1e30), **SHORT)
     tuned = both.manifest["tuning"]["seqft"]
     assert tuned["chosen"] == 1e-3 and np.isnan(tuned["grid"]["1e+30"])
     with unchanged(model.root), pytest.raises(NumericalError, match="every one diverged"):
-        continual_learning(model, PAIR, ["seqft"], seeds=0, lrs=(1e30, 1e31), **SHORT)
+        continual_comparison(model, PAIR, ["seqft"], seeds=0, lrs=(1e30, 1e31), **SHORT)
 
 
 def runs_of(orders, methods=("seqft", "ncft"), dtype="float32"):
@@ -727,12 +727,12 @@ def test_continual_learning_in_words():
         (lambda m, k: overlap_controlled(m, k, TASKS, "yes", shares=(0, 2)), ArgumentError, "not growing"),
         (lambda m, k: overlap_controlled(m, k, TASKS, "yes", shares=(0.5,)), ArgumentError, "one share"),
         (lambda m, k: overlap_controlled(m, k, TASKS, "yes", size=20), ArgumentError, "19 neurons inside"),
-        (lambda m, k: continual_learning(m, PAIR, ["sftseq"]), ArgumentError, "method='sftseq'"),
-        (lambda m, k: continual_learning(m, PAIR, []), ArgumentError, "methods="),
-        (lambda m, k: continual_learning(m, PAIR, ["seqft"], seeds=(1000,)), ArgumentError, "also in seeds"),
-        (lambda m, k: continual_learning(m, PAIR, ["seqft"], lrs={"ncft": 1e-3}), ArgumentError, "lrs of 'seqft'"),
-        (lambda m, k: continual_learning(m, PAIR, ["seqft"], lrs=()), ArgumentError, "no learning rates"),
-        (lambda m, k: continual_learning(m, PAIR, ["seqft"], split="test"), ArgumentError, "it is chosen"),
+        (lambda m, k: continual_comparison(m, PAIR, ["sftseq"]), ArgumentError, "method='sftseq'"),
+        (lambda m, k: continual_comparison(m, PAIR, []), ArgumentError, "methods="),
+        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], seeds=(1000,)), ArgumentError, "also in seeds"),
+        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], lrs={"ncft": 1e-3}), ArgumentError, "lrs of 'seqft'"),
+        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], lrs=()), ArgumentError, "no learning rates"),
+        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], split="test"), ArgumentError, "it is chosen"),
         (lambda m, k: reproduce("T3", m), ArgumentError, "experiment='T3'"),
         (lambda m, k: reproduce("F2", m, TASKS, test=list(TASKS)), ArgumentError, "no task to train on"),
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from neuroscope import figures
 from neuroscope.errors import ArgumentError
-from neuroscope.figures import style
+from neuroscope.figures import charts, style
 
 VALUES = [[1.0, 2.0, 3.0], [4.0, float("nan"), 6.0]]
 
@@ -96,7 +96,7 @@ def test_distribution_is_a_rank_curve():
     figure = figures.distribution({"zipf": np.random.default_rng(0).permutation(scores)}, k=0.1, title="")
     curve, marks = figure.data
     np.testing.assert_allclose(np.asarray(curve.x) * 10 * curve.y, 1)  # x is in % of 1000 neurons
-    assert (curve.x[0], curve.x[-1]) == (0.1, 100) and len(curve.x) <= figures.CURVE_POINTS
+    assert (curve.x[0], curve.x[-1]) == (0.1, 100) and len(curve.x) <= charts.CURVE_POINTS
     assert marks.x == (10,) and marks.y == (1 / 100,)
     assert marks.customdata == (f"zipf: {scores[:100].sum() / scores.sum():.1%} of the sum",)
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"

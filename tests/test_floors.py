@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "neuroscope"
 FLOORS = [
-    {"errors"},
-    {"checks", "files", "statistics"},
-    {"distributed", "figures", "results"},
+    {"errors", "markup"},
+    {"checks", "files"},
+    {"distributed", "figures", "results", "statistics"},
     {"models"},
     {"masks"},
     {"tasks"},

@@ -17,7 +17,8 @@ from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalErr
 from neuroscope.experiments.layer_by_layer import Mossa, controls, mossa, words
 from neuroscope.experiments.layer_by_layer.mossa_result import ALL, MULTI, PRE
 from neuroscope.models import load
-from neuroscope.reports.page import Section, write_report
+from neuroscope.reports.page import write_report
+from neuroscope.results import Section
 from neuroscope.tasks import Example, Task
 from neuroscope.training import LoraAdapter, every_ffn, finetune, train
 

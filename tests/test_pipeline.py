@@ -18,7 +18,8 @@ from neuroscope import files
 from neuroscope.__main__ import main
 from neuroscope.attribution import attribute
 from neuroscope.errors import ArgumentError, NeuroscopeError, TaskError
-from neuroscope.experiments.evidence import cross_ablation, deactivation
+from neuroscope.experiments.f5_cross_ablation import cross_ablation
+from neuroscope.experiments.t1_deactivation import deactivation
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import load
 from neuroscope.reports.main_job import run

@@ -12,7 +12,9 @@ from plotly.offline import get_plotlyjs
 
 from neuroscope import figures
 from neuroscope.errors import ArgumentError
-from neuroscope.reports.page import ROWS, Section, markup, write_report
+from neuroscope.markup import ROWS, markup
+from neuroscope.reports.page import write_report
+from neuroscope.results import Section
 
 NASTY = "<script>alert('x')</script> & </script>"
 

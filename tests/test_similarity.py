@@ -292,8 +292,8 @@ def test_neighbours_are_sklearns(distance, blocked, monkeypatch):
     index = [NearestNeighbors(n_neighbors=5, metric=distance).fit(s).kneighbors(return_distance=False) for s in (x, y)]
     shared = np.array([len(set(a) & set(b)) for a, b in zip(*index, strict=True)])
     assert 0 < shared.mean() < 5
-    assert neighbour_overlap(x, y, k=5, distance=distance) == pytest.approx(shared.mean() / 5)
-    jaccard = neighbour_overlap(x, y, k=5, distance=distance, score="jaccard")
+    assert neighbour_overlap(x, y, neighbours=5, distance=distance) == pytest.approx(shared.mean() / 5)
+    jaccard = neighbour_overlap(x, y, neighbours=5, distance=distance, score="jaccard")
     assert jaccard == pytest.approx((shared / (10 - shared)).mean())
 
 
@@ -314,17 +314,17 @@ def test_examples_at_equal_distances_are_neighbours_in_part(distance):
     found = permutation_null(vectors[0, x], vectors[1, y], "neighbour_overlap", null=200, distance=distance)
     assert found.low < 10 / 119 < found.high  # by the order of the examples it was far above
     z = [[0.0], [1], [2], [3.5], [10]]  # of 1, both 0 and 2 are the nearest: a half each
-    assert neighbour_overlap(z, z, k=1, distance="euclidean") == pytest.approx((4 * 1 + 2 * 0.5**2) / 5)
+    assert neighbour_overlap(z, z, neighbours=1, distance="euclidean") == pytest.approx((4 * 1 + 2 * 0.5**2) / 5)
 
 
 def test_neighbours_that_cannot_be_are_refused():
     x = gaussian(8, 2)
-    with pytest.raises(ArgumentError, match="1 ... 6"):
-        neighbour_overlap(x, x, k=7)
+    with pytest.raises(ArgumentError, match="1 to 6"):
+        neighbour_overlap(x, x, neighbours=7)
     x[3] = 0
     with pytest.raises(NumericalError, match="1 examples that are all zeros"):
-        neighbour_overlap(x, x, k=2)
-    assert neighbour_overlap(x, x, k=2, distance="euclidean") == 1.0
+        neighbour_overlap(x, x, neighbours=2)
+    assert neighbour_overlap(x, x, neighbours=2, distance="euclidean") == 1.0
 
 
 # ---- every measure: invariances, permutations, bad input
@@ -441,7 +441,7 @@ def test_bad_options_are_refused():
         lambda: CKA(estimator="batches", kernel="rbf", bandwidth=-1),
         lambda: CKA(bandwidth=0.5),
         lambda: svcca(x, y, share="most"),
-        lambda: neighbour_overlap(x, y, k=2.5),
+        lambda: neighbour_overlap(x, y, neighbours=2.5),
         lambda: permutation_null(x, y, null=2.5),
         lambda: permutation_null(x, y, seed=-1),
         lambda: svcca(x, y, share=0),

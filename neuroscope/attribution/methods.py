@@ -18,7 +18,8 @@ from neuroscope.attribution.gradients import attribution_patching, grad_x_act, i
 from neuroscope.attribution.relp import relp
 from neuroscope.attribution.setup import OBJECTIVES, REDUCTIONS, Progress, Setup
 from neuroscope.attribution.weights import weight_x_grad
-from neuroscope.errors import ArgumentError, choose, public, suggest
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.masks import Scores
 from neuroscope.models import Model, resolve
 from neuroscope.tasks.prompts import batches, encode, pad_id

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neuroscope import figures, files
+from neuroscope.checks import public
 from neuroscope.comparison.hidden_states import Representations
 from neuroscope.comparison.similarity.inputs import whole
-from neuroscope.errors import ArgumentError, NumericalError, public
+from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.results import Result
 
 if TYPE_CHECKING:

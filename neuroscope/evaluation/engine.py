@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, NumericalError, TaskError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, NumericalError, TaskError, choose
 from neuroscope.models import Model, resolve
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval

@@ -22,8 +22,9 @@ import numpy as np
 
 from neuroscope import figures
 from neuroscope.attribution import attribute
-from neuroscope.errors import ArgumentError, choose, public
-from neuroscope.experiments.evidence import check_masks
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, choose
+from neuroscope.experiments.judging import check_masks
 from neuroscope.experiments.trials import (
     Settings,
     Trials,

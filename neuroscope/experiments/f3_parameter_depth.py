@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from neuroscope.checks import public
 from neuroscope.comparison.parameters import Estimator, ParameterSimilarity, Part, parameter_similarity
 from neuroscope.comparison.parameters.parameter_result import ALL, above_by_chance, plain
-from neuroscope.errors import ArgumentError, public
-from neuroscope.experiments.evidence import check_masks
+from neuroscope.errors import ArgumentError
+from neuroscope.experiments.judging import check_masks
 from neuroscope.experiments.trials import DEFAULTS, Settings, Training, check_settings
 from neuroscope.figures import style
 from neuroscope.masks import NeuronMask

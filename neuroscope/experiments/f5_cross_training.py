@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from neuroscope import figures
-from neuroscope.errors import choose, public
-from neuroscope.experiments.evidence import check_masks, check_seeds
+from neuroscope.checks import public
+from neuroscope.errors import choose
+from neuroscope.experiments.judging import check_masks, check_seeds
 from neuroscope.experiments.trials import Settings, Trials, bounded, check_settings, interval
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.results import Result

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from neuroscope import figures
-from neuroscope.errors import public
-from neuroscope.experiments.evidence import CONTROLS, check_masks, check_seeds
+from neuroscope.checks import public
+from neuroscope.experiments.judging import CONTROLS, check_masks, check_seeds
 from neuroscope.experiments.trials import Settings, Trials, bounded, check_settings, measured, spread
 from neuroscope.masks import NeuronMask
 from neuroscope.results import Result

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from neuroscope import files
+from neuroscope.checks import public
 from neuroscope.comparison.correlation import Correlation, correlate
 from neuroscope.comparison.correlation.cells import matrices, mean_over_layers, similarity_cells, transfer_cells
 from neuroscope.comparison.correlation.correlation_result import PAIRS, TWO_WAY
 from neuroscope.comparison.parameters import Estimator, ParameterSimilarity, Part
-from neuroscope.errors import ArgumentError, choose, public
-from neuroscope.experiments.evidence import check_masks, check_seeds
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.f3_parameter_depth import parameter_depth
 from neuroscope.experiments.f5_cross_training import cross_training
+from neuroscope.experiments.judging import check_masks, check_seeds
 from neuroscope.experiments.trials import Settings, check_settings
 from neuroscope.figures import style
 from neuroscope.masks import Match, NeuronMask

@@ -16,7 +16,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.errors import ArgumentError, NumericalError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, NumericalError, choose
 from neuroscope.experiments.trials import check_settings
 from neuroscope.models import resolve
 from neuroscope.tasks.catalogue import CL_ORDERS
@@ -39,7 +40,7 @@ Grid = Sequence[float]
 
 
 @public
-def continual_learning(
+def continual_comparison(
     model: Any,
     tasks: Sequence[Task] | Mapping[str, Task],
     methods: Sequence[str] = tuple(METHODS),
@@ -83,11 +84,11 @@ def continual_learning(
         choose(method, METHODS, "method")
     if not methods or len(set(methods)) < len(methods):
         raise ArgumentError(f"methods={methods}", "none, or one twice", f"name some of {', '.join(METHODS)}, each once")
-    check_settings("continual_learning", settings, [*inspect.signature(continual).parameters])
+    check_settings("continual_comparison", settings, [*inspect.signature(continual).parameters])
     for name in OURS:
         if name in settings:
             raise ArgumentError(
-                f"continual_learning({name}=...)", "no such argument", "it is chosen: see lrs and seeds"
+                f"continual_comparison({name}=...)", "no such argument", "it is chosen: see lrs and seeds"
             )
     if tune_seed in seeds:
         raise ArgumentError(f"tune_seed={tune_seed}", f"also in seeds={seeds}", "tune with a seed of its own")

@@ -22,9 +22,10 @@ import numpy as np
 from scipy import stats
 
 from neuroscope import figures
-from neuroscope.errors import ArgumentError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.draws import draw
-from neuroscope.experiments.evidence import check_masks
+from neuroscope.experiments.judging import check_masks
 from neuroscope.experiments.trials import (
     Settings,
     Trials,

@@ -15,7 +15,7 @@ from scipy import stats
 from neuroscope import files
 from neuroscope.errors import ArgumentError, suggest
 from neuroscope.evaluation import Outcomes, judge
-from neuroscope.experiments.evidence import Judge
+from neuroscope.experiments.judging import Judge
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.statistics import bootstrap_interval

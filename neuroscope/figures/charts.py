@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from neuroscope.errors import ArgumentError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.figures import style
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.errors import ArgumentError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.figures import style
 from neuroscope.figures.parts import bottom_legend, choices_of, grid, menu
 

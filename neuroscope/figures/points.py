@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from neuroscope.errors import ArgumentError, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError
 from neuroscope.figures import style
 from neuroscope.figures.parts import choices_of, grid, menu
 

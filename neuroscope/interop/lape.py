@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from neuroscope import files
-from neuroscope.errors import FileError, MaskError, public
+from neuroscope.checks import public
+from neuroscope.errors import FileError, MaskError
 from neuroscope.masks import NeuronMask
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuroscope import figures, files
-from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError, choose
 from neuroscope.models import Model, resolve
 from neuroscope.models.sites import Site, edit
 from neuroscope.results import Result

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuroscope.errors import ArgumentError, MaskError, ModelError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, MaskError, ModelError, choose
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.models.lens import hooks_for

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from neuroscope import figures, files
-from neuroscope.errors import ArgumentError, MaskError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, MaskError, choose
 from neuroscope.masks.neurons import NeuronMask, Scores, shape
 from neuroscope.results import Result
 

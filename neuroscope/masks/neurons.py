@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuroscope import figures, files
-from neuroscope.errors import ArgumentError, FileError, MaskError, NumericalError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, FileError, MaskError, NumericalError, choose
 from neuroscope.models.sites import Site
 
 if TYPE_CHECKING:

@@ -75,13 +75,13 @@ def _problems(base: Any, units: dict, closed: list[str], separate: list[str]) ->
         problems["hidden"] = ModelError(
             asked.format("FFN neurons"),
             f"experts that are not tapped ({closed[0]} and {len(closed) - 1} more)",
-            "call ns.tap_experts(model) first: it switches to an experts implementation with one hook point per expert",
+            "call ns.interop.tap_experts(model) first: it gives every expert a hook point of its own",
         )
     if separate:
         problems["hidden"] = ModelError(
             asked.format("FFN neurons"),
             f"experts as modules of their own ({separate[0]}), which only some tokens reach",
-            "use transformers' own class for this model (stacked experts), then ns.tap_experts(model)",
+            "use transformers' own class for this model (stacked experts), then ns.interop.tap_experts(model)",
         )
     return problems
 

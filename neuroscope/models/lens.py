@@ -107,7 +107,7 @@ def _problems(units: dict, root: nn.Module) -> dict[str, ModelError]:
         problems["hidden"] = ModelError(
             "the FFN neurons of a TransformerBridge",
             f"experts that are not tapped ({closed[0]} and {len(closed) - 1} more)",
-            "call ns.tap_experts(model) first",
+            "call ns.interop.tap_experts(model) first",
         )
     return problems
 

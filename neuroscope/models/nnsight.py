@@ -47,7 +47,7 @@ def trace_lines(
         if site.expert is not None:
             raise ModelError(
                 "nnsight trace code for a neuron of an expert",
-                f"{name}, which exists only where ns.tap_experts was called",
+                f"{name}, which exists only where ns.interop.tap_experts was called",
                 "use ns.ablate(model, mask) on a local model",
             )
         place = f"{variable}.{site.nnsight_path}"

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuroscope.errors import ArgumentError, ModelError, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.models import experts
 from neuroscope.models.hugging_face import architecture, open_hugging_face, saved_tokenizer
 from neuroscope.models.model import UNITS, Model, require_parameters

@@ -40,7 +40,7 @@ def skeleton(folder: str | PathLike) -> Model:
         raise ModelError(asked, f"{type(error).__name__}: {text}", do) from error
     closed = untapped(root)
     if closed:
-        do = "load the model, tap its experts (ns.tap_experts), and give the model itself"
+        do = "load the model, tap its experts (ns.interop.tap_experts), and give the model itself"
         raise ModelError(asked, f"a mixture of experts ({closed[0]}), stored expert by expert", do)
     style = style_of(root)
     with unedited(), torch.inference_mode(False), quiet(root):

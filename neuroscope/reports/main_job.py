@@ -13,12 +13,16 @@ import numpy as np
 
 from neuroscope import figures, files
 from neuroscope.attribution import METHODS, attribute
-from neuroscope.errors import ArgumentError, NeuroscopeError, choose, public
-from neuroscope.experiments.evidence import CrossAblation, Deactivation, check_seeds, cross_ablation, deactivation
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, NeuroscopeError, choose
+from neuroscope.experiments.f5_cross_ablation import CrossAblation, cross_ablation
+from neuroscope.experiments.judging import check_seeds
+from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.masks.jaccard import Overlap, overlap, overlap_sweep
 from neuroscope.models import Model, resolve
-from neuroscope.reports.page import Section, write_report
+from neuroscope.reports.page import write_report
+from neuroscope.results import Section
 from neuroscope.tasks import Task, load_tasks
 
 if TYPE_CHECKING:

@@ -8,52 +8,23 @@ from __future__ import annotations
 
 import html
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError
+from neuroscope.markup import figure_html, markup, table_html
+from neuroscope.results import Section
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import plotly.graph_objects as go
+    pass
 
-ROWS = 50  # of a table that are shown
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
-# plotly.js would offer a button that sends the chart to a server of its makers.
-CONFIG = {
-    "responsive": True,
-    "displaylogo": False,
-    "showSendToCloud": False,
-    "topojsonURL": "",
-    "typesetMath": False,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "sendChartToCloud"],
-}
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of a report.
-
-    Attributes:
-        title: its heading, also in the table of contents.
-        text: paragraphs parted by blank lines; lines that start with "- " are a list; **bold** and `code`.
-        figures: plotly Figures, shown below the text.
-        tables: (caption, frame) pairs, shown below the figures.
-    """
-
-    title: str
-    text: str = ""
-    figures: Sequence[go.Figure] = ()
-    tables: Sequence[tuple[str, pd.DataFrame]] = ()
 
 
 @public
@@ -98,43 +69,6 @@ def write_report(
     return files.write(path, PAGE.format_map(parts))
 
 
-def markup(text: str) -> str:
-    """Paragraphs, lists, **bold** and `code` as HTML; everything else is escaped.
-
-    Example:
-        >>> markup("k = **10 %** & `top`")
-        '<p>k = <strong>10 %</strong> &amp; <code>top</code></p>'
-    """
-    blocks = []
-    for block in re.split(r"\n\s*\n", text.strip()):
-        lines = [_inline(line.strip()) for line in block.splitlines()]
-        for is_list, run in _runs(lines):
-            if is_list:
-                blocks.append("<ul>" + "".join(f"<li>{line[2:]}</li>" for line in run) + "</ul>")
-            else:
-                blocks.append("<p>" + " ".join(run) + "</p>")
-    return "\n".join(blocks)
-
-
-def _runs(lines: Sequence[str]) -> list[tuple[bool, list[str]]]:
-    """Lines in stretches of list items and of other lines."""
-    runs: list[tuple[bool, list[str]]] = []
-    for line in lines:
-        is_item = line.startswith("- ")
-        if not runs or runs[-1][0] != is_item:
-            runs.append((is_item, []))
-        runs[-1][1].append(line)
-    return runs
-
-
-def _inline(line: str) -> str:
-    """Escape, then mark up; what stands inside backticks is left as it is."""
-    pieces = re.split(r"`([^`]+)`", html.escape(line))
-    pieces[::2] = [re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece) for piece in pieces[::2]]
-    pieces[1::2] = [f"<code>{piece}</code>" for piece in pieces[1::2]]
-    return "".join(pieces)
-
-
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs  # 5 MB of text: only where a figure is shown
 
@@ -142,55 +76,10 @@ def _plotly() -> str:
 
 
 def _section(anchor: str, section: Section) -> str:
-    drawn = [
-        '<figure class="plot">'
-        + figure.to_html(
-            full_html=False,
-            include_plotlyjs=False,
-            include_mathjax=False,
-            auto_play=False,
-            config=CONFIG,
-            div_id=f"{anchor}-figure-{i}",
-        )
-        + "</figure>"
-        for i, figure in enumerate(section.figures, 1)
-    ]
-    tables = [_table(caption, frame) for caption, frame in section.tables]
+    drawn = [figure_html(figure, f"{anchor}-figure-{i}") for i, figure in enumerate(section.figures, 1)]
+    tables = [table_html(caption, frame) for caption, frame in section.tables]
     heading = f"<h2>{html.escape(section.title)}</h2>"
     return "\n".join([f'<section id="{anchor}">', heading, markup(section.text), *drawn, *tables, "</section>"])
-
-
-def _table(caption: str, frame: pd.DataFrame) -> str:
-    """The first ROWS rows of a frame, its index included where it has names."""
-    if frame.index.name is not None or frame.index.nlevels > 1 or frame.index.dtype.kind not in "iu":
-        frame = frame.reset_index(names=None if any(frame.index.names) else "")
-    head = "".join(
-        f'<th scope="col"{_number_class(kind)}>{html.escape(str(column))}</th>' for column, kind in frame.dtypes.items()
-    )
-    rows = "".join(
-        "<tr>" + "".join(_cell(value) for value in row) + "</tr>"
-        for row in frame.head(ROWS).itertuples(index=False, name=None)
-    )
-    note = f" (first {ROWS} of {len(frame)} rows)" if len(frame) > ROWS else ""
-    return (
-        f'<div class="table"><table><caption>{html.escape(caption)}{note}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _number_class(kind: Any) -> str:
-    return ' class="number"' if kind.kind in "iuf" else ""
-
-
-def _cell(value: object) -> str:
-    """Numbers to four digits and to the right, missing values as a dash, everything else as escaped text."""
-    if isinstance(value, (str, bool)):
-        return f"<td>{html.escape(str(value))}</td>"
-    if value is None or (isinstance(value, Real) and math.isnan(value)):
-        return '<td class="number">&ndash;</td>'
-    if isinstance(value, Real):
-        return f'<td class="number">{value if isinstance(value, Integral) else format(value, ".4g")}</td>'
-    return f"<td>{html.escape(str(value))}</td>"
 
 
 def _manifest(manifest: Mapping[str, Any] | None) -> str:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments import EXPERIMENTS
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import Model, resolve
 from neuroscope.reports.main_job import PASS, Progress, cached_scores, save_tables
-from neuroscope.reports.page import Section, write_report
+from neuroscope.reports.page import write_report
 from neuroscope.reports.shown import provisos, shown
+from neuroscope.results import Section
 from neuroscope.tasks import Task, load_tasks
 from neuroscope.training.finetuning import RECIPE
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.experiments import LayerByLayer, ParameterDepth, ParameterTransfer
-from neuroscope.experiments.evidence import Deactivation
+from neuroscope.experiments import ParameterDepth, ParameterTransfer
+from neuroscope.experiments.layer_by_layer import LayerByLayer
+from neuroscope.experiments.t1_deactivation import Deactivation
 from neuroscope.experiments.t5_continual_comparison import beside_published, in_words
 from neuroscope.masks.jaccard import OverlapSweep
 from neuroscope.statistics import ALPHA

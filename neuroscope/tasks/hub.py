@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from neuroscope.errors import FileError, public
+from neuroscope.checks import public
+from neuroscope.errors import FileError
 from neuroscope.tasks.rows import (
     PROMPT,
     Count,

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, FileError, public, suggest
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, FileError, suggest
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.hub import from_hub
 from neuroscope.tasks.mini import NAMES, mini_tasks

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from neuroscope.errors import ArgumentError, TaskError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, TaskError, choose
 from neuroscope.tasks.mini_words import (
     ARROW,
     DAYS,

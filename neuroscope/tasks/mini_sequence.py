@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from neuroscope.errors import ArgumentError, TaskError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, TaskError, choose
 from neuroscope.tasks.mini import FAMILIES, TRIES, split_of
 from neuroscope.tasks.mini_words import ARROW, DOMAINS
 from neuroscope.tasks.task import Example, Task

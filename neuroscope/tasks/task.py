@@ -8,7 +8,8 @@ from os import PathLike
 from typing import Any, Literal
 
 from neuroscope import files
-from neuroscope.errors import TaskError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import TaskError, choose
 
 Kind = Literal["classification", "generation"]
 METRICS = ("accuracy", "exact", "rouge-l")

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from neuroscope import distributed
-from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.checkpoint import refuse_loras, save_checkpoint, training_only, write_tensors

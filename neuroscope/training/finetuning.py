@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
 from neuroscope import files
+from neuroscope.checks import public
 from neuroscope.distributed import whole
-from neuroscope.errors import ArgumentError, FileError, NumericalError, public, suggest
+from neuroscope.errors import ArgumentError, FileError, NumericalError, suggest
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.tasks.prompts import Encoded, encode, pad_id

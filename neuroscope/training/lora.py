@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from neuroscope import distributed
-from neuroscope.errors import ArgumentError, FileError, ModelError, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.checkpoint import training_only, write_tensors

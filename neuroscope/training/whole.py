@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from neuroscope import distributed
-from neuroscope.errors import FileError, ModelError, public
+from neuroscope.checks import public
+from neuroscope.errors import FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, require_parameters, resolve
 from neuroscope.training.checkpoint import refuse_loras, save_checkpoint, training_only, write_tensors

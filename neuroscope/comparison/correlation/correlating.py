@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neuroscope import files
+from neuroscope.checks import public
 from neuroscope.comparison.correlation.cells import matrices, mean_over_layers, similarity_cells, transfer_cells
 from neuroscope.comparison.correlation.coefficients import (
     EXACT,
@@ -43,7 +44,7 @@ from neuroscope.comparison.correlation.coefficients import (
     without_tasks,
 )
 from neuroscope.comparison.correlation.correlation_result import PAIRS, TWO_WAY, Correlation
-from neuroscope.errors import ArgumentError, choose, public
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.results import Result
 from neuroscope.statistics import benjamini_hochberg
 

@@ -27,10 +27,11 @@ import numpy as np
 from torch import Tensor
 
 from neuroscope import files
+from neuroscope.checks import public
 from neuroscope.comparison.hidden_states import stored
 from neuroscope.comparison.hidden_states.reading import At, Progress, Reader, passes, tokens_to_read
 from neuroscope.comparison.hidden_states.stored import Array, Representations
-from neuroscope.errors import ArgumentError, NumericalError, TaskError, choose, public
+from neuroscope.errors import ArgumentError, NumericalError, TaskError, choose
 from neuroscope.models import resolve
 from neuroscope.tasks.prompts import Batch
 from neuroscope.tasks.task import Task, check_task

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neuroscope import files
+from neuroscope.checks import public
 from neuroscope.comparison.parameters import parameter_result
 from neuroscope.comparison.parameters.estimators import ESTIMATORS, Block, Layer, blocks_of, change
 from neuroscope.comparison.parameters.parameter_result import ALL, Floats, ParameterSimilarity
 from neuroscope.comparison.parameters.sources import Source, open_source, with_adapter
-from neuroscope.errors import ArgumentError, MaskError, ModelError, choose, public
+from neuroscope.errors import ArgumentError, MaskError, ModelError, choose
 from neuroscope.masks import NeuronMask
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from neuroscope import figures, files
+from neuroscope.checks import public
 from neuroscope.comparison.segmentation.change_points import (
     Floats,
     autocorrelation,
@@ -43,7 +44,7 @@ from neuroscope.comparison.segmentation.change_points import (
     tested,
     wanders,
 )
-from neuroscope.errors import ArgumentError, NumericalError, public
+from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.results import Result
 
 if TYPE_CHECKING:

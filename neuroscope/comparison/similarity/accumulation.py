@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neuroscope.checks import public
 from neuroscope.comparison.similarity import alignment
 from neuroscope.comparison.similarity.inputs import ADVICE, FEWEST, NOT_FINITE, as_batch, same_examples
-from neuroscope.errors import ArgumentError, NumericalError, choose, public
+from neuroscope.errors import ArgumentError, NumericalError, choose
 
 
 class CKA:

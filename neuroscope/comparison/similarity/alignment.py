@@ -24,8 +24,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuroscope.checks import public
 from neuroscope.comparison.similarity.inputs import Examples, pair
-from neuroscope.errors import ArgumentError, NumericalError, choose, public
+from neuroscope.errors import ArgumentError, NumericalError, choose
 
 KERNELS = ("linear", "rbf")
 ROUNDING = 1e-12  # a self-similarity this small beside (sum k)^2 / n is rounding

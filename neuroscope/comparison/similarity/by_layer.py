@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from neuroscope import figures, files
+from neuroscope.checks import public
 from neuroscope.comparison.similarity.dimension import participation_ratio, two_nn, variance_dimension
 from neuroscope.comparison.similarity.inputs import as_batch, shape, tasks_of
 from neuroscope.comparison.similarity.measures import complete
-from neuroscope.errors import ArgumentError, NumericalError, choose, public
+from neuroscope.errors import ArgumentError, NumericalError, choose
 from neuroscope.results import Result
 
 if TYPE_CHECKING:

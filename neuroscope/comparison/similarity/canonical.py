@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuroscope.checks import public
 from neuroscope.comparison.similarity.inputs import Examples, pair
-from neuroscope.errors import ArgumentError, NumericalError, public
+from neuroscope.errors import ArgumentError, NumericalError
 
 
 class Space(NamedTuple):

@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neuroscope.checks import public
 from neuroscope.comparison.similarity.canonical import check_share, components
 from neuroscope.comparison.similarity.inputs import Examples, examples
-from neuroscope.errors import NumericalError, public
+from neuroscope.errors import NumericalError
 
 DISCARDED = 0.10  # of the ratios, the largest: Facco et al. 2017, p. 3
 BLOCK = 1 << 23  # distances held at a time

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from neuroscope import figures, files
+from neuroscope.checks import public
 from neuroscope.comparison.similarity import alignment, blocks, inputs
 from neuroscope.comparison.similarity.measures import MEASURES, NULL, band, complete, find, permutations, with_form
-from neuroscope.errors import ArgumentError, NumericalError, choose, public
+from neuroscope.errors import ArgumentError, NumericalError, choose
 from neuroscope.results import Result
 from neuroscope.statistics import benjamini_hochberg
 

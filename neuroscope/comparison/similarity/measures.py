@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuroscope.checks import public
 from neuroscope.comparison.similarity import alignment, canonical, neighbours
 from neuroscope.comparison.similarity.inputs import pair, whole
-from neuroscope.errors import ArgumentError, choose, public, suggest
+from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.statistics import permutation_p
 
 LEVEL = 0.95  # share of the null between low and high

@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuroscope.checks import public
 from neuroscope.comparison.similarity.inputs import Examples, pair, whole
-from neuroscope.errors import ArgumentError, NumericalError, choose, public
+from neuroscope.errors import ArgumentError, NumericalError, choose
 
 BLOCK = 1 << 22  # distances held at a time
 TIE = 1e-12  # squared distances this close, beside the squared norms of both examples, count as equal
@@ -45,15 +46,15 @@ def neighbour_overlap(
     x: Any,
     y: Any,
     *,
-    k: int = 10,
+    neighbours: int = 10,
     distance: Literal["cosine", "euclidean"] = "cosine",
     score: Literal["share", "jaccard"] = "share",
 ) -> float:
-    """Mean overlap of the k nearest neighbours in two representations of the same examples.
+    """Mean overlap of the nearest neighbours in two representations of the same examples.
 
     Args:
         x: [example, feature]; y: [example, feature'], the same examples.
-        k: neighbours of each example, itself not counted.
+        neighbours: how many of each example, k; itself not counted.
         distance: "cosine", of the activations as given, or "euclidean".
         score: "share" of the k that are common, or "jaccard", common / (2k - common).
 
@@ -62,25 +63,25 @@ def neighbour_overlap(
         unrelated representations is k / (n - 1).
 
     Raises:
-        ArgumentError: shapes that cannot be compared, a k that is not in 1 ... n - 2, or a bad distance or score.
+        ArgumentError: shapes that cannot be compared, neighbours not in 1 ... n - 2, or a bad distance or score.
         NumericalError: non-finite or constant activations, or a cosine of an example that is all zeros.
 
     Example:
         >>> x = [[0.0, 1], [1, 0], [1, 0.2], [0.1, 1], [-1, -2]]
-        >>> neighbour_overlap(x, [[2 * b, 2 * a] for a, b in x], k=1)
+        >>> neighbour_overlap(x, [[2 * b, 2 * a] for a, b in x], neighbours=1)
         1.0
     """
     first, second = pair(x, y, "neighbour overlap")
-    return common(*(nearest(s, k=k, distance=distance, score=score) for s in (first, second)))
+    return common(*(nearest(s, neighbours=neighbours, distance=distance, score=score) for s in (first, second)))
 
 
-def nearest(x: Examples, *, k: int, distance: str, score: str) -> Neighbours:
+def nearest(x: Examples, *, neighbours: int, distance: str, score: str) -> Neighbours:
     """Step 1."""
     choose(distance, ("cosine", "euclidean"), "distance")
     choose(score, ("share", "jaccard"), "score")
-    n, k = len(x.values), whole(k, "k", 1, "10 is usual")
+    n, k = len(x.values), whole(neighbours, "neighbours", 1, "10 is usual")
     if k > n - 2:
-        raise ArgumentError(f"k={k!r} neighbours", f"{n} examples", f"k lies in 1 ... {n - 2}")
+        raise ArgumentError(f"neighbours={k}", f"{n} examples", f"give 1 to {n - 2}")
     values = x.values if distance == "cosine" else x.centred  # far from the origin, differences drown
     values = values / values.abs().max()
     if distance == "cosine":

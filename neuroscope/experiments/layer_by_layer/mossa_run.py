@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from neuroscope import files
+from neuroscope.checks import public
 from neuroscope.comparison.hidden_states import Representations
 from neuroscope.comparison.similarity import compare, dimensions
 from neuroscope.comparison.similarity.inputs import FEWEST, whole
-from neuroscope.errors import ArgumentError, TaskError, public
+from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.experiments.layer_by_layer.controls import method_name, opened, read, same_run, tuned_reading
 from neuroscope.experiments.layer_by_layer.mossa_result import ALL, MULTI, PRE, Mossa
 from neuroscope.masks import NeuronMask

@@ -24,7 +24,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from neuroscope.errors import ArgumentError, FileError, choose, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, FileError, choose
 from neuroscope.experiments.layer_by_layer.layer_figures import FIGURES
 from neuroscope.experiments.layer_by_layer.mossa_run import Mossa, mossa
 from neuroscope.experiments.trials import check_settings

@@ -10,7 +10,8 @@ import numpy as np
 from scipy import stats
 
 from neuroscope import figures
-from neuroscope.errors import ArgumentError, public
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError
 from neuroscope.results import Result
 from neuroscope.training.continual_learning.metrics import METRICS, Matrix, retention
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, choose, public, suggest
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.models import require_parameters, resolve
 from neuroscope.tasks.task import Task, check_task
 from neuroscope.training.continual_learning.continual_result import Continual

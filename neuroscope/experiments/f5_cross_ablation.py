@@ -1,0 +1,175 @@
+"""Are a task's neurons its own? Every task's neurons off under every task (LX24 Figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroscope import figures, files
+from neuroscope.checks import Progress, public
+from neuroscope.errors import choose
+from neuroscope.experiments.judging import Judge, check_masks, check_seeds, judged_on
+from neuroscope.masks import Match, NeuronMask
+from neuroscope.results import Result
+from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
+from neuroscope.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, repr=False)
+class CrossAblation(Result):
+    """LX24 Figure 5: source task's neurons off, target task measured; one row per cell.
+
+    Columns: source, target, source_family, target_family, score, original, control (mean over random masks of the same
+    size, layer-matched to the source's), effect = control - score (what this mask breaks beyond chance), low and high
+    (95 % bootstrap interval of the effect, over examples and random masks), p (of both kinds of chance:
+    `statistics.against_controls`), q (Benjamini-Hochberg over
+    the whole matrix).
+    """
+
+    @property
+    def matrix(self) -> pd.DataFrame:
+        """Effects, source by target."""
+        names = list(self.table["source"].unique())
+        return self.table.pivot(index="source", columns="target", values="effect").loc[names, names]
+
+    def decompose(self) -> pd.DataFrame:
+        """The effects as sum of mean + source + target + specific (row and column means removed): one row per cell.
+
+        `source` says how much these neurons matter for everything, `specific` how much for this task in particular.
+        """
+        m = self.matrix
+        mean, source, target = m.to_numpy().mean(), m.mean(axis=1), m.mean(axis=0)
+        parts = self.table[["source", "target", "effect"]].copy()
+        parts["mean"] = mean
+        parts["source_part"] = parts["source"].map(source) - mean
+        parts["target_part"] = parts["target"].map(target) - mean
+        parts["specific"] = parts["effect"] - mean - parts["source_part"] - parts["target_part"]
+        return parts
+
+    def verdicts(self) -> pd.DataFrame:
+        """For each task, whether its mask is its own, computed from the matrix.
+
+        - "specific": breaks its own task beyond chance (q < 0.05, effect > 0), and beyond the masks of every other
+          family: the interval of its effect lies above the mean effect of the one that breaks this task most
+          (`strongest`).
+        - "selective": not that, but breaks its own task more than is explained by how much the mask breaks in general
+          and how easily the task breaks: the interval of `selectivity`, the diagonal of `decompose()`, lies above zero.
+        - "shared": beyond chance, but neither of these.
+        - "not shown": not beyond chance. "not compared": beyond chance, but there is no other family.
+
+        A verdict is about the tasks that were compared: with others it can be another.
+
+        The interval of the selectivity is that of the cell's own effect, moved: the means it is taken from are treated
+        as known.
+        """
+        import pandas as pd  # heavy: only for tables
+
+        parts = self.decompose().set_index(["source", "target"])["specific"]
+        rows = []
+        for name, cells in self.table.groupby("target", sort=False):
+            own = cells[cells["source"] == name].iloc[0]
+            family = cells[(cells["source"] != name) & (cells["source_family"] == own["target_family"])]["effect"]
+            outside = cells[cells["source_family"] != own["target_family"]]
+            others = outside.groupby("source_family", sort=False)["effect"].mean()
+            selectivity = parts[name, name]
+            selective_low = selectivity - (own["effect"] - own["low"])
+            rows.append(
+                {"task": name, "verdict": _verdict(own, others, selective_low)}
+                | {column: own[column] for column in ("effect", "low", "high", "p", "q")}
+                | {"selectivity": selectivity, "selectivity_low": selective_low}
+                | {"same_family": family.mean(), "other_families": outside["effect"].mean()}
+                | {"strongest": others.idxmax() if len(others) else "", "strongest_effect": others.max()}
+            )
+        return pd.DataFrame(rows)
+
+    def figure(self) -> go.Figure:
+        """The effects as a heatmap, tasks bracketed by family."""
+        names = list(self.matrix.index)
+        cells = {(r.source, r.target): r for r in self.table.itertuples()}
+        families = dict(zip(self.table["source"], self.table["source_family"], strict=True))
+
+        def hover(r: Any) -> str:
+            return (
+                f"<b>{r.source}</b> off, <b>{r.target}</b> measured<br>score {100 * r.score:.1f} %; nothing off "
+                f"{100 * r.original:.1f} %; random off {100 * r.control:.1f} %<br>effect {100 * r.effect:.1f} points "
+                f"[{100 * r.low:.1f}, {100 * r.high:.1f}], p = {r.p:.2g}, q = {r.q:.2g}"
+            )
+
+        return figures.heatmap(
+            100 * self.matrix,
+            names,
+            names,
+            title="Whose neurons break which task",
+            subtitle=f"score lost beyond random neurons of the same layers; dots: q < {ALPHA}",
+            colour_label="points lost",
+            x_label="task measured",
+            y_label="whose neurons are off",
+            hover=[[hover(cells[a, b]) for b in names] for a in names],
+            text=[
+                [f"{round(100 * cells[a, b].effect)}" + ("·" if cells[a, b].q < ALPHA else "") for b in names]
+                for a in names
+            ],
+            scale="diverging",
+            groups=families,
+        )
+
+
+def _verdict(own: pd.Series, others: pd.Series, selective_low: float) -> str:
+    if not (own["q"] < ALPHA and own["effect"] > 0):
+        return "not shown"
+    if others.empty:
+        return "not compared"
+    if own["low"] > others.max():
+        return "specific"
+    return "selective" if selective_low > 0 else "shared"
+
+
+@public
+def cross_ablation(
+    model: Any,
+    masks: Mapping[str, NeuronMask],
+    tasks: Mapping[str, Task],
+    *,
+    seeds: int = 5,
+    n: int | None = None,
+    batch_size: int = 128,
+    match: Match = "layer",
+    journal: files.Journal | None = None,
+    progress: Progress | None = None,
+) -> CrossAblation:
+    """Every task's neurons off under every task (LX24 Figure 5 a, b).
+
+    Args:
+        masks, tasks: by name; those that are in both are used.
+        seeds: random masks per source; each is measured on every task.
+        match: "layer" (random masks keep the source's number of neurons at every site) or "uniform".
+        n, batch_size, journal, progress: as in `deactivation`.
+    """
+    import pandas as pd  # heavy: only for tables
+
+    names = check_masks(masks, tasks)
+    choose(match, ("layer", "uniform"), "match")
+    check_seeds(seeds)
+    judge_ = Judge(model, {t: tasks[t] for t in names}, n, batch_size, journal)
+    rows = []
+    for source in progress(names, desc="cross-ablation") if progress else names:
+        controls = [masks[source].random_like(seed=s, match=match) for s in range(seeds)]
+        for target in names:
+            original, off = judge_(target), judge_(target, masks[source])
+            random = [judge_(target, c) for c in controls]
+            rows.append(
+                {"source": source, "target": target}
+                | {"source_family": tasks[source].family, "target_family": tasks[target].family}
+                | {"score": off.mean(), "original": original.mean(), "control": float(np.mean(random))}
+                | against_controls(off, random)
+            )
+    table = pd.DataFrame(rows)
+    table["q"] = benjamini_hochberg(table["p"].to_numpy())
+    return CrossAblation(table, judged_on(judge_, masks, names) | {"seeds": seeds, "match": match})
