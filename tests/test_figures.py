@@ -6,7 +6,7 @@ import pytest
 
 from neuroscope import figures
 from neuroscope.errors import ArgumentError
-from neuroscope.figures import charts, style
+from neuroscope.figures import FIGURES, ranks, style
 
 VALUES = [[1.0, 2.0, 3.0], [4.0, float("nan"), 6.0]]
 
@@ -96,7 +96,7 @@ def test_distribution_is_a_rank_curve():
     figure = figures.distribution({"zipf": np.random.default_rng(0).permutation(scores)}, k=0.1, title="")
     curve, marks = figure.data
     np.testing.assert_allclose(np.asarray(curve.x) * 10 * curve.y, 1)  # x is in % of 1000 neurons
-    assert (curve.x[0], curve.x[-1]) == (0.1, 100) and len(curve.x) <= charts.CURVE_POINTS
+    assert (curve.x[0], curve.x[-1]) == (0.1, 100) and len(curve.x) <= ranks.CURVE_POINTS
     assert marks.x == (10,) and marks.y == (1 / 100,)
     assert marks.customdata == (f"zipf: {scores[:100].sum() / scores.sum():.1%} of the sum",)
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
@@ -158,3 +158,31 @@ def test_refusals(call, text):
     with pytest.raises(ArgumentError) as caught:
         call()
     assert text in str(caught.value)
+
+
+# ---- every kind of figure
+
+
+@pytest.fixture(params=FIGURES)
+def kind(request):
+    return FIGURES[request.param]
+
+
+def test_every_figure_is_in_the_table():
+    drawing = {name for name in figures.__all__ if name[0].islower()} - {"hover_text"}
+    assert set(FIGURES) >= drawing
+
+
+def test_every_kind_is_drawn_in_the_house_style(kind):
+    before = plotly.io.templates.default
+    figure = kind.draw(**kind.example, title="The title", subtitle="what it shows")
+    assert plotly.io.templates.default == before
+    assert figure.layout.template.layout.colorway == style.CATEGORIES
+    assert "The title" in figure.layout.title.text and "what it shows" in figure.layout.title.subtitle.text
+    assert all(t.hovertemplate or t.hoverinfo == "skip" or (t.x and t.x[0] is None) for t in figure.data)
+    assert plotly.io.from_json(figure.to_json()) == figure  # plain data: it can be saved and read back
+
+
+def test_every_kind_refuses_an_unknown_argument(kind):
+    with pytest.raises(ArgumentError, match="no_such"):
+        kind.draw(**kind.example, title="", no_such=1)

@@ -6,6 +6,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from neuroscope.figures import style
 
 EVERY = "all tasks"
@@ -62,3 +64,24 @@ def grid(titles: Sequence[str], columns: int, title: str, subtitle: str, height:
 def bottom_legend() -> dict[str, Any]:
     """Layout of a legend in one line under the figure."""
     return {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
+
+
+def axes_of_layers(figure: Any, layers: Sequence[str], y_label: str, limits: tuple[float, float] | None) -> None:
+    figure.update_xaxes(
+        type="category", categoryorder="array", categoryarray=list(layers), title_text="layer", showgrid=False,
+        range=[-0.5, len(layers) - 0.5], tickangle=0 if len(layers) < 14 else -40,
+    )  # fmt: skip
+    figure.update_yaxes(title_text=y_label, range=list(limits) if limits else None)
+
+
+def task_hover(task: str, label: str) -> str:
+    return f"<b>{html.escape(task)}</b><br>layer %{{x}}: %{{y:.3g}}<extra>{html.escape(label)}</extra>"
+
+
+def shade_layers(label: str, layers: Sequence[str], low: Sequence[float], high: Sequence[float], colour: str) -> Any:
+    """The area between two curves, without the layers where either has no value."""
+    for edge in (low, high):
+        style.matrix([edge], (1, len(layers)), f"the band of {label}")
+    rows = [(name, a, b) for name, a, b in zip(layers, low, high, strict=True) if np.isfinite(a) and np.isfinite(b)]
+    names: Any = [row[0] for row in rows]  # categories instead of numbers
+    return style.shade(label, names, [row[1] for row in rows], [row[2] for row in rows], colour)

@@ -32,6 +32,8 @@ LINE = 100  # characters of a subtitle in the narrowest figure
 INK, FAINT, MISSING = "#1f2933", "#e4e7eb", "#eceff1"
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 
+Band = tuple[Sequence[float], Sequence[float] | None, Sequence[float] | None]  # value, low, high
+
 
 def house_figure(traces: Sequence[Any], title: str, subtitle: str, height: int) -> go.Figure:
     """The traces in the house style. The template stays with the figure: plotly's global default is not touched."""

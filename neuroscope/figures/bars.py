@@ -1,0 +1,68 @@
+"""Groups of bars: measurements with whiskers, controls with a shaded band."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from neuroscope.checks import public
+from neuroscope.errors import choose
+from neuroscope.figures import style
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@public
+def bars_with_band(
+    names: Sequence[str],
+    series: Mapping[str, style.Band],
+    bands: Collection[str] = (),
+    *,
+    title: str,
+    value_label: str,
+    subtitle: str = "",
+    low_high: str = "95 % interval",
+    band_label: str = "over seeds",
+    hover: Mapping[str, Sequence[str]] | None = None,
+) -> go.Figure:
+    """Groups of bars, one group per name: measurements with whiskers, controls with a shaded band.
+
+    Args:
+        names: one group of bars each.
+        series: label -> (value, low, high), each as long as `names`, in drawing order; low and high may be None.
+        bands: labels of the series that are controls, drawn pale with a shaded band from low to high.
+        low_high: what the whiskers span; `band_label`: what the bands span. Both are shown in the hover.
+        hover: label -> one more line of hover text for each name.
+    """
+    import plotly.graph_objects as go
+
+    for label in [*bands, *(hover or {})]:
+        choose(label, series, "series")
+    colours, greys = iter(style.CATEGORIES * len(series)), iter(("#7b8794", "#b0bac5", "#52606d") * len(series))
+    traces = []
+    for label, (value, low, high) in series.items():
+        style.matrix([value], (1, len(names)), label)
+        band = label in bands
+        colour = next(greys if band else colours)
+        span = band_label if band else low_high
+        more = (hover or {}).get(label, [""] * len(names))
+        traces.append(
+            go.Bar(
+                name=label,
+                x=list(names),
+                y=list(value),
+                marker={"color": style.fade(colour, 0.45) if band else colour},
+                error_y=style.error_bar(
+                    value, low, high, colour=style.fade(colour, 0.75) if band else style.INK, band=band
+                ),
+                customdata=style.bar_hover(label, value, low, high, span, more),
+                hovertemplate="<b>%{x}</b><br>%{customdata}<extra></extra>",
+            )
+        )
+    figure = style.house_figure(traces, title, subtitle, height=440)
+    figure.update_layout(barmode="group", bargap=0.28, bargroupgap=0.06)
+    style.legend_on_top(figure)
+    figure.update_xaxes(type="category", tickangle=-40 if len(names) > 4 else 0, showgrid=False)
+    figure.update_yaxes(title_text=value_label, rangemode="tozero")
+    return figure
