@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from neuroscope.errors import ArgumentError, FileError, TaskError
-from neuroscope.tasks import Example, Task, load_tasks
+from neuroscope.tasks import Example, Task, load_tasks, tasks_of
 
 # datasets sleeps 5 s when a stream is collected, for threads that could outlive the interpreter; pytest outlives them.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
@@ -212,3 +212,34 @@ def test_hub_errors_name_the_data_set_and_the_fields(parquet):
 def test_a_data_set_out_of_reach_says_how_to_go_on():
     with pytest.raises(FileError, match=r"open no-such/data \(config None, split 'train'\)(.|\n)*Task.from_jsonl"):
         Task.from_hub("no-such/data")
+
+
+A, B = Task("a", labels=("x", "y")), Task("b", labels=("x", "y"))
+
+
+def test_a_task_a_sequence_or_a_mapping_becomes_tasks_by_name():
+    assert tasks_of(A, asked="judge") == {"a": A}
+    assert list(tasks_of([B, A], asked="judge").items()) == [("b", B), ("a", A)]
+    assert tasks_of((task for task in (A, B)), asked="judge") == {"a": A, "b": B}
+    given = {"first": A, "second": A}
+    named = tasks_of(given, asked="judge")
+    assert named == given and named is not given  # the keys count; the caller's dict is never changed
+
+
+@pytest.mark.parametrize(
+    ("tasks", "found"),
+    [
+        ("mini", "a str in place of tasks"),
+        (None, "a NoneType in place of tasks"),
+        (3, "an int in place of tasks"),
+        ([], "no task"),
+        ({}, "no task"),
+        (["a"], "a str in place of a task"),
+        ({"a": "b"}, "a str in place of a task"),
+        ({1: A}, "an int in place of the name of a task"),
+        ([A, B, A], "two tasks named 'a'"),
+    ],
+)
+def test_what_is_no_task_is_refused(tasks, found):
+    with pytest.raises(ArgumentError, match=f"judge\n  found: {found}\n"):
+        tasks_of(tasks, asked="judge")

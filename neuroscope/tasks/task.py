@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Literal
 
 from neuroscope import files
 from neuroscope.checks import public
-from neuroscope.errors import TaskError, choose
+from neuroscope.errors import ArgumentError, TaskError, choose
 
 Kind = Literal["classification", "generation"]
 METRICS = ("accuracy", "exact", "rouge-l")
@@ -159,9 +159,54 @@ Task.__init__ = public(Task.__init__)  # type: ignore[method-assign]
 Example.__init__ = public(Example.__init__)  # type: ignore[method-assign]
 
 
+def tasks_of(tasks: object, asked: str) -> dict[str, Task]:
+    """Tasks by name: what every function with an argument `tasks` makes of it.
+
+    Args:
+        tasks: a Task, a sequence of Tasks with different names, or a mapping name -> Task (whose names count).
+        asked: what the caller wants them for: the first line of an error.
+
+    Raises:
+        ArgumentError: anything else, no task at all, or two of one name.
+
+    Example:
+        >>> list(tasks_of(Task("colour", labels=("blue", "white")), asked="judge tasks"))
+        ['colour']
+    """
+    do = "give a Task, a list of Tasks, or a dict name -> Task, such as load_tasks('mini')"
+    if isinstance(tasks, Task):
+        tasks = [tasks]
+    if isinstance(tasks, Mapping):
+        pairs = list(tasks.items())
+    elif isinstance(tasks, Iterable) and not isinstance(tasks, str | bytes):
+        pairs = [(getattr(task, "name", None), task) for task in tasks]
+    else:
+        raise ArgumentError(asked, f"{_kind_of(tasks)} in place of tasks", do)
+    if not pairs:
+        raise ArgumentError(asked, "no task", do)
+    for name, task in pairs:
+        if not isinstance(task, Task) or not isinstance(name, str):
+            wrong = name if isinstance(task, Task) else task
+            what = "the name of a task" if isinstance(task, Task) else "a task"
+            raise ArgumentError(asked, f"{_kind_of(wrong)} in place of {what}", do)
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ArgumentError(asked, f"two tasks named {twice!r}", "give each a name of its own, as keys of a dict")
+    return dict(pairs)
+
+
 def check_task(task: object, asked: str) -> None:
-    """Refuse what is not a task."""
+    """Refuse what is not one Task.
+
+    Raises:
+        ArgumentError: anything else.
+    """
     if not isinstance(task, Task):
-        raise TaskError(
-            asked, f"a {type(task).__name__} for a task", "give a Task, such as load_tasks('mini')['nli-food']"
-        )
+        do = "give one Task, such as load_tasks('mini')['nli-food']"
+        raise ArgumentError(asked, f"{_kind_of(task)} in place of a task", do)
+
+
+def _kind_of(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
