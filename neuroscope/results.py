@@ -95,12 +95,21 @@ class Result:
         return [Section(self.title or type(self).__name__, self.in_words(), self.figures(), tables)]
 
     def _repr_html_(self) -> str:
-        """Words, the first table and the first figure: what a notebook shows."""
-        name = html.escape(self.title or type(self).__name__)
-        caption, frame = next(iter(self.tables().items()))
-        table = table_html(self.captions.get(caption, caption.capitalize()), frame)
-        drawn = self.figure().to_html(full_html=False, include_plotlyjs="require", include_mathjax=False, config=CONFIG)
-        return f"<div><h3>{name}</h3>{markup(self.in_words())}{table}{drawn}</div>"
+        """Words, the first table and the first figure, with all that they need: for any page, also offline."""
+        drawn = self.figure().to_html(full_html=False, include_plotlyjs=True, include_mathjax=False, config=CONFIG)
+        return f"<div>{self._words_and_table()}{drawn}</div>"
+
+    def _ipython_display_(self) -> None:
+        """The same in a notebook, where plotly shows the figure itself, without its five megabytes for each result."""
+        from IPython.display import HTML, display  # only in a notebook, which has it
+
+        display(HTML(self._words_and_table()))
+        display(self.figure())
+
+    def _words_and_table(self) -> str:
+        name, frame = next(iter(self.tables().items()))
+        table = table_html(self.captions.get(name, name.capitalize()), frame)
+        return f"<h3>{html.escape(self.title or type(self).__name__)}</h3>{markup(self.in_words())}{table}"
 
     def save(self, path: str | PathLike) -> Path:
         """Write the result as one JSON file, atomically. Numbers keep every digit; missing ones become null."""

@@ -1,0 +1,53 @@
+"""What the project requires is what it imports; its version stands in one place."""
+
+import ast
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import neuroscope
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# the toolkits whose models are opened: recognised by their modules' names, so that nobody pays for importing them
+RECOGNISED = {"transformer-lens", "nnsight"}
+MODULES = {"scikit-learn": "sklearn"}  # package -> what it is imported as, where the names differ
+
+
+def imported():
+    """The top-level modules that files of the package import, at any depth."""
+    found = set()
+    for path in (ROOT / "neuroscope").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found
+
+
+def packages(requirements):
+    return {re.match(r"[\w-]+", text).group() for text in requirements}
+
+
+def test_what_is_required_is_imported():
+    unused = {
+        name
+        for name in packages(PROJECT["dependencies"]) - RECOGNISED
+        if MODULES.get(name, name.replace("-", "_")) not in imported()
+    }
+    assert unused == set()
+
+
+def test_what_is_imported_is_required():
+    required = {MODULES.get(name, name.replace("-", "_")) for name in packages(PROJECT["dependencies"])}
+    known = (
+        required | set(__import__("sys").stdlib_module_names) | {"neuroscope", "IPython"}
+    )  # where there is a notebook
+    assert imported() - known == set()
+
+
+def test_the_version_stands_in_one_place():
+    assert "version" not in PROJECT and PROJECT["dynamic"] == ["version"]
+    assert neuroscope.__version__ == metadata.version("neuroscope")
