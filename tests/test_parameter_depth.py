@@ -15,7 +15,7 @@ from neuroscope.comparison.parameters.parameter_result import ALL
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.experiments import ParameterDepth, cross_training, parameter_depth, trials
 from neuroscope.experiments.trials import Trials
-from neuroscope.training import finetune
+from neuroscope.training import NeuronAdapter, finetune
 
 
 @pytest.fixture(scope="module")
@@ -167,11 +167,14 @@ def test_what_it_has_trained_is_not_trained_again(model, masks, tmp_path, monkey
             kept.after(*other, names)
 
 
-def test_an_adapter_that_cannot_be_saved_leaves_the_base(model, masks, tmp_path):
-    (tmp_path / "file").write_text("no folder")
+def test_an_adapter_that_cannot_be_saved_leaves_the_base(model, masks, tmp_path, monkeypatch):
+    def refuse(self, path):
+        raise FileError(f"write {path}", "a full disk", "make room")
+
+    monkeypatch.setattr(NeuronAdapter, "save", refuse)
     before = model.fingerprint()
-    with pytest.raises(FileError):
-        parameter_depth(model, masks, TASKS, controls=0, output=tmp_path / "file", **RECIPE)
+    with pytest.raises(FileError, match="full disk"):
+        parameter_depth(model, masks, TASKS, controls=0, output=tmp_path, **RECIPE)
     assert model.fingerprint() == before
 
 

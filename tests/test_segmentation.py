@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 import ruptures
 
-from neuroscope.comparison import segmentation
-from neuroscope.comparison.segmentation import Segmentation, change_points, cuts, gains, segment
+from neuroscope.comparison.segmentation import Segmentation, change_points, cuts, gains, segment, segments
 from neuroscope.errors import ArgumentError, NumericalError
 
 
@@ -185,7 +184,7 @@ def test_where_neighbouring_layers_err_alike_there_is_no_clear_boundary():
 
 @pytest.mark.parametrize(("r", "clear"), [(1.645 / 6 - 0.001, True), (1.645 / 6 + 0.001, False)])
 def test_neighbours_err_alike_beyond_what_independent_ones_do_in_5_percent(r, clear, monkeypatch):
-    monkeypatch.setattr(segmentation, "autocorrelation", lambda pieces: r)
+    monkeypatch.setattr(segments, "autocorrelation", lambda pieces: r)
     assert segment(planted(np.random.default_rng(0), layers=36)).clear == clear
 
 
