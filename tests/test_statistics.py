@@ -12,8 +12,13 @@ from neuroscope.statistics import (
     against_controls,
     benjamini_hochberg,
     bootstrap_interval,
+    mean_interval,
+    outcomes_interval,
     paired_permutation,
+    percentile_interval,
     permutation_p,
+    seeds_and_examples_interval,
+    standard_error,
 )
 
 
@@ -39,6 +44,40 @@ def test_bootstrap_of_a_coin_is_the_binomial_quantile():
 def test_bootstrap_edges():
     assert bootstrap_interval([0.25]) == (0.25, 0.25)
     assert bootstrap_interval([3.0] * 7) == (3.0, 3.0)
+
+
+def test_the_middle_of_draws_leaves_out_what_is_no_draw():
+    assert percentile_interval([*range(41), np.nan, np.inf]) == pytest.approx((1, 39))  # 2.5 % of 40 steps is one
+    assert np.isnan(percentile_interval([np.nan])).all() and np.isnan(percentile_interval([])).all()
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9), st.sampled_from((0.5, 0.9, 0.95)))
+def test_the_interval_and_error_of_a_mean_agree_with_scipy(values, level):
+    assert standard_error(values) == pytest.approx(scipy.stats.sem(values), abs=1e-12)
+    low, high = mean_interval(values, level)
+    assert low <= np.mean(values) <= high
+    if np.ptp(values) > 1e-6:  # scipy warns of values that are all alike
+        theirs = scipy.stats.ttest_1samp(values, 0).confidence_interval(level)
+        assert (low, high) == pytest.approx((theirs.low, theirs.high), rel=1e-9, abs=1e-9)
+
+
+def test_one_value_has_no_interval_and_no_error():
+    assert np.isnan(mean_interval([0.5])).all() and np.isnan(mean_interval([0.5, np.nan])).all()
+    assert standard_error([0.5]) == 0
+
+
+def test_seeds_and_examples_are_two_kinds_of_chance():
+    z, t = scipy.stats.norm.ppf(0.975), scipy.stats.t.ppf(0.975, 2)
+    means = [0.5, 0.6, 0.7]
+    assert seeds_and_examples_interval([0.5], 0.1) == pytest.approx((0.5, 0.5 - 0.1 * z, 0.5 + 0.1 * z))
+    assert seeds_and_examples_interval(means, 0.0)[1:] == pytest.approx(mean_interval(means))
+    half = np.hypot(0.1 * z, t * 0.1 / np.sqrt(3))
+    assert seeds_and_examples_interval(means, 0.1) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
+    assert seeds_and_examples_interval([0.5], 1.0, is_score=True) == (0.5, 0.0, 1.0)
+    runs = np.array([[0, 1, 1, 1], [0, 0, 1, 1]])
+    error = scipy.stats.sem([0, 0.5, 1, 1])  # of the mean over seeds: the seeds share their examples
+    assert outcomes_interval(runs) == pytest.approx(seeds_and_examples_interval([0.75, 0.5], error))
+    assert outcomes_interval(runs, is_score=True)[2] == 1.0
 
 
 def test_a_seed_is_the_whole_of_the_chance(monkeypatch):
