@@ -21,8 +21,7 @@ from neuroscope.comparison.correlation.correlation_result import TWO_WAY
 from neuroscope.comparison.parameters import parameter_similarity
 from neuroscope.comparison.similarity import compare
 from neuroscope.errors import ArgumentError
-from neuroscope.masks import NeuronMask
-from neuroscope.masks.jaccard import overlap
+from neuroscope.masks import NeuronMask, overlap
 
 RNG = np.random.default_rng(0)
 TASKS = list("abcdef")

@@ -20,8 +20,7 @@ from neuroscope.experiments.f5_cross_ablation import CrossAblation, cross_ablati
 from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
 from neuroscope.interventions import ablate
 from neuroscope.interventions.patch_grid import PatchSweep
-from neuroscope.masks import NeuronMask
-from neuroscope.masks.jaccard import Overlap, OverlapSweep, overlap, overlap_sweep
+from neuroscope.masks import NeuronMask, Overlap, OverlapSweep, overlap, overlap_sweep
 from neuroscope.results import Result, load_result
 from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
 from neuroscope.tasks.task import Example, Task

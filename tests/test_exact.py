@@ -204,5 +204,5 @@ def test_batch_size_and_sampling():
     torch.testing.assert_close(whole.vector(), attribute(model, task, method="exact", batch_size=1).vector())
     part = attribute(model, task, method="exact", neurons=10, seed=1)
     known = ~part.vector().isnan()
-    assert known.sum() == part.measured == 10
+    assert known.sum() == part.n_scored == 10
     torch.testing.assert_close(part.vector()[known], whole.vector()[known])

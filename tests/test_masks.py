@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from neuroscope.errors import ArgumentError, FileError, MaskError, NeuroscopeError, NumericalError
 from neuroscope.interop.lape import load_lape, save_lape
-from neuroscope.masks import NeuronMask, Scores
+from neuroscope.masks import NeuronMask, Scores, check_mask, masks_of
+from neuroscope.masks import scores_of as scores_by_name
 
 WIDTHS = {"blocks.0.mlp.hook_post": 5, "blocks.1.mlp.hook_post": 8, "blocks.10.mlp.hook_post": 3}
 EVERY = [(a, j) for a, w in WIDTHS.items() for j in range(w)]
@@ -158,12 +159,36 @@ def test_scores_that_are_not_finite_are_refused(bad):
 
 def test_sampled_scores_cannot_be_ranked():
     values = [0.0] * 15 + [math.nan]
-    scores = scores_of(values, manifest={"measured": 15})
-    assert scores.measured == 15 and math.isnan(scores.vector()[-1])
+    scores = scores_of(values, manifest={"n_scored": 15})
+    assert scores.n_scored == 15 and math.isnan(scores.vector()[-1])
     with pytest.raises(ArgumentError, match="15 of 16"):
         scores.top(0.1)
     with pytest.raises(ArgumentError, match="15 of 16"):
         scores.threshold(0.0)
+
+
+def test_masks_by_name():
+    one, two = mask_of(EVERY[:3]), mask_of(EVERY[3:])
+    named = {"a": one, "b": two}
+    assert masks_of(named, "compare") == named and masks_of(named, "compare") is not named
+    assert scores_by_name({"a": scores_of([1.0] * 16)}, "compare").keys() == {"a"}
+    bad = [
+        (one, "a NeuronMask, not a dict"),
+        ([one, two], "a list, not a dict"),
+        (None, "a NoneType, not a dict"),
+        ({}, "an empty dict"),
+        ({"a": one, "b": scores_of([1.0] * 16)}, "a Scores under 'b'"),
+        ({3: one}, "3 for a name"),
+    ]
+    for masks, found in bad:
+        with pytest.raises(ArgumentError, match=rf"(?s)compare.*{found}.*dict name -> NeuronMask"):
+            masks_of(masks, "compare")
+    with pytest.raises(ArgumentError, match="a NeuronMask under 'a'"):
+        scores_by_name(named, "compare")
+    check_mask(one, "compare")
+    for wrong in (named, scores_of([1.0] * 16), None):
+        with pytest.raises(ArgumentError, match=r"(?s)compare.*in place of a mask.*scores\.top"):
+            check_mask(wrong, "compare")
 
 
 def test_masks_and_scores_do_not_change():

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroscope.errors import ArgumentError, MaskError
-from neuroscope.masks import NeuronMask, Scores
-from neuroscope.masks.jaccard import Overlap, OverlapSweep, overlap, overlap_sweep
+from neuroscope.masks import NeuronMask, Overlap, OverlapSweep, Scores, overlap, overlap_sweep
 
 WIDTHS = {"blocks.0.mlp.hook_post": 10, "blocks.1.mlp.hook_post": 30}
 FIRST, SECOND = WIDTHS
@@ -112,7 +111,7 @@ def test_sweep_repeats_overlap_for_each_k():
         n: Scores({FIRST: torch.rand(10, generator=generator), SECOND: torch.rand(30, generator=generator)}, WIDTHS)
         for n in "abcde"
     }
-    sweep = overlap_sweep(scores, ks=(0.1, 0.5, 1.0))
+    sweep = overlap_sweep(scores, k=(0.1, 0.5, 1.0))
     assert isinstance(sweep, OverlapSweep) and len(sweep.table) == 3 * 10
     half = overlap({n: s.top(0.5) for n, s in scores.items()}).table
     np.testing.assert_array_equal(sweep.table[sweep.table.k == 0.5].jaccard, half.jaccard)
@@ -124,9 +123,27 @@ def test_sweep_repeats_overlap_for_each_k():
         assert mean.x[i] == 100 * k and mean.y[i] == pytest.approx(100 * rows.jaccard.mean())
         assert band.y[i] == 100 * rows.jaccard.max() and band.y[-1 - i] == 100 * rows.jaccard.min()
         assert chance.y[i] == pytest.approx(100 * rows.chance_layer.mean())
-    pairs = overlap_sweep(scores, ks=(0.1, 0.5), groups={"ab": ["a", "b"], "c": ["c"], "de": ["d", "e"]})
+    pairs = overlap_sweep(scores, k=(0.1, 0.5), groups={"ab": ["a", "b"], "c": ["c"], "de": ["d", "e"]})
     assert [t.name for t in pairs.figure().data[:3]] == ["ab | c", "ab | de", "c | de"]
     assert pairs.manifest["groups"] == {"ab": ["a", "b"], "c": ["c"], "de": ["d", "e"]}
+
+
+def test_results_say_themselves():
+    families = {"A": "f", "B": "f", "C": "g"}
+    plain, known = overlap({"A": A, "B": B, "C": C}), overlap({"A": A, "B": B, "C": C}, families=families)
+    assert f"3 pairs: **{2 / 7 / 3:.2f}**" in plain.in_words()
+    assert "**0.29** within a family" in known.in_words() and "**0.00** across" in known.in_words()
+    assert known.families == families and plain.families is None
+    assert "**A negative**: 2 of 3 pairs" in plain.in_words()  # those with C share nothing
+    assert known.figure().layout.shapes == plain.figure(families).layout.shapes != plain.figure().layout.shapes
+    assert "no pair has a neuron" in overlap({"none": NONE, "nil": NONE}).in_words()
+    section = known.sections()[0]
+    assert section.title == "Overlap of the masks" and section.tables[0][0] == "Overlap of pairs"
+    scores = {n: Scores({FIRST: torch.rand(10), SECOND: torch.rand(30)}, WIDTHS) for n in "ab"}
+    sweep = overlap_sweep(scores, k=(0.1, 1.0))
+    assert "- k = 100%: mean Jaccard **1.00**, by chance in the same layers 1.00." in sweep.in_words()
+    assert "of 2 pairs overlap no more than by chance" in sweep.in_words()
+    assert sweep.sections()[0].tables[0][1].equals(sweep.to_frame())
 
 
 def test_figure_shows_percent_with_chance_in_the_hover():
@@ -160,7 +177,14 @@ def test_saved_and_loaded_alike(tmp_path):
             ["'A' is over 2 sites of 10 / 30 neurons", "'B' over 2 sites of 11 / 30 neurons"],
         ),
         (lambda: overlap({"A": A, "B": B}, group={}), ArgumentError, ["did you mean 'groups'"]),
-        (lambda: overlap_sweep({}, ks=()), ArgumentError, ["no ks"]),
+        (lambda: overlap([A, B]), ArgumentError, ["overlap", "a list", "dict name -> NeuronMask"]),
+        (lambda: overlap(A), ArgumentError, ["overlap", "a NeuronMask", "dict name -> NeuronMask"]),
+        (lambda: overlap({"A": A, "B": None}), ArgumentError, ["a NoneType under 'B'"]),
+        (lambda: overlap({"A": A, "B": B}, families={"A": "f"}), ArgumentError, ["no family for ['B']"]),
+        (lambda: overlap_sweep({}), ArgumentError, ["overlap_sweep", "an empty dict"]),
+        (lambda: overlap_sweep({"A": A, "B": B}), ArgumentError, ["a NeuronMask under 'A'", "dict name -> Scores"]),
+        (lambda: overlap_sweep({}, k=()), ArgumentError, ["not growing shares"]),
+        (lambda: overlap_sweep({}, k=(0.5, 0.1)), ArgumentError, ["not growing shares"]),
     ],
 )
 def test_refusals(call, error, parts):

@@ -69,7 +69,13 @@ def test_the_layer_that_carries_the_difference_is_found(name, carrier, direction
         assert sweep.table["row"].tolist() == ["layer 0", "layer 1"]
         assert sweep.table["column"].tolist() == [unit] * 2
         np.testing.assert_allclose(sweep.table["recovered"], expected, atol=1e-3)
+        verb = "restores" if direction == "denoising" else "destroys"
+        assert f"that {verb} most of the logit difference is that of **layer {carrier}, {unit}**: 100%" in (
+            sweep.in_words()
+        )
+        assert "A negative" not in sweep.in_words() and list(sweep.tables()) == ["places"]
     heads = patch_sweep(model, CLEAN, CORRUPT, answers=ANSWERS, unit="head", direction=direction)
+    assert f"**A negative**: no single place {verb} half" in heads.in_words()
     np.testing.assert_allclose(heads.table["recovered"], 0, atol=1e-3)
     grid = patch_sweep(model, CLEAN, CORRUPT, answers=ANSWERS, by="position", direction=direction)
     assert len(grid.table) == 2 * 5
@@ -210,7 +216,7 @@ def test_what_cannot_be_located_is_refused():
         (lambda: ask(CLEAN, CORRUPT, by="layers"), ArgumentError, "did you mean 'layer'"),
         (lambda: ask(CLEAN, CORRUPT, direction="up"), ArgumentError, "denoising"),
         (lambda: ask(CLEAN, CORRUPT, unit="neuron"), ArgumentError, "hidden"),
-        (lambda: ask(CLEAN, CORRUPT, examples=0), TaskError, "fewer than one"),
+        (lambda: ask(CLEAN, CORRUPT, examples=0), ArgumentError, "from 1 up"),
         (lambda: patch_sweep(model, CLEAN), ArgumentError, "no corrupt prompts or no answers"),
         (lambda: patch_sweep(model, task, CORRUPT), ArgumentError, "a task and prompts"),
         (lambda: patch_sweep(model, Task("t", train=[Example("a", "b")])), TaskError, "no example with a corrupt"),

@@ -210,7 +210,7 @@ def _scores(
     relevance = {
         a: (sums[a].detach().float().cpu() / n if a in sums else torch.zeros(s.width)) for a, s in setup.sites.items()
     }
-    measured = sum(int((~torch.isnan(v)).sum()) for v in relevance.values())
+    n_scored = sum(int((~torch.isnan(v)).sum()) for v in relevance.values())
     manifest = {
         "method": method,
         "objective": setup.objective,
@@ -225,7 +225,7 @@ def _scores(
         **setup.model.provenance(),
         "versions": files.versions(),
     }
-    if method == "exact" and measured < sum(len(v) for v in relevance.values()):
-        manifest["measured"] = measured
+    if method == "exact" and n_scored < sum(len(v) for v in relevance.values()):
+        manifest["n_scored"] = n_scored
     widths = {a: s.width for a, s in setup.sites.items()}
     return Scores(relevance, widths, next(iter(setup.sites.values())).unit, manifest, means or None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuroscope import figures, files
-from neuroscope.checks import public
+from neuroscope.checks import Progress, public, watched
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError, choose
 from neuroscope.models import Model, resolve
 from neuroscope.models.sites import Site, edit
@@ -23,12 +23,13 @@ from neuroscope.tasks.task import Example, Task
 from neuroscope.tasks.tokens import tokenizer_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
 By = Literal["layer", "position", "site"]
 Direction = Literal["denoising", "noising"]
 Cell = tuple[str, str, list[Site], int | None]  # row, column, sites, position
-Progress = Callable[..., Iterable[Any]]
+HALF = 0.5  # of the difference: what a place must move to be named
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +39,30 @@ class PatchSweep(Result):
     Columns: row, column, recovered (share of the difference between clean and corrupt that patching this place moves:
     0 nothing, 1 all of it), low and high (95 % bootstrap interval over pairs; NaN for fewer than two pairs), n.
     """
+
+    title = "Activation patching"
+    captions: ClassVar[Mapping[str, str]] = {"places": "Share of the logit difference that each place moves"}
+
+    def in_words(self) -> str:
+        """Which place moves most of the difference, and how many others move at least half of it."""
+        kind, verb = ("clean", "restore") if self.manifest["direction"] == "denoising" else ("corrupt", "destroy")
+        pairs = self.manifest["pairs"]
+        ranked = self.table.sort_values("recovered", ascending=False, kind="stable").to_dict("records")
+        first, others = ranked[0], [row for row in ranked[1:] if row["recovered"] >= HALF]
+        text = (
+            f"Over {pairs} pair{'s' * (pairs > 1)} of prompts, the {kind} activation that {verb}s most of the logit "
+            f"difference is that of **{_place(first)}**: {_share(first)} of it."
+        )
+        if first["recovered"] < HALF:
+            return f"{text}\n\n- **A negative**: no single place {verb}s half of the difference."
+        if others:
+            text += f"\n\n- {len(others)} of the {len(ranked) - 1} other places {verb} half of it or more, "
+            text += f"first of them {_place(others[0])} ({_share(others[0])})."
+        return text
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The cells of the grid."""
+        return {"places": self.to_frame()}
 
     def figure(self) -> go.Figure:
         """The grid as a heatmap, layers from bottom to top."""
@@ -57,6 +82,15 @@ class PatchSweep(Result):
             scale="diverging",
             origin="bottom",
         )
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"{row['row']}, {row['column']}"
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    interval = "" if np.isnan(row["low"]) else f" [{row['low']:.0%}, {row['high']:.0%}]"
+    return f"{row['recovered']:.0%}{interval}"
 
 
 def _hover(cell: Any) -> str:
@@ -235,7 +269,7 @@ def _sweep(
         )
         raise ArgumentError("patch_sweep", found, "leave that pair out: there is nothing to locate")
     moved = []
-    for _, _, sites, position in progress(cells, desc="patch") if progress else cells:
+    for _, _, sites, position in watched(cells, progress, "patch"):
 
         def replace(site: Site, h: Tensor, tokens: Tensor | None, position: int | None = position) -> Tensor:
             given = cache[id(site)]

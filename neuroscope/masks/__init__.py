@@ -1,17 +1,21 @@
 """Scores and masks: one number per neuron, a set of neurons, and how sets overlap."""
 
-from neuroscope.masks.jaccard import Overlap, OverlapSweep, overlap, overlap_sweep
-from neuroscope.masks.neurons import Match, NeuronMask, PerNeuron, Scores, read_safetensors, shape
+from neuroscope.masks.mask_overlap import Overlap, OverlapSweep, overlap, overlap_sweep
+from neuroscope.masks.neuron_mask import Match, NeuronMask, check_mask, masks_of
+from neuroscope.masks.per_neuron import read_safetensors, shape
+from neuroscope.masks.scores import Scores, scores_of
 
 __all__ = [
     "Match",
     "NeuronMask",
     "Overlap",
     "OverlapSweep",
-    "PerNeuron",
     "Scores",
+    "check_mask",
+    "masks_of",
     "overlap",
     "overlap_sweep",
     "read_safetensors",
+    "scores_of",
     "shape",
 ]

@@ -19,7 +19,7 @@ from neuroscope.experiments.f5_cross_ablation import CrossAblation, cross_ablati
 from neuroscope.experiments.judging import check_seeds
 from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
 from neuroscope.masks import NeuronMask, Scores
-from neuroscope.masks.jaccard import Overlap, overlap, overlap_sweep
+from neuroscope.masks.mask_overlap import Overlap, overlap, overlap_sweep
 from neuroscope.models import Model, resolve
 from neuroscope.reports.page import write_report
 from neuroscope.results import Section

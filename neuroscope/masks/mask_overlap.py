@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ import torch
 from neuroscope import figures, files
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, MaskError, choose
-from neuroscope.masks.neurons import NeuronMask, Scores, shape
+from neuroscope.masks.neuron_mask import NeuronMask, masks_of
+from neuroscope.masks.per_neuron import shape
+from neuroscope.masks.scores import Scores, scores_of
 from neuroscope.results import Result
 
 if TYPE_CHECKING:
@@ -39,6 +41,41 @@ class Overlap(Result):
 
     `table` has a row per pair of names: a, b, size_a, size_b, shared (neurons), jaccard, chance_uniform, chance_layer.
     """
+
+    title = "Overlap of the masks"
+    captions: ClassVar[Mapping[str, str]] = {"pairs": "Overlap of pairs"}
+
+    @property
+    def families(self) -> dict[str, str] | None:
+        """Name -> family, if they were given."""
+        return self.manifest["families"]
+
+    def in_words(self) -> str:
+        """The mean overlap: within and between families where they are known."""
+        explained = "Jaccard: the neurons that two masks share, over those in either. Chance: random masks of the same "
+        explained += "sizes in the same layers."
+        defined = self.table[self.table["jaccard"].notna()]
+        if defined.empty:
+            return f"{explained}\n\n- **A negative**: no pair has a neuron, so there is no overlap to give."
+        summary = self.within_between(self.families) if self.families else {"pairs_within": 0, "pairs_between": 0}
+        if summary["pairs_within"] and summary["pairs_between"]:
+            line = (
+                f"- Masks overlap **{summary['within']:.2f}** within a family and **{summary['between']:.2f}** across "
+                f"families, a ratio of {summary['ratio']:.1f}; by chance {summary['chance_within']:.2f} and "
+                f"{summary['chance_between']:.2f}."
+            )
+        else:
+            mean, chance = defined["jaccard"].mean(), defined["chance_layer"].mean()
+            line = f"- Mean overlap of {len(defined)} pairs: **{mean:.2f}**, by chance {chance:.2f}."
+        lines = [line]
+        below = defined[defined["jaccard"] <= defined["chance_layer"]]
+        if len(below):
+            lines.append(f"- **A negative**: {len(below)} of {len(defined)} pairs overlap no more than by chance.")
+        return explained + "\n\n" + "\n".join(lines)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The pairs."""
+        return {"pairs": self.to_frame()}
 
     @property
     def names(self) -> list[str]:
@@ -66,9 +103,7 @@ class Overlap(Result):
             within, between, ratio, the chance level of either (layer-matched), the numbers of pairs averaged, and
             `undefined`: pairs of two empty masks, which are in no mean. NaN where there is no pair to average.
         """
-        missing = [name for name in self.names if name not in families]
-        if missing:
-            raise ArgumentError("within_between", f"no family for {missing}", "give a family for every name")
+        _require_families(families, self.names, "within_between")
         same = self.table["a"].map(families) == self.table["b"].map(families)
         defined = self.table["jaccard"].notna()
         within, between = self.table[same & defined], self.table[~same & defined]
@@ -84,7 +119,11 @@ class Overlap(Result):
         }
 
     def figure(self, families: Mapping[str, str] | None = None) -> go.Figure:
-        """The matrix as a heatmap in percent, chance in the hover; `families` (name -> family) brackets neighbours."""
+        """The matrix as a heatmap in percent, chance in the hover; neighbours of one family are bracketed.
+
+        Args:
+            families: name -> family (None: those that `overlap` was given, if any).
+        """
         names, sizes, matrix = self.names, self.manifest["sizes"], 100 * self.matrix
         hover = {(name, name): f"<b>{name}</b><br>{sizes[name]} neurons" for name in names}
         for row in self.table.to_dict("records"):
@@ -100,7 +139,7 @@ class Overlap(Result):
             colour_label="Jaccard, %",
             hover=[[hover[a, b] for b in names] for a in names],
             text=[[f"{v:.0f}" if np.isfinite(v) else "" for v in row] for row in matrix.to_numpy()],
-            groups=families,
+            groups=families or self.families,
             limits=(0.0, 100.0),
         )
 
@@ -108,6 +147,29 @@ class Overlap(Result):
 @dataclass(frozen=True, repr=False)
 class OverlapSweep(Result):
     """Overlap by the share k of neurons in each mask: the table of `Overlap` with a column k."""
+
+    title = "Overlap by the size of the masks"
+    captions: ClassVar[Mapping[str, str]] = {"pairs": "Overlap of pairs, by the share k of neurons in each mask"}
+
+    def in_words(self) -> str:
+        """The mean overlap for each k, beside chance."""
+        means = self.table.groupby("k")[["jaccard", "chance_layer"]].mean()
+        lines = [
+            "How much masks overlap depends on their size: large ones overlap whatever they hold.\n",
+            *(
+                f"- k = {k:.0%}: mean Jaccard **{row['jaccard']:.2f}**, by chance in the same layers "
+                f"{row['chance_layer']:.2f}."
+                for k, row in means.iterrows()
+            ),
+        ]
+        below = int((self.table["jaccard"] <= self.table["chance_layer"]).sum())
+        if below:
+            lines.append(f"- **A negative**: {below} of {len(self.table)} pairs overlap no more than by chance.")
+        return "\n".join(lines)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The pairs at each k."""
+        return {"pairs": self.to_frame()}
 
     def figure(self) -> go.Figure:
         """Jaccard by k with its layer-matched chance level; the mean and range over pairs where there are many."""
@@ -117,12 +179,12 @@ class OverlapSweep(Result):
         if len(curves) > CURVES:
             subtitle = f"mean and range over {len(curves)} pairs; " + subtitle
             means = self.table.groupby("k", as_index=False)[["jaccard", "chance_layer"]].mean()
-            spread = self.table.groupby("k")["jaccard"].agg(["min", "max"])
-            curves = {"mean over pairs": (means, spread)}
+            extremes = self.table.groupby("k")["jaccard"].agg(["min", "max"])
+            curves = {"mean over pairs": (means, extremes)}
         return figures.curves_with_band(
             {
-                label: (100 * rows["k"], (100 * rows["jaccard"], *_band(spread)))
-                for label, (rows, spread) in curves.items()
+                label: (100 * rows["k"], (100 * rows["jaccard"], *_band(extremes)))
+                for label, (rows, extremes) in curves.items()
             },
             {label: (100 * rows["k"], 100 * rows["chance_layer"]) for label, (rows, _) in curves.items()},
             title="Overlap by the size of the masks",
@@ -133,27 +195,36 @@ class OverlapSweep(Result):
 
 
 @public
-def overlap(masks: Mapping[str, NeuronMask], groups: Mapping[str, Sequence[str]] | None = None) -> Overlap:
+def overlap(
+    masks: Mapping[str, NeuronMask],
+    groups: Mapping[str, Sequence[str]] | None = None,
+    families: Mapping[str, str] | None = None,
+) -> Overlap:
     """Jaccard of every pair of masks, or of every pair of unions of masks, with two chance levels.
 
     Args:
         masks: name -> mask, at least two, all of the same model and unit.
         groups: name of a group -> names of its masks: the groups' unions are compared instead (LX24 Table 8).
+        families: name of each mask (or group) -> its family, for the words and the figure of the result.
 
     Returns:
         Overlap in [0, 1]. The pair of two empty masks is NaN, and in no mean. Groups that share a mask overlap by that
         alone; the chance levels know only their sizes.
 
     Raises:
-        ArgumentError: fewer than two masks or groups, or a group of no or unknown masks.
+        ArgumentError: no dict of masks, fewer than two masks or groups, a group of no or unknown masks, or a name
+            without a family.
         MaskError: masks of different shapes.
     """
+    masks = masks_of(masks, "overlap")
     names, members = _members(masks, groups)
+    if families is not None:
+        _require_families(families, names, "overlap")
     widths = _common_widths(masks)
     rows = {name: mask.flags() for name, mask in masks.items()}
     bits = torch.stack([torch.stack([rows[m] for m in group]).any(0) for group in members])
     counts = torch.stack([site.sum(1) for site in torch.split(bits, list(widths.values()), dim=1)], dim=1).double()
-    # float32 counts exactly up to 2**24 neurons.
+    # float32 counts exactly up to 2**24 neurons
     exact = bits.to(torch.float32 if bits.shape[1] <= 1 << 24 else torch.float64)
     shared = (exact @ exact.T).double()
     width = torch.tensor(list(widths.values()), dtype=torch.float64)
@@ -166,6 +237,7 @@ def overlap(masks: Mapping[str, NeuronMask], groups: Mapping[str, Sequence[str]]
         "sizes": {name: int(n) for name, n in zip(names, size, strict=True)},
         "widths": widths,
         "groups": {g: list(m) for g, m in groups.items()} if groups is not None else None,
+        "families": dict(families) if families is not None else None,
         "masks": {name: dict(mask.manifest) for name, mask in masks.items()},
         "versions": files.versions(),
     }
@@ -175,29 +247,30 @@ def overlap(masks: Mapping[str, NeuronMask], groups: Mapping[str, Sequence[str]]
 @public
 def overlap_sweep(
     scores: Mapping[str, Scores],
-    ks: Sequence[float] = (0.05, 0.1, 0.3, 0.5, 0.7),
+    k: Sequence[float] = (0.05, 0.1, 0.3, 0.5, 0.7),
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> OverlapSweep:
     """Overlap of the top-k masks, or of their unions, for each share k (LX24 Table 8).
 
     Args:
         scores: name -> scores, at least two, all of the same model and unit.
-        ks: shares of the model's neurons in each mask.
+        k: growing shares of the model's neurons in each mask.
         groups: name of a group -> names of its scores, as in `overlap`.
 
     Raises:
-        As `overlap`; ArgumentError if there is no k.
+        ArgumentError: no dict of scores, no growing shares, fewer than two scores or groups, or a group of no or
+            unknown scores.
+        MaskError: scores of different shapes.
     """
     import pandas as pd
 
-    if not len(ks):
-        raise ArgumentError("overlap_sweep", "no ks", "give at least one share of neurons, such as 0.1")
-    results = {k: overlap({name: s.top(k) for name, s in scores.items()}, groups) for k in ks}
-    table = pd.concat([r.table.assign(k=float(k)) for k, r in results.items()], ignore_index=True)
+    scores = scores_of(scores, "overlap_sweep")
+    results = {share: overlap({name: s.top(share) for name, s in scores.items()}, groups) for share in k}
+    table = pd.concat([r.table.assign(k=share) for share, r in results.items()], ignore_index=True)
     last = next(reversed(results.values())).manifest
     manifest = {
         **{key: last[key] for key in ("measure", "chance", "widths", "groups", "versions")},
-        "ks": [float(k) for k in ks],
+        "k": list(k),
         "scores": {name: dict(s.manifest) for name, s in scores.items()},
     }
     return OverlapSweep(table[["k", *table.columns.drop("k")]], manifest)
@@ -216,6 +289,12 @@ def _members(
         for name in members:
             choose(name, masks, "mask")
     return list(unions), list(unions.values())
+
+
+def _require_families(families: Mapping[str, str], names: Sequence[str], asked: str) -> None:
+    missing = [name for name in names if name not in families]
+    if missing:
+        raise ArgumentError(asked, f"no family for {missing}", "give a family for every name")
 
 
 def _common_widths(masks: Mapping[str, NeuronMask]) -> dict[str, int]:
@@ -260,5 +339,5 @@ def _hover(row: Mapping[str, Any]) -> str:
     )
 
 
-def _band(spread: pd.DataFrame | None) -> tuple[Any, Any]:
-    return (None, None) if spread is None else (100 * spread["min"], 100 * spread["max"])
+def _band(extremes: pd.DataFrame | None) -> tuple[Any, Any]:
+    return (None, None) if extremes is None else (100 * extremes["min"], 100 * extremes["max"])

@@ -1,0 +1,183 @@
+"""NeuronMask: a set of neurons of a model, with the algebra of sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from neuroscope import figures, files
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, MaskError, choose
+from neuroscope.masks.per_neuron import PerNeuron, by_name, frame_of, shape
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Match = Literal["uniform", "layer"]
+
+
+class NeuronMask(PerNeuron):
+    """A set of neurons: address -> sorted LongTensor of neuron indices; every site is present, also without a neuron.
+
+    Example:
+        >>> a = NeuronMask.of({"blocks.0.mlp.hook_post": [1, 2]}, {"blocks.0.mlp.hook_post": 4})
+        >>> b = NeuronMask.of({"blocks.0.mlp.hook_post": [2, 3]}, {"blocks.0.mlp.hook_post": 4})
+        >>> len(a | b), (a & b)["blocks.0.mlp.hook_post"].tolist(), len(~a), round(a.jaccard(b), 3)
+        (3, [2], 2, 0.333)
+    """
+
+    @classmethod
+    def of(
+        cls,
+        neurons: Mapping[str, Sequence[int] | Tensor],
+        widths: Mapping[str, int],
+        unit: str = "hidden",
+        manifest: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A mask from plain indices; sites that are not named have no neuron in it.
+
+        Raises:
+            MaskError: an address or an index that the widths do not have.
+        """
+        unknown = [a for a in neurons if a not in widths]
+        if unknown:
+            raise MaskError("a mask", f"address {unknown[0]!r}", f"use one of {', '.join(list(widths)[:3])}, ...")
+        chosen = {}
+        for address, width in widths.items():
+            indices = torch.as_tensor(neurons.get(address, []), dtype=torch.long).flatten().unique()
+            outside = indices[(indices < 0) | (indices >= width)].tolist()
+            if outside:
+                found = f"neuron {outside[0]}; the site has {width}"
+                raise MaskError(f"a mask at {address}", found, f"use indices from 0 to {width - 1}")
+            chosen[address] = indices
+        return cls(chosen, dict(widths), unit, manifest or {})
+
+    def flags(self) -> Bool[Tensor, " neuron"]:
+        """Membership of every neuron of the model, in forward order."""
+        return torch.cat([_flags(v, self.widths[a]) for a, v in self.items()])
+
+    @property
+    def density(self) -> float:
+        """The share of the model's neurons that is in the mask."""
+        return len(self) / sum(self.widths.values())
+
+    def _from_flags(
+        self, flags: Bool[Tensor, " neuron"], manifest: Mapping[str, Any], means: Mapping[str, Tensor] | None
+    ) -> NeuronMask:
+        parts = flags.split(list(self.widths.values()))
+        neurons = {a: part.nonzero().flatten() for a, part in zip(self.widths, parts, strict=True)}
+        return NeuronMask(neurons, self.widths, self.unit, manifest, means)
+
+    def _combine(self, other: object, symbol: str, rule: Callable[[Tensor, Tensor], Tensor]) -> NeuronMask:
+        if not isinstance(other, NeuronMask):
+            return NotImplemented
+        if dict(self.widths) != dict(other.widths):
+            raise MaskError(
+                f"mask {symbol} mask", f"{shape(self.widths)} and {shape(other.widths)}", "combine masks of one model"
+            )
+        manifest = {"operation": symbol, "operands": [dict(self.manifest), dict(other.manifest)]}
+        means = self.means if _equal(self.means, other.means) else None  # else `a | b` would not be `b | a`
+        return self._from_flags(rule(self.flags(), other.flags()), manifest, means)
+
+    def __or__(self, other: NeuronMask) -> NeuronMask:
+        return self._combine(other, "|", torch.logical_or)
+
+    def __and__(self, other: NeuronMask) -> NeuronMask:
+        return self._combine(other, "&", torch.logical_and)
+
+    def __xor__(self, other: NeuronMask) -> NeuronMask:
+        return self._combine(other, "^", torch.logical_xor)
+
+    def __sub__(self, other: NeuronMask) -> NeuronMask:
+        return self._combine(other, "-", lambda a, b: a & ~b)
+
+    def __invert__(self) -> NeuronMask:
+        return self._from_flags(~self.flags(), {"operation": "~", "operands": [dict(self.manifest)]}, self.means)
+
+    @public
+    def jaccard(self, other: NeuronMask) -> float:
+        """Shared neurons over neurons in either; NaN if both are empty."""
+        check_mask(other, "mask.jaccard(other)")
+        union = len(self | other)
+        return len(self & other) / union if union else math.nan
+
+    @property
+    def identity(self) -> str:
+        """16 digits that change with any neuron of the mask, or with the shape of the model."""
+        return files.digest(dict(self.widths), self.unit, self.flags().numpy().tobytes())
+
+    @public
+    def random_like(self, *, seed: int, match: Match = "layer") -> NeuronMask:
+        """A random mask of the same size.
+
+        Args:
+            seed: of the draw; torch's global generator is left alone.
+            match: "uniform" draws from all neurons; "layer" keeps the number at every site.
+        """
+        choose(match, ("uniform", "layer"), "match")
+        # the mask's identity is part of the seed: masks of one shape must not be given the same control
+        generator = torch.Generator().manual_seed(int(files.digest(self.identity, seed, match), 16) % 2**63)
+        flags = []
+        sizes = [(w, len(self[a])) for a, w in self.widths.items()]
+        for width, count in sizes if match == "layer" else [(sum(self.widths.values()), len(self))]:
+            flags.append(_flags(torch.randperm(width, generator=generator)[:count], width))
+        manifest = {"random_like": dict(self.manifest), "seed": seed, "match": match}
+        return self._from_flags(torch.cat(flags), manifest, self.means)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per chosen neuron: address, layer, neuron."""
+        return frame_of(self)
+
+    def figure(self) -> go.Figure:
+        """Where in depth the mask's neurons are."""
+        return figures.depth_map({str(self.manifest.get("task", "mask")): self.counts()}, dict(self.widths))
+
+    def counts(self) -> dict[str, int]:
+        """Number of chosen neurons at every site."""
+        return {a: len(v) for a, v in self.items()}
+
+    def __repr__(self) -> str:
+        task = f" for {self.manifest['task']}" if "task" in self.manifest else ""
+        return (
+            f"NeuronMask({len(self):,} of {sum(self.widths.values()):,} {self.unit} neurons{task}, {self.density:.1%})"
+        )
+
+
+def check_mask(mask: object, asked: str) -> None:
+    """Refuse what is not one mask.
+
+    Raises:
+        ArgumentError: anything else.
+    """
+    if not isinstance(mask, NeuronMask):
+        found = f"a {type(mask).__name__} in place of a mask"
+        raise ArgumentError(asked, found, "give a NeuronMask, such as scores.top(0.10)")
+
+
+def masks_of(masks: object, asked: str) -> dict[str, NeuronMask]:
+    """Masks by name, as a dict of their own: what every function with an argument `masks` makes of it.
+
+    Args:
+        masks: name (usually of a task) -> mask.
+        asked: what the caller wants them for: the first line of an error.
+
+    Raises:
+        ArgumentError: anything else, such as a list or one mask without a name; or no mask.
+    """
+    return by_name(masks, NeuronMask, asked, "give a dict name -> NeuronMask, such as {task.name: scores.top(0.10)}")
+
+
+def _flags(indices: Int[Tensor, " chosen"], width: int) -> Bool[Tensor, " width"]:
+    return torch.zeros(width, dtype=torch.bool).index_fill_(0, indices, True)
+
+
+def _equal(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a is b or (a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a))

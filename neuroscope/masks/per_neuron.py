@@ -1,0 +1,169 @@
+"""What scores and masks share: a tensor per site of a model, its shape, and the file that carries it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neuroscope import files
+from neuroscope.errors import ArgumentError, FileError, MaskError
+from neuroscope.models.sites import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T", bound="PerNeuron")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PerNeuron(Mapping[str, Tensor]):
+    """A tensor per site, by address, in forward order. `len` counts neurons, not sites.
+
+    Attributes:
+        values_by_site: the tensors.
+        widths: number of neurons of every site of the model.
+        unit: "hidden", "output" or "head".
+        manifest: where the numbers come from.
+        means: mean activation of every neuron on the examples it was scored on, if known (for mean ablation).
+    """
+
+    values_by_site: Mapping[str, Tensor]
+    widths: Mapping[str, int]
+    unit: str = "hidden"
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    means: Mapping[str, Float[Tensor, " coordinate"]] | None = None
+
+    def __getitem__(self, address: str) -> Tensor:
+        return self.values_by_site[address]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_site)
+
+    def __len__(self) -> int:
+        return sum(len(v) for v in self.values_by_site.values())
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other) or not isinstance(other, PerNeuron):
+            return NotImplemented
+        same_shape = dict(self.widths) == dict(other.widths) and list(self) == list(other)
+        return same_shape and all(torch.equal(self[a], other[a]) for a in self)
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, tuple(self.widths.items()), tuple(tuple(v.tolist()) for v in self.values())))
+
+    def save(self, path: str | PathLike) -> Path:
+        """Write a safetensors file with the manifest inside, atomically."""
+        from safetensors.torch import save_file  # only where a file is written
+
+        tensors = {f"values/{a}": self._stored(v) for a, v in self.items()}
+        tensors |= {f"means/{a}": self._stored(v.float()) for a, v in (self.means or {}).items()}
+        about = {"format": files.FORMAT, "kind": type(self).__name__, "unit": self.unit, "widths": dict(self.widths)}
+        about["manifest"] = dict(self.manifest)
+        metadata = {"neuroscope": json.dumps(about)}  # one key: safetensors writes several in random order
+        return files.write(path, lambda partial: save_file(tensors, partial, metadata))
+
+    @staticmethod
+    def _stored(values: Tensor) -> Tensor:
+        # a copy, because safetensors refuses two names for one storage
+        return values.to(torch.float32 if values.is_floating_point() else torch.int32).clone().contiguous()
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileError: the file is missing, truncated, or holds something else.
+        """
+        tensors, about, manifest = read_safetensors(path, cls.__name__)
+        missing = [a for a in about["widths"] if f"values/{a}" not in tensors]
+        if missing:
+            raise FileError(f"read {cls.__name__} from {path}", f"no values for {missing[0]}", "write the file again")
+        values = {a: tensors[f"values/{a}"] for a in about["widths"]}
+        means = {a: tensors[f"means/{a}"] for a in about["widths"] if f"means/{a}" in tensors}
+        return cls(values, about["widths"], about["unit"], manifest, means or None)
+
+    def fits(self, sites: Mapping[str, Site], asked: str) -> None:
+        """Refuse the sites of a model of another shape.
+
+        Raises:
+            MaskError: names both shapes.
+        """
+        theirs = {a: s.width for a, s in sites.items()}
+        if dict(self.widths) != theirs:
+            raise MaskError(
+                asked, f"{shape(self.widths)}; the model has {shape(theirs)}", "find the neurons on this model"
+            )
+
+
+def shape(widths: Mapping[str, int]) -> str:
+    """A model's neurons in words, for error texts."""
+    sizes = sorted(set(widths.values()))
+    first = next(iter(widths), "no site")
+    return f"{len(widths)} sites of {' / '.join(map(str, sizes))} neurons (first {first})"
+
+
+def frame_of(neurons: Mapping[str, Int[Tensor, " chosen"]], **columns: Tensor) -> pd.DataFrame:
+    """One row per neuron: its address, layer and index, and further columns."""
+    import pandas as pd  # heavy: only for tables
+
+    addresses = [address for address, indices in neurons.items() for _ in range(len(indices))]
+    data: dict[str, Any] = {
+        "address": addresses,
+        "layer": [next(int(p) for p in a.split(".") if p.isdigit()) for a in addresses],
+        "neuron": torch.cat(list(neurons.values())).tolist(),
+    }
+    return pd.DataFrame(data | {name: c.cpu().numpy() for name, c in columns.items()})
+
+
+def by_name(values: object, kind: type[T], asked: str, do: str) -> dict[str, T]:
+    """A dict of name -> `kind`.
+
+    Raises:
+        ArgumentError: anything else, or an empty one.
+    """
+    if isinstance(values, PerNeuron) or not isinstance(values, Mapping):
+        raise ArgumentError(asked, f"a {type(values).__name__}, not a dict", do)
+    if not values:
+        raise ArgumentError(asked, "an empty dict", do)
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, kind):
+            found = f"a {type(value).__name__} under {name!r}" if isinstance(name, str) else f"{name!r} for a name"
+            raise ArgumentError(asked, found, do)
+    return dict(values)
+
+
+def read_safetensors(path: str | PathLike, kind: str) -> tuple[dict[str, Tensor], dict, dict]:
+    """Tensors, description and manifest of a file that `save` wrote.
+
+    Raises:
+        FileError: the file is missing, damaged, or holds something else.
+    """
+    from safetensors import SafetensorError, safe_open  # only where a file is read
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"read {kind} from {path}", str(error), "the path is wrong, or the file truncated") from None
+    if "neuroscope" not in metadata:
+        raise FileError(f"read {kind} from {path}", "a safetensors file without our manifest", "write it with .save()")
+    try:
+        about = json.loads(metadata["neuroscope"])
+        is_ours = about["kind"] == kind and about["format"] <= files.FORMAT
+        found = f"{about['kind']}, format {about['format']}"
+        is_ours = is_ours and {"unit", "widths", "manifest"} <= about.keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        is_ours, found = False, f"a damaged manifest ({type(error).__name__}: {error})"
+    if not is_ours:
+        raise FileError(f"read {kind} from {path}", found, "load it with the class that wrote it, or update")
+    tensors = {k: v.long() if v.dtype == torch.int32 else v for k, v in tensors.items()}
+    return tensors, about, about["manifest"]
