@@ -24,9 +24,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from neuroscope.models.hugging_face import open_hugging_face
 from neuroscope.models.sites import edit
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.mini import CONTEXT, NAMES, mini_stream, mini_tasks, mini_tokenizer
 from neuroscope.tasks.mini_words import SPECIAL, vocabulary
-from neuroscope.tasks.task import Example, Task
 
 TARGET = Path(__file__).parent / "mini"
 DROPOUT, PLAIN = 0.2, 0.6  # share of FFN neurons dropped; share of the steps before that begins

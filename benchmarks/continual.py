@@ -69,11 +69,8 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     if options.data is None:
         found = list(load_tasks(options.tasks).values())
     else:
-        size = {"train": options.examples, "test": options.test}
-        found = [
-            Task.from_jsonl(options.data / name, n=size, max_words=options.max_words)
-            for name in options.tasks.split(",")
-        ]
+        size = {"train": options.examples, "test": options.test, "max_words": options.max_words}
+        found = [Task.from_jsonl(options.data / name, **size) for name in options.tasks.split(",")]
     return [held_out(task) for task in found]
 
 

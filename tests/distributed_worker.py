@@ -30,7 +30,7 @@ from neuroscope.attribution import METHODS, attribute
 from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalError
 from neuroscope.interventions import ablate
 from neuroscope.models import load, tap_experts
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks import Example, Task
 from neuroscope.training import NeuronAdapter, WholeModel, finetune
 from neuroscope.training.deltas import bare
 from neuroscope.training.finetuning import every_ffn

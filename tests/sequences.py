@@ -8,7 +8,7 @@ from conftest import tiny_model
 
 from neuroscope.evaluation import engine as evaluation
 from neuroscope.evaluation import label_loglik
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks import Example, Task
 from neuroscope.training.continual_learning import continual
 
 NOUNS = ("food", "film", "soup", "story", "plot")

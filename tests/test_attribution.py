@@ -21,9 +21,9 @@ from neuroscope.attribution.setup import OBJECTIVES, Setup
 from neuroscope.errors import ArgumentError, ModelError, NeuroscopeError, NumericalError, TaskError
 from neuroscope.models import load, tap_experts
 from neuroscope.models.sites import edit
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.loaders import load_tasks
 from neuroscope.tasks.prompts import batches, encode
-from neuroscope.tasks.task import Example, Task
 
 VOCABULARY = {word: i for i, word in enumerate(TINY_SPECIAL + TINY_WORDS)}
 STYLE = {"t5": "seq2seq", "bert": "masked"}

@@ -7,7 +7,6 @@ from datasets import ClassLabel, Features, List, Value
 from neuroscope.errors import choose
 from neuroscope.tasks import Task
 from neuroscope.tasks.catalogue import CATALOGUE, CL_ORDERS, GROUPS
-from neuroscope.tasks.hub import from_hub
 from neuroscope.tasks.metrics import METRICS
 
 TEXT, NUMBER = Value("string"), Value("int64")
@@ -88,7 +87,7 @@ def own_cache(monkeypatch, tmp_path):
 
 def test_every_entry_reads_its_schema(entry):
     name, features, arguments = entry
-    task = from_hub(**{"name": name, **arguments})
+    task = Task.from_hub(**{"name": name, **arguments})
     assert isinstance(task, Task) and choose(task.metric, METRICS, "metric")
     assert task.family == CATALOGUE[name]["family"] and len(task.train) >= 2 and task.test
     for example in (*task.train, *task.test):

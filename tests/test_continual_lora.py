@@ -14,7 +14,7 @@ from torch import nn
 
 from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.evaluation import evaluate
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks import Example, Task
 from neuroscope.training import LoraAdapter, train
 from neuroscope.training.continual_learning import METHODS
 from neuroscope.training.continual_learning.epi import distances, epi, gaussians

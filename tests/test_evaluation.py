@@ -8,8 +8,7 @@ import torch
 
 import neuroscope.evaluation as evaluation
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError
-from neuroscope.tasks import prompts, ranking
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks import Example, Task, prompts, ranking
 
 STYLES = ("causal", "seq2seq", "masked")
 TEXT = "the food was very good so the film was not a great story and the plot was awful"

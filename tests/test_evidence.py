@@ -23,7 +23,7 @@ from neuroscope.interventions.patch_grid import PatchSweep
 from neuroscope.masks import NeuronMask, Overlap, OverlapSweep, overlap, overlap_sweep
 from neuroscope.results import Result, load_result
 from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks import Example, Task
 
 
 def make_tasks():

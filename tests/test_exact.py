@@ -13,8 +13,8 @@ from neuroscope.attribution.setup import Setup
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, tap_experts
 from neuroscope.models.sites import edit
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import batches, encode, pad_id
-from neuroscope.tasks.task import Example, Task
 
 exact = importlib.import_module("neuroscope.attribution.exact")  # the package has a function of that name
 TEXT = "the food was very good so the film was not a great story and the plot was awful"

@@ -36,9 +36,8 @@ from neuroscope.experiments.trials import bounded, interval, over_tasks, spread
 from neuroscope.masks import NeuronMask
 from neuroscope.reports.reproduction import CALLS, reproduce
 from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval
-from neuroscope.tasks import load_tasks
+from neuroscope.tasks import Example, Task, load_tasks
 from neuroscope.tasks.catalogue import CL_ORDERS
-from neuroscope.tasks.task import Example, Task
 from neuroscope.training import finetune
 from neuroscope.training.continual_learning import Continual, continual
 

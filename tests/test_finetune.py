@@ -27,8 +27,8 @@ from neuroscope.errors import (
 from neuroscope.evaluation import evaluate
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import UNSCORED, encode
-from neuroscope.tasks.task import Example, Task
 from neuroscope.training import NeuronAdapter, NeuronTrainerMixin, WholeModel, finetune
 from neuroscope.training.finetuning import train
 from neuroscope.training.trainer import collate, last_checkpoint

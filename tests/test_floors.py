@@ -83,6 +83,56 @@ def test_the_check_itself_sees_wrong_imports():
     assert up_or_sideways(PACKAGE / "models" / "lens.py", "from neuroscope.models.model import Model") == []
 
 
+def files_imported(source, files):
+    """Which of the files (dotted names) a file imports, at any depth and for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:  # of a module, or of something in one
+            found |= {next((n for n in (name, name.rpartition(".")[0]) if n in files), "")}
+    return found - {""}
+
+
+def circles(sources):
+    """Groups of files (dotted name -> source) that import each other, directly or through others."""
+    imports = {name: files_imported(source, sources) for name, source in sources.items()}
+
+    def reached(name):
+        seen, ahead = set(), [name]
+        while ahead:
+            new = imports[ahead.pop()] - seen
+            seen |= new
+            ahead += new
+        return seen
+
+    beyond = {name: reached(name) for name in sources}
+    return sorted({tuple(sorted(n for n in beyond[name] if name in beyond[n])) for name in sources} - {()})
+
+
+def test_no_files_import_each_other():
+    names = [path.relative_to(PACKAGE.parent).with_suffix("").parts for path in FILES]
+    dotted = [".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in names]
+    assert circles({name: path.read_text() for name, path in zip(dotted, FILES, strict=True)}) == []
+
+
+def test_the_check_itself_sees_circles():
+    sources = {
+        "p.a": "def f():\n    from p.b import g",
+        "p.b": "if TYPE_CHECKING:\n    from p import c",
+        "p.c": "import p.a",
+        "p.d": "from p.a import f",
+        "p": "from p.d import x",
+    }
+    assert circles(sources) == [("p.a", "p.b", "p.c")]
+    assert circles(sources | {"p.c": "from p.other import a"}) == []
+    assert circles({"p": "from p.a import f", "p.a": "from p import f"}) == [("p", "p.a")]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_the_command_line_prints(path):
     calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]

@@ -14,7 +14,7 @@ import neuroscope as ns
 from neuroscope.errors import FileError, NeuroscopeError
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models.sites import edit
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks import Example, Task
 
 FUNCTIONS = {
     name: getattr(house, name)

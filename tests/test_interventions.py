@@ -20,8 +20,8 @@ from neuroscope.interventions import ablate, add, lens_hooks, nnsight_code, patc
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve, tap_experts
 from neuroscope.models.sites import edit
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import batches, encode, pad_id
-from neuroscope.tasks.task import Example, Task
 
 STYLES = ("causal", "seq2seq", "masked")
 TASK = Task(

@@ -13,7 +13,7 @@ from neuroscope.interventions.patch_grid import patch_sweep
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, tap_experts
 from neuroscope.models.sites import edit
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks import Example, Task
 
 STYLE = {"t5": "seq2seq", "bert": "masked"}
 CLEAN, CORRUPT, ANSWERS = "the food was good", "the food was bad", ("yes", "no")

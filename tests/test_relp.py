@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 from neuroscope.attribution import attribute
 from neuroscope.attribution.relp import linearise, rules
 from neuroscope.models import load, tap_experts
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks import Example, Task
 
 STYLE = {"t5": "seq2seq", "bert": "masked", "distilbert": "masked"}
 X = torch.tensor([-3.0, -1.0, -1e-3, 1e-3, 0.5, 2.0])

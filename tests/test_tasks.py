@@ -54,18 +54,18 @@ def test_rows_are_shuffled_by_the_seed_alone(folder):
     assert [e.prompt for e in first.train] != [f"text {i}\nAnswer:" for i in range(20)]
 
 
-def test_n_caps_every_split_with_a_prefix_of_the_whole(folder):
-    whole, few = Task.from_jsonl(folder), Task.from_jsonl(folder, n=4)
+def test_a_split_is_capped_to_a_prefix_of_the_whole(folder):
+    whole, few = Task.from_jsonl(folder), Task.from_jsonl(folder, train=4, test=4)
     assert few.train == whole.train[:4] and few.test == whole.test[:4]
-    mixed = Task.from_jsonl(folder, n={"train": 3})
+    mixed = Task.from_jsonl(folder, train=3)
     assert (len(mixed.train), len(mixed.test)) == (3, 10)
-    with pytest.raises(ArgumentError, match="fewer than one"):
-        Task.from_jsonl(folder, n=0)
+    with pytest.raises(ArgumentError, match="train=0\n  found: not a whole number from 1 up"):
+        Task.from_jsonl(folder, train=0)
 
 
 def test_labels_without_a_file_are_those_of_all_rows(folder):
     (folder / "labels.json").unlink()
-    assert Task.from_jsonl(folder, n=1).labels == ("bad", "good")
+    assert Task.from_jsonl(folder, train=1, test=1).labels == ("bad", "good")
 
 
 def test_whole_numbers_count_into_the_labels(tmp_path):
@@ -142,6 +142,11 @@ def test_what_is_not_there_is_an_error_that_helps(tmp_path, folder):
     with pytest.raises(ArgumentError, match=r"did you mean 'separator'"):
         Task.from_jsonl(folder, seperator=" ")
     (folder / "labels.json").write_text('{"good": 1}')
+    with pytest.raises(ArgumentError, match="max_words=0"):
+        Task.from_jsonl(folder, max_words=0)
+    for holdout in (1, -0.1, float("nan"), "all"):
+        with pytest.raises(ArgumentError, match="holdout="):
+            Task.from_jsonl(folder / "train.jsonl", holdout=holdout)
     with pytest.raises(FileError, match="a list of texts"):
         Task.from_jsonl(folder)
 
@@ -179,7 +184,14 @@ def test_hub_classes_become_words_and_unlabelled_rows_are_left_out(parquet, stre
     assert {(e.prompt, e.answer) for e in task.train} == expected and len(task.train) == 8
     assert len(task.test) == 4
     renamed = Task.from_hub(
-        "parquet", text="{premise}", labels=("yes", "no"), data_files=parquet, streaming=streaming, n=3, seed=1
+        "parquet",
+        text="{premise}",
+        labels=("yes", "no"),
+        data_files=parquet,
+        streaming=streaming,
+        train=3,
+        test=3,
+        seed=1,
     )
     assert {e.answer for e in renamed.train} <= {"yes", "no"} and len(renamed.train) == len(renamed.test) == 3
 
@@ -188,9 +200,7 @@ def test_hub_generation_merges_answers_to_one_prompt(tmp_path):
     rows = [{"mr": f"mr {i // 3}", "ref": f" says {i} "} for i in range(9)]
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "all.parquet")
     files = {split: str(tmp_path / "all.parquet") for split in ("train", "test")}
-    task = Task.from_hub(
-        "parquet", text="{mr}", target="{ref}", merge=True, data_files=files, n={"test": 2, "train": 5}
-    )
+    task = Task.from_hub("parquet", text="{mr}", target="{ref}", merge=True, data_files=files, train=5, test=2)
     assert task.kind == "generation" and len(task.train) == 5 and len(task.test) == 2
     for example in task.test:
         i = int(example.prompt.split()[1])

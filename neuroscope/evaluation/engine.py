@@ -23,10 +23,11 @@ from neuroscope.errors import ArgumentError, NumericalError, TaskError, choose
 from neuroscope.models import Model, resolve
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.metrics import METRICS, rank_labels
 from neuroscope.tasks.prompts import Batch, batches, encode, encode_prompts, pad_id
 from neuroscope.tasks.ranking import Candidates, candidates_of, score, share_rows
-from neuroscope.tasks.task import Example, Task, check_task
+from neuroscope.tasks.task import check_task
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

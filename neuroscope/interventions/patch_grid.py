@@ -18,8 +18,8 @@ from neuroscope.models import Model, resolve
 from neuroscope.models.sites import Site, edit
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import Batch, Encoded, batches, encode, pad_id
-from neuroscope.tasks.task import Example, Task
 from neuroscope.tasks.tokens import tokenizer_of
 
 if TYPE_CHECKING:

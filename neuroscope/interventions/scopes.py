@@ -22,8 +22,9 @@ from neuroscope.models import Model, resolve
 from neuroscope.models.lens import hooks_for
 from neuroscope.models.nnsight import trace_lines
 from neuroscope.models.sites import Site, edit
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import Batch, batches, encode, pad_id
-from neuroscope.tasks.task import Example, Task, check_task
+from neuroscope.tasks.task import check_task
 from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
 Scope = contextlib.AbstractContextManager[None]

@@ -1,103 +1,89 @@
-"""Tasks out of the Hugging Face Hub, or out of anything else that `datasets.load_dataset` opens."""
+"""Data sets of the Hugging Face Hub, or anything else that `datasets.load_dataset` opens, as the fields of a Task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
-from neuroscope.checks import public
-from neuroscope.errors import FileError
-from neuroscope.tasks.rows import (
-    PROMPT,
-    Count,
-    Located,
-    Row,
-    answer,
-    build,
-    cap,
-    check_options,
-    fill,
-    has_gold,
-    merge_prompts,
-)
-from neuroscope.tasks.task import Task
+from neuroscope.errors import FileError, choose
+from neuroscope.tasks.rows import SPLITS, Located, Row, answer, fields_of, fill, has_gold, merge_prompts
 
 BUFFER = 10_000  # rows that a streamed split is shuffled within
 
 
-@public
-def from_hub(
-    path: str,
-    name: str | None = None,
-    *,
-    config: str | None = None,
-    splits: Mapping[str, str] | None = None,
-    text: str = "{text}",
-    prompt: str = PROMPT,
-    label: str = "label",
-    target: str | None = None,
-    labels: Sequence[str] | None = None,
-    n: Count = None,
-    seed: int = 0,
-    max_words: int | None = None,
-    merge: bool = False,
-    streaming: bool = False,
-    revision: str | None = None,
-    data_files: Mapping[str, str] | None = None,
-    **options: Any,
-) -> Task:
-    """A task out of a data set on the Hugging Face Hub (or of a local one that `datasets.load_dataset` opens).
+@dataclass(frozen=True)
+class HubSource:
+    """Which data set: the arguments of `datasets.load_dataset`."""
 
-    Args:
-        path: the data set's id; or "json", "csv", "parquet" with `data_files`.
-        config: the data set's configuration, such as "mnli" of "nyu-mll/glue".
-        splits: the data set's name for the task's splits; `{"train": "train", "test": "test"}` if None.
-        text, prompt: templates; `text` is over the row's fields and stands for {text} in `prompt`.
-        label: the field with the class. Numbers become the class's name; rows with -1 or "-" (no gold label) are out.
-        target: template of the answer; it makes the task a generation task.
-        labels: words for the classes, in the order of their numbers.
-        n, seed, max_words, options: as in `Task.from_jsonl`.
-        merge: test rows with one prompt become one example with all their answers as references.
-        streaming: read rows as they come, without downloading the data set; shuffled within 10,000 rows.
+    path: str
+    config: str | None
+    revision: str | None
+    streaming: bool
+    data_files: Mapping[str, str] | None
 
-    Raises:
-        FileError: the data set cannot be opened, or has no such configuration or split.
-        TaskError: a row lacks a field that a template names; it lists the fields.
-    """
-    check_options("from_hub", options)
-    splits = dict(splits or {"train": "train", "test": "test"})
-    found: dict[str, list[Located]] = {}
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{self.path}{'/' + self.config if self.config else ''}{revision}"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a row becomes an example; see `Task.from_hub`."""
+
+    text: str
+    prompt: str
+    label: str
+    target: str | None
+    labels: Sequence[str] | None
+    max_words: int | None
+    merge: bool
+
+
+def read_hub(
+    source: HubSource, splits: Mapping[str, str], columns: Columns, sizes: Mapping[str, int | None], seed: int
+) -> dict[str, Any]:
+    """The fields of a task out of a data set; `splits` are the data set's names for the task's splits."""
+    target, labels = columns.target, columns.labels
+    rows: dict[str, list[Located]] = {}
     for split, theirs in splits.items():
-        data = _open(path, config, theirs, streaming, revision, data_files)
-        names = getattr((data.features or {}).get(label), "names", None)
+        choose(split, SPLITS, "split")
+        data = _open(source, theirs)
+        names = getattr((data.features or {}).get(columns.label), "names", None)
         words = list(labels or names or ())
-        rows = _labelled(_shuffled(data, seed, streaming), f"{path} {theirs}", label, words, target is None)
-        whole = merge and split == "test"
-        found[split] = list(rows if whole else _first(rows, cap(n, split)))
+        place = f"{source.path} {theirs}"
+        located = _labelled(_shuffled(data, seed, source.streaming), place, columns.label, words, target is None)
+        rows[split] = list(located if columns.merge and split == "test" else islice(located, sizes[split]))
         labels = words or None
-    template = prompt.replace("{text}", text)
+    template = columns.prompt.replace("{text}", columns.text)
     if target is not None:
-        found = {split: [_with_target(row, target) for row in rows] for split, rows in found.items()}
-    if merge and "test" in found:
-        found["test"] = merge_prompts(found["test"], template, max_words)[: cap(n, "test")]
-    source = f"{path}{'/' + config if config else ''}{'@' + revision if revision else ''}"
+        rows = {split: [_with_target(row, target) for row in part] for split, part in rows.items()}
+    if columns.merge and "test" in rows:
+        rows["test"] = merge_prompts(rows["test"], template, columns.max_words)[: sizes["test"]]
     key: Literal["label", "target"] = "label" if target is None else "target"
-    name = name or config or path.split("/")[-1]
-    return build(found, name, key, template, labels, max_words, source=source, **options)
+    return fields_of(rows, key, template, labels, columns.max_words) | {"source": str(source)}
 
 
-def _open(path: str, config: Any, split: str, streaming: bool, revision: Any, data_files: Any) -> Any:
+def _open(source: HubSource, split: str) -> Any:
     try:
         from datasets import load_dataset  # optional, and heavy: only where a data set is opened
     except ImportError:
-        raise FileError(f"open {path}", "the package datasets is not installed", "pip install datasets") from None
+        raise FileError(
+            f"open {source.path}", "the package datasets is not installed", "pip install datasets"
+        ) from None
     try:
         return load_dataset(
-            path, config, split=split, streaming=streaming, revision=revision, data_files=dict(data_files or {}) or None
+            source.path,
+            source.config,
+            split=split,
+            streaming=source.streaming,
+            revision=source.revision,
+            data_files=dict(source.data_files or {}) or None,
         )
     except Exception as error:  # the Hub's client raises many kinds; all mean that there is no data
         raise FileError(
-            f"open {path} (config {config!r}, split {split!r})",
+            f"open {source.path} (config {source.config!r}, split {split!r})",
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             "check the names and the network, or use Task.from_jsonl with a local copy",
         ) from error
@@ -114,13 +100,6 @@ def _labelled(rows: Iterable[Row], where: str, label: str, words: list[str], cla
             yield place, {key: value for key, value in row.items() if key != "references"}
         elif has_gold(row, label, words):
             yield place, {**row, "label": answer(row, label, words, place)}
-
-
-def _first(rows: Iterable[Located], n: int | None) -> Iterator[Located]:
-    for i, row in enumerate(rows):
-        if i == n:
-            return
-        yield row
 
 
 def _with_target(located: Located, target: str) -> Located:

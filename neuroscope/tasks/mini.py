@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from neuroscope.checks import public
-from neuroscope.errors import ArgumentError, TaskError, choose
+from neuroscope.checks import public, whole
+from neuroscope.errors import TaskError, choose
+from neuroscope.tasks.example import Example
 from neuroscope.tasks.mini_words import (
     ARROW,
     DAYS,
@@ -28,7 +29,7 @@ from neuroscope.tasks.mini_words import (
     Domain,
     vocabulary,
 )
-from neuroscope.tasks.task import Example, Kind, Task
+from neuroscope.tasks.task import Kind, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -244,10 +245,7 @@ def mini_tasks(train: int = 2000, discovery: int = 256, test: int = 256, seed: i
         (12, ('entailment', 'contradiction', 'neutral'))
     """
     for split, n in {"train": train, "discovery": discovery, "test": test}.items():
-        if not isinstance(n, int) or n < 0:
-            raise ArgumentError(
-                f"mini_tasks({split}={n!r})", "not a whole number from 0 up", "give a number of examples"
-            )
+        whole(n, split)
     tasks = {}
     for name in NAMES:
         family, domain = name.split("-")

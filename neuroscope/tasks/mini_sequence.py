@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from neuroscope.checks import public
-from neuroscope.errors import ArgumentError, TaskError, choose
+from neuroscope.checks import public, whole
+from neuroscope.errors import TaskError, choose
+from neuroscope.tasks.example import Example
 from neuroscope.tasks.mini import FAMILIES, TRIES, split_of
 from neuroscope.tasks.mini_words import ARROW, DOMAINS
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks.task import Task
 
 SPLITS = ("train", "discovery", "test")
 
@@ -124,9 +125,7 @@ def sequence_tasks(
     """
     questions = SEQUENCES[choose(kind, SEQUENCES, "kind of sequence")]
     for split, n in {"train": train, "discovery": discovery, "test": test}.items():
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            found, do = "not a whole number from 0 up", "give a number of examples"
-            raise ArgumentError(f"sequence_tasks({split}={n!r})", found, do)
+        whole(n, split)
     return {
         name: Task(
             name,

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from neuroscope.errors import ArgumentError, ModelError, TaskError, choose
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks.example import Example
+from neuroscope.tasks.task import Task
 from neuroscope.tasks.tokens import Pieces, decoder_start, end_ids, tokenize, tokenizer_of
 
 if TYPE_CHECKING:

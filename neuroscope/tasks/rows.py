@@ -1,4 +1,4 @@
-"""Rows of named fields become Examples, and Examples a Task: what every loader shares.
+"""Rows of named fields become Examples, and the fields of a Task: what files and the Hub share.
 
 A template names fields in braces, as in `str.format`: "{premise}", "{answers[text][0]}". A field that holds a list of
 texts reads as one text, joined by commas.
@@ -10,35 +10,34 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from neuroscope.checks import number_of_examples
 from neuroscope.errors import ArgumentError, TaskError, suggest
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks.example import Example
 
 PROMPT = "{text}\nAnswer:"
 OPTIONS = ("family", "domain", "metric", "separator", "max_new_tokens")  # of Task, passed through
+SPLITS = ("train", "discovery", "test")
 UNLABELLED = (-1, "-")  # the marks of a row without a gold label
 
 Row = dict[str, Any]
 Located = tuple[str, Row]  # where it stands, for errors; its fields
-Count = int | Mapping[str, int] | None
 
 
-def build(
-    found: Mapping[str, Sequence[Located]],
-    name: str,
+def fields_of(
+    rows: Mapping[str, Sequence[Located]],
     key: Literal["label", "target"],
     prompt: str,
     labels: Sequence[str] | None,
     max_words: int | None,
-    **options: Any,
-) -> Task:
-    """The task of the rows found for each split; the field `key` is the answer."""
+) -> dict[str, Any]:
+    """The fields of a task of the rows of each split: examples, labels and prompt; the field `key` is the answer."""
     if key == "label" and labels is None:
-        labels = sorted({answer(row, key, None, where) for part in found.values() for where, row in part})
-    examples: dict[str, Any] = {
+        labels = sorted({answer(row, key, None, where) for part in rows.values() for where, row in part})
+    examples = {
         split: [_example(row, key, labels, prompt, max_words, where) for where, row in part]
-        for split, part in found.items()
+        for split, part in rows.items()
     }
-    return Task(name, labels=tuple(labels or ()) if key == "label" else (), prompt=prompt, **examples, **options)
+    return {"labels": tuple(labels or ()) if key == "label" else (), "prompt": prompt, **examples}
 
 
 def _example(row: Row, key: str, labels: Sequence[str] | None, prompt: str, words: int | None, where: str) -> Example:
@@ -89,8 +88,8 @@ def _field(value: Any, max_words: int | None) -> Any:
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = ", ".join(value)
     if isinstance(value, str) and max_words is not None:
-        kept = re.match(rf"(?:\s*\S+){{0,{max_words}}}", value)
-        return kept.group() if kept else value
+        first_words = re.match(rf"(?:\s*\S+){{0,{max_words}}}", value)
+        return first_words.group() if first_words else value
     return value
 
 
@@ -103,16 +102,13 @@ def merge_prompts(rows: Sequence[Located], prompt: str, max_words: int | None) -
     return list(merged.values())
 
 
-def cap(n: Count, split: str) -> int | None:
-    """How many examples of a split are asked for; None is all."""
-    count = n.get(split) if isinstance(n, Mapping) else n
-    if count is not None and count < 1:
-        raise ArgumentError(f"n={n!r}", "fewer than one example", "ask for one or more, or None for all")
-    return count
+def check_sizes(**sizes: Any) -> dict[str, int | None]:
+    """How many examples of each split are asked for; None is all."""
+    return {split: number_of_examples(size, split) for split, size in sizes.items()}
 
 
 def check_options(function: str, options: Mapping[str, Any]) -> None:
-    """Refuse what is not a field of Task that loaders pass through."""
+    """Refuse what is not a field of Task that is passed through."""
     for name in options:
         if name not in OPTIONS:
             raise ArgumentError(f"{function}({name}=...)", "no such argument", suggest(name, OPTIONS))

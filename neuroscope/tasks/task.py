@@ -1,46 +1,24 @@
-"""Task and Example: text in, answer out, and how the answer is judged."""
+"""Task: examples with one kind of question, and how the answers are judged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 from neuroscope import files
-from neuroscope.checks import public
+from neuroscope.checks import public, whole
 from neuroscope.errors import ArgumentError, TaskError, choose
+from neuroscope.tasks.example import Example
+from neuroscope.tasks.hub import Columns, HubSource, read_hub
+from neuroscope.tasks.jsonl import read_jsonl
+from neuroscope.tasks.rows import PROMPT, check_options, check_sizes
 
 Kind = Literal["classification", "generation"]
 METRICS = ("accuracy", "exact", "rouge-l")
 METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
-
-
-@dataclass(frozen=True)
-class Example:
-    """One item of a task.
-
-    Attributes:
-        prompt: the whole text shown to the model, template already filled in.
-        answer: the text that should follow (for classification: one of the task's labels).
-        references: every accepted answer of a generation task; `(answer,)` where none are given.
-        corrupt: a prompt of the same length whose right answer is another one (for activation patching).
-        corrupt_answer: the right answer to `corrupt`.
-    """
-
-    prompt: str
-    answer: str
-    references: tuple[str, ...] = ()
-    corrupt: str | None = None
-    corrupt_answer: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("prompt", "answer"):
-            if not isinstance(getattr(self, name), str):
-                found = f"a {type(getattr(self, name)).__name__} for {name}"
-                raise TaskError("an Example", found, "give texts: Example(prompt, answer)")
-        if not self.references:
-            object.__setattr__(self, "references", (self.answer,))
 
 
 @dataclass(frozen=True)
@@ -129,18 +107,101 @@ class Task:
         return examples[:n]
 
     @classmethod
-    def from_jsonl(cls, path: str | PathLike[str], name: str | None = None, **options: Any) -> Task:
-        """A task out of a folder of JSON lines, or of one file; see `neuroscope.tasks.loaders.from_jsonl`."""
-        from neuroscope.tasks.loaders import from_jsonl  # the loaders build Tasks: at the top this would be a circle
+    @public
+    def from_jsonl(
+        cls,
+        path: str | PathLike[str],
+        name: str | None = None,
+        *,
+        prompt: str = PROMPT,
+        labels: Sequence[str] | None = None,
+        train: int | None = None,
+        discovery: int | None = None,
+        test: int | None = None,
+        seed: int = 0,
+        max_words: int | None = None,
+        holdout: float = 0.2,
+        **options: Any,
+    ) -> Task:
+        """A task out of JSON lines: `{"text", "label"}` for classification, `{"text", "target"}` for generation.
 
-        return from_jsonl(path, name, **options)
+        Args:
+            path: a folder with any of train.jsonl, discovery.jsonl, test.jsonl, and labels.json (a list; without it the
+                labels are those in the data, sorted); or one file, of which a random share becomes the test split.
+            name: the folder's or file's name if None.
+            prompt: template over the row's fields; a text that is a whole prompt already wants "{text}". Rows may also
+                have "references" (a list of accepted answers), "corrupt" (a field in place of "text" that gives the
+                corrupt prompt) and "corrupt_answer".
+            labels: in place of labels.json. A whole number as a label counts into them; rows with -1 or "-" (no gold
+                label) are left out.
+            train, discovery, test: at most so many examples of each split; all if None.
+            seed: of the shuffle.
+            max_words: cut every field to its first words, so that long texts fit the model's context.
+            holdout: share of a single file's rows that becomes the test split.
+            options: family, domain, metric, separator, max_new_tokens of the task.
+
+        Raises:
+            FileError, TaskError: a file or a line that cannot be used: it names file, line, and the fields there are.
+        """
+        sizes = check_sizes(train=train, discovery=discovery, test=test)
+        check_options("from_jsonl", options)
+        words = None if max_words is None else whole(max_words, "max_words", 1)
+        fields = read_jsonl(Path(path), prompt, labels, sizes, seed, words, holdout)
+        return cls(name=name or Path(path).stem, **fields, **options)
 
     @classmethod
-    def from_hub(cls, path: str, name: str | None = None, **options: Any) -> Task:
-        """A task out of a data set on the Hugging Face Hub; see `neuroscope.tasks.hub.from_hub`."""
-        from neuroscope.tasks.hub import from_hub  # as above
+    @public
+    def from_hub(
+        cls,
+        path: str,
+        name: str | None = None,
+        *,
+        config: str | None = None,
+        splits: Mapping[str, str] | None = None,
+        text: str = "{text}",
+        prompt: str = PROMPT,
+        label: str = "label",
+        target: str | None = None,
+        labels: Sequence[str] | None = None,
+        train: int | None = None,
+        discovery: int | None = None,
+        test: int | None = None,
+        seed: int = 0,
+        max_words: int | None = None,
+        merge: bool = False,
+        streaming: bool = False,
+        revision: str | None = None,
+        data_files: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Task:
+        """A task out of a data set on the Hugging Face Hub (or of a local one that `datasets.load_dataset` opens).
 
-        return from_hub(path, name, **options)
+        Args:
+            path: the data set's id; or "json", "csv", "parquet" with `data_files`.
+            name: the configuration's or data set's name if None.
+            config: the data set's configuration, such as "mnli" of "nyu-mll/glue".
+            splits: the data set's name for the task's splits; `{"train": "train", "test": "test"}` if None.
+            text, prompt: templates; `text` is over the row's fields and stands for {text} in `prompt`.
+            label: the field with the class. Numbers become the class's name; rows with -1 or "-" (no gold label) are
+                left out.
+            target: template of the answer; it makes the task a generation task.
+            labels: words for the classes, in the order of their numbers.
+            train, discovery, test, seed, max_words, options: as in `from_jsonl`.
+            merge: test rows with one prompt become one example with all their answers as references.
+            streaming: read rows as they come, without downloading the data set; shuffled within 10,000 rows.
+
+        Raises:
+            FileError: the data set cannot be opened, or has no such configuration or split.
+            TaskError: a row lacks a field that a template names; it lists the fields.
+        """
+        sizes = check_sizes(train=train, discovery=discovery, test=test)
+        check_options("from_hub", options)
+        source = HubSource(path, config, revision, streaming, data_files)
+        words = None if max_words is None else whole(max_words, "max_words", 1)
+        columns = Columns(text, prompt, label, target, labels, words, merge)
+        splits = splits or {"train": "train", "test": "test"}
+        fields = read_hub(source, splits, columns, sizes, seed)
+        return cls(name=name or config or path.split("/")[-1], **fields, **options)
 
     @property
     def data_hash(self) -> str:
@@ -156,7 +217,6 @@ class Task:
 
 # a dataclass makes its own constructor: unknown arguments are refused as everywhere
 Task.__init__ = public(Task.__init__)  # type: ignore[method-assign]
-Example.__init__ = public(Example.__init__)  # type: ignore[method-assign]
 
 
 def tasks_of(tasks: object, asked: str) -> dict[str, Task]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from neuroscope.errors import ModelError, TaskError
 from neuroscope.models import Model
 from neuroscope.models.sites import Site, edit
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import Batch, Encoded, batches, pad_id
-from neuroscope.tasks.task import Example, Task
 from neuroscope.tasks.tokens import tokenize, tokenizer_of
 
 Progress = Callable[..., Iterable[Any]]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from neuroscope.errors import NumericalError
 from neuroscope.models import Model
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import Encoded, batches, encode, encode_prompts, pad_id
-from neuroscope.tasks.task import Example, Task
 
 
 def prompt_features(
