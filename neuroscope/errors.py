@@ -2,6 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class NeuroscopeError(ValueError):
@@ -52,9 +55,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return (f"did you mean {near[0]!r}? " if near else "") + "choose from " + ", ".join(map(repr, known))
 
 
-def choose(name: str, known: Iterable[str], what: str) -> str:
+def choose(name: object, known: Iterable[T], what: str) -> T:
     """`name` itself if it is one of `known`; otherwise an `ArgumentError` that lists them."""
-    known = list(known)
-    if name not in known:
-        raise ArgumentError(f"{what}={name!r}", f"no such {what}", suggest(name, known))
-    return name
+    options = list(known)
+    if name not in options:
+        raise ArgumentError(f"{what}={name!r}", f"no such {what}", suggest(str(name), map(str, options)))
+    return options[options.index(name)]

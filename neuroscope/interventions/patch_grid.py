@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroscope import figures, files
 from neuroscope.checks import Progress, public, watched
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError, choose
-from neuroscope.models import Model, resolve
+from neuroscope.models import Model, Unit, resolve
 from neuroscope.models.sites import Site, edit
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval
@@ -107,7 +107,7 @@ def patch_sweep(
     answers: tuple[str, str] | Sequence[tuple[str, str]] | None = None,
     by: By = "layer",
     direction: Direction = "denoising",
-    unit: str = "output",
+    unit: Unit = "output",
     examples: int | None = 64,
     progress: Progress | None = None,
 ) -> PatchSweep:
@@ -218,7 +218,7 @@ def _pairs(clean: Any, corrupt: Any, answers: Any, examples: int | None) -> tupl
     return task, list(task.split("discovery", examples))
 
 
-def _cells(model: Model, by: By, unit: str, length: int) -> list[Cell]:
+def _cells(model: Model, by: By, unit: Unit, length: int) -> list[Cell]:
     """Rows, columns, sites and position of every cell."""
     if by == "site":
         kinds = {"FFN neurons": "hidden", "FFN output": "output", "attention heads": "head"}

@@ -14,6 +14,7 @@ from neuroscope import figures, files
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, MaskError, choose
 from neuroscope.masks.per_neuron import PerNeuron, by_name, frame_of, shape
+from neuroscope.models import Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ class NeuronMask(PerNeuron):
         cls,
         neurons: Mapping[str, Sequence[int] | Tensor],
         widths: Mapping[str, int],
-        unit: str = "hidden",
+        unit: Unit = "hidden",
         manifest: Mapping[str, Any] | None = None,
     ) -> Self:
         """A mask from plain indices; sites that are not named have no neuron in it.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuroscope import files
 from neuroscope.errors import ArgumentError, FileError, MaskError
-from neuroscope.models.sites import Site
+from neuroscope.models.sites import Site, Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ class PerNeuron(Mapping[str, Tensor]):
 
     values_by_site: Mapping[str, Tensor]
     widths: Mapping[str, int]
-    unit: str = "hidden"
+    unit: Unit = "hidden"
     manifest: Mapping[str, Any] = field(default_factory=dict)
     means: Mapping[str, Float[Tensor, " coordinate"]] | None = None
 

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from neuroscope.checks import public
+from neuroscope.models.model import Model
 from neuroscope.models.sites import Rows, Site
 
 NAME = "neuroscope"
@@ -111,3 +113,28 @@ def _rows(m: Any, expert: int) -> tuple[tuple[Rows, ...], dict[str, tuple[Rows, 
         if m.has_bias:
             ins[f"{role}.bias"] = (Rows(getattr(m, f"{name}_bias"), 1, width, start, step, (expert,)),)
     return out, ins
+
+
+@public
+def tap_experts(model: Any) -> Any:
+    """Give every expert of a mixture a hook point of its own, in place; returns the model.
+
+    The model computes the same function to rounding, one expert at a time, which is slower than the fused kernels.
+    """
+    tap(_torch_model(model))
+    return model
+
+
+@public
+def untap_experts(model: Any) -> Any:
+    """Undo `tap_experts`, in place; returns the model."""
+    untap(_torch_model(model))
+    return model
+
+
+def _torch_model(model: Any) -> nn.Module:
+    if isinstance(model, Model):
+        return model.root
+    if hasattr(type(model), "original_model"):
+        return model.original_model
+    return model if isinstance(model, nn.Module) else model._module

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from neuroscope.errors import ModelError
+from neuroscope.models.discovery import Reader, discover
 from neuroscope.models.experts import expert_sites, untapped
-from neuroscope.models.model import Model, Style, check_finite, quiet
-from neuroscope.models.sites import Found, Rows, Site, discover
+from neuroscope.models.model import Backend, Model, Style, check_finite, quiet
+from neuroscope.models.sites import Rows, Site, Unit
 
 PROBE = 4  # tokens of the input that discovery runs on
 # Output projections by name, for models whose graph cannot be walked (quantised linears); the last part of the path.
@@ -22,15 +23,24 @@ NAMED = re.compile(
 )
 
 
-def open_hugging_face(root: Any, tokenizer: Any = None, backend: str = "hugging_face", original: Any = None) -> Model:
-    """Find a model's sites, and check that it can be run."""
+def open_hugging_face(
+    root: Any, tokenizer: Any = None, backend: Backend = "hugging_face", original: Any = None
+) -> Model:
+    """Find a model's sites, and check that it can be run.
+
+    Args:
+        root: the torch model.
+        tokenizer: its tokenizer (None: the one saved with it, if any).
+        backend: how the model was given.
+        original: the object that the user opened (None: `root`).
+    """
     base: Any = root.get_base_model() if hasattr(root, "get_base_model") else root
     style = style_of(base)
     with torch.inference_mode(False), quiet(root):  # discovery needs the autograd graph
         inputs = probe(base, style)
         check_finite(root, inputs)
-        found = discover(root, inputs)
-    units, problems = sites_by_unit(root, base, found)
+        readers = discover(root, inputs)
+    units, problems = sites_by_unit(root, base, readers)
     return Model(
         name=getattr(base.config, "_name_or_path", "") or type(base).__name__,
         backend=backend,
@@ -44,31 +54,33 @@ def open_hugging_face(root: Any, tokenizer: Any = None, backend: str = "hugging_
 
 
 def sites_by_unit(
-    root: nn.Module, base: Any, found: list[Found]
-) -> tuple[dict[str, dict[str, Site]], dict[str, ModelError]]:
-    """The sites of every unit by address, from what discovery found; and what is out of reach, with its error."""
-    separate = [f.path for f in found if re.search(r"experts\.\d+\.", f.path)]
-    found = [f for f in found if f.path not in separate and "vision" not in f.path]
-    ffns = [f for f in found if not f.heads]
-    walked = {address(f.path, base, "") for f in ffns}
-    ffns += [f for f in _by_name(root) if address(f.path, base, "") not in walked]
-    experts = expert_sites(root)
-    hidden = in_order([_hidden(f, base) for f in ffns] + experts)
-    units = {
-        "hidden": hidden,
-        "output": in_order([_output(f, base) for f in ffns if "expert" not in f.path] + _mixture_outputs(root, base)),
-        "head": in_order([_head(f, base) for f in found if f.heads]),
+    root: nn.Module, base: Any, readers: list[Reader]
+) -> tuple[dict[Unit, dict[str, Site]], dict[Unit, ModelError]]:
+    """The sites of every unit by address, from the linears that read neurons; and the error of a unit out of reach."""
+    separate = [r.path for r in readers if re.search(r"experts\.\d+\.", r.path)]
+    readers = [r for r in readers if r.path not in separate and "vision" not in r.path]
+    ffns = [r for r in readers if not r.heads]
+    walked = {address(r.path, base, "") for r in ffns}
+    ffns += [r for r in _by_name(root) if address(r.path, base, "") not in walked]
+    units: dict[Unit, dict[str, Site]] = {
+        "hidden": in_order([_hidden(r, base) for r in ffns] + expert_sites(root)),
+        "output": in_order([_output(r, base) for r in ffns if "expert" not in r.path] + _mixture_outputs(root, base)),
+        "head": in_order([_head(r, base) for r in readers if r.heads]),
     }
     return units, _problems(base, units, untapped(root), separate)
 
 
-def _problems(base: Any, units: dict, closed: list[str], separate: list[str]) -> dict[str, ModelError]:
+def _problems(
+    base: Any, units: dict[Unit, dict[str, Site]], closed: list[str], separate: list[str]
+) -> dict[Unit, ModelError]:
+    """The error of every unit that cannot be reached: none recognised, or experts that cannot be hooked."""
     asked = f"the {{}} of {type(base).__name__}"
+    names: dict[Unit, str] = {"hidden": "FFN neurons", "output": "FFN outputs", "head": "attention heads"}
     problems = {
         unit: ModelError(
             asked.format(what), "none that could be recognised", "open the model in float32 or bfloat16, not quantised"
         )
-        for unit, what in (("hidden", "FFN neurons"), ("output", "FFN outputs"), ("head", "attention heads"))
+        for unit, what in names.items()
         if not units[unit]
     }
     if closed:
@@ -152,9 +164,9 @@ def address(path: str, base: Any, suffix: str) -> tuple[str, int]:
     return f"{stack}.{index[1]}.{suffix}", int(index[1])
 
 
-def _place(found: Found, base: Any, suffix: str) -> dict[str, Any]:
-    name, layer = address(found.path, base, suffix)
-    return {"address": name, "layer": layer, "path": found.path.removeprefix("base_model.model.")}
+def _place(reader: Reader, base: Any, suffix: str) -> dict[str, Any]:
+    name, layer = address(reader.path, base, suffix)
+    return {"address": name, "layer": layer, "path": reader.path.removeprefix("base_model.model.")}
 
 
 def _outermost(path: str, base: Any) -> tuple[str, Any]:
@@ -164,67 +176,65 @@ def _outermost(path: str, base: Any) -> tuple[str, Any]:
     return next((p, m) for p in outside if hasattr(m := base.get_submodule(p), "weight"))
 
 
-def _hidden(found: Found, base: Any) -> Site:
-    mlp = "mlp.shared_expert" if "shared_expert" in found.path else "mlp"
+def _hidden(reader: Reader, base: Any) -> Site:
+    mlp = "mlp.shared_expert" if "shared_expert" in reader.path else "mlp"
     gate = None
-    if found.gate:
-        path, module = _outermost(found.gate[0], base)
-        start = found.gate[2]
-        rows = Rows(
-            module.weight, 0, found.width, start
-        )  # only `start` is used: the columns of the output that hold the gate
-        place = _place(found, base, f"{mlp}.hook_pre")
-        gate = Site(**place | {"path": path}, module=module, width=found.width, side="output", out=(rows,))
-    place = _place(found, base, f"{mlp}.hook_post")
-    return Site(**place, module=found.module, width=found.width, out=found.weight, ins=found.ins, gate=gate)
+    if reader.gate:
+        path, module = _outermost(reader.gate[0], base)
+        # of these rows only `start` is used: the columns of the output that hold the gate
+        rows = Rows(module.weight, 0, reader.width, start=reader.gate[2])
+        place = _place(reader, base, f"{mlp}.hook_pre")
+        gate = Site(**place | {"path": path}, module=module, width=reader.width, side="output", out=(rows,))
+    place = _place(reader, base, f"{mlp}.hook_post")
+    return Site(**place, module=reader.module, width=reader.width, out=reader.weight, ins=reader.ins, gate=gate)
 
 
-def _output(found: Found, base: Any) -> Site:
+def _output(reader: Reader, base: Any) -> Site:
     rows: list[Rows] = []
-    for r in found.weight:
+    for r in reader.weight:
         side = 1 - r.dim
         rows.append(Rows(r.param, side, r.param.shape[side]))
-    bias = getattr(found.module, "bias", None)
-    width = rows[0].n if rows else found.module.out_features
+    bias = getattr(reader.module, "bias", None)
+    width = rows[0].n if rows else reader.module.out_features
     rows = [r for r in rows if r.n == width]  # a LoRA factor that reads the same input has no output unit
     if rows:
-        rows += [Rows(p, 0, width) for name, p in found.module.named_parameters() if name.startswith("lora_B.")]
+        rows += [Rows(p, 0, width) for name, p in reader.module.named_parameters() if name.startswith("lora_B.")]
         rows += [Rows(bias, 0, width)] if bias is not None else []
-    place = _place(found, base, "mlp.out.hook_out")
-    return Site(**place, module=found.module, width=width, unit="output", side="output", out=tuple(rows))
+    place = _place(reader, base, "mlp.out.hook_out")
+    return Site(**place, module=reader.module, width=width, unit="output", side="output", out=tuple(rows))
 
 
-def _head(found: Found, base: Any) -> Site:
-    cross = re.search(r"EncDec|encoder_attn|cross", found.path, re.IGNORECASE)
-    stack = address(found.path, base, "")[0]
+def _head(reader: Reader, base: Any) -> Site:
+    cross = re.search(r"EncDec|encoder_attn|cross", reader.path, re.IGNORECASE)
+    stack = address(reader.path, base, "")[0]
     part = ("cross_attn" if cross else "self_attn") if stack.startswith("decoder_") else "attn"
-    place, group = _place(found, base, f"{part}.hook_z"), found.width // found.heads
-    return Site(**place, module=found.module, width=found.heads, unit="head", group=group, out=found.weight)
+    place, group = _place(reader, base, f"{part}.hook_z"), reader.width // reader.heads
+    return Site(**place, module=reader.module, width=reader.heads, unit="head", group=group, out=reader.weight)
 
 
 def _mixture_outputs(root: nn.Module, base: Any) -> list[Site]:
     """The output of each mixture as a whole: the block's FFN output."""
-    found = []
+    sites = []
     for path, module in root.named_modules():
         if path.endswith(".experts") and "down_proj" in module._parameters:
             parent = path.removesuffix(".experts")
             name, layer = address(path, base, "mlp.hook_out")
             width = module.down_proj.shape[2 if module.is_transposed else 1]
             block = root.get_submodule(parent)
-            found.append(Site(name, parent.removeprefix("base_model.model."), block, width, layer, "output", "output"))
-    return found
+            sites.append(Site(name, parent.removeprefix("base_model.model."), block, width, layer, "output", "output"))
+    return sites
 
 
-def _by_name(root: nn.Module) -> list[Found]:
+def _by_name(root: nn.Module) -> list[Reader]:
     """Output projections by their names, for blocks whose graph cannot be walked.
 
     Without parameters: for interventions and gradients of activations only.
     """
-    found = []
+    readers = []
     for path, module in root.named_modules():
         if NAMED.search(path) and hasattr(module, "in_features") and "vision" not in path:
-            found.append(Found(path, module, (), module.in_features))
-    return found
+            readers.append(Reader(path, module, (), module.in_features))
+    return readers
 
 
 def in_order(sites: Iterable[Site]) -> dict[str, Site]:

@@ -15,11 +15,11 @@ from neuroscope.errors import ModelError
 from neuroscope.models.experts import expert_sites, untapped
 from neuroscope.models.hugging_face import find_tokenizer, in_order, probe, style_of
 from neuroscope.models.model import Model, check_finite, quiet
-from neuroscope.models.sites import Site, edit
+from neuroscope.models.sites import Site, Unit, edit
 
 # unit -> what an address looks like; where a second pattern is given, the HookPoint must be that one too, because on a
 # mixture TransformerLens' mlp.hook_post is the block's output, not neurons
-HOOKS: dict[str, list[tuple[str, str | None]]] = {
+HOOKS: dict[Unit, list[tuple[str, str | None]]] = {
     "hidden": [(r"(mlp|mlp\.shared_expert)\.hook_post", r"\1.out.hook_in")],
     "output": [(r"mlp\.out\.hook_out", None), (r"mlp\.hook_out", None)],
     "head": [(r"(?:self_|cross_)?attn\.hook_z", None)],
@@ -56,7 +56,7 @@ def open_bridge(bridge: Any, tokenizer: Any = None) -> Model:
     )
 
 
-def _candidates(bridge: Any, unit: str) -> list[Site]:
+def _candidates(bridge: Any, unit: Unit) -> list[Site]:
     hooks: dict[str, nn.Module] = bridge.hook_dict
     paths = {id(m): p for p, m in bridge.original_model.named_modules()}
     sites: dict[str, Site] = {}
@@ -93,10 +93,10 @@ def _fired(sites: list[Site], widths: Mapping[str, int], config: Any) -> dict[st
     return in_order(fired)
 
 
-def _problems(units: dict, root: nn.Module) -> dict[str, ModelError]:
+def _problems(units: dict[Unit, dict[str, Site]], root: nn.Module) -> dict[Unit, ModelError]:
     problems = {}
-    for unit, found in units.items():
-        if not found:
+    for unit, sites in units.items():
+        if not sites:
             problems[unit] = ModelError(
                 f"the {unit} neurons of a TransformerBridge",
                 "no HookPoint of that kind fires",

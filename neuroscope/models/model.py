@@ -7,7 +7,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from neuroscope.distributed import has_shards, whole
 from neuroscope.errors import ModelError, NumericalError, choose
-from neuroscope.models.sites import Site
+from neuroscope.models.sites import Site, Unit
 
-UNITS = ("hidden", "output", "head")
+UNITS: tuple[Unit, ...] = get_args(Unit)
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a weight
 Style = Literal["causal", "seq2seq", "masked"]
+Backend = Literal["hugging_face", "transformer_bridge", "nnsight", "checkpoint"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,22 +29,24 @@ class Model:
 
     Attributes:
         name: Hub id, folder, or class name.
-        backend: "hugging_face", "transformer_bridge" or "nnsight".
+        backend: "hugging_face", "transformer_bridge" or "nnsight"; "checkpoint" for one without weights.
         style: "causal", "seq2seq" or "masked".
         root: the torch model, called with Hugging Face keyword arguments.
         tokenizer: its tokenizer, or None.
         has_parameters: False on a TransformerBridge, whose parameters are not the model's own.
         original: the object that the user opened.
+        units: the sites of each unit by address, in forward order.
+        problems: the error of each unit that cannot be reached.
     """
 
     name: str
-    backend: str
+    backend: Backend
     style: Style
     root: Any
     tokenizer: Any
     original: Any
-    units: Mapping[str, Mapping[str, Site]]
-    problems: Mapping[str, ModelError] = field(default_factory=dict)
+    units: Mapping[Unit, Mapping[str, Site]]
+    problems: Mapping[Unit, ModelError] = field(default_factory=dict)
     has_parameters: bool = True
 
     def sites(self, unit: str = "hidden") -> Mapping[str, Site]:
@@ -52,10 +55,10 @@ class Model:
         Raises:
             ModelError: the model's neurons of this unit cannot be reached; the text says what to do.
         """
-        choose(unit, UNITS, "unit")
-        if unit in self.problems:
-            raise self.problems[unit]
-        return self.units[unit]
+        known: Unit = choose(unit, UNITS, "unit")
+        if known in self.problems:
+            raise self.problems[known]
+        return self.units[known]
 
     @property
     def config(self) -> Any:

@@ -11,12 +11,10 @@ from torch import nn
 
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, ModelError
-from neuroscope.models import experts
+from neuroscope.models.experts import tap
 from neuroscope.models.hugging_face import architecture, open_hugging_face, saved_tokenizer
-from neuroscope.models.model import UNITS, Model, require_parameters
+from neuroscope.models.model import Model
 from neuroscope.models.sites import unedited
-
-__all__ = ["UNITS", "Model", "bundled", "load", "require_parameters", "resolve", "tap_experts", "untap_experts"]
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -62,23 +60,23 @@ def load(
     """
     if not isinstance(model, (str, Path)):
         options = {"revision": revision, "device": device, "device_map": device_map}
-        given = [name for name, value in options.items() if value is not None] + ["dtype"] * (dtype != "auto")
-        if given:
-            raise ArgumentError(
-                f"load(model, {given[0]}=...)", "a model that is loaded already", "change the model itself"
-            )
+        asked = [name for name, value in options.items() if value is not None] + ["dtype"] * (dtype != "auto")
+        if asked:
+            found = "a model that is loaded already"
+            raise ArgumentError(f"load(model, {asked[0]}=...)", found, "change the model itself")
         if isinstance(model, Model) and tokenizer is not None:
             return replace(model, tokenizer=tokenizer)
         return resolve(model, tokenizer)
-    loaded, found = _from_pretrained(str(bundled(str(model)) or model), revision, dtype, device_map)
+    loaded, saved_with_it = _from_pretrained(str(bundled(str(model)) or model), revision, dtype, device_map)
     if device is not None:
         _move(loaded, device)
-    experts.tap(loaded)
-    opened = open_hugging_face(loaded.eval(), tokenizer if tokenizer is not None else found)
+    tap(loaded)
+    opened = open_hugging_face(loaded.eval(), tokenizer if tokenizer is not None else saved_with_it)
     return replace(opened, name=str(model))
 
 
 def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: Any) -> tuple[nn.Module, Any]:
+    """The model of a Hub id or folder, and its tokenizer or None."""
     import transformers  # heavy: only when a model is loaded by name
 
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
@@ -97,11 +95,11 @@ def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: An
             f"{type(error).__name__}: {text[:300]}",
             "give 'mini', a Hub id that this machine can reach, or a local folder with config.json and safetensors",
         ) from error
-    model, about = loading
-    if about["missing_keys"]:
+    model, report = loading
+    if report["missing_keys"]:
         raise ModelError(
             f"load model {name!r} as {kind.__name__}",
-            f"no weights for {sorted(about['missing_keys'])[0]}, which would be random",
+            f"no weights for {sorted(report['missing_keys'])[0]}, which would be random",
             "give a checkpoint with its language-model head",
         )
     return model, saved_tokenizer(name, **kwargs)
@@ -155,28 +153,3 @@ def _open(model: Any, tokenizer: Any) -> Model:
         "not a model",
         "give 'mini', a Hub id, a folder, a Hugging Face or PEFT model, a TransformerBridge or an nnsight model",
     )
-
-
-@public
-def tap_experts(model: Any) -> Any:
-    """Give every expert of a mixture a hook point of its own, in place; returns the model.
-
-    The model computes the same function to rounding, one expert at a time, which is slower than the fused kernels.
-    """
-    experts.tap(_torch_model(model))
-    return model
-
-
-@public
-def untap_experts(model: Any) -> Any:
-    """Undo `tap_experts`, in place; returns the model."""
-    experts.untap(_torch_model(model))
-    return model
-
-
-def _torch_model(model: Any) -> nn.Module:
-    if isinstance(model, Model):
-        return model.root
-    if hasattr(type(model), "original_model"):
-        return model.original_model
-    return model if isinstance(model, nn.Module) else model._module

@@ -1,13 +1,7 @@
-"""Where a model's neurons are, and the one primitive that edits them.
+"""A site: a vector of neurons at one place of a model, with the neurons' weights; and the one primitive that edits it.
 
-A *site* is a vector of neurons at one place of a model: the input of an FFN's output projection (hidden neurons), that
-projection's output (output units), or the input of attention's output projection (heads). Dense sites are found by
-running a tiny input once and walking the autograd graph back from every linear layer, with no table of families:
-
-1. from a linear's input, go back through point-wise operations;
-2. if every path ends in a matrix product with a parameter, and a non-linearity lies on the way, the linear reads FFN
-   neurons, and those parameters are the neurons' input weights (gate, up) with their orientation and fused chunk;
-3. if the way back is only reshapes and ends in attention, the linear reads heads.
+A site is the input of an FFN's output projection (hidden neurons), that projection's output (output units), or the
+input of attention's output projection (heads).
 """
 
 from __future__ import annotations
@@ -17,22 +11,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-POINTWISE = re.compile(
-    r"(Mul|Add|Sub|Div|Pow|Neg|Exp|Clamp\w*|Hardtanh|Minimum|Maximum|Where|Silu\w*|Ge[Ll][Uu]\w*|Relu\w*|LeakyRelu|Elu|Tanh"
-    r"|Sigmoid|Erf|Softplus|Mish|ToCopy|Clone|View|UnsafeView|Reshape\w*|Alias|Split\w*|Slice|Select|Unsqueeze|Squeeze"
-    r"|NativeDropout)Backward\d*$"
-)
-LINEAR_IN_X = re.compile(r"Mul|Add|Sub|Div|Copy|Clone|View|Reshape|Alias|Split|Slice|Select|queeze|Dropout")
-PRODUCT = re.compile(r"(Mm|Addmm|Linear)Backward0$")
-RESHAPE = re.compile(r"(View|UnsafeView|Reshape\w*|Transpose|Permute|Clone|Alias|ToCopy)Backward\d*$")
-AFTER_SOFTMAX = re.compile(r"(View|UnsafeView|Reshape\w*|Clone|Alias|ToCopy|Slice|Expand|NativeDropout)Backward\d*$")
-FLIP = re.compile(r"(T|Transpose|Permute)Backward0$")
+Unit = Literal["hidden", "output", "head"]
+Side = Literal["input", "output"]
 
 
 @dataclass(frozen=True)
@@ -81,8 +68,8 @@ class Site:
     module: nn.Module = field(repr=False)
     width: int
     layer: int
-    unit: str = "hidden"
-    side: str = "input"
+    unit: Unit = "hidden"
+    side: Side = "input"
     group: int = 1
     out: tuple[Rows, ...] = field(default=(), repr=False)
     ins: dict[str, tuple[Rows, ...]] = field(default_factory=dict, repr=False)
@@ -91,29 +78,32 @@ class Site:
 
     @property
     def nnsight_path(self) -> str:
-        """The same place as an expression on an nnsight model: `model.layers[3].mlp.down_proj.input`."""
+        """The same place as an expression on an nnsight model, such as `model.layers[3].mlp.down_proj.input`."""
         # nnsight calls a submodule `E_output` where `output` would hide its own attribute (BERT has such)
         path = re.sub(r"(?<=\.)(inputs?|output|source)(?=\.|$)", r"E_\1", self.path)
         return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", path) + f".{self.side}"
 
     def per_unit(self, x: Float[Tensor, "... coordinate"]) -> Float[Tensor, "... neuron"]:
         """Sum a quantity over the coordinates of each neuron (nothing to do unless a neuron is a head)."""
-        return x if self.group == 1 else x.unflatten(-1, (self.width, self.group)).sum(-1)
+        if self.group == 1:
+            return x
+        return reduce(x, "... (neuron coordinate) -> ... neuron", "sum", neuron=self.width)
 
     def coordinates(self, neurons: Int[Tensor, " chosen"]) -> Int[Tensor, " coordinate"]:
         """The coordinates of the vector that belong to these neurons."""
         if self.group == 1:
             return neurons
-        return (neurons[:, None] * self.group + torch.arange(self.group, device=neurons.device)).flatten()
+        every = torch.arange(self.width * self.group, device=neurons.device)
+        return rearrange(every, "(neuron coordinate) -> neuron coordinate", neuron=self.width)[neurons].flatten()
 
 
 Edit = Callable[[Site, Tensor, "Tensor | None"], "Tensor | None"]
-LEVEL: ContextVar[int] = ContextVar("level", default=0)  # edits made at another level rest
+LEVEL: ContextVar[int] = ContextVar("level", default=0)  # an edit acts only at the level where it was entered
 
 
 @contextlib.contextmanager
 def unedited() -> Iterator[None]:
-    """A scope in which the edits around it rest, so that a model is opened as it is inside an intervention too."""
+    """A scope in which the edits around it do nothing: inside an intervention too, a model is opened as it is."""
     token = LEVEL.set(LEVEL.get() + 1)
     try:
         yield
@@ -153,6 +143,7 @@ class edit(contextlib.AbstractContextManager[None]):
 
 
 def _hook(site: Site, live: Edit) -> Any:
+    """Put one hook on the site's module; the handle removes it."""
     level = LEVEL.get()
 
     def function(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor | None:
@@ -170,151 +161,3 @@ def _hook(site: Site, live: Edit) -> Any:
     if site.side == "input":
         return site.module.register_forward_pre_hook(on_input)
     return site.module.register_forward_hook(on_output)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A linear layer that reads neurons or heads, as the graph shows it."""
-
-    path: str
-    module: Any
-    weight: tuple[Rows, ...]
-    width: int
-    ins: dict[str, tuple[Rows, ...]] = field(default_factory=dict)
-    gate: tuple[str, Any, int] | None = None  # path, module, first column of the non-linearity's input
-    heads: int = 0
-
-
-def discover(root: nn.Module, inputs: dict[str, Tensor]) -> list[Found]:
-    """Find the linears of a model that read FFN neurons or attention heads, by one tiny forward pass.
-
-    Args:
-        root: any torch model.
-        inputs: keyword arguments of its forward; a few tokens are enough.
-
-    Parameters' `requires_grad` and the model's hooks are as before on return, also after an error.
-    """
-    outermost: dict[Any, tuple[str, nn.Module, int]] = {}  # LoRA and other wrappers come before what they wrap
-    readers: dict[Any, list[tuple[nn.Module, nn.Parameter]]] = {}
-    producers: dict[int, tuple[str, nn.Module]] = {}
-
-    def note(path: str) -> Callable[[nn.Module, tuple], None]:
-        def hook(module: nn.Module, args: tuple) -> None:
-            if args and torch.is_tensor(args[0]) and args[0].grad_fn is not None:
-                if hasattr(module, "weight"):
-                    outermost.setdefault(args[0].grad_fn, (path, module, args[0].shape[-1]))
-                weight = module._parameters.get("weight")
-                if weight is not None and weight.ndim == 2:
-                    readers.setdefault(args[0].grad_fn, []).append((module, weight))
-                    producers.setdefault(id(weight), (path, module))
-
-        return hook
-
-    before = [(p, p.requires_grad) for p in root.parameters()]
-    handles = [m.register_forward_pre_hook(note(n)) for n, m in root.named_modules() if re.search(r"\.\d+\.", n)]
-    try:
-        for parameter, _ in before:
-            parameter.requires_grad_(parameter.is_floating_point())
-        with torch.enable_grad():
-            output = root(**inputs)  # held, so that no grad_fn is freed and its identity reused
-            found = [_classify(fn, outermost[fn], readers[fn], producers) for fn in readers if fn in outermost]
-        del output
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, required in before:
-            parameter.requires_grad_(required)
-    return [f for f in found if f is not None]
-
-
-def _classify(fn: Any, place: tuple, linears: list, producers: dict) -> Found | None:
-    path, module, width = place
-    weight = tuple(Rows(w, 0 if hasattr(m, "nf") else 1, width) for m, w in linears if width in w.shape)
-    sources = _sources(fn)
-    if sources and any(s.nonlinear for s in sources):
-        ins, gate = _input_rows(sources, width, producers)
-        return Found(path, module, weight, width, ins, gate) if ins else None
-    heads = _heads(fn, width)
-    return Found(path, module, weight, width, heads=heads) if heads else None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A parameter that a vector was multiplied by, at the end of a walk back through the graph."""
-
-    param: nn.Parameter
-    dim: int
-    nonlinear: bool
-    chunk: int
-
-
-def _sources(fn: Any, nonlinear: bool = False, chunk: int = 0, seen: dict | None = None) -> list[Source] | None:
-    """The parameters behind a vector, or None if anything but point-wise operations lies between."""
-    seen = {} if seen is None else seen
-    name = type(fn).__name__
-    if PRODUCT.match(name):
-        return _operands(fn, name.startswith("Linear"), nonlinear, chunk)
-    if not POINTWISE.match(name):
-        return None
-    found: list[Source] = []
-    for parent, output_index in fn.next_functions:
-        passed = nonlinear or not LINEAR_IN_X.search(name)
-        if parent is None or seen.get((parent, output_index), -1) >= passed:
-            continue
-        seen[parent, output_index] = passed
-        is_split = type(parent).__name__.startswith("Split")
-        sources = _sources(parent, passed, output_index if is_split else chunk, seen)
-        if sources is None:
-            return None
-        found += sources
-    return found
-
-
-def _operands(fn: Any, is_linear: bool, nonlinear: bool, chunk: int) -> list[Source]:
-    found = []
-    for parent, _ in fn.next_functions:
-        flipped = is_linear
-        while FLIP.match(type(parent).__name__):
-            parent, flipped = parent.next_functions[0][0], True
-        if type(parent).__name__ == "AccumulateGrad":
-            param = parent.variable
-            found.append(Source(param, 0 if flipped or param.ndim == 1 else 1, nonlinear, chunk))
-    return found
-
-
-def _input_rows(sources: list[Source], width: int, producers: dict) -> tuple[dict, tuple | None]:
-    """Name the input projections: the one behind the non-linearity is the gate, if there is another."""
-    groups: dict[tuple[int, int], Source] = {}
-    for s in sources:
-        known = groups.get((id(s.param), s.chunk))
-        groups[id(s.param), s.chunk] = s if known is None or s.nonlinear else known
-    groups = {key: s for key, s in groups.items() if s.param.shape[s.dim] % width == 0}  # else a LoRA factor
-    gated = not all(s.nonlinear for s in groups.values())
-    ins: dict[str, tuple[Rows, ...]] = {}
-    gate = None
-    for s in groups.values():
-        role = "in" if not gated else "gate" if s.nonlinear else "up"
-        if s.nonlinear and id(s.param) in producers:
-            gate = (*producers[id(s.param)], s.chunk * width)
-        role += ".bias" if s.param.ndim == 1 else ""
-        ins[role] = (*ins.get(role, ()), Rows(s.param, s.dim, width, s.chunk * width))
-    return ins, gate
-
-
-def _heads(fn: Any, width: int) -> int:
-    """The number of heads if the vector is attention's output reshaped, else 0."""
-    while RESHAPE.match(type(fn).__name__):
-        fn = fn.next_functions[0][0]
-    name = type(fn).__name__
-    is_attention = bool(re.search(r"Attention|Attn", name)) or (name == "BmmBackward0" and _reads_softmax(fn))
-    if not is_attention:
-        return 0
-    d_head = fn._input_metadata[0].shape[-1]
-    return width // d_head if width % d_head == 0 else 0
-
-
-def _reads_softmax(fn: Any) -> bool:
-    pattern = fn.next_functions[0][0]
-    while pattern is not None and AFTER_SOFTMAX.match(type(pattern).__name__):
-        pattern = pattern.next_functions[0][0]
-    return pattern is not None and "Softmax" in type(pattern).__name__

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from neuroscope.errors import ModelError
+from neuroscope.models.discovery import discover
 from neuroscope.models.experts import untapped
 from neuroscope.models.hugging_face import architecture, probe, sites_by_unit, style_of
 from neuroscope.models.model import Model, quiet
-from neuroscope.models.sites import discover, unedited
+from neuroscope.models.sites import unedited
 
 
 def skeleton(folder: str | PathLike) -> Model:
