@@ -48,6 +48,7 @@ from .tasks import load_tasks as load_tasks
 # train them
 from .training import NeuronAdapter as NeuronAdapter
 from .training import NeuronTrainerMixin as NeuronTrainerMixin
+from .training import Recipe as Recipe
 from .training import finetune as finetune
 from .training.continual_learning import Continual as Continual
 from .training.continual_learning import continual as continual

@@ -15,19 +15,19 @@ from torch import nn
 from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.evaluation import evaluate
 from neuroscope.tasks import Example, Task
-from neuroscope.training import LoraAdapter, train
+from neuroscope.training import LoraAdapter, Recipe, train
 from neuroscope.training.continual_learning import METHODS
 from neuroscope.training.continual_learning.epi import distances, epi, gaussians
 from neuroscope.training.continual_learning.lora import norms, o_lora, overlap, seq_lora, stacked
 from neuroscope.training.continual_learning.setting import Setting
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
-RECIPE = {"steps": 4, "batch_size": 8, "lr": 0.01}
+RECIPE = Recipe(steps=4, batch_size=8, lr=0.01)
 PLAIN_SGD = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 
 
 def setting_of(model, tasks=(A, B, C), recipe=None, seed=0, **more):
-    return Setting(model, tuple(tasks), (KNOWN,), RECIPE | (recipe or {}), seed, **more)
+    return Setting(model, tuple(tasks), (KNOWN,), replace(RECIPE, **(recipe or {})), seed, **more)
 
 
 def numbers(lora):
@@ -58,7 +58,7 @@ def test_seq_lora_trains_one_lora_on_and_on():
         learner.close()
     twin = LoraAdapter(tiny_model(), 3, 9, seed=2)
     for task in (A, B):
-        train(twin, task, RECIPE | {"seed": 2})
+        train(twin, task, RECIPE, seed=2)
     assert torch.equal(trained, numbers(twin))
     assert outcomes.tolist() == evaluate(twin.model, B).outcomes.tolist()
     assert [log["trained"] for log in logs] == [twin.n_parameters] * 2
@@ -108,9 +108,9 @@ def test_a_step_of_sgd_follows_the_two_terms(distance):
     lr, first, second = 0.05, 0.3, 0.2
     model = tiny_model()
     base = logits(model)
-    setting = setting_of(model, recipe={"steps": 1, "lr": lr}, arguments=PLAIN_SGD)
+    setting = setting_of(model, recipe={"steps": 1, "lr": lr, "arguments": PLAIN_SGD})
     learner = o_lora(setting, rank=4, orthogonality=first, l2=second, distance=distance)
-    free = o_lora(setting_of(tiny_model(), recipe={"steps": 1, "lr": lr}, arguments=PLAIN_SGD), rank=4, orthogonality=0)
+    free = o_lora(setting_of(tiny_model(), recipe={"steps": 1, "lr": lr, "arguments": PLAIN_SGD}), rank=4, orthogonality=0)
     try:
         for stage in range(3):
             seed = 0 * 3 + stage
@@ -288,7 +288,7 @@ def test_every_example_is_answered_by_the_lora_it_is_routed_to(spread, monkeypat
     assert set(setting.prepared) == {FAR[0].data_hash}  # parts of tasks are not kept
     assert len({tuple(answer) for answer in answers.values()}) > 4  # it matters who answers
     alone = LoraAdapter(tiny_model(), seed=0 * 3 + 2)
-    train(alone, FAR[2], RECIPE | {"lr": 0.05, "seed": 0})
+    train(alone, FAR[2], replace(RECIPE, lr=0.05))
     assert torch.equal(numbers(learner.loras.list[2]), numbers(alone))  # trained from the base, and kept
     learner.close()
     assert not any("lora" in name for name, _ in model.root.named_modules())

@@ -239,7 +239,7 @@ def lessons(monkeypatch):
     seen, train = [], Setting.train
 
     def watched(setting, adapter, tasks, recipe=None, **more):
-        seen.append(([list(task.train) for task in tasks], {**setting.recipe, **(recipe or {})}["steps"]))
+        seen.append(([list(task.train) for task in tasks], (recipe or setting.recipe).steps))
         train(setting, adapter, tasks, recipe, **more)
 
     monkeypatch.setattr(Setting, "train", watched)

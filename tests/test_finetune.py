@@ -402,9 +402,9 @@ def test_training_is_silent_and_leaves_no_trace(capfd):
     model = tiny_model()
     bars = []
 
-    def progress(steps, description):
+    def progress(steps, desc):
         seen = []
-        bars.append((description, seen))
+        bars.append((desc, seen))
         for step in steps:
             seen.append(step)
             yield step
@@ -427,7 +427,7 @@ def test_an_error_takes_the_adapter_off_again():
     model = tiny_model()
     for mask in (some(model), None):
 
-        def progress(steps, description):
+        def progress(steps, desc):
             for step in steps:
                 if step == 2:
                     raise KeyboardInterrupt
@@ -544,7 +544,7 @@ def test_a_penalty_is_added_once_per_step(parts):
     def penalty():
         return slope * sum(p.sum() for p in adapter.parameters())
 
-    train(adapter, MOODS, {"steps": steps, "lr": lr, "batch_size": 4}, arguments=plain, penalty=penalty)
+    train(adapter, MOODS, {"steps": steps, "lr": lr, "batch_size": 4, "arguments": plain}, penalty=penalty)
     torch.testing.assert_close(
         deltas(adapter), torch.full_like(deltas(adapter), -lr * slope * steps), atol=0, rtol=1e-2
     )

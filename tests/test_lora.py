@@ -204,7 +204,7 @@ def test_it_equals_pefts_lora_under_plain_adam():
     spy = model.root.register_forward_pre_hook(lambda root, args, given: shown.append(given), with_kwargs=True)
     lora = LoraAdapter(model, 4, 8, seed=5)
     settings = {"lr_scheduler_type": "constant", "max_grad_norm": 0.5}
-    train(lora, A, {"steps": 6, "batch_size": 8, "lr": 3e-3}, arguments=settings)
+    train(lora, A, {"steps": 6, "batch_size": 8, "lr": 3e-3, "arguments": settings})
     spy.remove()
     wrapped = peft.get_peft_model(reference, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
     start = LoraAdapter(tiny_model(), 4, 8, seed=5).down
@@ -285,7 +285,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
     def run(output, **more):
         lora = LoraAdapter(tiny_model(), 4, seed=1)
-        train(lora, A, {"steps": 9, "batch_size": 5, "lr": 3e-3, "every": 3}, output, **more)
+        train(lora, A, {"steps": 9, "batch_size": 5, "lr": 3e-3, "every": 3}, output=output, **more)
         return torch.cat([p.detach().flatten() for p in lora.parameters()])
 
     whole = run(tmp_path / "whole")
@@ -294,7 +294,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
     with pytest.raises(FileError, match=r"another run: mask lora-4-16-1, now lora-2-16-1"):
         train(
             LoraAdapter(tiny_model(), 2, seed=1), A, {"steps": 9, "batch_size": 5, "lr": 3e-3, "every": 3},
-            tmp_path / "whole", resume_from_checkpoint=True,
+            output=tmp_path / "whole", resume_from_checkpoint=True,
         )  # fmt: skip
 
 
@@ -310,7 +310,8 @@ def test_an_error_in_training_takes_it_off_again():
         fill(other)
         live = logits_of_tiny(model)
         with pytest.raises(NumericalError, match="not finite"):
-            train(LoraAdapter(model, 2), A, {"steps": 3, "lr": 1e30}, arguments={"optim": "sgd", "max_grad_norm": 0.0})
+            wild = {"optim": "sgd", "max_grad_norm": 0.0}
+            train(LoraAdapter(model, 2), A, {"steps": 3, "lr": 1e30, "arguments": wild})
         with pytest.raises(RuntimeError, match="as planned"):
             train(LoraAdapter(model, 2), A, {"steps": 3}, penalty=broken)
         assert torch.equal(logits_of_tiny(model), live)  # the other one is still there

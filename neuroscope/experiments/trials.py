@@ -20,8 +20,8 @@ from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.statistics import bootstrap_interval
 from neuroscope.tasks.task import Task, check_task
-from neuroscope.training import NeuronAdapter
-from neuroscope.training.finetuning import RECIPE, check_recipe, finetune
+from neuroscope.training import NeuronAdapter, Recipe
+from neuroscope.training.finetuning import finetune
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,16 +74,16 @@ class Training:
     def __init__(self, model: Any, tasks: Mapping[str, Task], trained: Iterable[str], settings: Settings, asked: str):
         check_settings(asked, settings)
         given: dict[str, Any] = {**DEFAULTS, **settings}
-        self.recipe = {name: given[name] for name in ("lr", "steps", "epochs", "batch_size")}
-        check_recipe(asked, {**RECIPE, **self.recipe})
-        self.arguments, self.progress, self.tasks = dict(given["arguments"] or {}), given["progress"], dict(tasks)
+        self.recipe = Recipe.of({name: given[name] for name in ("lr", "steps", "epochs", "batch_size", "arguments")})
+        self.progress, self.tasks = given["progress"], dict(tasks)
         for task in self.tasks.values():
             check_task(task, asked)
         for name in trained:
             self.tasks[name].split("train")
         self.adapters = None if given["adapters"] is None else Path(given["adapters"])
         self.model: Model = resolve(model)
-        about = {name: repr(value) for name, value in (self.recipe | self.arguments).items()}
+        named = {name: getattr(self.recipe, name) for name in ("lr", "steps", "epochs", "batch_size")}
+        about = {name: repr(value) for name, value in {**named, **self.recipe.arguments}.items()}
         self.about = sorted(about.items())
 
     @cached_property
@@ -109,7 +109,7 @@ class Training:
         if path is not None and path.exists():
             return NeuronAdapter.load(self.model, path)
         learnt = [self.tasks[name] for name in on]
-        how: Any = {**self.recipe, "seed": seed, "arguments": self.arguments, "progress": self.progress}
+        how: Any = {"seed": seed, "progress": self.progress, **vars(self.recipe)}
         return cast("NeuronAdapter", finetune(self.model, learnt, mask, **how))  # of a mask
 
     def manifest(self, masks: Mapping[str, NeuronMask], **more: Any) -> dict[str, Any]:

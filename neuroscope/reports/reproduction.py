@@ -19,7 +19,7 @@ from neuroscope.reports.page import write_report
 from neuroscope.reports.shown import provisos, shown
 from neuroscope.results import Section
 from neuroscope.tasks import Task, load_tasks
-from neuroscope.training.finetuning import RECIPE
+from neuroscope.training.recipe import LR
 
 if TYPE_CHECKING:
     from neuroscope.results import Result
@@ -122,7 +122,7 @@ def _transfer(bench: Bench, run: Callable[..., Any]) -> Result:
 def _layers(bench: Bench, run: Callable[..., Any]) -> Result:
     given = bench.settings
     length = {"epochs": given["epochs"]} if given["steps"] is None else {"steps": given["steps"]}
-    recipe = {**length, "lr": given.get("lr", RECIPE["lr"])}
+    recipe = {**length, "lr": given.get("lr", LR)}
     n = EXAMPLES if bench.settings["n"] is None else bench.settings["n"]
     data = {name: task.data_hash for name, task in bench.tasks.items()}
     run_key = files.digest(bench.model.fingerprint(), data, list(bench.test), recipe, n)  # a run of others has its own

@@ -3,6 +3,7 @@
 from neuroscope.training.adapter import NeuronAdapter
 from neuroscope.training.finetuning import Trainable, every_ffn, finetune, train
 from neuroscope.training.lora import LoraAdapter
+from neuroscope.training.recipe import Recipe
 from neuroscope.training.trainer import NeuronTrainerMixin
 from neuroscope.training.whole import WholeModel
 
@@ -10,6 +11,7 @@ __all__ = [
     "LoraAdapter",
     "NeuronAdapter",
     "NeuronTrainerMixin",
+    "Recipe",
     "Trainable",
     "WholeModel",
     "every_ffn",

@@ -18,51 +18,52 @@ from torch import Tensor, distributed
 from transformers import Trainer, TrainingArguments
 
 from neuroscope.errors import ArgumentError, ModelError
+from neuroscope.training.recipe import Recipe
 
 
-def wants_shards(given: Mapping[str, Any] | None) -> bool:
+def wants_shards(recipe: Recipe) -> bool:
     """Whether FSDP is asked for, by the arguments or by `accelerate launch`."""
-    return bool((given or {}).get("fsdp")) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    return bool(recipe.arguments.get("fsdp")) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
-def shards_elsewhere(given: Mapping[str, Any] | None) -> bool:
+def shards_elsewhere(recipe: Recipe) -> bool:
     """Whether FSDP takes a model that is on the processor to the accelerators, shard by shard."""
-    return wants_shards(given) and torch.accelerator.is_available()
+    return wants_shards(recipe) and torch.accelerator.is_available()
 
 
-def divide(arguments: TrainingArguments, batch_size: int, given: Mapping[str, Any] | None, asked: str) -> None:
+def divide(arguments: TrainingArguments, recipe: Recipe, asked: str) -> None:
     """Give each process its part of a batch, in place, and all the first one's folder.
 
     Raises:
         ArgumentError: the batch cannot be cut into equal parts, or FSDP is asked for in one process.
     """
-    processes = arguments.world_size
+    processes, batch_size = arguments.world_size, recipe.batch_size
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else Trainer multiplies the batch by the devices in sight
     if processes == 1:
-        if wants_shards(given):
+        if wants_shards(recipe):
             do = "start the script with `torchrun --nproc-per-node N` or `accelerate launch`"
             raise ArgumentError(f"{asked} with FSDP", "one process", do)
         return
-    if "per_device_train_batch_size" not in (given or {}):
+    if "per_device_train_batch_size" not in recipe.arguments:
         if batch_size % processes:
             do = f"give a multiple of {processes}: batch_size is of all processes together"
             raise ArgumentError(f"{asked} with batch_size={batch_size}", f"{processes} processes", do)
         arguments.per_device_train_batch_size = batch_size // processes
-    if "per_device_eval_batch_size" not in (given or {}):
+    if "per_device_eval_batch_size" not in recipe.arguments:
         arguments.per_device_eval_batch_size = -(-batch_size // processes)
     folder = [arguments.output_dir]
     distributed.broadcast_object_list(folder)
     arguments.output_dir = folder[0]
 
 
-def check_shards(trainer: Trainer, given: Mapping[str, Any] | None, asked: str) -> None:
+def check_shards(trainer: Trainer, recipe: Recipe, asked: str) -> None:
     """Refuse what FSDP cannot do, and where accelerate would silently leave it out.
 
     Raises:
         ModelError: FSDP on processors, or its first version.
     """
-    if not wants_shards(given):
+    if not wants_shards(recipe):
         return
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
 from neuroscope import files
+from neuroscope.checks import Progress, watched
 from neuroscope.distributed import has_shards
 from neuroscope.errors import FileError
 from neuroscope.tasks.prompts import UNSCORED, Encoded, batches
@@ -26,7 +27,6 @@ from neuroscope.training.processes import save_optimizer, weight_of
 WEIGHTS = "adapter.safetensors"
 RUN = "run.json"
 STATE = "trainer_state.json"  # the last file of a checkpoint that Trainer writes
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 class NeuronTrainerMixin:
@@ -174,7 +174,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the bar over the steps that are left."""
-        self.steps = iter(self.progress(range(state.max_steps - state.global_step), "fine-tune"))
+        self.steps = iter(watched(range(state.max_steps - state.global_step), self.progress, "fine-tune"))
         next(self.steps, None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

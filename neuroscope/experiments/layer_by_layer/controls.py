@@ -15,8 +15,7 @@ from neuroscope.errors import ArgumentError, FileError, choose
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.tasks.task import Task
-from neuroscope.training import LoraAdapter, finetune, train
-from neuroscope.training.finetuning import RECIPE, check_recipe
+from neuroscope.training import LoraAdapter, Recipe, finetune, train
 
 RUN = "mossa.json"
 
@@ -24,9 +23,10 @@ RUN = "mossa.json"
 def _lora(model: Model, tasks: Sequence[Task], recipe: Mapping[str, Any]) -> LoraAdapter:
     settings = dict(recipe)
     shape = {key: settings.pop(key) for key in ("rank", "alpha") if key in settings}
-    check_recipe(f"finetune {model.name}", {**RECIPE, **settings})
-    adapter = LoraAdapter(model, **shape, seed=settings.get("seed", RECIPE["seed"]))
-    train(adapter, tasks, settings)
+    seed = settings.pop("seed", 0)
+    checked = Recipe.of(settings)
+    adapter = LoraAdapter(model, **shape, seed=seed)
+    train(adapter, tasks, checked, seed=seed)
     return adapter
 
 

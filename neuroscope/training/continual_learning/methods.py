@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope import files
-from neuroscope.checks import public
+from neuroscope.checks import Progress, public
 from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.models import require_parameters, resolve
 from neuroscope.tasks.task import Task, check_task
@@ -30,8 +30,7 @@ from neuroscope.training.continual_learning.sequence import Record, learn_sequen
 from neuroscope.training.continual_learning.setting import Learner, Setting
 from neuroscope.training.continual_learning.weighted import w_ncft
 from neuroscope.training.continual_learning.whole import joint, per_task, replay, seqft
-from neuroscope.training.finetuning import RECIPE, check_arguments, check_recipe
-from neuroscope.training.trainer import Progress
+from neuroscope.training.recipe import Recipe
 
 __all__ = ["METHODS", "Continual", "Method", "continual"]
 
@@ -134,18 +133,16 @@ def continual(
             raise ArgumentError(f"continual(method={method!r}, {name}=...)", "no such option", do)
     found, kept = _checked(tasks, known, split, n)
     names = orders_of(list(found), orders)
-    recipe = {**RECIPE, "steps": steps, "epochs": epochs, "lr": entry.lr if lr is None else lr}
-    recipe |= {"batch_size": batch_size, "weight_decay": weight_decay}
-    del recipe["seed"]  # every run has its own
+    lr = entry.lr if lr is None else lr
+    recipe = Recipe(steps, epochs, lr, batch_size, weight_decay, arguments=arguments or {})
     asked = f"continual(method={method!r})"
-    check_recipe(asked, RECIPE | recipe)
-    check_arguments(asked, arguments)
     model = resolve(model)
     require_parameters(model, asked)
     measuring = {"split": split, "n": n}
-    settings = {"method": method, **recipe, **measuring, "options": _plain({**entry.options, **options})}
-    settings["arguments"] = _plain(arguments or {})
-    shared: dict[str, Any] = {"batch_size": eval_batch_size, "arguments": arguments, "progress": progress}
+    plain = {name: value for name, value in vars(recipe).items() if name != "arguments"}
+    settings = {"method": method, **plain, **measuring, "options": _plain({**entry.options, **options})}
+    settings["arguments"] = _plain(recipe.arguments)
+    shared: dict[str, Any] = {"batch_size": eval_batch_size, "progress": progress}
     shared |= {"prepared": {}, **measuring}
     provenance = model.provenance()
     own = " ".join(f"{k}={v}" for k, v in sorted(options.items()) if v != entry.options[k])
@@ -168,7 +165,7 @@ def continual(
         "runs": [_about(r, settings) for r in records if r["stage"]],
         "versions": files.versions(),
     }
-    return Continual(_table(records, recipe["lr"]), manifest)
+    return Continual(_table(records, float(lr)), manifest)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,18 +8,18 @@ import gc
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from neuroscope.checks import Progress
 from neuroscope.evaluation import Outcomes, Prepared, judge, prepare
 from neuroscope.models import Model
 from neuroscope.tasks.task import Task
-from neuroscope.training import Trainable, train
-from neuroscope.training.trainer import Progress
+from neuroscope.training import Recipe, Trainable, train
 
 MIB = 2**20
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
@@ -32,7 +32,7 @@ class Setting:
     Attributes:
         tasks: in the order of learning.
         known: tasks that the base can do already, to see what becomes of them.
-        recipe: settings of `training.train` for one stage.
+        recipe: of the training of one stage.
         seed: of this run: of training, random masks, and samples.
         split, n, batch_size: the examples that scores are measured on, and how many at once.
     """
@@ -40,27 +40,17 @@ class Setting:
     model: Model
     tasks: tuple[Task, ...]
     known: tuple[Task, ...]
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     seed: int
     split: str = "test"
     n: int | None = None
     batch_size: int = 64
-    arguments: Mapping[str, Any] | None = None
     progress: Progress | None = None
     prepared: dict[str, Prepared] = field(default_factory=dict)  # shared by the runs on one model
 
-    def train(
-        self, adapter: Trainable, tasks: Sequence[Task], recipe: Mapping[str, Any] | None = None, **more: Any
-    ) -> None:
+    def train(self, adapter: Trainable, tasks: Sequence[Task], recipe: Recipe | None = None, **more: Any) -> None:
         """One stage of training, with a new optimizer."""
-        train(
-            adapter,
-            tasks,
-            {**self.recipe, "seed": self.seed, **(recipe or {})},
-            arguments=self.arguments,
-            progress=self.progress,
-            **more,
-        )
+        train(adapter, tasks, recipe or self.recipe, seed=self.seed, progress=self.progress, **more)
 
     def judge(self, task: Task) -> Outcomes:
         """[examples] outcomes of the model as it stands."""

@@ -39,9 +39,9 @@ class Whole:
     def learn(self, stage: int) -> dict[str, Any]:
         """Train on the stage's lesson."""
         tasks = self.lesson(stage)
-        recipe = dict(self.setting.recipe)
-        if recipe["steps"] is not None:
-            recipe["steps"] *= self.stages
+        recipe = self.setting.recipe
+        if recipe.steps is not None:
+            recipe = replace(recipe, steps=recipe.steps * self.stages)
         self.setting.train(self.model, tasks, recipe)
         return {"trained": self.model.n_parameters, "examples": sum(len(task.train) for task in tasks)}
 
