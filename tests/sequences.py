@@ -33,6 +33,7 @@ def made(name, seed, positive, negative, n=16):
 # "b" turns "a" around, so that learning it is forgetting
 A, B, C = made("a", 1, "yes", "no"), made("b", 2, "no", "yes"), made("c", 3, "maybe", "no")
 KNOWN = made("known", 4, "yes", "maybe")
+TRAINING = ("steps", "epochs", "lr", "weight_decay", "arguments")
 RATES = {"ncft": 0.05, "w-ncft": 0.05, "ncft-random": 0.05, "ffn": 0.03}  # others: 0.01; a few steps must show
 
 
@@ -48,9 +49,10 @@ def fine_outcomes(monkeypatch):
 
 
 def learn(method="ncft", model=None, tasks=(A, B, C), **settings):
-    """A short run with a high learning rate."""
-    recipe = {"steps": 4, "batch_size": 8, "lr": RATES.get(method, 0.01)}
-    return continual(tiny_model() if model is None else model, tasks, method, **(recipe | settings))
+    """A short run with a high learning rate; settings of training may stand among the others."""
+    recipe = {"steps": 4, "batch_size": 8, "lr": RATES.get(method, 0.01)} | settings.pop("recipe", {})
+    recipe |= {name: settings.pop(name) for name in TRAINING if name in settings}
+    return continual(tiny_model() if model is None else model, tasks, method, recipe=recipe, **settings)
 
 
 def bare(root):

@@ -203,8 +203,8 @@ EMPTY = Task("empty", test=A.test, labels=A.labels)
 UNTESTED = Task("untested", train=A.train, labels=A.labels)
 REFUSED = {
     "one task": ({"tasks": [A]}, ArgumentError, r"1 task\(s\).*two or more"),
-    "no list": ({"tasks": 3}, TaskError, "int for a task"),
-    "same name": ({"tasks": [A, A]}, ArgumentError, "two named 'a'"),
+    "no list": ({"tasks": 3}, ArgumentError, "int in place of tasks"),
+    "same name": ({"tasks": [A, A]}, ArgumentError, "two tasks named 'a'"),
     "known twice": ({"known": [A]}, ArgumentError, "two named 'a'"),
     "unknown in an order": ({"orders": [["a", "x"]]}, ArgumentError, r"order \['a', 'x'\].*no task 'x'.*a, b, c"),
     "twice in an order": ({"orders": [["a", "a"]]}, ArgumentError, "one twice"),
@@ -214,7 +214,7 @@ REFUSED = {
     "an order twice": ({"orders": [["a", "b"], ["a", "b"]]}, ArgumentError, "an order twice"),
     "no training examples": ({"tasks": [A, EMPTY]}, TaskError, "train examples of task 'empty'"),
     "no test examples": ({"tasks": [A, UNTESTED]}, TaskError, "test examples of task 'untested'"),
-    "n": ({"n": 0}, TaskError, "0 examples of task 'a'"),
+    "n": ({"n": 0}, ArgumentError, "n=0"),
     "split": ({"split": "dev"}, ArgumentError, "no such split"),
     "method": ({"method": "nctf"}, ArgumentError, "did you mean 'ncft'"),
     "option": (
@@ -222,9 +222,11 @@ REFUSED = {
         ArgumentError,
         r"method='seqft', k=\.\.\..*no such option.*it is one of ncft, w-ncft, ncft-random",
     ),
-    "no seeds": ({"seeds": []}, ArgumentError, "no seeds"),
-    "negative seed": ({"seeds": -1}, ArgumentError, "no seeds"),
+    "no seeds": ({"seeds": []}, ArgumentError, r"seeds=\[\]"),
+    "negative seed": ({"seeds": -1}, ArgumentError, "seeds=-1"),
     "a seed twice": ({"seeds": (1, 1)}, ArgumentError, "a seed twice"),
+    "a setting of training": ({"dev": 0.1}, ArgumentError, r"dev=\.\.\..*give recipe=\{'dev': 0\.1\}"),
+    "recipe": ({"recipe": {"step": 1}}, ArgumentError, "step=1.*did you mean 'steps'"),
     "lr": ({"lr": 0}, ArgumentError, "lr=0.*not positive"),
     "steps": ({"steps": 0}, ArgumentError, "steps=0"),
     "k": ({"k": 0}, ArgumentError, "no share of the neurons"),
@@ -272,7 +274,7 @@ def test_the_output_of_another_run_is_refused(tmp_path):
     learn(**run)
     for change, text in (
         ({"lr": 0.06}, r"lr 0\.05, now 0\.06"),
-        ({"batch_size": 4}, "batch_size 8, now 4"),
+        ({"recipe": {"batch_size": 4}}, "batch_size 8, now 4"),
         ({"k": 0.2}, r"options \{'k': 0\.1.*now \{'k': 0\.2"),
         ({"tasks": [B, A]}, "tasks"),
         ({"known": [C]}, "known"),
@@ -282,11 +284,11 @@ def test_the_output_of_another_run_is_refused(tmp_path):
     ):
         with pytest.raises(FileError, match=f"(?s)another run: .*{text}"):
             learn(**(run | change))
-    learn(**run, eval_batch_size=3)  # how many at once changes nothing
+    learn(**run, batch_size=3)  # how many at once changes nothing
     (tmp_path / "ncft-order0-seed1").mkdir()
     (tmp_path / "ncft-order0-seed1" / "notes.txt").write_text("mine")
     with pytest.raises(FileError, match="files of something else"):
-        learn(**run, seeds=1)
+        learn(**run, seeds=(1,))
 
 
 @pytest.mark.parametrize(
@@ -323,7 +325,7 @@ def test_orders_and_seeds_are_runs_of_their_own(tmp_path):
     assert set(second["task"]) == {"c", "a", "known"}
     assert dict(zip(second["task"], second["position"], strict=True)) == {"c": 1, "a": 2, "known": 0}
     assert {p.name for p in tmp_path.iterdir()} == {f"ncft-order{o}-seed{s}" for o in (0, 1) for s in (0, 3)}
-    alone = learn(tasks=[C, A], seeds=3, known=[KNOWN], n=5, k=0.2, steps=2)
+    alone = learn(tasks=[C, A], seeds=(3,), known=[KNOWN], n=5, k=0.2, steps=2)
     mine = second[second["seed"] == 3].drop(columns=["order", "seconds", "peak_mib"])
     assert mine.to_dict("records") == alone.table.drop(columns=["order", "seconds", "peak_mib"]).to_dict("records")
 

@@ -110,7 +110,8 @@ def test_a_step_of_sgd_follows_the_two_terms(distance):
     base = logits(model)
     setting = setting_of(model, recipe={"steps": 1, "lr": lr, "arguments": PLAIN_SGD})
     learner = o_lora(setting, rank=4, orthogonality=first, l2=second, distance=distance)
-    free = o_lora(setting_of(tiny_model(), recipe={"steps": 1, "lr": lr, "arguments": PLAIN_SGD}), rank=4, orthogonality=0)
+    plain = {"steps": 1, "lr": lr, "arguments": PLAIN_SGD}
+    free = o_lora(setting_of(tiny_model(), recipe=plain), rank=4, orthogonality=0)
     try:
         for stage in range(3):
             seed = 0 * 3 + stage

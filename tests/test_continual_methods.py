@@ -134,7 +134,7 @@ def test_protected_neurons_are_those_of_the_known_tasks_in_the_base(stages, meth
         assert any((mask.flags() & kept).any() for mask in masks_of(stages))
     asked = []
     monkeypatch.setattr(neurons, "left_out", lambda learner, exclude, kept: asked.append(kept))
-    learn(method, protect="random", seeds=1, **settings)
+    learn(method, protect="random", seeds=(1,), **settings)
     union = attribute(tiny_model(), C).top(0.2) | attribute(tiny_model(), KNOWN).top(0.2)
     assert asked[0] == asked[1] == union.random_like(seed=1, match="layer") and asked[0].counts() == union.counts()
 
@@ -259,7 +259,7 @@ def test_replay_mixes_in_a_share_of_every_earlier_task(monkeypatch):
     assert [run["log"]["examples"] for run in result.manifest["runs"]] == [16, 20, 24]
     index = [[list(task.train).index(e) for e in part] for task, part in zip((A, B), third[1:], strict=True)]
     seen.clear()
-    learn("replay", share=0.25, seeds=1)
+    learn("replay", share=0.25, seeds=(1,))
     assert seen[1][0][1] != second[1]
     assert index[0] != index[1]
     seen.clear()

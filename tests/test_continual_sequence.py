@@ -10,10 +10,9 @@ from neuroscope.training.continual_learning.continual_result import matrix
 from neuroscope.training.continual_learning.metrics import retention
 
 pytestmark = pytest.mark.slow
+RECIPE = {"steps": 100, "batch_size": 32, "lr": 1e-3}
 SETTINGS = {
-    "steps": 100,
-    "batch_size": 32,
-    "seeds": 2,
+    "seeds": (2,),
     "n": 96,
 }  # a seed that served neither to design the tasks nor to tune
 
@@ -27,9 +26,9 @@ def test_neurons_of_ones_own_keep_what_full_fine_tuning_forgets(model):
     tasks = load_tasks("mini-sequence")
     known = [load_tasks("mini")["nli-food"]]  # a form of prompt that the sequence leaves alone
     before = model.fingerprint()
-    ours = continual(model, tasks, "ncft", exclude=True, protect=True, lr=1e-3, known=known, **SETTINGS)
-    fewer = SETTINGS | {"steps": 60}  # enough to learn every task, and less to forget by
-    theirs = continual(model, tasks, "seqft", lr=3e-4, known=known, **fewer)
+    ours = continual(model, tasks, "ncft", exclude=True, protect=True, recipe=RECIPE, known=known, **SETTINGS)
+    fewer = RECIPE | {"lr": 3e-4, "steps": 60}  # enough to learn every task, and less to forget by
+    theirs = continual(model, tasks, "seqft", recipe=fewer, known=known, **SETTINGS)
     assert model.fingerprint() == before
     ours_a, theirs_a = (matrix(result.table) for result in (ours, theirs))
     assert ours_a[-1].mean() >= 0.93
@@ -46,7 +45,7 @@ def test_neurons_of_ones_own_keep_what_full_fine_tuning_forgets(model):
 
 def test_on_conflicting_tasks_no_mask_helps(model):
     """Three answers to the same prompts: a model that is right about one is wrong about the two others."""
-    result = continual(model, load_tasks("mini-conflict"), "ncft", exclude=True, lr=1e-3, **SETTINGS)
+    result = continual(model, load_tasks("mini-conflict"), "ncft", exclude=True, recipe=RECIPE, **SETTINGS)
     a = matrix(result.table)
     assert np.diagonal(a).min() >= 0.8, "every task is learnt"
     assert a[-1, :-1].max() <= 0.2, "and takes the place of those before it, though no neuron is shared"

@@ -605,20 +605,22 @@ def splits(monkeypatch):
 
 
 PAIR = [TASKS["yes"], TASKS["maybe"]]
-SHORT = {"steps": 2, "batch_size": 8}
+SHORT = {"steps": 2, "batch_size": 8}  # a recipe
 
 
 def test_rates_are_tuned_without_test_examples(model, splits, tmp_path, monkeypatch):
     orders = [["maybe", "yes"], ["yes", "maybe"]]
     grid = (1e-4, 1e-2)
-    how = {"orders": orders, "seeds": (3,), "lrs": grid, "output": tmp_path, **SHORT}
+    how = {"orders": orders, "seeds": (3,), "lrs": grid, "output": tmp_path, "recipe": SHORT}
     with unchanged(model.root):
         result = continual_comparison(model, PAIR, ["seqft"], **how)
     assert isinstance(result, Continual)
     first_test = splits.index("test")
     assert set(splits[:first_test]) == {"discovery"} and set(splits[first_test:]) == {"test"}
     found = {
-        lr: continual(model, PAIR, "seqft", orders=orders[:1], seeds=1000, lr=lr, split="discovery", **SHORT)
+        lr: continual(
+            model, PAIR, "seqft", orders=orders[:1], seeds=(1000,), recipe=SHORT | {"lr": lr}, split="discovery"
+        )
         .metrics()["average accuracy"].item()
         for lr in grid
     }  # fmt: skip
@@ -638,8 +640,8 @@ def test_rates_are_tuned_without_test_examples(model, splits, tmp_path, monkeypa
 def test_grids_by_method_and_a_fall_back_that_is_told(model, splits):
     plain = reviews("plain", ("no", "yes"), 5, discovery=0)
     result = continual_comparison(
-        model, [TASKS["yes"], plain], ["ncft-random"], seeds=0, options={"ncft-random": {"k": 0.2}},
-        lrs={"ncft-random": (1e-3, 1e-2)}, **SHORT,
+        model, [TASKS["yes"], plain], ["ncft-random"], seeds=(0,), options={"ncft-random": {"k": 0.2}},
+        lrs={"ncft-random": (1e-3, 1e-2)}, recipe=SHORT,
     )  # fmt: skip
     assert result.manifest["tuned_on"] == {"yes": "discovery", "plain": "train"}
     assert next(iter(result.manifest["runs"]))["settings"]["options"]["k"] == 0.2
@@ -648,11 +650,11 @@ def test_grids_by_method_and_a_fall_back_that_is_told(model, splits):
 
 
 def test_a_rate_that_diverges_is_passed_over(model):
-    both = continual_comparison(model, PAIR, ["seqft"], seeds=0, lrs=(1e-3, 1e30), **SHORT)
+    both = continual_comparison(model, PAIR, ["seqft"], seeds=(0,), lrs=(1e-3, 1e30), recipe=SHORT)
     tuned = both.manifest["tuning"]["seqft"]
     assert tuned["chosen"] == 1e-3 and np.isnan(tuned["grid"]["1e+30"])
     with unchanged(model.root), pytest.raises(NumericalError, match="every one diverged"):
-        continual_comparison(model, PAIR, ["seqft"], seeds=0, lrs=(1e30, 1e31), **SHORT)
+        continual_comparison(model, PAIR, ["seqft"], seeds=(0,), lrs=(1e30, 1e31), recipe=SHORT)
 
 
 def runs_of(orders, methods=("seqft", "ncft"), dtype="float32"):

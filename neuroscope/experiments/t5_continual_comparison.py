@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from neuroscope.experiments.trials import check_settings
 from neuroscope.models import resolve
 from neuroscope.tasks.catalogue import CL_ORDERS
 from neuroscope.tasks.task import Task
+from neuroscope.training import Recipe
 from neuroscope.training.continual_learning import METHODS, Continual, continual
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ PUBLISHED = {
 }  # fmt: skip
 WHOLE = ("seqft", "replay", "ewc", "per-task", "joint")  # train the base's own weights, in its own dtype
 STEP = 10**0.5  # between the learning rates that are tried where none are given
-OURS = ("split", "lr", "method", "orders", "seeds")  # of `continual`: not to be passed on
+OURS = ("split", "method", "orders", "seeds")  # of `continual`: not to be passed on
 
 Grid = Sequence[float]
 
@@ -49,6 +51,7 @@ def continual_comparison(
     seeds: Sequence[int] = (0, 1, 2),
     lrs: Mapping[str, Grid] | Grid | None = None,
     tune_seed: int = 1000,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     output: str | PathLike | None = None,
     **settings: Any,
@@ -62,10 +65,10 @@ def continual_comparison(
         lrs: learning rates to try, for each method by name, or the same for all; None: each method's own, and those of
             a half power of ten around it. A grid of one is not tuned.
         tune_seed: of the tuning runs; none of `seeds`.
+        recipe: of the training of every stage, but for its lr.
         options: of methods, by method.
         output: a folder from which a killed call goes on when it is called again in the same way.
-        settings: `steps`, `epochs`, `batch_size`, `weight_decay`, `arguments`, `known`, `n`, `eval_batch_size` and
-            `progress`, as in `continual`.
+        settings: `known`, `n`, `batch_size` and `progress`, as in `continual`.
 
     Returns:
         The joined `Continual`. `manifest["tuning"]` has per method the grid's average accuracies (NaN: diverged),
@@ -93,6 +96,7 @@ def continual_comparison(
     if tune_seed in seeds:
         raise ArgumentError(f"tune_seed={tune_seed}", f"also in seeds={seeds}", "tune with a seed of its own")
     grids = {method: _grid(method, lrs) for method in methods}
+    recipe = Recipe.of(recipe)
     model = resolve(model)
     listed = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
     folder = None if output is None else Path(output)
@@ -100,12 +104,13 @@ def continual_comparison(
     results = []
     for method in methods:
         own = {**settings, **options.get(method, {})}
-        found = _tune(model, listed, method, grids[method], orders, tune_seed, folder, own)
+        found = _tune(model, listed, method, grids[method], recipe, orders, tune_seed, folder, own)
         tuning[method] = found
         where = None if folder is None else folder / "runs" / f"lr-{found['chosen']:g}"
         results.append(
             continual(
-                model, listed, method, orders=orders, seeds=seeds, lr=found["chosen"], output=where, **own
+                model, listed, method, orders=orders, seeds=seeds, recipe=replace(recipe, lr=found["chosen"]),
+                output=where, **own,
             )
         )  # fmt: skip
     joined = Continual.join(results)
@@ -132,6 +137,7 @@ def _tune(
     tasks: list[Task],
     method: str,
     grid: list[float],
+    recipe: Recipe,
     orders: Sequence[Sequence[str]] | None,
     seed: int,
     folder: Path | None,
@@ -148,7 +154,15 @@ def _tune(
         where = None if folder is None else folder / "tuning" / f"lr-{lr:g}"
         try:
             tried = continual(
-                model, tasks, method, orders=first, seeds=(seed,), lr=lr, split="discovery", output=where, **rest
+                model,
+                tasks,
+                method,
+                orders=first,
+                seeds=(seed,),
+                recipe=replace(recipe, lr=lr),
+                split="discovery",
+                output=where,
+                **rest,
             )
             scores[lr] = float(tried.metrics()["average accuracy"].iloc[0])
         except NumericalError:

@@ -98,7 +98,8 @@ def _overlaps(bench: Bench, run: Callable[..., Any]) -> Result:
 
 
 def _continual(bench: Bench, run: Callable[..., Any]) -> Result:
-    settings = {k: v for k, v in bench.settings.items() if k != "lr"} | {"progress": bench.progress}
+    settings = {"n": bench.settings["n"], "progress": bench.progress}
+    settings["recipe"] = {k: v for k, v in bench.settings.items() if k not in ("n", "lr")}
     settings["options"] = {
         name: {"k": bench.k, "examples": bench.examples} for name in ("ncft", "w-ncft", "ncft-random")
     }

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from transformers import TrainingArguments
 
-from neuroscope.checks import finite, whole
+from neuroscope.checks import finite, public, whole
 from neuroscope.errors import ArgumentError, suggest
 
 LR = 3e-4  # of `finetune`
@@ -95,6 +95,10 @@ class Recipe:
         """Every value by name, those in `arguments` too, as JSON can say it: what tells runs apart."""
         values = {name: value for name, value in vars(self).items() if name != "arguments"}
         return {k: v if isinstance(v, PLAIN) else repr(v) for k, v in {**values, **self.arguments}.items()}
+
+
+# a dataclass makes its own constructor: unknown arguments are refused as everywhere
+Recipe.__init__ = public(Recipe.__init__)  # type: ignore[method-assign]
 
 
 def _number(value: Any, name: str, positive: bool = False) -> float:

@@ -32,7 +32,7 @@ from neuroscope.evaluation import Outcomes
 from neuroscope.tasks.task import Task
 from neuroscope.training.continual_learning.features import prompt_features
 from neuroscope.training.continual_learning.lora import Loras
-from neuroscope.training.continual_learning.setting import Setting
+from neuroscope.training.continual_learning.setting import AT_ONCE, Setting
 
 
 def epi(setting: Setting, *, rank: int = 8, alpha: float = 16, samples: int = 1000, shrinkage: float = 0.1) -> Isolated:
@@ -81,7 +81,9 @@ class Isolated:
         """For every example of the split, the number of the task that answers it."""
         if task.data_hash not in self.asked:
             examples = task.split(self.setting.split, self.setting.n)
-            self.asked[task.data_hash] = prompt_features(self.setting.model, task, examples, self.setting.batch_size)
+            self.asked[task.data_hash] = prompt_features(
+                self.setting.model, task, examples, self.setting.batch_size or AT_ONCE
+            )
         means, covariance = gaussians(self.learnt, self.shrinkage)
         return distances(self.asked[task.data_hash], means, covariance).argmin(1)
 
@@ -122,7 +124,7 @@ class Isolated:
     def _describe(self, stage: int) -> Float[Tensor, "prompt dim"]:
         task = self.setting.tasks[stage]
         examples = task.split("train", self.samples)
-        return prompt_features(self.setting.model, task, examples, self.setting.batch_size)
+        return prompt_features(self.setting.model, task, examples, self.setting.batch_size or AT_ONCE)
 
 
 def gaussians(

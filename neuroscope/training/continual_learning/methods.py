@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from neuroscope import files
-from neuroscope.checks import Progress, public
+from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.models import require_parameters, resolve
-from neuroscope.tasks.task import Task, check_task
+from neuroscope.tasks.task import Task, tasks_of
 from neuroscope.training.continual_learning.continual_result import Continual
 from neuroscope.training.continual_learning.epi import epi
 from neuroscope.training.continual_learning.ewc import ewc
@@ -77,21 +77,16 @@ METHODS: dict[str, Method] = {
 @public
 def continual(
     model: Any,
-    tasks: Sequence[Task] | Mapping[str, Task],
+    tasks: Task | Sequence[Task] | Mapping[str, Task],
     method: str = "ncft",
     *,
     orders: Sequence[Sequence[str]] | None = None,
-    seeds: int | Sequence[int] = (0,),
-    lr: float | None = None,
-    steps: int | None = None,
-    epochs: float = 3,
-    batch_size: int = 16,
-    weight_decay: float = 0.0,
-    arguments: Mapping[str, Any] | None = None,
-    known: Sequence[Task] | Mapping[str, Task] = (),
+    seeds: int | Sequence[int] = 1,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    known: Task | Sequence[Task] | Mapping[str, Task] = (),
     split: str = "test",
     n: int | None = None,
-    eval_batch_size: int = 64,
+    batch_size: int | None = None,
     output: str | PathLike | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -106,19 +101,19 @@ def continual(
             `alpha`), "o-lora" (also `orthogonality`, `l2`, `distance`), "epi" (`rank`, `alpha`, `samples`,
             `shrinkage`), "ewc" (`strength`, `fisher_examples`), "replay" (`share`), "per-task" or "joint".
         orders: sequences of names of tasks, all of the same length; None: the order given.
-        seeds: of training, random masks and samples; one run per order and seed.
-        lr: peak learning rate; if None, the method's own. Neuron masks want several times that of the whole model.
-        steps, epochs, batch_size, weight_decay, arguments: of every stage, as in `finetune`.
+        seeds: of training, random masks and samples; one run per order and seed. 3 is seeds 0, 1 and 2.
+        recipe: of the training of every stage; its lr, where it has none, is the method's own. Neuron masks want
+            several times that of the whole model.
         known: tasks that the base can do already, to see what becomes of them; `protect` keeps their neurons.
-        split, n, eval_batch_size: the examples that scores are measured on: how many (None: all), how many at once.
+        split, n, batch_size: the examples that scores are measured on: how many (None: all), how many at once.
         output: a folder for finished stages, from which a killed run goes on when it is called again in the same way.
-        progress: called as `progress(iterable, description)`; `tqdm` fits.
+        progress: called as `progress(iterable, desc=...)`, such as tqdm.
 
     Returns:
         `Continual`: scores with intervals, trained parameters, seconds, memory; `.summary()`, `.figure()`.
 
     Raises:
-        ArgumentError: unknown method or option, an order or a seed that is none.
+        ArgumentError: an unknown method or option, a wrong order or seed.
         TaskError: a task without training or test examples.
         ModelError: the model's parameters cannot be trained here; the text says why.
         FileError: the output folder holds another run.
@@ -127,14 +122,10 @@ def continual(
     entry = METHODS[choose(method, METHODS, "method")]
     for name in options:
         if name not in entry.options:
-            others = [m for m, other in METHODS.items() if name in other.options]
-            known_names = [*inspect.signature(continual).parameters, *entry.options]
-            do = f"it is one of {', '.join(others)}" if others else suggest(name, known_names)
-            raise ArgumentError(f"continual(method={method!r}, {name}=...)", "no such option", do)
+            raise _no_such_option(method, name, options[name])
+    recipe = Recipe.of(recipe, lr=entry.lr)
     found, kept = _checked(tasks, known, split, n)
     names = orders_of(list(found), orders)
-    lr = entry.lr if lr is None else lr
-    recipe = Recipe(steps, epochs, lr, batch_size, weight_decay, arguments=arguments or {})
     asked = f"continual(method={method!r})"
     model = resolve(model)
     require_parameters(model, asked)
@@ -142,13 +133,13 @@ def continual(
     plain = {name: value for name, value in vars(recipe).items() if name != "arguments"}
     settings = {"method": method, **plain, **measuring, "options": _plain({**entry.options, **options})}
     settings["arguments"] = _plain(recipe.arguments)
-    shared: dict[str, Any] = {"batch_size": eval_batch_size, "progress": progress}
+    shared: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     shared |= {"prepared": {}, **measuring}
     provenance = model.provenance()
     own = " ".join(f"{k}={v}" for k, v in sorted(options.items()) if v != entry.options[k])
     records = []
     for number, order in enumerate(names):
-        for seed in _seeds(seeds):
+        for seed in seeds_of(seeds):
             sequence = tuple(found[name] for name in order)
             setting = Setting(model, sequence, tuple(kept.values()), recipe, seed, **shared)
             run = {"fingerprint": provenance["fingerprint"], **settings, "seed": seed}
@@ -165,41 +156,39 @@ def continual(
         "runs": [_about(r, settings) for r in records if r["stage"]],
         "versions": files.versions(),
     }
-    return Continual(_table(records, float(lr)), manifest)
+    return Continual(_table(records, recipe.lr), manifest)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v if isinstance(v, PLAIN) else repr(v) for k, v in values.items()}
 
 
-def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    found = list(seeds) if isinstance(seeds, Sequence) else [seeds]
-    if not found or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in found):
-        raise ArgumentError(f"seeds={seeds!r}", "no seeds", "give whole numbers from 0 up, such as (0, 1, 2)")
-    if len(set(found)) < len(found):
-        raise ArgumentError(f"seeds={seeds!r}", "a seed twice", "give different ones: equal seeds give equal runs")
-    return found
+def _no_such_option(method: str, name: str, value: Any) -> ArgumentError:
+    asked = f"continual(method={method!r}, {name}=...)"
+    if name in Recipe.__dataclass_fields__:
+        return ArgumentError(asked, "a setting of training", f"give recipe={{{name!r}: {value!r}}}")
+    others = [other for other, entry in METHODS.items() if name in entry.options]
+    if others:
+        return ArgumentError(asked, "no such option", f"it is one of {', '.join(others)}")
+    names = [*inspect.signature(continual).parameters, *METHODS[method].options]
+    return ArgumentError(asked, "no such option", suggest(name, names))
 
 
 def _checked(tasks: Any, known: Any, split: str, n: int | None) -> tuple[dict[str, Task], dict[str, Task]]:
+    """Tasks to learn, and known ones, by name; each Task has the name that it is called by."""
     choose(split, ("train", "discovery", "test"), "split")
-    found: list[Task] = []
-    kept: list[Task] = []
-    for given, into in ((tasks, found), (known, kept)):
-        listed = given.values() if isinstance(given, Mapping) else given if isinstance(given, Sequence) else [given]
-        into += listed
-        for task in into:
-            check_task(task, "learn a sequence of tasks")
-    names = [task.name for task in [*found, *kept]]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice or len(found) < 2:
-        what = f"two named {twice!r}" if twice else f"{len(found)} task(s)"
-        raise ArgumentError("learn a sequence of tasks", what, "give two or more tasks of different names")
-    for task in found:
+    asked = "learn a sequence of tasks"
+    learnt = {name: replace(task, name=name) for name, task in tasks_of(tasks, asked).items()}
+    kept = {name: replace(task, name=name) for name, task in (tasks_of(known, asked) if known else {}).items()}
+    twice = next((name for name in kept if name in learnt), None)
+    if twice or len(learnt) < 2:
+        what = f"two named {twice!r}" if twice else f"{len(learnt)} task(s)"
+        raise ArgumentError(asked, what, "give two or more tasks of different names")
+    for task in learnt.values():
         task.split("train")
-    for task in [*found, *kept]:
+    for task in [*learnt.values(), *kept.values()]:
         task.split(split, n)
-    return {task.name: task for task in found}, {task.name: task for task in kept}
+    return learnt, kept
 
 
 def _about(record: Record, settings: Mapping[str, Any]) -> Record:
@@ -207,7 +196,7 @@ def _about(record: Record, settings: Mapping[str, Any]) -> Record:
     return {key: record[key] for key in kept} | {"settings": dict(settings)}
 
 
-def _table(records: Sequence[Record], lr: float) -> Any:
+def _table(records: Sequence[Record], lr: float | None) -> Any:
     import pandas as pd  # heavy: only where a table is made
 
     rows = []

@@ -22,6 +22,7 @@ from neuroscope.tasks.task import Task
 from neuroscope.training import Recipe, Trainable, train
 
 MIB = 2**20
+AT_ONCE = 64  # examples per forward pass where the caller does not say
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
@@ -44,7 +45,7 @@ class Setting:
     seed: int
     split: str = "test"
     n: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     progress: Progress | None = None
     prepared: dict[str, Prepared] = field(default_factory=dict)  # shared by the runs on one model
 
@@ -55,7 +56,7 @@ class Setting:
     def judge(self, task: Task) -> Outcomes:
         """[examples] outcomes of the model as it stands."""
         if task.data_hash not in self.prepared:
-            self.prepared[task.data_hash] = prepare(self.model, task, self.split, self.n, self.batch_size)
+            self.prepared[task.data_hash] = prepare(self.model, task, self.split, self.n, self.batch_size or AT_ONCE)
         return judge(self.model, self.prepared[task.data_hash])
 
 

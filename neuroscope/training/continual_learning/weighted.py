@@ -34,7 +34,7 @@ from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter
 from neuroscope.training.continual_learning.features import prompt_features
 from neuroscope.training.continual_learning.neurons import Neurons, Protect, ncft, unmerged
-from neuroscope.training.continual_learning.setting import Setting
+from neuroscope.training.continual_learning.setting import AT_ONCE, Setting
 
 Weighting = Literal["delta-max", "literal", "owner-normalised"]
 WEIGHTINGS = ("delta-max", "literal", "owner-normalised")
@@ -117,7 +117,7 @@ class Weighted:
 
 def _vector(setting: Setting, task: Task, samples: int) -> Float[Tensor, " dim"]:
     examples = task.split("train" if task.train else setting.split, samples)
-    return prompt_features(setting.model, task, examples, setting.batch_size).mean(0)
+    return prompt_features(setting.model, task, examples, setting.batch_size or AT_ONCE).mean(0)
 
 
 def softmax_cosine(
