@@ -16,7 +16,8 @@ import common
 import torch
 from torch import Tensor
 
-from neuroscope.interventions import ablate, lens_hooks
+from neuroscope.interop import lens_hooks
+from neuroscope.interventions import ablate
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, load
 

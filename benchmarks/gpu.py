@@ -14,7 +14,8 @@ import torch
 import transformers
 from torch import nn
 
-from neuroscope.interventions import ablate, lens_hooks
+from neuroscope.interop import lens_hooks
+from neuroscope.interventions import ablate
 from neuroscope.models import load
 
 LAYERS, WIDTH, FFN, HEADS, VOCABULARY = 32, 4096, 11008, 32, 32000

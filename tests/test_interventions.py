@@ -15,8 +15,9 @@ from state import unchanged
 from transformer_lens.model_bridge import TransformerBridge
 
 from neuroscope.attribution import attribute
-from neuroscope.errors import ArgumentError, MaskError, ModelError, TaskError
-from neuroscope.interventions import ablate, add, lens_hooks, nnsight_code, patch, scale
+from neuroscope.errors import ArgumentError, MaskError, ModelError
+from neuroscope.interop import lens_hooks, nnsight_code
+from neuroscope.interventions import ablate, add, patch, scale
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve, tap_experts
 from neuroscope.models.sites import edit
@@ -316,6 +317,25 @@ def test_patch_says_what_does_not_fit(tiny_model):
         patch(mixture, every_third(mixture), source=ids_of(mixture))
 
 
+def test_a_mask_is_fitted_to_a_model_once_per_intervention(tiny_model, monkeypatch):
+    model, fitted = tiny_model(), []
+    mask, fits = attribute(model, TASK).top(0.4), NeuronMask.fits
+    monkeypatch.setattr(NeuronMask, "fits", lambda mask, *args: [fitted.append(mask), fits(mask, *args)][1])
+    for intervene in (
+        lambda: ablate(model, mask),
+        lambda: ablate(model, mask, value="mean"),
+        lambda: ablate(model, mask, value="mean", data=TASK),
+        lambda: ablate(model, mask, value="resample", data=TASK),
+        lambda: scale(model, mask, 2),
+        lambda: add(model, mask, mask.means),
+        lambda: patch(model, mask, source="the food"),
+    ):
+        fitted.clear()
+        with intervene():
+            logits(model, ids_of(model, batch=1, length=3))
+        assert len(fitted) == 1
+
+
 def test_scopes_nest_and_unwind_in_any_order(tiny_model):
     model = tiny_model()
     inputs, plain = ids_of(model), logits(model, ids_of(model))
@@ -528,22 +548,22 @@ def test_bad_values_are_refused(tiny_model):
     mask, foreign = every_third(model), every_third(open_family("bloom"))
     calls = {
         "no such value.*'mean'": lambda: ablate(model, mask, value="men"),
-        "None, which is no number": lambda: ablate(model, mask, value=None),
+        "value.=None.*not a finite number": lambda: ablate(model, mask, value=None),
         "no data, and a mask that carries no means": lambda: ablate(model, mask, value="mean"),
         "found: no data\n": lambda: ablate(model, mask, value="resample"),
-        "a list for a mask": lambda: ablate(model, [1, 2], value="mean", data=TASK),
-        "a dict for a mask": lambda: patch(model, {}, source="the"),
-        "a tuple for a mask": lambda: add(model, (), {}),
-        "a set for a mask": lambda: nnsight_code(model, set()),
-        "a int for a mask": lambda: lens_hooks(3),
-        "'x', which is no number": lambda: scale(model, mask, "x"),
+        "a list in place of a mask": lambda: ablate(model, [1, 2], value="mean", data=TASK),
+        "a dict in place of a mask": lambda: patch(model, {}, source="the"),
+        "a tuple in place of a mask": lambda: add(model, (), {}),
+        "a set in place of a mask": lambda: nnsight_code(model, set()),
+        "a int in place of a mask": lambda: lens_hooks(3),
+        "factor.='x'.*not a finite number": lambda: scale(model, mask, "x"),
         "nothing for blocks.0": lambda: add(model, mask, {}),
         r"\(3,\) for blocks.0": lambda: add(model, mask, {a: torch.ones(3) for a in mask}),
     }
     for text, call in calls.items():
         with unchanged(model.root), pytest.raises(ArgumentError, match=f"(?s){text}"):
             call()
-    with pytest.raises(TaskError, match="fewer than one"):
+    with pytest.raises(ArgumentError, match="from 1 up"):
         ablate(model, mask, value="mean", data=TASK, examples=0)
     for call in (ablate, lambda m, k: scale(m, k, 2), lambda m, k: patch(m, k, source="the")):
         with unchanged(other.root), pytest.raises(MaskError, match=r"2 sites of 128 neurons.*2 sites of 48 neurons"):

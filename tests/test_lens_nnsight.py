@@ -14,9 +14,9 @@ from nnsight.modeling.transformers import TransformersModel
 from transformer_lens.model_bridge import TransformerBridge
 
 from neuroscope.errors import ModelError
+from neuroscope.interop import lens_hooks, nnsight_code
+from neuroscope.masks import NeuronMask
 from neuroscope.models import resolve, tap_experts
-from neuroscope.models.lens import hooks_for
-from neuroscope.models.nnsight import trace_lines
 from neuroscope.models.sites import edit
 
 CLOSE = 1e-5
@@ -27,6 +27,10 @@ IDS = inputs("causal")["input_ids"]
 @pytest.fixture(scope="session")
 def words(tmp_path_factory):
     return families.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def mask_of(model, unit, chosen):
+    return NeuronMask.of(chosen, {a: s.width for a, s in model.sites(unit).items()}, unit)
 
 
 def bridge_of(name, words, compatible=False):
@@ -50,14 +54,17 @@ def test_lens_hooks_are_the_same_ablation(name, compatible, unit, value, words):
     expected = ablated(model, unit, chosen, value)
     plain = bridge(IDS).log_softmax(-1)
     with torch.no_grad():
-        hooked = bridge.run_with_hooks(IDS, fwd_hooks=hooks_for(chosen, value)).log_softmax(-1)
+        hooked = bridge.run_with_hooks(
+            IDS, fwd_hooks=lens_hooks(mask_of(model, unit, chosen), value=value)
+        ).log_softmax(-1)
     assert (hooked - expected).abs().max() < CLOSE and (hooked - plain).abs().max() > 0.05
     assert torch.equal(bridge(IDS).log_softmax(-1), plain)  # TransformerLens has taken them off again
 
 
 def test_lens_hooks_leave_out_sites_without_a_chosen_neuron(words):
-    first, second = resolve(bridge_of("llama", words)).sites("hidden")
-    hooks = hooks_for({first: NONE, second: torch.tensor([1])})
+    model = resolve(bridge_of("llama", words))
+    first, second = model.sites("hidden")
+    hooks = lens_hooks(mask_of(model, "hidden", {first: NONE, second: torch.tensor([1])}))
     assert [name for name, _ in hooks] == [second]
 
 
@@ -96,7 +103,7 @@ def test_trace_code_is_the_same_ablation(name, unit, value, tmp_path):
     model = resolve(wrapped)
     chosen = thirds(model.sites(unit))
     expected = ablated(model, unit, chosen, value)
-    lines = trace_lines(model, chosen, unit, value, "model")
+    lines = nnsight_code(model, mask_of(model, unit, chosen), value=value)
     assert len(lines.splitlines()) == 3 * len(chosen) and compile(lines, "lines", "exec")
     traced = run_lines(tmp_path, lines, wrapped, IDS)
     assert (traced - expected).abs().max() < CLOSE and (traced - logprobs(model)).abs().max() > 0.05
@@ -107,7 +114,7 @@ def test_trace_code_works_on_an_encoder_and_decoder(tmp_path):
     model = resolve(wrapped)
     for unit in ("hidden", "head"):
         chosen = thirds(model.sites(unit))
-        lines = trace_lines(model, chosen, unit, 0.0, "model")
+        lines = nnsight_code(model, mask_of(model, unit, chosen))
         decoder = inputs("seq2seq")["decoder_input_ids"]
         call = f"model.trace(input_ids=ids, decoder_input_ids=ids.new_tensor({decoder.tolist()}))"
         assert (run_lines(tmp_path, lines, wrapped, IDS, call) - ablated(model, unit, chosen)).abs().max() < CLOSE
@@ -119,7 +126,7 @@ def test_trace_code_reaches_under_peft(unit, tmp_path):
     wrapped = nnsight.NNsight(peft.get_peft_model(build("llama"), config).eval())
     model = resolve(wrapped)
     chosen = thirds(model.sites(unit))
-    traced = run_lines(tmp_path, trace_lines(model, chosen, unit, 0.0, "model"), wrapped, IDS)
+    traced = run_lines(tmp_path, nnsight_code(model, mask_of(model, unit, chosen)), wrapped, IDS)
     assert (traced - ablated(model, unit, chosen)).abs().max() < CLOSE
     assert (traced - logprobs(model)).abs().max() > 0.05
 
@@ -127,7 +134,8 @@ def test_trace_code_reaches_under_peft(unit, tmp_path):
 def test_trace_code_uses_the_users_name_and_skips_empty_sites():
     model = resolve(build("llama"))
     first, second = model.sites("hidden")
-    lines = trace_lines(model, {first: NONE, second: torch.tensor([4, 7])}, "hidden", 0.0, "lm")
+    mask = mask_of(model, "hidden", {first: NONE, second: torch.tensor([4, 7])})
+    lines = nnsight_code(model, mask, variable="lm")
     assert lines == (
         "h = lm.model.layers[1].mlp.down_proj.input.clone()\n"
         "h[..., [4, 7]] = 0.0\n"
@@ -139,7 +147,7 @@ def test_neurons_of_experts_have_no_trace_code():
     model = resolve(tap_experts(build("mixtral")))
     chosen = {next(iter(model.sites("hidden"))): torch.tensor([0])}
     with pytest.raises(ModelError, match="tap_experts"):
-        trace_lines(model, chosen, "hidden", 0.0, "model")
+        nnsight_code(model, mask_of(model, "hidden", chosen))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
@@ -176,7 +184,7 @@ def test_trace_code_survives_the_way_to_a_remote_server(name, unit, words, tmp_p
     wrapped = TransformersModel(build(name), task="text-generation", tokenizer=words)
     model = resolve(wrapped)
     chosen = thirds(model.sites(unit))
-    lines = trace_lines(model, chosen, unit, 0.0, "model")
+    lines = nnsight_code(model, mask_of(model, unit, chosen))
     traced = run_lines(tmp_path, lines, wrapped, IDS, 'model.trace(input_ids=ids, remote="local")')
     assert (traced - ablated(model, unit, chosen)).abs().max() < CLOSE
     assert (traced - logprobs(model)).abs().max() > 0.05

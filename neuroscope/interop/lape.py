@@ -11,7 +11,7 @@ import torch
 from neuroscope import files
 from neuroscope.checks import public
 from neuroscope.errors import FileError, MaskError
-from neuroscope.masks import NeuronMask
+from neuroscope.masks import NeuronMask, masks_of
 
 
 @public
@@ -50,8 +50,10 @@ def save_lape(masks: Mapping[str, NeuronMask], path: str | PathLike) -> Path:
     """Write masks in LAPE's `.neuron.pth` format: languages in the mapping's order.
 
     Raises:
+        ArgumentError: no dict of masks.
         MaskError: neurons that the format has no place for (experts, output units, heads, encoders).
     """
+    masks = masks_of(masks, "save_lape")
     for name, mask in masks.items():
         plain = [f"blocks.{i}.mlp.hook_post" for i in range(len(mask.widths))]
         if list(mask.widths) != plain:

@@ -1,6 +1,7 @@
 """Change neurons while the model runs: ablate, scale, add, patch; and activation patching as a grid."""
 
+from neuroscope.interventions.edits import ablate, add, scale
 from neuroscope.interventions.patch_grid import PatchSweep, patch_sweep
-from neuroscope.interventions.scopes import ablate, add, lens_hooks, nnsight_code, patch, scale
+from neuroscope.interventions.patching import patch
 
-__all__ = ["PatchSweep", "ablate", "add", "lens_hooks", "nnsight_code", "patch", "patch_sweep", "scale"]
+__all__ = ["PatchSweep", "ablate", "add", "patch", "patch_sweep", "scale"]

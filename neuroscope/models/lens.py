@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from neuroscope.errors import ModelError
@@ -110,18 +108,3 @@ def _problems(units: dict[Unit, dict[str, Site]], root: nn.Module) -> dict[Unit,
             "call ns.interop.tap_experts(model) first",
         )
     return problems
-
-
-def hooks_for(
-    chosen: Mapping[str, Int[Tensor, " chosen"]], value: float = 0.0
-) -> list[tuple[str, Callable[[Tensor, Any], Tensor]]]:
-    """TransformerLens `fwd_hooks` that set neurons to a value: `bridge.run_with_hooks(tokens, fwd_hooks=...)`."""
-
-    def setter(neurons: Tensor, by_head: bool) -> Callable[[Tensor, Any], Tensor]:
-        def fill(activation: Tensor, hook: Any) -> Tensor:
-            # TransformerLens shows heads as [batch, pos, head, d_head]
-            return activation.index_fill(-2 if by_head else -1, neurons.to(activation.device), value)
-
-        return fill
-
-    return [(name, setter(torch.as_tensor(n), name.endswith("hook_z"))) for name, n in chosen.items() if len(n)]

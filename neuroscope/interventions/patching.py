@@ -1,0 +1,148 @@
+"""Activation patching: give chosen neurons the activations of another run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, MaskError, ModelError
+from neuroscope.interventions.mask_sites import MaskSites, Scope
+from neuroscope.masks import NeuronMask
+from neuroscope.models import Model
+from neuroscope.models.sites import Site
+from neuroscope.tasks.prompts import Batch
+from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
+
+
+@public
+def patch(
+    model: Any,
+    mask: NeuronMask,
+    *,
+    source: Mapping[str, Tensor] | Batch | Tensor | str | Sequence[str],
+    positions: Sequence[int] | None = None,
+) -> Scope:
+    """Give chosen neurons the activations of another run, within a scope (activation patching).
+
+    Args:
+        source: prompts, the model's inputs (token ids, a dict with `input_ids`, or a `Batch`), or cached activations:
+            address -> `[batch, pos, coordinate]`. The source is run at the call, not at entry. A source of one example
+            is given to every example; otherwise batch and length must be those of the run that is patched.
+        positions: token positions to patch (None: all); negative ones count from the end.
+
+    While generating, the pass over the prompt is patched, and the single-token steps after it are left alone.
+
+    Raises:
+        ArgumentError: source and run differ in shape, a position is outside, or prompts of different lengths.
+        ModelError: neurons of experts, which exist at some tokens only; or prompts for the neurons of a decoder.
+    """
+    places = MaskSites.find(model, mask, "patch")
+    if any(site.expert is not None for site in places.sites.values()):
+        found = "neurons of experts, which exist at some tokens only"
+        raise ModelError("patch", found, "patch unit='output' or 'head'")
+    cached = _cached(places, source)
+    length = [0]  # of the run that is patched, for models that flatten tokens
+
+    def replace(site: Site, h: Tensor, coordinates: Tensor) -> Tensor | None:
+        given = cached[site.address].to(h)
+        run = h if h.ndim == 3 else h.unflatten(0, (-1, length[0]))
+        if run.shape[1] == 1 < given.shape[1]:
+            return None  # a generation step
+        if run.shape[1] != given.shape[1] or given.shape[0] not in (1, run.shape[0]):
+            found = f"source {tuple(given.shape[:2])}, run {tuple(run.shape[:2])} [batch, pos]"
+            do = "give one prompt, or as many as the run has, all of the same number of tokens"
+            raise ArgumentError(f"patch at {site.address}", found, do)
+        at = _positions(positions, run.shape[1], h.device)
+        new = run.clone()
+        rows = torch.arange(len(run), device=h.device)[:, None, None]
+        values = given[:, at[:, None], coordinates[None]]
+        new[rows, at[None, :, None], coordinates] = values.expand(len(run), -1, -1)
+        return new.reshape(h.shape)
+
+    return _noting_length(places.model, length, places.changed(replace))
+
+
+@contextlib.contextmanager
+def _noting_length(model: Model, length: list[int], scope: Scope) -> Iterator[None]:
+    """`scope`, in which `length[0]` is the number of tokens that the model is being shown."""
+
+    def note(module: Any, args: Any, embedded: Tensor) -> None:
+        length[0] = embedded.shape[-2]
+
+    handle = model.base.get_input_embeddings().register_forward_hook(note)
+    try:
+        with scope:
+            yield
+    finally:
+        handle.remove()
+
+
+def _positions(positions: Sequence[int] | None, length: int, device: torch.device) -> Tensor:
+    """The positions counted from the start."""
+    if positions is None:
+        return torch.arange(length, device=device)
+    outside = [p for p in positions if not -length <= p < length]
+    if outside:
+        raise ArgumentError(f"position {outside[0]}", f"a run of {length} tokens", f"give {-length} to {length - 1}")
+    return torch.tensor([p % length for p in positions], dtype=torch.long, device=device)
+
+
+def _cached(places: MaskSites, source: Any) -> Mapping[str, Float[Tensor, "batch pos coordinate"]]:
+    """The activations of the source at every site that has a chosen neuron."""
+    if isinstance(source, Mapping) and "input_ids" not in source:
+        for address, site in places.sites.items():
+            found = tuple(source[address].shape) if address in source else "none"
+            if found == "none" or len(found) != 3 or found[-1] != site.width * site.group:
+                do = f"give every site of the mask its [batch, pos, {site.width * site.group}] activations"
+                raise MaskError("patch from cached activations", f"{found} for {address}", do)
+        return source
+    inputs = _inputs(places.model, source, places.sites)
+    cache: dict[str, Tensor] = {}
+
+    def keep(site: Site, h: Tensor, tokens: Tensor | None) -> None:
+        copy = h.detach().clone()  # some models write into their vectors
+        cache[site.address] = copy if h.ndim == 3 else copy.unflatten(0, (len(inputs["input_ids"]), -1))
+
+    places.observe(inputs, keep)
+    return cache
+
+
+def _inputs(model: Model, source: Any, wanted: Mapping[str, Site]) -> dict[str, Tensor]:
+    """The source as keyword arguments of the model."""
+    if isinstance(source, Batch):
+        source = source.inputs
+    if isinstance(source, Tensor):
+        source = {"input_ids": source}
+    prompts = [source] if isinstance(source, str) else source
+    if isinstance(prompts, Sequence) and all(isinstance(text, str) for text in prompts):
+        source = {"input_ids": _prompt_ids(model, prompts)}
+    if not isinstance(source, Mapping):
+        raise ArgumentError("patch(source=...)", f"a {type(source).__name__}", "give prompts, inputs or activations")
+    inputs = {k: v.to(model.device) for k, v in source.items() if torch.is_tensor(v)}
+    if model.style == "seq2seq" and "decoder_input_ids" not in inputs:
+        decoding = [a for a in wanted if a.startswith("decoder_")]
+        if decoding:
+            found = f"no decoder_input_ids for {decoding[0]}"
+            raise ModelError("patch(source=...)", found, "give a dict with decoder_input_ids, or a Batch")
+        inputs["decoder_input_ids"] = torch.full((len(inputs["input_ids"]), 1), decoder_start(model))
+        inputs["decoder_input_ids"] = inputs["decoder_input_ids"].to(model.device)
+    return inputs
+
+
+def _prompt_ids(model: Model, prompts: Sequence[str]) -> Int[Tensor, "prompt token"]:
+    """Prompts of one length as token ids, with the special tokens that the tokenizer puts around a text."""
+    pieces = tokenize(tokenizer_of(model), prompts)
+    ids = [[*p.prefix, *p.body, *p.suffix] for p in (pieces[text] for text in prompts)]
+    lengths = sorted({len(row) for row in ids})
+    if len(lengths) != 1 or lengths[0] == 0:
+        raise ArgumentError("patch(source=prompts)", f"prompts of {lengths} tokens", "give prompts of one length")
+    if model.context is not None and lengths[0] > model.context:
+        found = f"a context of {model.context}"
+        raise ArgumentError(f"patch(source=a prompt of {lengths[0]} tokens)", found, "give a shorter one")
+    return torch.tensor(ids)
