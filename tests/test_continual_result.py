@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from neuroscope.errors import ArgumentError
 from neuroscope.figures.style import label_sides
+from neuroscope.statistics import mean_interval
+from neuroscope.tasks.catalogue import CL_ORDERS
 from neuroscope.training.continual_learning import Continual
-from neuroscope.training.continual_learning.continual_result import matrix, t_interval
-from neuroscope.training.continual_learning.metrics import METRICS, forgetting, retention
+from neuroscope.training.continual_learning.continual_result import PUBLISHED
+from neuroscope.training.continual_learning.metrics import METRICS, forgetting, matrix, retention
 
 # --- metrics
 
@@ -122,13 +123,6 @@ def test_metrics_of_runs_by_hand():
     assert result(sure).metrics().loc[0, ["low", "high"]].tolist() == pytest.approx([1 - half, 1])
 
 
-def test_t_interval_is_scipys():
-    values = [0.4, 0.7, 0.6, 0.65]
-    expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
-    assert t_interval(values) == pytest.approx(expected)
-    assert np.isnan(t_interval([0.4, np.nan])).all()
-
-
 def test_summary_and_differences_by_hand():
     found = result(table("m", A1), table("m", A2, seed=1), table("joint", JOINT), table("joint", JOINT, seed=1))
     summary = found.summary()
@@ -139,7 +133,7 @@ def test_summary_and_differences_by_hand():
     assert summary["average accuracy"].tolist() == pytest.approx([0.65, 0.825])
     assert summary.loc[0, ["low", "high"]].tolist() == [0.0, 1.0]  # from -0.62 to 1.92: cut to what scores can be
     near = result(table("m", A1), table("m", (np.array(A1) - 0.01).tolist(), seed=1)).summary()
-    assert near.loc[0, ["low", "high"]].tolist() == pytest.approx(t_interval([0.75, 0.74]))
+    assert near.loc[0, ["low", "high"]].tolist() == pytest.approx(mean_interval([0.75, 0.74]))
     assert summary.loc[1, ["low", "high"]].tolist() == pytest.approx([0.825, 0.825])
     assert np.isnan(summary.loc[1, "forgetting"])
     single = result(table("m", A1)).summary()
@@ -147,7 +141,7 @@ def test_summary_and_differences_by_hand():
     gaps = found.differences("joint")
     assert gaps["method"].tolist() == ["m"]
     assert gaps.loc[0, ["difference", "low", "high"]].tolist() == pytest.approx(
-        [0.175, *t_interval([0.825 - 0.75, 0.825 - 0.55])]
+        [0.175, *mean_interval([0.825 - 0.75, 0.825 - 0.55])]
     )
     partly = result(table("m", A1), table("m", A2, seed=1), table("other", A2, seed=1), table("third", A1, seed=5))
     gaps = partly.differences("m").set_index("method")
@@ -221,6 +215,63 @@ def test_saved_and_loaded(tmp_path):
     assert back.summary().equals(found.summary())
 
 
+# --- words
+
+
+def runs_of(orders, methods=("seqft", "ncft"), **about):
+    """Half of the examples right, and six of ten by ncft, at every stage."""
+    rows = [
+        {"method": m, "options": "", "lr": 1e-3, "order": i, "seed": 0, "stage": stage,
+         "learnt": order[stage - 1], "task": task, "position": place, "score": 0.5 + 0.1 * (m == "ncft"),
+         "low": 0.4, "high": 0.6, "se": 0.01, "n": 10, "trained": 1, "seconds": 0.0, "peak_mib": 0.0}
+        for m in methods for i, order in enumerate(orders) for stage in range(1, len(order) + 1)
+        for place, task in enumerate(order, 1)
+    ]  # fmt: skip
+    runs = [{"method": m, "settings": {"options": {"weighting": "literal"} if m == "w-ncft" else {}}} for m in methods]
+    return Continual(pd.DataFrame(rows), {"orders": [list(o) for o in orders], "runs": runs, **about})
+
+
+def test_published_numbers_stand_beside_the_papers_orders_alone():
+    four = runs_of([CL_ORDERS[1], CL_ORDERS[3]]).beside_published().set_index("method")
+    assert four.loc["ncft", "LX24"] == 71.3 and four.loc["seqft", "LX24"] == 47.1
+    assert four.loc["ncft", "ours"] == pytest.approx(60) and four.loc["ncft", "runs"] == 2
+    eight = runs_of([CL_ORDERS[4]], ("w-ncft", "ewc")).beside_published().set_index("method")
+    assert eight.loc["w-ncft", "LX24"] == 72.0 and np.isnan(eight.loc["ewc", "LX24"])
+    assert runs_of([CL_ORDERS[1], CL_ORDERS[1][::-1]]).beside_published() is None
+    assert PUBLISHED["per-task"] == (77.2, 84.5)
+    assert list(runs_of([CL_ORDERS[1]]).tables()) == ["summary", "runs", "metrics", "published"]
+
+
+def test_in_words():
+    orders = [CL_ORDERS[1], CL_ORDERS[2]]
+    text = runs_of(orders).in_words()
+    first = (
+        "After 4 tasks, learnt one after another, ncft has a mean score of **60.0%**, and **100%** of a task's score"
+    )
+    assert text.startswith(first)
+    assert "best first: **ncft** 60.0%" in text
+    assert "ncft against seqft (the whole model): +10.0 points" in text
+    reverse = runs_of(orders, ("ncft", "w-ncft")).in_words()
+    assert "**A negative**, no advantage shown: w-ncft against ncft" in reverse
+    assert "W-NCFT weighted its neurons by 'literal'" in reverse and "w-ncft are told which task is asked" in reverse
+    assert "terms" not in text
+    half = runs_of(orders, dtype="bfloat16").in_words()
+    assert "**Not on equal terms**: seqft train the weights in the base's bfloat16" in half
+    tuned = runs_of(orders, tuning={"ncft": {"edge": True}}, tuned_on={"a": "train", "b": "discovery"}).in_words()
+    assert "edge of the grid for ncft:" in tuned and "tuned on training examples of a:" in tuned
+    joint = result(table("joint", JOINT)).in_words()  # no stages: nothing can be kept
+    assert joint.startswith("After 2 tasks, learnt one after another, joint has a mean score of **82.5%**.\n\n-")
+
+
+def test_what_a_report_shows():
+    (section,) = result(table("m", A1), table("m", A2, seed=1)).sections()
+    assert section.title == "Learning tasks one after another" and len(section.figures) == 2
+    captions = ["Means over runs, per method", "Every task after every stage", "Every run"]
+    assert [caption for caption, _ in section.tables] == captions
+    (once,) = result(table("joint", JOINT)).sections()
+    assert len(once.figures) == 1
+
+
 # --- figures
 
 
@@ -246,7 +297,7 @@ def test_retention_figure():
     kept = [0.6 / 0.8, 0.3 / 0.9]
     assert list(curves["m"].x) == [2]
     assert list(curves["m"].y) == pytest.approx([np.mean(kept)])
-    assert sorted(curves["m: band"].y) == pytest.approx(sorted(t_interval(kept)))
+    assert sorted(curves["m: band"].y) == pytest.approx(sorted(mean_interval(kept)))
     assert list(curves["one"].y) == pytest.approx([0.75])
     with pytest.raises(ArgumentError, match="any but joint"):
         result(table("joint", JOINT)).retention_figure()
@@ -257,8 +308,8 @@ def test_plane_figure():
     points = {t.name: t for t in figure.data}
     assert set(points) == {"m", "one"}
     assert (points["m"].x[0], points["m"].y[0]) == pytest.approx((0.4, 0.65))
-    assert points["m"].x[0] + points["m"].error_x.array[0] == pytest.approx(t_interval([0.2, 0.6])[1])
-    assert points["m"].y[0] - points["m"].error_y.arrayminus[0] == pytest.approx(t_interval([0.75, 0.55])[0])
+    assert points["m"].x[0] + points["m"].error_x.array[0] == pytest.approx(mean_interval([0.2, 0.6])[1])
+    assert points["m"].y[0] - points["m"].error_y.arrayminus[0] == pytest.approx(mean_interval([0.75, 0.55])[0])
     assert points["one"].error_x.array is None
     with pytest.raises(ArgumentError, match="any but joint"):
         result(table("joint", JOINT)).plane_figure()

@@ -6,8 +6,7 @@ import pytest
 from neuroscope.models import load
 from neuroscope.tasks import load_tasks
 from neuroscope.training.continual_learning import continual
-from neuroscope.training.continual_learning.continual_result import matrix
-from neuroscope.training.continual_learning.metrics import retention
+from neuroscope.training.continual_learning.metrics import matrix, retention
 
 pytestmark = pytest.mark.slow
 RECIPE = {"steps": 100, "batch_size": 32, "lr": 1e-3}

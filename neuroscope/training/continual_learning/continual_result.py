@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from scipy import stats
 
 from neuroscope import figures
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError
 from neuroscope.results import Result
-from neuroscope.training.continual_learning.metrics import METRICS, Matrix, retention
+from neuroscope.statistics import mean_interval
+from neuroscope.tasks.catalogue import CL_ORDERS
+from neuroscope.training.continual_learning.metrics import RUN, VARIANT, matrix, method_means, retention, run_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-VARIANT = ["method", "options", "lr"]
-RUN = [*VARIANT, "order", "seed"]  # what tells one run of a sequence from another
 STAGES = "run a method with stages: any but joint"
 
 Variant = tuple[str, str, float]  # method, options, learning rate
+
+# LX24 Table 5, Llama-2-7b: average accuracy in %, means over orders 1 to 3 (four tasks) and 4 to 6 (eight)
+PUBLISHED = {
+    "seqft": (47.1, 34.6), "seq-lora": (53.8, 47.7), "epi": (48.4, 42.6), "o-lora": (76.1, 71.6), "ncft": (71.3, 70.0),
+    "w-ncft": (73.3, 72.0), "per-task": (77.2, 84.5),
+}  # fmt: skip
+CONTROLS = (  # method, what it is compared with, what that trains
+    ("ncft", "ncft-random", "as many random neurons of the same layers"),
+    ("ncft", "ffn", "all FFN neurons"),
+    ("ncft", "seqft", "the whole model"),
+    ("ncft", "seq-lora", "LoRA on all linear layers"),
+    ("w-ncft", "ncft", "the same without weighting"),
+)
+TOLD = ("w-ncft", "per-task")  # are told which task is asked
+WHOLE = ("seqft", "replay", "ewc", "per-task", "joint")  # train the base's own weights, in its own dtype
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +52,14 @@ class Continual(Result):
             beyond what was held before the stage).
         manifest: model, tasks with data hashes, orders, settings, the log of every stage, versions.
     """
+
+    title = "Learning tasks one after another"
+    captions: ClassVar[Mapping[str, str]] = {
+        "summary": "Means over runs, per method",
+        "runs": "Every task after every stage",
+        "metrics": "Every run",
+        "published": "Average accuracy in %, beside Table 5 of Leng & Xiong (Llama-2-7b)",
+    }
 
     @classmethod
     @public
@@ -91,39 +113,14 @@ class Continual(Result):
         independent). base: the mean score on the tasks that the base could do before. base kept: that after the last
         stage, over that before. trained: parameters trained at the last stage.
         """
-        import pandas as pd  # heavy: only where tables are made
-
-        rows = []
-        for key, run in self.runs():
-            a = matrix(run)
-            row = dict(zip(RUN, key, strict=True)) | {name: metric(a) for name, metric in METRICS.items()}
-            last = run[(run["stage"] == run["stage"].max()) & (run["position"] > 0)]
-            error = stats.norm.ppf(0.975) * float(np.sqrt((last["se"] ** 2).sum())) / len(last)
-            row |= {"low": max(0.0, row["average accuracy"] - error), "high": min(1.0, row["average accuracy"] + error)}
-            known = run[run["position"] == 0].groupby("stage")["score"].mean()
-            row["base"] = known.get(0, np.nan)
-            row["base kept"] = known.iloc[-1] / known.loc[0] if len(known) and known.loc[0] > 0 else np.nan
-            stages = run[run["stage"] > 0].groupby("stage")[["trained", "seconds", "peak_mib"]].first()
-            row |= {"trained": int(stages["trained"].iloc[-1]), "seconds": float(stages["seconds"].sum())}
-            rows.append(row | {"peak_mib": float(stages["peak_mib"].max())})
-        return pd.DataFrame(rows)
+        return run_metrics(self.table)
 
     def summary(self) -> pd.DataFrame:
         """One row per method, options and learning rate: means over runs, with the average accuracy's 95 % interval.
 
         The interval is Student's t over runs (orders and seeds); of a single run, the one over test examples.
         """
-        import pandas as pd  # heavy: only where tables are made
-
-        rows = []
-        for key, runs in self.metrics().groupby(VARIANT, sort=False):
-            means = runs[[*METRICS, "base", "base kept", "trained", "seconds", "peak_mib"]].mean(skipna=False)
-            low, high = float(runs["low"].iloc[0]), float(runs["high"].iloc[0])
-            if len(runs) > 1:
-                low, high = np.clip(t_interval(runs["average accuracy"].to_numpy()), 0.0, 1.0)  # where scores are
-            named = dict(zip(VARIANT, key, strict=True))
-            rows.append(named | {"runs": len(runs), **means, "low": low, "high": high})
-        return pd.DataFrame(rows)
+        return method_means(self.metrics())
 
     def differences(self, reference: str) -> pd.DataFrame:
         """How much more a method's average accuracy is than every other's on the same orders and seeds.
@@ -147,7 +144,7 @@ class Continual(Result):
         for method, other in scores.items():
             if method != reference:
                 gap = (scores[reference] - other).dropna().to_numpy()
-                low, high = t_interval(gap) if len(gap) > 1 else (np.nan, np.nan)
+                low, high = mean_interval(gap)
                 mean = gap.mean() if len(gap) else np.nan
                 rows.append({"method": method, "difference": mean, "low": low, "high": high, "runs": len(gap)})
         return pd.DataFrame(rows)
@@ -218,7 +215,7 @@ class Continual(Result):
             if kept:
                 values = np.array(kept)[:, 1:]
                 low, high = (
-                    zip(*(t_interval(column) for column in values.T), strict=True) if len(kept) > 1 else (None,) * 2
+                    zip(*(mean_interval(column) for column in values.T), strict=True) if len(kept) > 1 else (None,) * 2
                 )
                 curves[label] = (list(range(2, values.shape[1] + 2)), (values.mean(0).tolist(), low, high))
         if not curves:
@@ -238,7 +235,7 @@ class Continual(Result):
             if runs["forgetting"].isna().any():  # no stages: nothing to forget
                 continue
             spans = [
-                (runs[name].mean(), *(t_interval(runs[name].to_numpy()) if len(runs) > 1 else (None, None)))
+                (runs[name].mean(), *(mean_interval(runs[name].to_numpy()) if len(runs) > 1 else (None, None)))
                 for name in ("forgetting", "average accuracy")
             ]
             points[labels[key]] = spans
@@ -251,6 +248,93 @@ class Continual(Result):
             x_label="forgetting (peak minus final score)",
             y_label="average accuracy after the last stage",
         )
+
+    def beside_published(self) -> pd.DataFrame | None:
+        """Average accuracy beside LX24's Table 5 (Llama-2-7b), in %; None if an order is not one of that table's.
+
+        Columns: method, runs, ours, low, high (95 % over runs), LX24 (mean over its three orders of that length).
+        """
+        if not {tuple(order) for order in self.manifest["orders"]} <= set(CL_ORDERS.values()):
+            return None
+        eight = len(self.manifest["orders"][0]) == 8
+        summary = self.summary()
+        table = 100 * summary[["average accuracy", "low", "high"]].rename(columns={"average accuracy": "ours"})
+        table.insert(0, "runs", summary["runs"])
+        table.insert(0, "method", summary["method"])
+        table["LX24"] = [PUBLISHED.get(name, (np.nan, np.nan))[eight] for name in table["method"]]
+        return table
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Means per method, every run, every task after every stage, and the published numbers if there are any."""
+        published = self.beside_published()
+        tables = {"summary": self.summary(), "runs": self.to_frame(), "metrics": self.metrics()}
+        return tables if published is None else tables | {"published": published}
+
+    def figures(self) -> list[go.Figure]:
+        """`figure`, and what is kept by stage where a method has stages."""
+        has_stages = self.metrics()["retention"].notna().any()
+        return [self.figure(), *([self.retention_figure()] if has_stages else [])]
+
+    def in_words(self) -> str:
+        """Which method is best, what it has over its controls, and what is not on equal terms."""
+        ranked = self.summary().sort_values("average accuracy", ascending=False).to_dict("records")
+        best, order = ranked[0], self.manifest["orders"][0]
+        kept = (
+            f", and **{best['retention']:.0%}** of a task's score is kept on average" if best["retention"] >= 0 else ""
+        )
+        scores = [
+            f"**{r['method']}** {r['average accuracy']:.1%} [{max(0.0, r['low']):.1%}, {min(1.0, r['high']):.1%}] "
+            f"at rate {r['lr']:.2g}"
+            for r in ranked
+        ]
+        lines = [
+            f"After {len(order)} tasks, {best['method']} has a mean score of **{best['average accuracy']:.1%}** on them"
+            f"{kept}.\n",
+            f"- Average accuracy after the last stage, best first: {'; '.join(scores)}.",
+        ]
+        methods = set(self.methods)
+        lines += [self._against(*control) for control in CONTROLS if {*control[:2]} <= methods]
+        return "\n".join([*lines, *self._unequal(methods), *self._tuned()])
+
+    def _against(self, method: str, control: str, what: str) -> str:
+        gap = self.differences(method).set_index("method").loc[control]
+        span = f"[{100 * gap['low']:.1f}, {100 * gap['high']:.1f}] over runs" if gap["runs"] > 1 else "in one run"
+        negative = "" if gap["low"] > 0 else "**A negative**, no advantage shown: "
+        return f"- {negative}{method} against {control} ({what}): {100 * gap['difference']:+.1f} points {span}."
+
+    def _unequal(self, methods: set[str]) -> list[str]:
+        """In what the methods compared are not on equal terms, and how W-NCFT weighted."""
+        lines = []
+        told, whole = ([name for name in group if name in methods] for group in (TOLD, WHOLE))
+        if told:
+            lines.append(
+                f"- Not on equal terms: {' and '.join(told)} are told which task is asked; the others are not."
+            )
+        dtype = self.manifest.get("dtype", "float32")
+        if whole and dtype != "float32":
+            lines.append(
+                f"- **Not on equal terms**: {', '.join(whole)} train the weights in the base's {dtype}, which rounds "
+                "small steps away; neurons and LoRA are trained in float32. Open the model in float32 for a fair "
+                "comparison."
+            )
+        runs = [run for run in self.manifest["runs"] if run["method"] == "w-ncft"]
+        ways = {run["settings"]["options"].get("weighting") for run in runs}
+        return lines + [f"- W-NCFT weighted its neurons by {way!r}." for way in sorted(ways)]
+
+    def _tuned(self) -> list[str]:
+        """What is to be known of learning rates that were tuned, where they were (`continual_comparison`)."""
+        lines = []
+        edge = [method for method, tuned in self.manifest.get("tuning", {}).items() if tuned["edge"]]
+        if edge:
+            lines.append(
+                f"- The best learning rate lies at the edge of the grid for {', '.join(edge)}: not fully tuned."
+            )
+        train = [task for task, split in self.manifest.get("tuned_on", {}).items() if split == "train"]
+        if train:
+            lines.append(
+                f"- Learning rates were tuned on training examples of {', '.join(train)}: no discovery examples."
+            )
+        return lines
 
     def __repr__(self) -> str:
         orders = self.manifest["orders"]
@@ -266,18 +350,3 @@ class Continual(Result):
         runs = (run for run in self.manifest["runs"] if (run["method"], run["options"]) == key[:2])
         options = next(runs)["settings"]["options"]
         return f", weighting {options['weighting']}" if "weighting" in options else ""
-
-
-def matrix(run: pd.DataFrame) -> Matrix:
-    """a[i, j] of one run, without the base's row; NaN where a method has no such stage."""
-    own = run[run["position"] > 0]
-    wide = own.pivot(index="stage", columns="position", values="score")
-    stages = range(1, wide.shape[1] + 1)
-    return wide.reindex(index=stages, columns=stages).to_numpy(dtype=float)
-
-
-def t_interval(values: Any) -> tuple[float, float]:
-    """95 % interval of the mean of a few runs (Student's t); NaN where one of them is NaN."""
-    values = np.asarray(values, dtype=float)
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)

@@ -2,17 +2,28 @@
 
 Rows and columns are in the order of learning. NaN marks a stage that a method does not have (`joint` has the last one
 alone); what cannot be computed without it is NaN too.
+
+`run_metrics` and `method_means` make tables of these numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy import stats
+
+from neuroscope.statistics import mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Matrix = Float[NDArray[np.float64], "stage task"]
+VARIANT = ["method", "options", "lr"]
+RUN = [*VARIANT, "order", "seed"]  # what tells one run of a sequence from another
 
 
 def average_accuracy(a: Matrix) -> float:
@@ -71,3 +82,45 @@ METRICS: dict[str, Callable[[Matrix], float]] = {
     "forgetting": forgetting,
     "learning accuracy": learning_accuracy,
 }
+
+
+def matrix(run: pd.DataFrame) -> Matrix:
+    """a[i, j] of the rows of one run, without the base's; NaN where a method has no such stage."""
+    learnt = run[run["position"] > 0]
+    wide = learnt.pivot(index="stage", columns="position", values="score")
+    stages = range(1, wide.shape[1] + 1)
+    return wide.reindex(index=stages, columns=stages).to_numpy(dtype=float)
+
+
+def run_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per run of a `Continual`'s table; its columns are told at `Continual.metrics`."""
+    import pandas as pd  # heavy: only where tables are made
+
+    rows = []
+    for key, run in table.groupby(RUN, sort=False):
+        a = matrix(run)
+        row = dict(zip(RUN, key, strict=True)) | {name: metric(a) for name, metric in METRICS.items()}
+        last = run[(run["stage"] == run["stage"].max()) & (run["position"] > 0)]
+        error = stats.norm.ppf(0.975) * float(np.sqrt((last["se"] ** 2).sum())) / len(last)
+        row |= {"low": max(0.0, row["average accuracy"] - error), "high": min(1.0, row["average accuracy"] + error)}
+        known = run[run["position"] == 0].groupby("stage")["score"].mean()
+        row["base"] = known.get(0, np.nan)
+        row["base kept"] = known.iloc[-1] / known.loc[0] if len(known) and known.loc[0] > 0 else np.nan
+        stages = run[run["stage"] > 0].groupby("stage")[["trained", "seconds", "peak_mib"]].first()
+        row |= {"trained": int(stages["trained"].iloc[-1]), "seconds": float(stages["seconds"].sum())}
+        rows.append(row | {"peak_mib": float(stages["peak_mib"].max())})
+    return pd.DataFrame(rows)
+
+
+def method_means(metrics: pd.DataFrame) -> pd.DataFrame:
+    """One row per method, options and learning rate: means over the rows of `run_metrics`."""
+    import pandas as pd  # heavy: only where tables are made
+
+    rows = []
+    for key, runs in metrics.groupby(VARIANT, sort=False):
+        means = runs[[*METRICS, "base", "base kept", "trained", "seconds", "peak_mib"]].mean(skipna=False)
+        low, high = float(runs["low"].iloc[0]), float(runs["high"].iloc[0])
+        if len(runs) > 1:
+            low, high = np.clip(mean_interval(runs["average accuracy"]), 0.0, 1.0)  # where scores are
+        rows.append(dict(zip(VARIANT, key, strict=True)) | {"runs": len(runs), **means, "low": low, "high": high})
+    return pd.DataFrame(rows)
