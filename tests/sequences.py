@@ -45,7 +45,7 @@ def fine_outcomes(monkeypatch):
         return label_loglik(*found).softmax(1).double().numpy()[np.arange(len(right)), right]
 
     monkeypatch.setattr(evaluation, "predict", lambda model, prepared: (model, prepared))
-    monkeypatch.setattr(evaluation, "_judged", probabilities)
+    monkeypatch.setattr(evaluation, "outcomes_of", probabilities)
 
 
 def learn(method="ncft", model=None, tasks=(A, B, C), **settings):

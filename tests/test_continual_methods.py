@@ -9,7 +9,7 @@ from sequences import KNOWN, A, B, C, bare, fine_outcomes, inside, learn
 from state import unchanged
 
 from neuroscope.attribution import attribute
-from neuroscope.evaluation import judge, prepare
+from neuroscope.evaluation import judge, prepare_task
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.tasks.prompts import encode
 from neuroscope.training import finetune
@@ -281,7 +281,7 @@ def test_joint_sees_all_at_once_in_as_many_steps(monkeypatch, fine):
 
 
 def own_scores(model, tasks):
-    return [float(judge(model, prepare(model, task)).mean()) for task in tasks]
+    return [float(judge(model, prepare_task(model, task)).mean()) for task in tasks]
 
 
 def test_per_task_is_finetuning_each_from_the_base(fine):

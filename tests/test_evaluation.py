@@ -3,12 +3,14 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import neuroscope.evaluation as evaluation
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError
-from neuroscope.tasks import Example, Task, prompts, ranking
+from neuroscope.evaluation import ranking
+from neuroscope.tasks import Example, Task, prompts
 
 STYLES = ("causal", "seq2seq", "masked")
 TEXT = "the food was very good so the film was not a great story and the plot was awful"
@@ -45,7 +47,7 @@ def loglik_by_hand(model, task, example, label):
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_loglik_is_the_examples_own(tiny_model, style, labels, batch_size):
     model, task = tiny_model(style), make_task(labels)
-    prepared = evaluation.prepare(model, task, batch_size=batch_size)
+    prepared = evaluation.prepare_task(model, task, batch_size=batch_size)
     expected = torch.tensor([[loglik_by_hand(model, task, e, label) for label in labels] for e in task.test])
     torch.testing.assert_close(evaluation.label_loglik(model, prepared), expected, atol=1e-5, rtol=1e-5)
     assert prepared.lengths.tolist() == [[len(label.split()) for label in labels]] * len(task.test)
@@ -54,7 +56,7 @@ def test_loglik_is_the_examples_own(tiny_model, style, labels, batch_size):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_one_token_labels_cost_one_row_per_example(tiny_model, style):
-    prepared = evaluation.prepare(tiny_model(style), make_task(("good", "bad", "awful")), batch_size=2)
+    prepared = evaluation.prepare_task(tiny_model(style), make_task(("good", "bad", "awful")), batch_size=2)
     assert [len(batch.index) for batch, _ in prepared.parts] == [2, 2, 1]
     assert [len(candidates.slot) for _, candidates in prepared.parts] == [6, 6, 3]
     lengths = [batch.inputs["attention_mask"].sum(1).tolist() for batch, _ in prepared.parts]
@@ -64,9 +66,9 @@ def test_one_token_labels_cost_one_row_per_example(tiny_model, style):
 @pytest.mark.parametrize("style", STYLES)
 def test_shared_rows_and_single_rows_agree(tiny_model, style, monkeypatch):
     model, task = tiny_model(style), make_task(("good", "very bad", "bad", "very good"))
-    shared = evaluation.prepare(model, task)
+    shared = evaluation.prepare_task(model, task)
     monkeypatch.setattr(ranking, "_covers", lambda row, item, style: False)
-    single = evaluation.prepare(model, task)
+    single = evaluation.prepare_task(model, task)
     rows = [sum(len(batch.index) for batch, _ in p.parts) for p in (shared, single)]
     assert rows[1] == 20
     # Both long labels need "very" as input and the short ones only the prompt; a masked model sees one mask or two.
@@ -74,10 +76,33 @@ def test_shared_rows_and_single_rows_agree(tiny_model, style, monkeypatch):
     torch.testing.assert_close(evaluation.label_loglik(model, shared), evaluation.label_loglik(model, single))
 
 
+def test_a_batch_of_no_given_size_is_as_many_tokens_as_fit(monkeypatch, tiny_model):
+    lengths = [3, 30, 5, 8, 8, 2, 2, 2, 2]
+    items = [prompts.Encoded(list(range(n)), [1], n - 1) for n in lengths]
+    monkeypatch.setattr(prompts, "TOKENS", 20)
+    monkeypatch.setattr(prompts, "ROWS", 4)
+    cut = list(prompts.batches(items, None, 0, "cpu", "causal"))
+    # 30 alone is too long and still one batch; 8 + 8; 5, 3, 2 and 2 are four rows of 5; 2 and 2 are left
+    assert [batch.index.tolist() for batch in cut] == [[1], [3, 4], [2, 0, 5, 6], [7, 8]]
+    decoders = [prompts.Encoded([1], [1], 0, list(range(n))) for n in (10, 10, 10)]
+    assert [len(batch.index) for batch in prompts.batches(decoders, None, 0, "cpu", "seq2seq")] == [2, 1]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("tokens", [1, 30, 8192])
+def test_outcomes_do_not_depend_on_the_batch(tiny_model, style, tokens, monkeypatch):
+    model, task = tiny_model(style), make_task(("good", "very good", "so so so"))
+    expected = evaluation.judge(model, evaluation.prepare_task(model, task, batch_size=1))
+    monkeypatch.setattr(prompts, "TOKENS", tokens)
+    prepared = evaluation.prepare_task(model, task)
+    assert len(prepared.parts) > 1 if tokens < 8192 else len(prepared.parts) == 1
+    assert evaluation.judge(model, prepared).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("style", ["causal", "seq2seq"])
 def test_generation_does_not_depend_on_the_batch(tiny_model, style):
     model, task = tiny_model(style), make_task((), max_new_tokens=6)
-    predictions = {b: evaluation.predict(model, evaluation.prepare(model, task, batch_size=b)) for b in (1, 2, 64)}
+    predictions = {b: evaluation.predict(model, evaluation.prepare_task(model, task, batch_size=b)) for b in (1, 2, 64)}
     assert predictions[1] == predictions[2] == predictions[64]
     assert len(set(predictions[1])) > 1
     ids = model.tokenizer(task.test[0].prompt, return_tensors="pt").input_ids
@@ -106,7 +131,7 @@ def test_generation_stops_at_the_end_token_and_is_stripped(tiny_model):
 def test_evaluation_reports_what_it_measured(tiny_model, tmp_path):
     model, task = tiny_model(), make_task()
     seen = []
-    result = evaluation.evaluate(model, task, n=4, batch_size=2, progress=lambda x, text: seen.append(text) or x)
+    result = evaluation.evaluate(model, task, n=4, batch_size=2, progress=lambda x, desc: seen.append(desc) or x)
     expected = [
         max(task.labels, key=lambda label: loglik_by_hand(model, task, example, label)) for example in task.test[:4]
     ]
@@ -123,12 +148,42 @@ def test_evaluation_reports_what_it_measured(tiny_model, tmp_path):
     assert result.manifest["data_hash"] == task.data_hash and result.manifest["n"] == 4
     loaded = evaluation.Evaluation.load(result.save(tmp_path / "e.json"))
     assert repr(loaded) == repr(result)
-    assert list(result.figure().data[0].y) == [frame.outcome[frame.answer == a].mean() for a in ("bad", "good")]
+    shares = [100 * frame.outcome[frame.answer == a].mean() for a in ("bad", "good")]
+    assert list(result.figure().data[0].x) == ["bad", "good"] and list(result.figure().data[0].y) == shares
+
+
+def an_evaluation(answers, predictions, outcomes, metric="accuracy"):
+    table = pd.DataFrame({"answer": answers, "prediction": predictions, "outcome": outcomes})
+    return evaluation.Evaluation(
+        table, {"task": "reviews", "metric": metric, "n": len(table), "split": "test", "seed": 0}
+    )
+
+
+def test_an_evaluation_says_itself():
+    answers = ["good"] * 60 + ["bad"] * 40
+    able = an_evaluation(answers, ["good"] * 60 + ["bad"] * 30 + ["awful"] * 6 + ["good"] * 4, [1.0] * 90 + [0.0] * 10)
+    low, high = able.interval
+    assert able.in_words() == (
+        "On 100 test example(s) of reviews the model reaches "
+        f"**accuracy 90.0% (95 % interval {low:.1%} to {high:.1%})**."
+        " That is more than always answering good, which would be right in 60.0%.\n\nBy right answer:\n\n"
+        "- bad: 75% of 40, most often taken for awful\n- good: 100% of 60"
+    )
+    assert able.tables()["by_answer"]["score"].tolist() == [0.75, 1.0] and len(able.sections()) == 1
+    unable = an_evaluation(answers, ["good"] * 100, [1.0] * 60 + [0.0] * 40)
+    assert "**A negative**: this is not shown to be better than always answering good" in unable.in_words()
+    written = an_evaluation(["a", "b", "c", "d"], ["a", "x", "c d", "d"], [1.0, 0.0, 2 / 3, 1.0], "rouge-l")
+    assert "**ROUGE-L 66.7% (95 %" in written.in_words() and "2 answer(s) get the full score, and 1 get none" in (
+        written.in_words()
+    )
+    bars = written.figure().data[0]
+    assert list(bars.y) == [25, 0, 0, 0, 0, 0, 25, 0, 0, 50] and bars.x[-1] == "0.9 to 1.0"
+    assert list(written.tables()) == ["examples"]
 
 
 def test_prepared_is_judged_again_under_a_change(tiny_model):
     model, task = tiny_model(), make_task(("good", "bad", "awful"))
-    prepared = evaluation.prepare(model, task)
+    prepared = evaluation.prepare_task(model, task)
     before = evaluation.judge(model, prepared)
     assert np.array_equal(before, evaluation.judge(model, prepared))
     bias = torch.zeros(model.root.config.vocab_size)
@@ -206,7 +261,7 @@ def test_errors_say_which_example_and_what_to_do(tiny_model):
     with pytest.raises(ModelError, match=r"ns.load\(model, tokenizer=...\)"):
         prompts.encode(dataclasses.replace(model, tokenizer=None), task, task.test)
     with pytest.raises(ModelError, match="masked"):
-        evaluation.prepare(tiny_model("masked"), make_task(()))
+        evaluation.prepare_task(tiny_model("masked"), make_task(()))
     with pytest.raises(ArgumentError, match="unexpected keyword"):
         evaluation.evaluate(model, task, batchsize=3)
     with pytest.raises(ArgumentError, match="2 examples, 1 answers"):
@@ -219,7 +274,7 @@ def test_the_tokenizer_is_left_as_it_was(tiny_model):
     before = dict(model.tokenizer.special_tokens_map)
     assert prompts.pad_id(model.tokenizer) == 2  # the end-of-text token
     task = make_task(("good", "very bad"))
-    scores = evaluation.label_loglik(model, evaluation.prepare(model, task))
+    scores = evaluation.label_loglik(model, evaluation.prepare_task(model, task))
     assert dict(model.tokenizer.special_tokens_map) == before
-    expected = evaluation.label_loglik(tiny_model(), evaluation.prepare(tiny_model(), task))
+    expected = evaluation.label_loglik(tiny_model(), evaluation.prepare_task(tiny_model(), task))
     assert torch.equal(scores, expected)  # padding is told by position, so its id does not matter

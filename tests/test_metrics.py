@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroscope.tasks.metrics import METRICS, accuracy, exact_match, rank_labels, rouge_l
+from neuroscope.evaluation.ranking import rank_labels
+from neuroscope.tasks.metrics import METRICS, accuracy, exact_match, rouge_l
 
 texts = st.text(alphabet="ab cd\n", max_size=20)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from neuroscope import files
 from neuroscope.errors import ArgumentError, TaskError
-from neuroscope.evaluation import Outcomes, Prepared, judge, prepare
+from neuroscope.evaluation import Outcomes, Prepared, judge, prepare_task
 from neuroscope.interventions import ablate
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import Model, resolve
@@ -37,7 +37,7 @@ class Judge:
         self.provenance = self.model.provenance()
         self.model_key = (self.provenance["fingerprint"], self.provenance["dtype"], files.versions().get("neuroscope"))
         self.prepared: dict[str, Prepared] = {
-            k: prepare(self.model, t, "test", n, batch_size) for k, t in tasks.items()
+            k: prepare_task(self.model, t, "test", n, batch_size) for k, t in tasks.items()
         }
 
     def __call__(self, task: str, mask: NeuronMask | None = None) -> Outcomes:

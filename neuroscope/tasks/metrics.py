@@ -7,26 +7,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import LongTensor, Tensor
-
-
-def rank_labels(loglik: Tensor, lengths: Tensor) -> LongTensor:
-    """The likeliest label of each example, by log-likelihood per token; of equals the first.
-
-    Args:
-        loglik: [examples, labels] summed log-likelihood (nats) of each label's tokens.
-        lengths: [labels] or [examples, labels] number of tokens.
-
-    Returns:
-        [examples] index of the chosen label.
-
-    Example:
-        >>> import torch
-        >>> rank_labels(torch.tensor([[-3.0, -4.0]]), torch.tensor([1, 2]))  # -3 and -2 per token
-        tensor([1])
-    """
-    return (loglik / lengths).argmax(-1)  # type: ignore[return-value]
-
 
 def accuracy(prediction: str, references: Sequence[str]) -> float:
     """1 where the chosen label is the right one."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from neuroscope.models import Model
 
 STYLES = ("causal", "seq2seq", "masked")
+TOKENS, ROWS = 8192, 128  # in a batch whose size is not given: at most so many tokens (padding too), and examples
 UNSCORED = -100  # the target of a position that predicts no answer token
 
 
@@ -160,7 +162,7 @@ def encode_prompts(model: Model, task: Task, examples: Sequence[Example]) -> lis
 
 def batches(
     encoded: Sequence[Encoded],
-    batch_size: int,
+    batch_size: int | None,
     pad_id: int,
     device: torch.device | str,
     style: str,
@@ -168,19 +170,26 @@ def batches(
 ) -> Iterator[Batch]:
     """Cut into batches, longest examples first (so that memory runs out at once or never).
 
+    A batch has `batch_size` examples; None: as many as `TOKENS` tokens allow, padding among them, and at most `ROWS`.
     `Batch.index` restores the caller's order: `out[batch.index] = values`. Pad on the right to score, on the left
     (causal models only) to generate.
     """
     choose(style, STYLES, "style")
     choose(side, ("right", "left"), "side")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ArgumentError(
-            f"batch_size={batch_size!r}", "fewer than one example, or not a whole number", "give 1 or more"
-        )
+    lengths = [max(len(item.inputs), len(item.decoder)) for item in encoded]
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        size = _rows([lengths[i] for i in order[start : start + ROWS]]) if batch_size is None else batch_size
+        index = order[start : start + size]
         yield _batch([encoded[i] for i in index], index, pad_id, style, side).to(device)
+        start += size
+
+
+def _rows(lengths: Sequence[int]) -> int:
+    """How many of the next examples fit into one batch, one at least."""
+    padded = [rows * longest for rows, longest in enumerate(accumulate(lengths, max), 1)]
+    return max(1, sum(tokens <= TOKENS for tokens in padded))
 
 
 def pad_id(tokenizer: Any) -> int:

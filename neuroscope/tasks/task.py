@@ -14,10 +14,10 @@ from neuroscope.errors import ArgumentError, TaskError, choose
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl
+from neuroscope.tasks.metrics import METRICS
 from neuroscope.tasks.rows import PROMPT, check_options, check_sizes
 
 Kind = Literal["classification", "generation"]
-METRICS = ("accuracy", "exact", "rouge-l")
 METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from neuroscope.checks import Progress
-from neuroscope.evaluation import Outcomes, Prepared, judge, prepare
+from neuroscope.evaluation import Outcomes, Prepared, judge, prepare_task
 from neuroscope.models import Model
 from neuroscope.tasks.task import Task
 from neuroscope.training import Recipe, Trainable, train
@@ -56,7 +56,7 @@ class Setting:
     def judge(self, task: Task) -> Outcomes:
         """[examples] outcomes of the model as it stands."""
         if task.data_hash not in self.prepared:
-            self.prepared[task.data_hash] = prepare(self.model, task, self.split, self.n, self.batch_size or AT_ONCE)
+            self.prepared[task.data_hash] = prepare_task(self.model, task, self.split, self.n, self.batch_size)
         return judge(self.model, self.prepared[task.data_hash])
 
 

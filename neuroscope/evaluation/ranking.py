@@ -36,10 +36,10 @@ def share_rows(labels: list[list[Encoded]], style: str) -> tuple[list[Encoded], 
     rows: list[Encoded] = []
     members: list[list[tuple[int, Encoded]]] = []
     for example, options in enumerate(zip(*labels, strict=True)):
-        own = len(rows)
+        first = len(rows)  # of this example
         for label in sorted(range(len(options)), key=lambda i: -len(options[i].answer)):  # the longest covers most
             item = options[label]
-            at = next((i for i in range(own, len(rows)) if _covers(rows[i], item, style)), len(rows))
+            at = next((i for i in range(first, len(rows)) if _covers(rows[i], item, style)), len(rows))
             if at == len(rows):
                 rows.append(item)
                 members.append([])
@@ -59,14 +59,14 @@ def _covers(row: Encoded, item: Encoded, style: str) -> bool:
 def candidates_of(batch: Batch, members: list[list[tuple[int, Encoded]]]) -> Candidates:
     """The labels that the rows of one batch score; `members` is by row, as `share_rows` gives it."""
     place = {position: i for i, position in enumerate(batch.keep.tolist())}
-    found = [(slot, row, item) for row, i in enumerate(batch.index.tolist()) for slot, item in members[i]]
-    width = max(len(item.answer) for _, _, item in found)
-    position, token = torch.zeros(len(found), width, dtype=torch.long), torch.full((len(found), width), -1)
-    for i, (_, _, item) in enumerate(found):
+    entries = [(slot, row, item) for row, i in enumerate(batch.index.tolist()) for slot, item in members[i]]
+    width = max(len(item.answer) for _, _, item in entries)
+    position, token = torch.zeros(len(entries), width, dtype=torch.long), torch.full((len(entries), width), -1)
+    for i, (_, _, item) in enumerate(entries):
         length = len(item.answer)
         position[i, :length] = torch.tensor([place[item.first + k] for k in range(length)])
         token[i, :length] = torch.tensor(item.answer)
-    slot, row = (torch.tensor([entry[k] for entry in found]) for k in (0, 1))
+    slot, row = (torch.tensor([entry[k] for entry in entries]) for k in (0, 1))
     return Candidates(slot, row, position, token)  # type: ignore[arg-type]
 
 
@@ -77,3 +77,21 @@ def score(logits: Tensor, candidates: Candidates) -> Tensor:
     chosen = logits[row, place["position"], place["token"].clamp(min=0)]
     total = logits.logsumexp(-1)[row, place["position"]]
     return torch.where(told, chosen - total, 0.0).sum(-1)
+
+
+def rank_labels(loglik: Tensor, lengths: Tensor) -> LongTensor:
+    """The likeliest label of each example, by log-likelihood per token; of equals the first.
+
+    Args:
+        loglik: [examples, labels] summed log-likelihood (nats) of each label's tokens.
+        lengths: [labels] or [examples, labels] number of tokens.
+
+    Returns:
+        [examples] index of the chosen label.
+
+    Example:
+        >>> import torch
+        >>> rank_labels(torch.tensor([[-3.0, -4.0]]), torch.tensor([1, 2]))  # -3 and -2 per token
+        tensor([1])
+    """
+    return (loglik / lengths).argmax(-1)  # type: ignore[return-value]

@@ -1,0 +1,186 @@
+"""`evaluate`: how well a model does a task, with its interval and its figure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from neuroscope import figures, files
+from neuroscope.checks import Progress, public
+from neuroscope.evaluation.engine import Outcomes, outcomes_of, predict, prepare_task
+from neuroscope.models import resolve
+from neuroscope.results import Result
+from neuroscope.statistics import bootstrap_interval
+from neuroscope.tasks import Task
+from neuroscope.tasks.task import check_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Split = Literal["test", "train", "discovery"]
+METRIC_NAMES = {"accuracy": "accuracy", "exact": "exact match", "rouge-l": "ROUGE-L"}
+BINS = 10  # of the distribution of outcomes
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Result):
+    """A model's outcomes on one split of one task.
+
+    Attributes:
+        table: one row per example: task, example (index in the split), prompt, answer, prediction, outcome in [0, 1].
+        manifest: task, data_hash, model, revision, fingerprint, backend, dtype, n, split, metric, seed, versions.
+    """
+
+    title = "How well the model does the task"
+    captions: ClassVar[Mapping[str, str]] = {"by_answer": "Score by right answer", "examples": "Every example"}
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """[examples] outcome of each example, in [0, 1]."""
+        return np.asarray(self.table["outcome"], dtype=float)
+
+    @property
+    def score(self) -> float:
+        """Mean outcome: the accuracy, or the mean ROUGE-L."""
+        return float(self.outcomes.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % percentile bootstrap interval of the score, over examples."""
+        return bootstrap_interval(self.outcomes, seed=self.manifest["seed"])
+
+    def by_answer(self) -> pd.DataFrame:
+        """Of each right answer, in alphabetical order: examples, score with its 95 % interval, commonest error.
+
+        The error is the commonest answer that got less than the full outcome; empty where there is none.
+        """
+        import pandas as pd  # heavy: only where a table is made
+
+        rows = []
+        for answer, examples in self.table.groupby("answer"):
+            outcomes = examples["outcome"].to_numpy(dtype=float)
+            low, high = bootstrap_interval(outcomes, seed=self.manifest["seed"])
+            wrong = Counter(examples.loc[outcomes < 1, "prediction"]).most_common(1)
+            row = {"answer": answer, "examples": len(outcomes), "score": outcomes.mean(), "low": low, "high": high}
+            rows.append(row | {"commonest error": wrong[0][0] if wrong else ""})
+        return pd.DataFrame(rows)
+
+    def in_words(self) -> str:
+        """Score and interval, and how it compares with always giving the commonest answer."""
+        task, metric, n = (self.manifest[key] for key in ("task", "metric", "n"))
+        low, high = self.interval
+        score = f"{METRIC_NAMES[metric]} {self.score:.1%} (95 % interval {low:.1%} to {high:.1%})"
+        lead = f"On {n} {self.manifest['split']} example(s) of {task} the model reaches **{score}**."
+        if metric != "accuracy":
+            full, none = int((self.outcomes == 1).sum()), int((self.outcomes == 0).sum())
+            return f"{lead} {full} answer(s) get the full score, and {none} get none."
+        answer, count = Counter(self.table["answer"]).most_common(1)[0]
+        lines = [
+            f"- {row['answer']}: {row['score']:.0%} of {row['examples']}"
+            + (f", most often taken for {row['commonest error']}" if row["commonest error"] else "")
+            for row in self.by_answer().to_dict("records")
+        ]
+        always = f"always answering {answer}, which would be right in {count / n:.1%}"
+        if low <= count / n:
+            lead += f"\n\n**A negative**: this is not shown to be better than {always}."
+        else:
+            lead += f" That is more than {always}."
+        return "\n".join([lead, "", "By right answer:", "", *lines])
+
+    def figure(self) -> go.Figure:
+        """The score by right answer (classification), or the distribution of outcomes (generation)."""
+        metric = METRIC_NAMES[self.manifest["metric"]]
+        title = f"{self.manifest['task']}: {metric} {self.score:.1%}"
+        low, high = self.interval
+        subtitle = f"95 % interval {low:.1%} to {high:.1%}, {self.manifest['n']} {self.manifest['split']} examples"
+        if self.manifest["metric"] == "accuracy":
+            rows = self.by_answer()
+            span = tuple((100 * rows[column]).tolist() for column in ("score", "low", "high"))
+            return figures.bars_with_band(
+                rows["answer"].tolist(),
+                {"score": span},
+                title=title,
+                subtitle=subtitle,
+                value_label=f"{metric}, %",
+                hover={"score": [f"{n} examples" for n in rows["examples"]]},
+            )
+        counts, edges = np.histogram(self.outcomes, bins=BINS, range=(0.0, 1.0))
+        names = [f"{a:.1f} to {b:.1f}" for a, b in pairwise(edges)]
+        shares = (100 * counts / counts.sum()).tolist()
+        return figures.bars_with_band(
+            names, {metric: (shares, None, None)}, title=title, subtitle=subtitle, value_label="examples, %"
+        )
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """By right answer (classification), and every example."""
+        by_answer = {"by_answer": self.by_answer()} if self.manifest["metric"] == "accuracy" else {}
+        return by_answer | {"examples": self.to_frame()}
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        task, metric, n = (self.manifest[key] for key in ("task", "metric", "n"))
+        return f"{task}: {metric} {self.score:.2f} [{low:.2f}, {high:.2f}], n = {n}"
+
+
+@public
+def evaluate(
+    model: Any,
+    task: Task,
+    split: Split = "test",
+    n: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Judge a model on a task, under whatever interventions are live.
+
+    Classification ranks the task's labels by log-likelihood per token after the prompt; generation decodes greedily,
+    stops at the end-of-text token, strips whitespace, and compares with the references by the task's metric.
+
+    Args:
+        model: anything that `neuroscope.load` opens, or a model from transformers, TransformerLens or nnsight.
+        split: "test", "train" or "discovery".
+        n: the first n examples; all if None.
+        batch_size: examples (for labels of several tokens: rows) per forward pass; None: as many as make up some 8,000
+            tokens, at most 128. It does not change the result.
+        seed: of the bootstrap interval.
+        progress: called as `progress(batches, desc=...)`, such as tqdm; None is silent.
+
+    Raises:
+        TaskError: the split is empty, or a prompt does not fit the model's context.
+        NumericalError: the model gave a label a log-likelihood that is not finite.
+    """
+    import pandas as pd  # heavy: only where a table is made
+
+    check_task(task, "evaluate")
+    model = resolve(model)
+    prepared = prepare_task(model, task, split, n, batch_size)
+    predictions = predict(model, prepared, progress)
+    outcomes = outcomes_of(task, prepared.examples, predictions)
+    table = pd.DataFrame(
+        {
+            "task": task.name,
+            "example": range(len(outcomes)),
+            "prompt": [example.prompt for example in prepared.examples],
+            "answer": [example.answer for example in prepared.examples],
+            "prediction": predictions,
+            "outcome": outcomes,
+        }
+    )
+    manifest = {
+        "task": task.name,
+        "data_hash": task.data_hash,
+        **model.provenance(),
+        "n": len(outcomes),
+        "split": split,
+        "metric": task.metric,
+        "seed": seed,
+        "versions": files.versions(),
+    }
+    return Evaluation(table, manifest)
