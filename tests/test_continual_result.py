@@ -245,10 +245,7 @@ def test_published_numbers_stand_beside_the_papers_orders_alone():
 def test_in_words():
     orders = [CL_ORDERS[1], CL_ORDERS[2]]
     text = runs_of(orders).in_words()
-    first = (
-        "After 4 tasks, learnt one after another, ncft has a mean score of **60.0%**, and **100%** of a task's score"
-    )
-    assert text.startswith(first)
+    assert text.startswith("After 4 tasks, ncft has a mean score of **60.0%** on them, and **100%** of a task's score")
     assert "best first: **ncft** 60.0%" in text
     assert "ncft against seqft (the whole model): +10.0 points" in text
     reverse = runs_of(orders, ("ncft", "w-ncft")).in_words()
@@ -260,7 +257,7 @@ def test_in_words():
     tuned = runs_of(orders, tuning={"ncft": {"edge": True}}, tuned_on={"a": "train", "b": "discovery"}).in_words()
     assert "edge of the grid for ncft:" in tuned and "tuned on training examples of a:" in tuned
     joint = result(table("joint", JOINT)).in_words()  # no stages: nothing can be kept
-    assert joint.startswith("After 2 tasks, learnt one after another, joint has a mean score of **82.5%**.\n\n-")
+    assert joint.startswith("After 2 tasks, joint has a mean score of **82.5%** on them.\n\n-")
 
 
 def test_what_a_report_shows():
