@@ -218,9 +218,9 @@ def test_mistakes_are_found_before_the_first_forward_pass(model, tasks, tmp_path
     (tmp_path / "file").write_text("x")
     try:
         for kind, text, given in (
-            (ArgumentError, "k is the share", {"k": 0}),
-            (ArgumentError, "k is the share", {"k": 1.5}),
-            (ArgumentError, "k is the share", {"k": "a"}),
+            (ArgumentError, "not a share", {"k": 0}),
+            (ArgumentError, "not a share", {"k": 1.5}),
+            (ArgumentError, "not a share", {"k": "a"}),
             (ArgumentError, "no control", {"seeds": 0}),
             (ArgumentError, "did you mean 'grad-x-act'", {"method": "grad-x-act2"}),
             (ArgumentError, "log-odds", {"objective": "losss"}),
@@ -278,7 +278,7 @@ def test_the_command_line_says_what_is_wrong(folders, capsys):
     for arguments, text in (
         (["--model", "no/such-model"], "load model 'no/such-model'"),
         (["--model", str(folders / "tasks")], "load model"),
-        (["--model", model, "--k", "2"], "give 0 < k <= 1"),
+        (["--model", model, "--k", "2"], "give a share in (0, 1]"),
         (["--model", model, "--tasks", "sst3"], "did you mean 'sst2'"),
         (["--model", model, "--tasks", model], "no folder with .jsonl files"),
         (["--model", model, "--method", "magic"], "no such method"),

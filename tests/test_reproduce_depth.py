@@ -23,9 +23,9 @@ from neuroscope.comparison.similarity import variance_dimension
 from neuroscope.errors import ArgumentError, FileError
 from neuroscope.experiments import (
     EXPERIMENTS,
-    LayerByLayer,
+
     ParameterDepth,
-    layer_by_layer,
+
     parameter_depth,
     parameter_transfer,
     trials,
@@ -34,7 +34,7 @@ from neuroscope.experiments.layer_by_layer import chance
 from neuroscope.experiments.layer_by_layer.layer_figures import FIGURES, NEGATIVE
 from neuroscope.experiments.layer_by_layer.mossa_result import ALL, MULTI, PRE
 from neuroscope.experiments.layer_by_layer.mossa_run import Mossa, mossa
-from neuroscope.experiments.layer_by_layer.one_figure import layer_figure
+from neuroscope.experiments.layer_by_layer.one_figure import LayerByLayer, layer_by_layer, layer_figure
 from neuroscope.models import load
 from neuroscope.reports.reproduction import CALLS, HELD_OUT, STEPS, reproduce
 from neuroscope.results import load_result
