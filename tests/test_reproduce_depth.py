@@ -23,9 +23,7 @@ from neuroscope.comparison.similarity import variance_dimension
 from neuroscope.errors import ArgumentError, FileError
 from neuroscope.experiments import (
     EXPERIMENTS,
-
     ParameterDepth,
-
     parameter_depth,
     parameter_transfer,
     trials,
