@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -21,11 +21,13 @@ from neuroscope.errors import ArgumentError, suggest
 P = ParamSpec("P")
 T = TypeVar("T")
 Progress = Callable[..., Iterable[Any]]  # called as progress(iterable, desc="..."); tqdm is one
+SHOWN = 80  # characters of a refused argument in the error
+SEEDS = 2**32  # a seed is below: what every generator takes
 FEWEST_RANDOM = 3  # random masks: fewer do not tell how much random masks differ
 
 
 def whole(value: Any, name: str, least: int = 0, do: str = "") -> int:
-    """A whole number of at least `least`: a Python or numpy integer, no bool.
+    """A whole number of at least `least`: an integer of Python, numpy or torch (a scalar tensor), no bool.
 
     Raises:
         ArgumentError: anything else.
@@ -35,24 +37,21 @@ def whole(value: Any, name: str, least: int = 0, do: str = "") -> int:
         >>> whole(np.int64(4), "n", 1)
         4
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or type(value).__name__ == "bool" or number < least:
-        raise ArgumentError(f"{name}={value!r}", f"not a whole number from {least} up", do or f"give {least} or more")
-    return number
+    number = _plain(value)
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < least:
+        raise ArgumentError(_shown(name, value), f"not a whole number from {least} up", do or f"give {least} or more")
+    return int(number)
 
 
 def finite(value: Any, name: str, do: str = "give a finite number") -> float:
-    """A finite real number, of Python or numpy; no bool, no text.
+    """A finite real number of Python, numpy or torch (a scalar tensor); no bool, no text.
 
     Raises:
         ArgumentError: anything else.
     """
     number = _real(value)
     if number is None or not math.isfinite(number):
-        raise ArgumentError(f"{name}={value!r}", "not a finite number", do)
+        raise ArgumentError(_shown(name, value), "not a finite number", do)
     return number
 
 
@@ -64,7 +63,7 @@ def share(value: Any, name: str = "k", do: str = "give a share in (0, 1], such a
     """
     number = _real(value)
     if number is None or not 0 < number <= 1:
-        raise ArgumentError(f"{name}={value!r}", f"not a share: 0 < {name} <= 1", do)
+        raise ArgumentError(_shown(name, value), f"not a share: 0 < {name} <= 1", do)
     return number
 
 
@@ -74,20 +73,24 @@ def shares(values: Any, name: str = "k", least: float = 0.0) -> tuple[float, ...
     Raises:
         ArgumentError: anything else.
     """
-    listed = [values] if _real(values) is not None else values
-    if isinstance(listed, str) or not isinstance(listed, Iterable):
-        raise ArgumentError(f"{name}={values!r}", "no shares", "give growing shares, such as (0.1, 0.5, 1.0)")
-    found = [_real(value) for value in listed]
-    good = [number for number in found if number is not None and least < number <= 1]
-    if not found or len(good) < len(found) or good != sorted(set(good)):
+    listed = [values] if _real(values) is not None else _plain(values)
+    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+        raise ArgumentError(_shown(name, values), "no shares", "give growing shares, such as (0.1, 0.5, 1.0)")
+    read = [_real(value) for value in listed]
+    good = [number for number in read if number is not None and least < number <= 1]
+    if not read or len(good) < len(read) or good != sorted(set(good)):
         what = f"not growing shares in ({least:g}, 1]"
-        raise ArgumentError(f"{name}={values!r}", what, "give some, such as (0.1, 0.5, 1.0)")
+        raise ArgumentError(_shown(name, values), what, "give some, such as (0.1, 0.5, 1.0)")
     return tuple(good)
 
 
 def seed_of(value: Any, name: str = "seed") -> int:
-    """The one seed of a draw: a whole number from 0 up."""
-    return whole(value, name, 0, "give a whole number from 0 up, such as 0")
+    """The one seed of a draw: a whole number from 0 to 2**32 - 1, which every generator takes."""
+    do = "give a whole number from 0 to 2**32 - 1, such as 0"
+    seed = whole(value, name, 0, do)
+    if seed >= SEEDS:
+        raise ArgumentError(_shown(name, value), "more than 2**32 - 1", do)
+    return seed
 
 
 def seeds_of(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
@@ -100,14 +103,15 @@ def seeds_of(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
         >>> seeds_of(3), seeds_of([5, 7])
         ((0, 1, 2), (5, 7))
     """
-    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
-        return tuple(range(whole(seeds, name, 1, "give how many runs, or their seeds, such as 3 or (0, 1, 2)")))
-    found = tuple(seed_of(seed, name) for seed in seeds)
-    if not found:
-        raise ArgumentError(f"{name}={seeds!r}", "no seed", "give how many runs, or their seeds, such as (0, 1, 2)")
-    if len(set(found)) < len(found):
-        raise ArgumentError(f"{name}={seeds!r}", "a seed twice", "give different ones: equal seeds give equal runs")
-    return found
+    listed = _plain(seeds)
+    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+        return tuple(range(whole(listed, name, 1, "give how many runs, or their seeds, such as 3 or (0, 1, 2)")))
+    chosen = tuple(seed_of(seed, name) for seed in listed)
+    if not chosen:
+        raise ArgumentError(_shown(name, seeds), "no seed", "give how many runs, or their seeds, such as (0, 1, 2)")
+    if len(set(chosen)) < len(chosen):
+        raise ArgumentError(_shown(name, seeds), "a seed twice", "give different ones: equal seeds give equal runs")
+    return chosen
 
 
 def n_random_of(value: Any, name: str = "n_random") -> int:
@@ -129,25 +133,26 @@ def folder_of(value: Any, name: str = "output") -> Path | None:
     if value is None:
         return None
     if not isinstance(value, str | PathLike) or not fspath(value):
-        raise ArgumentError(f"{name}={value!r}", f"a {type(value).__name__}, no path", "give a folder, or None")
+        raise ArgumentError(_shown(name, value), f"a {type(value).__name__}, no path", "give a folder, or None")
     path = Path(value)
     if path.is_file():
-        raise ArgumentError(f"{name}={value!r}", "a file", "give a folder; it is made where there is none")
+        raise ArgumentError(_shown(name, value), "a file", "give a folder; it is made where there is none")
     return path
 
 
 def progress_of(value: Any, name: str = "progress") -> Progress | None:
     """What shows progress, called as `progress(iterable, desc="...")`; None is silent."""
     if value is not None and not callable(value):
-        raise ArgumentError(f"{name}={value!r}", f"a {type(value).__name__}", "give a callable such as tqdm, or None")
+        raise ArgumentError(_shown(name, value), f"a {type(value).__name__}", "give a callable such as tqdm, or None")
     return value
 
 
 def flag(value: Any, name: str) -> bool:
     """True or False, of Python or numpy, and nothing else."""
-    if isinstance(value, bool) or type(value).__name__ == "bool":
-        return bool(value)
-    raise ArgumentError(f"{name}={value!r}", f"a {type(value).__name__}", "give True or False")
+    plain = _plain(value)
+    if isinstance(plain, bool):
+        return plain
+    raise ArgumentError(_shown(name, value), f"a {type(value).__name__}", "give True or False")
 
 
 def watched(items: Iterable[T], progress: Progress | None, desc: str) -> Iterable[T]:
@@ -155,16 +160,26 @@ def watched(items: Iterable[T], progress: Progress | None, desc: str) -> Iterabl
     return progress(items, desc=desc) if progress is not None else items
 
 
+def _plain(value: Any) -> Any:
+    """A scalar of numpy or torch, or an array without dimensions, as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def _real(value: Any) -> float | None:
-    """A real number of Python or numpy as a float; None for anything else, bools among them."""
-    if isinstance(value, str | bytes | bool) or type(value).__name__ == "bool" or not hasattr(value, "__float__"):
-        return None
-    if getattr(value, "ndim", 0):
+    """A real number of Python, numpy or torch as a float; None for anything else, bools among them."""
+    number = _plain(value)
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+        return float(number)
+    except OverflowError:
+        return math.inf  # too large for a float
+
+
+def _shown(name: str, value: Any) -> str:
+    """An argument as an error shows it: on one line, and not longer than is read."""
+    text = " ".join(repr(value).split())
+    return f"{name}={text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}"
 
 
 def _k(value: Any, name: str, default: Any) -> Any:
