@@ -29,7 +29,7 @@ import common  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from neuroscope.comparison.similarity import compare  # noqa: E402
+from neuroscope.comparison.layers import compare  # noqa: E402
 
 LAYERS, EXAMPLES, FEATURES, TASKS = 33, 1000, 1024, 20
 CLOCK = time.process_time if THREADS == "1" and not torch.cuda.is_available() else time.perf_counter

@@ -15,12 +15,12 @@ from .comparison import similarity as similarity
 from .comparison.correlation import correlate as correlate
 from .comparison.hidden_states import Representations as Representations
 from .comparison.hidden_states import representations as representations
+from .comparison.layers import compare as compare
+from .comparison.layers import dimensions as dimensions
 from .comparison.maps import pca as pca
 from .comparison.maps import tsne as tsne
 from .comparison.parameters import parameter_similarity as parameter_similarity
 from .comparison.segmentation import segment as segment
-from .comparison.similarity import compare as compare
-from .comparison.similarity import dimensions as dimensions
 from .errors import NeuroscopeError as NeuroscopeError
 from .evaluation import evaluate as evaluate
 from .experiments.f5_cross_ablation import cross_ablation as cross_ablation

@@ -18,8 +18,8 @@ from neuroscope.comparison.correlation.coefficients import (
     without_tasks,
 )
 from neuroscope.comparison.correlation.correlation_result import TWO_WAY
+from neuroscope.comparison.layers import compare
 from neuroscope.comparison.parameters import parameter_similarity
-from neuroscope.comparison.similarity import compare
 from neuroscope.errors import ArgumentError
 from neuroscope.masks import NeuronMask, overlap
 

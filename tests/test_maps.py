@@ -189,7 +189,7 @@ def test_arrays_alone_and_some_layers_and_examples(reps):
     assert found.layers == [2] and len(found.table) == 10 and set(found.table["family"]) == {"a", "b"}
     assert found.figure().data[0].customdata == ("",) * 5
     seen = []
-    pca(reps, progress=lambda loop, what: seen.append((list(loop), what)) or loop)
+    pca(reps, progress=lambda loop, desc: seen.append((list(loop), desc)) or loop)
     assert seen == [([0, 1, 2], "PCA by layer")]
 
 
@@ -242,3 +242,27 @@ def test_settings_and_arrays_of_wrong_types_are_refused(reps):
     with pytest.raises(ArgumentError, match="a list"):
         pca([reps["mood"]])
     assert pca({"a": torch.from_numpy(reps["mood"])}, layers=-1, n=np.int64(5)).layers == [2]
+
+
+def test_words_say_how_often_the_nearest_point_is_of_the_same_task(mapped):
+    rows = mapped.nearest().set_index("layer")
+    for layer in (1, 2):
+        here = np.concatenate([points(mapped, layer, task) for task in TASKS])
+        distance = np.linalg.norm(here[:, None] - here[None], axis=-1)
+        np.fill_diagonal(distance, np.inf)
+        near = distance.argmin(1)
+        for names, label in ((np.repeat(list(TASKS), 12), "task"), (np.repeat(list(TASKS.values()), 12), "cluster")):
+            assert rows.loc[layer, f"same_{label}"] == pytest.approx((names[near] == names).mean())
+    assert rows.loc[2, "chance_task"] == pytest.approx(11 / 35)
+    assert rows.loc[2, "chance_cluster"] == pytest.approx((24 * 23 + 12 * 11) / (36 * 35))
+    words = mapped.in_words()
+    assert words.startswith("t-SNE of 36 examples of 3 task(s) at 2 layers.")
+    assert "**A negative**: at layer" in words or rows["same_task"].gt(11 / 35).all()
+    assert f"most often at layer 2 ({rows.loc[2, 'same_cluster']:.0%}; of shuffled points 54%)" in words
+    assert "no map of the embedding (all examples are the same there)" in words and "can appear in noise" in words
+    assert len(mapped.figures()) == 2 and list(mapped.tables()) == ["nearest", "rows"]
+
+
+def test_of_equal_points_the_nearest_is_another():
+    twins = np.repeat(np.random.default_rng(0).normal(size=(1, 5, 4)), 2, axis=1)
+    assert pca({"a": twins[:, ::2], "b": twins[:, 1::2]}).nearest()["same_task"].tolist() == [0.0]

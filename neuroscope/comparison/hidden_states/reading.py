@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neuroscope.checks import Progress, watched
 from neuroscope.errors import ModelError, TaskError
 from neuroscope.models import Model
 from neuroscope.models.sites import Site, edit
@@ -17,7 +19,8 @@ from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import Batch, Encoded, batches, pad_id
 from neuroscope.tasks.tokens import tokenize, tokenizer_of
 
-Progress = Callable[..., Iterable[Any]]
+PROMPTS = 16  # in a forward pass where no batch size is given,
+TOKENS = 1 << 14  # and tokens of it, padding included
 At = int | Literal["last", "mean"]
 
 
@@ -31,41 +34,41 @@ class Reader:
         first = Site("0", "", blocks[0], 0, 0, side="input")
         self.sites = [first, *(Site(str(i + 1), "", b, 0, i, side="output") for i, b in enumerate(blocks))]
 
-    def __call__(self, batch: Batch, picked: Tensor) -> Float[Tensor, "layer example feature"]:
-        """Residual streams; `picked` [example, pos] weighs the positions, each row sums to 1."""
-        found: dict[str, Tensor] = {}
-        weights = picked[batch.index.cpu(), : batch.real.shape[1]]
+    def __call__(self, batch: Batch, positions: Float[Tensor, "example pos"]) -> Float[Tensor, "layer example feature"]:
+        """Residual streams; `positions` weighs those of all prompts of the task, each row sums to 1."""
+        streams: dict[str, Tensor] = {}
+        weights = positions[batch.index.cpu(), : batch.real.shape[1]]
         place = weights.argmax(1) if bool((weights.max(1).values == 1).all()) else None
 
         def pick(site: Site, h: Tensor, tokens: Tensor | None) -> None:
-            if site.address in found:
+            if site.address in streams:
                 raise ModelError(
                     f"the residual stream of {self.model.name}",
                     f"layer {site.address} is read twice in a pass",
                     "use a model with a block per layer",
                 )
-            found[site.address] = _pick(h, weights, place)
+            streams[site.address] = _pick(h, weights, place)
 
         inputs = {k: v for k, v in batch.inputs.items() if k in ("input_ids", "attention_mask")}
         with self.model.quiet(), torch.no_grad(), edit(self.sites, pick):
             last = self.inner(**inputs).last_hidden_state
         if self.normed:
-            found[self.sites[-1].address] = _pick(last, weights, place)
-        shapes = {tuple(h.shape) for h in found.values()}
-        if len(found) != len(self.sites) or len(shapes) != 1:
+            streams[self.sites[-1].address] = _pick(last, weights, place)
+        shapes = {tuple(h.shape) for h in streams.values()}
+        if len(streams) != len(self.sites) or len(shapes) != 1:
             raise ModelError(
                 f"the residual stream of {self.model.name}",
-                f"{len(found)} of {len(self.sites)} layers, of shapes {sorted(shapes)}",
+                f"{len(streams)} of {len(self.sites)} layers, of shapes {sorted(shapes)}",
                 "give normed=False, or a model whose layers are all as wide and are run in every pass",
             )
-        return torch.stack([found[site.address] for site in self.sites])
+        return torch.stack([streams[site.address] for site in self.sites])
 
-    def shape(self, prompts: Mapping[str, tuple[list[Encoded], Tensor]]) -> tuple[int, int]:
+    def shape(self, prompts: Prompts) -> tuple[int, int]:
         """Layers and features, by a pass of one example."""
-        encoded, picked = next(iter(prompts.values()))
-        batch = next(batches(encoded[:1], 1, pad_id(self.model.tokenizer), self.model.device, self.model.style))
-        found = self(batch, picked[:1])
-        return found.shape[0], found.shape[2]
+        first = prompts.encoded[:1]
+        batch = next(batches(first, 1, pad_id(self.model.tokenizer), self.model.device, self.model.style))
+        stream = self(batch, prompts.weights[:1])
+        return stream.shape[0], stream.shape[2]
 
 
 def _pick(h: Tensor, weights: Tensor, place: Tensor | None) -> Tensor:
@@ -95,8 +98,16 @@ def _blocks(model: Model) -> list[torch.nn.Module]:
     return [model.base.get_submodule(paths[i]) for i in range(len(paths))]
 
 
-def tokens_to_read(model: Model, task: Task, examples: Sequence[Example], at: At) -> tuple[list[Encoded], Tensor]:
-    """Each prompt as token ids, and the weights [example, pos] of the positions to read."""
+@dataclass(frozen=True)
+class Prompts:
+    """A task's prompts as token ids, and the weights [example, pos] of the positions to read; each row sums to 1."""
+
+    encoded: list[Encoded]
+    weights: Float[Tensor, "example pos"]
+
+
+def prompts_of(model: Model, task: Task, examples: Sequence[Example], at: At) -> Prompts:
+    """The examples' prompts as the model's style shows them, and the positions of each that are read."""
     asked = f"the representation at {at!r} of example {{}} of task {task.name!r}"
     tokens = tokenize(tokenizer_of(model), (e.prompt.rstrip() for e in examples))
     encoded, spans = [], []
@@ -109,22 +120,27 @@ def tokens_to_read(model: Model, task: Task, examples: Sequence[Example], at: At
         if not body or (isinstance(at, int) and not -len(body) <= at < len(body)):
             found = f"a prompt of {len(body)} tokens"
             raise TaskError(asked.format(i), found, "give a position that every prompt has, 'last' or 'mean'")
-        start, stop = len(prefix), len(prefix) + len(body)
-        encoded.append(Encoded(shown, [], stop - 1))
-        place = stop - 1 if at == "last" else start if at == "mean" else start + at if at >= 0 else stop + at
-        spans.append((place, stop if at == "mean" else place + 1))
+        encoded.append(Encoded(shown, [], len(prefix) + len(body) - 1))
+        spans.append(_positions(len(body), at, len(prefix)))
     weights = torch.zeros(len(encoded), max(len(e.inputs) for e in encoded))
     for i, (start, stop) in enumerate(spans):
         weights[i, start:stop] = 1 / (stop - start)
-    return encoded, weights
+    return Prompts(encoded, weights)
+
+
+def _positions(count: int, at: At, first: int) -> tuple[int, int]:
+    """Where the positions to read start and stop, of `count` tokens of text that start at `first`."""
+    if at == "mean":
+        return first, first + count
+    place = range(first, first + count)[-1 if at == "last" else at]
+    return place, place + 1
 
 
 def passes(
-    model: Model, prompts: tuple[list[Encoded], Tensor], size: int, progress: Progress | None, name: str
-) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches of a task's prompts, and the weights [example of the task, pos] to average positions with."""
-    encoded, weights = prompts
-    found: Iterable[Batch] = batches(encoded, size, pad_id(tokenizer_of(model)), model.device, model.style)
-    if progress is not None:
-        found = progress(list(found), f"representations of {name}")
-    return ((batch, weights) for batch in found)
+    model: Model, prompts: Prompts, batch_size: int | None, progress: Progress | None, name: str
+) -> Iterable[Batch]:
+    """Batches of a task's prompts; without a batch size, of so many as have at most TOKENS tokens."""
+    longest = max(len(e.inputs) for e in prompts.encoded)
+    size = batch_size or max(1, min(PROMPTS, TOKENS // longest))
+    cut = batches(prompts.encoded, size, pad_id(tokenizer_of(model)), model.device, model.style)
+    return watched(list(cut), progress, f"representations of {name}")

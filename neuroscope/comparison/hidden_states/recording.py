@@ -14,32 +14,52 @@ weights, so its stream differs from the original's by more than rounding.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
 from neuroscope import files
-from neuroscope.checks import public
-from neuroscope.comparison.hidden_states import stored
-from neuroscope.comparison.hidden_states.reading import At, Progress, Reader, passes, tokens_to_read
-from neuroscope.comparison.hidden_states.stored import Array, Representations
-from neuroscope.errors import ArgumentError, NumericalError, TaskError, choose
-from neuroscope.models import resolve
+from neuroscope.checks import Progress, flag, public
+from neuroscope.comparison.hidden_states import folder
+from neuroscope.comparison.hidden_states.by_task import Representations
+from neuroscope.comparison.hidden_states.folder import Array
+from neuroscope.comparison.hidden_states.reading import At, Prompts, Reader, passes, prompts_of
+from neuroscope.errors import ArgumentError, NumericalError, choose
+from neuroscope.models import Model, resolve
+from neuroscope.tasks import Example, Task, tasks_of
 from neuroscope.tasks.prompts import Batch
-from neuroscope.tasks.task import Task, check_task
 
-__all__ = ["Representations", "representations"]
-
-DTYPES = ("float32", "float16", "float64")
+ASKED = "representations of tasks"
 IN_MEMORY = 1 << 30  # bytes of representations beyond which they go to a file even where none was asked for
+Split = Literal["test", "train", "discovery"]
+Dtype = Literal["float32", "float16", "float64"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What is read of every prompt, and how it is stored; checked when made."""
+
+    at: At
+    split: Split
+    n: int | None
+    normed: bool
+    dtype: Dtype
+    batch_size: int | None
+
+    def __post_init__(self) -> None:
+        choose(self.dtype, get_args(Dtype), "dtype")
+        flag(self.normed, "normed")
+        if self.at not in ("last", "mean") and (isinstance(self.at, bool) or not isinstance(self.at, int)):
+            do = "give 'last', 'mean', or a whole number such as -1"
+            raise ArgumentError(f"at={self.at!r}", "no such position", do)
 
 
 @public
@@ -48,11 +68,11 @@ def representations(
     tasks: Task | Sequence[Task] | Mapping[str, Task],
     *,
     at: At = "last",
-    split: str = "test",
+    split: Split = "test",
     n: int | None = None,
     normed: bool = True,
-    batch_size: int = 16,
-    dtype: str = "float32",
+    batch_size: int | None = None,
+    dtype: Dtype = "float32",
     output: str | PathLike | None = None,
     progress: Progress | None = None,
 ) -> Representations:
@@ -66,11 +86,12 @@ def representations(
         split: of the tasks: "test", "train" or "discovery".
         n: how many examples of each task, all if None.
         normed: whether the last layer is read after the model's final norm, as in Hugging Face's `hidden_states[-1]`.
-        batch_size: prompts per forward pass; the numbers do not depend on it beyond rounding.
+        batch_size: prompts per forward pass, chosen by their tokens if None; the numbers do not depend on it beyond
+            rounding.
         dtype: what is stored: "float32", "float16" or "float64".
         output: a folder to stream to, batch by batch. A run that was killed goes on where it was; a finished one is
             read. Without it, more than 1 GiB goes to a temporary folder that lives as long as what is returned.
-        progress: called as `progress(batches, description)`, such as tqdm; None is silent.
+        progress: called as `progress(batches, desc=...)`, such as tqdm; None is silent.
 
     Returns:
         `Representations`: task -> array [layer, example, feature], examples in the task's order.
@@ -86,65 +107,81 @@ def representations(
         >>> representations("mini", load_tasks("mini")["nli-food"], n=3)["nli-food"].shape
         (5, 3, 128)
     """
-    model = resolve(model)
-    choose(dtype, DTYPES, "dtype")
-    if at not in ("last", "mean") and (isinstance(at, bool) or not isinstance(at, int)):
-        raise ArgumentError(f"at={at!r}", "no such position", "give 'last', 'mean', or a whole number such as -1")
-    named = _named(tasks)
-    settings = {"at": at, "split": split, "n": n, "normed": normed, "dtype": dtype, "batch_size": batch_size}
-    data = {"tasks": {name: task.data_hash for name, task in named.items()}}
-    manifest = {**model.provenance(), **data, **settings}
-    if output is not None and stored.is_whole(Path(output), manifest):
-        return replace(Representations.load(output), families={name: task.family for name, task in named.items()})
-    examples = {name: task.split(split, n) for name, task in named.items()}
-    prompts = {name: tokens_to_read(model, task, examples[name], at) for name, task in named.items()}
-    reader = Reader(model, normed)
-    layers, width = reader.shape(prompts)
-    empty = {name: (layers, len(found), width) for name, found in examples.items()}
-    about = (
-        {name: [(e.prompt, e.answer) for e in found] for name, found in examples.items()},
-        {name: task.family for name, task in named.items()},
-        manifest | {"versions": files.versions()},
+    how = Reading(at, split, n, normed, dtype, batch_size)
+    return _recorded(
+        resolve(model), tasks_of(tasks, ASKED), how, Path(output) if output is not None else None, progress
     )
-    holder = None
-    if output is None and sum(map(math.prod, empty.values())) * np.dtype(dtype).itemsize > IN_MEMORY:
-        holder = tempfile.TemporaryDirectory(prefix="neuroscope-")
-        output = holder.name
-        stored.is_whole(Path(output), manifest)
-    arrays: dict[str, Array] = {}
-    for number, (name, shape) in enumerate(empty.items()):
-        loop = passes(model, prompts[name], batch_size, progress, name)
-        if output is None:
-            arrays[name] = np.empty(shape, dtype)
-            for batch, picked in loop:
-                _fill(arrays[name], batch, reader(batch, picked), name)
-        else:
-            arrays[name] = _stream(Path(output), number, name, shape, dtype, loop, reader)
+
+
+def _recorded(
+    model: Model, tasks: Mapping[str, Task], how: Reading, output: Path | None, progress: Progress | None
+) -> Representations:
+    families = {name: task.family for name, task in tasks.items()}
+    manifest = {**model.provenance(), "tasks": {name: t.data_hash for name, t in tasks.items()}}
+    manifest |= dataclasses.asdict(how)
+    if output is not None and folder.is_finished(output, manifest):
+        return dataclasses.replace(Representations.load(output), families=families)
+    examples = {name: task.split(how.split, how.n) for name, task in tasks.items()}
+    prompts = {name: prompts_of(model, task, examples[name], how.at) for name, task in tasks.items()}
+    reader = Reader(model, how.normed)
+    layers, width = reader.shape(next(iter(prompts.values())))
+    shapes = {name: (layers, len(listed), width) for name, listed in examples.items()}
+    temporary = None
+    if output is None and sum(map(math.prod, shapes.values())) * np.dtype(how.dtype).itemsize > IN_MEMORY:
+        temporary = tempfile.TemporaryDirectory(prefix="neuroscope-")
+        output = Path(temporary.name)
+        folder.is_finished(output, manifest)  # notes what it is for
+    arrays = {
+        name: _recorded_task(reader, prompts[name], name, number, shape, how, output, progress)
+        for number, (name, shape) in enumerate(shapes.items())
+    }
+    manifest |= {"versions": files.versions()}
+    done = Representations(arrays, _texts(examples), families, manifest, temporary)
     if output is not None:
-        Representations(arrays, *about).save(output)
-    return Representations(arrays, *about, holder)
+        done.save(output)
+    return done
+
+
+def _texts(examples: Mapping[str, Sequence[Example]]) -> dict[str, list[tuple[str, str]]]:
+    return {name: [(example.prompt, example.answer) for example in listed] for name, listed in examples.items()}
+
+
+def _recorded_task(
+    reader: Reader, prompts: Prompts, name: str, number: int, shape: tuple[int, ...], how: Reading,
+    output: Path | None, progress: Progress | None,
+) -> Array:  # fmt: skip
+    """One task's array, in memory or streamed to its file."""
+    loop = passes(reader.model, prompts, how.batch_size, progress, name)
+    if output is not None:
+        return _stream(output, number, name, shape, how.dtype, loop, reader, prompts)
+    array = np.empty(shape, how.dtype)
+    for batch in loop:
+        _fill(array, batch, reader(batch, prompts.weights), name)
+    return array
 
 
 def _stream(
-    folder: Path, number: int, name: str, shape: tuple[int, ...], dtype: str, loop: Iterable[Any], reader: Reader
-) -> Array:
+    output: Path, number: int, name: str, shape: tuple[int, ...], dtype: str, loop: Iterable[Batch], reader: Reader,
+    prompts: Prompts,
+) -> Array:  # fmt: skip
     """One task's file, written batch by batch; finished batches of an earlier run are not computed again."""
-    final = folder / stored.file_name(number, name)
+    final = output / folder.file_name(number, name)
     if not final.exists():
-        journal = files.Journal(folder / stored.JOURNAL)
+        journal = files.Journal(output / folder.JOURNAL)
         partial = final.with_name(final.name + ".partial")
-        array = stored.partial_file(partial, shape, dtype, begun=any(k.startswith(f"{number}/") for k in journal.known))
-        for count, (batch, picked) in enumerate(loop):
+        begun = any(key.startswith(f"{number}/") for key in journal.known)
+        array = folder.partial_file(partial, shape, dtype, begun=begun)
+        for count, batch in enumerate(loop):
 
-            def measure(batch: Batch = batch, picked: Tensor = picked) -> bool:
-                _fill(array, batch, reader(batch, picked), name)
+            def measure(batch: Batch = batch) -> bool:
+                _fill(array, batch, reader(batch, prompts.weights), name)
                 array.flush()  # on disk before the journal says so
                 return True
 
             journal.get(f"{number}/{count}", measure)
         del array
         os.replace(partial, final)
-    return stored.open_array(final, shape)
+    return folder.open_array(final, shape)
 
 
 def _fill(array: Array, batch: Batch, values: Tensor, task: str) -> None:
@@ -158,14 +195,3 @@ def _fill(array: Array, batch: Batch, values: Tensor, task: str) -> None:
         do = "open the model in float32 or bfloat16" + (", or dtype='float32'" if array.dtype == np.float16 else "")
         raise NumericalError(f"representations of task {task!r}", found, do)
     array[:, index] = block
-
-
-def _named(tasks: Any) -> dict[str, Task]:
-    listed = [tasks] if isinstance(tasks, Task) else list(tasks.values() if isinstance(tasks, Mapping) else tasks)
-    for task in listed:
-        check_task(task, "representations of tasks")
-    named = {task.name: task for task in listed}
-    if not listed or len(named) != len(listed):
-        found = "no task" if not listed else "two tasks of one name"
-        raise TaskError("representations of tasks", found, "give one or more tasks, each with a name of its own")
-    return named

@@ -9,7 +9,7 @@ Two estimators:
 - "batches" (either kernel): Nguyen, Raghu & Kornblith 2021, "Do Wide and Deep Networks Learn the Same Things?", §2: the
   mean over batches of each HSIC, before the ratio is taken. With the unbiased HSIC the three means are those of the
   full batch on average, so the value approaches CKA as batches are added; it is not the full batch's. The RBF kernel's
-  median is each batch's own.
+  median is that of each batch.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class CKA:
 
     Example:
         >>> x, y = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
-        >>> whole = CKA()
+        >>> batched = CKA()
         >>> for start in range(0, 40, 10):
-        ...     whole.update(x[start : start + 10], y[start : start + 10])
-        >>> abs(whole.value() - alignment.cka(x, y)) < 1e-9
+        ...     batched.update(x[start : start + 10], y[start : start + 10])
+        >>> abs(batched.value() - alignment.cka(x, y)) < 1e-9
         True
     """
 
@@ -99,20 +99,20 @@ class CKA:
         if self.examples < FEWEST:
             raise ArgumentError("CKA", f"{self.examples} examples", f"update with {FEWEST} or more")
         if self.estimator == "features":
-            own, other, cross = (sums.hsic(self.debiased) for sums in self._sums)
+            of_x, of_y, cross = (sums.hsic(self.debiased) for sums in self._sums)
             scale = [sums.hsic(False) for sums in self._sums]
         else:
             assert self._means is not None
-            own, other, cross = self._means.tolist()
+            of_x, of_y, cross = self._means.tolist()
             scale = [0.0, 0.0]
-        for what, value, whole in (("x", own, scale[0]), ("y", other, scale[1])):
-            if not value > alignment.ROUNDING * whole:
+        for what, value, biased in (("x", of_x, scale[0]), ("y", of_y, scale[1])):
+            if not value > alignment.ROUNDING * biased:
                 raise NumericalError(
                     f"CKA, {what}",
                     f"a self-similarity of {value:.3g}",
                     "constant, or too few examples to tell them apart",
                 )
-        return cross / (own * other) ** 0.5
+        return cross / (of_x * of_y) ** 0.5
 
     def _add(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> None:
         self._sums = self._sums or [_Sums(), _Sums(), _Sums()]

@@ -4,8 +4,9 @@ Sources: Kornblith et al. 2019, "Similarity of Neural Network Representations Re
 Song et al. 2012, "Feature Selection via Dependence Maximization" (unbiased HSIC, Eq. 4).
 
 1. Kernel. K_ij = x_i . x_j, or exp(-|x_i - x_j|^2 / 2 s^2) with s = bandwidth x the median distance of two examples.
-2. Centring. Biased: HKH. Debiased: the U-centred U(K), zero on its diagonal and in its row sums (Székely & Rizzo 2014);
-   the unbiased HSIC of Song et al. is <U(K), U(L)> / n(n - 3).
+2. Centring. Biased: the mean of every row and of every column taken away (HKH, with H = I - 11'/n). Debiased: the
+   U-centred U(K), zero on its diagonal and in its row sums (Székely & Rizzo 2014); the unbiased HSIC of Song et al. is
+   <U(K), U(L)> / n(n - 3).
 3. CKA = <K', L'> / (|K'| |L'|), K' and L' centred either way.
 
 The linear kernel needs no Gram matrix: with centred X and Y, k_i = |x_i|^2 and l_i = |y_i|^2, the unbiased HSIC is
@@ -15,8 +16,6 @@ and the biased one |X'Y|_F^2 (up to a factor that CKA divides out). Whichever fo
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,11 +23,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neuroscope.checks import public
+from neuroscope.checks import finite, flag, public
 from neuroscope.comparison.similarity.inputs import Examples, pair
 from neuroscope.errors import ArgumentError, NumericalError, choose
 
 KERNELS = ("linear", "rbf")
+MEDIAN = "1.0 is the median distance itself"
 ROUNDING = 1e-12  # a self-similarity this small beside (sum k)^2 / n is rounding
 
 
@@ -86,17 +86,16 @@ def cka(
     first, second = pair(x, y, "CKA")
     (n, d), e = first.values.shape, second.values.shape[1]
     form = cheaper_form(n, d, e) if kernel == "linear" else "gram"
-    ready = [prepare(s, kernel=kernel, debiased=debiased, bandwidth=bandwidth, form=form) for s in (first, second)]
-    return between(*ready)
+    settings: dict[str, Any] = {"kernel": kernel, "debiased": debiased, "bandwidth": bandwidth, "form": form}
+    return between(state(first, **settings), state(second, **settings))
 
 
 def check(kernel: Any, debiased: Any, bandwidth: Any) -> None:
     """Refuse options that cannot be, or that would be ignored."""
     choose(kernel, KERNELS, "kernel")
-    if not isinstance(debiased, bool | np.bool_):
-        raise ArgumentError(f"debiased={debiased!r}", "neither True nor False", "True is the unbiased HSIC")
-    if not (isinstance(bandwidth, Real) and 0 < float(bandwidth) < math.inf):
-        raise ArgumentError(f"bandwidth={bandwidth!r}", "not a positive number", "1.0 is the median distance itself")
+    flag(debiased, "debiased")
+    if finite(bandwidth, "bandwidth", MEDIAN) <= 0:
+        raise ArgumentError(f"bandwidth={bandwidth!r}", "not a positive number", MEDIAN)
     if kernel == "linear" and bandwidth != 1:
         raise ArgumentError(f"bandwidth={bandwidth!r}", "the linear kernel, which has none", "use kernel='rbf'")
 
@@ -104,16 +103,16 @@ def check(kernel: Any, debiased: Any, bandwidth: Any) -> None:
 def cheaper_form(n: int, d: int, e: int, null: int = 0) -> Literal["gram", "features"]:
     """The form that takes fewer multiplications for n examples of d and of e features.
 
-    Both sides are prepared once (n d and n e for each of n examples, or d d, e e and twice d e); every permutation of
-    the null takes a product of all entries of the Gram matrices, or a product of the features.
+    The state of both sides is computed once (n d and n e for each of n examples, or d d, e e and twice d e); every
+    permutation of the null takes a product of all entries of the Gram matrices, or a product of the features.
     """
     return "gram" if n * (d + e + null) <= (d + e) ** 2 + null * d * e else "features"
 
 
-def prepare(
+def state(
     x: Examples, *, kernel: str, debiased: bool, bandwidth: float, form: Literal["gram", "features"] = "gram"
 ) -> State:
-    """All that is needed of one side."""
+    """All that CKA needs of one side."""
     check(kernel, debiased, bandwidth)
     if form == "features":
         return normalised(x.centred, debiased)
@@ -125,7 +124,7 @@ def prepare(
 
 
 def between(a: State, b: State) -> float:
-    """CKA of two prepared sides of the same form."""
+    """CKA of two sides whose states are of the same form."""
     if isinstance(a, Gram):
         assert isinstance(b, Gram)
         return float((a.matrix * b.matrix).sum())
@@ -133,20 +132,20 @@ def between(a: State, b: State) -> float:
     return _hsic(a.x, b.x, a.norms, b.norms, a.debiased)
 
 
-def permute(state: State, order: Int[Tensor, " n"]) -> State:
+def permute(side: State, order: Int[Tensor, " n"]) -> State:
     """The state of the same activations with their examples in another order."""
-    if isinstance(state, Gram):
-        return Gram(state.matrix.index_select(0, order).index_select(1, order))
-    return Features(state.x[order], state.norms[order], state.debiased)
+    if isinstance(side, Gram):
+        return Gram(side.matrix.index_select(0, order).index_select(1, order))
+    return Features(side.x[order], side.norms[order], side.debiased)
 
 
 def normalised(x: Float[Tensor, "n d"], debiased: bool) -> Features:
     """Centred features, scaled to a self-similarity of 1."""
     x = x / x.abs().max()  # far from overflow
     norms = (x * x).sum(1)
-    own = _hsic(x, x, norms, norms, debiased)
-    _refuse_zero(own, float(norms.sum()) ** 2 / len(norms))
-    return Features(x / own**0.25, norms / own**0.5, debiased)
+    size = _hsic(x, x, norms, norms, debiased)
+    _refuse_zero(size, float(norms.sum()) ** 2 / len(norms))
+    return Features(x / size**0.25, norms / size**0.5, debiased)
 
 
 def unbias(product: Any, kl: Any, sums: Any, n: int) -> Any:
@@ -176,7 +175,7 @@ def u_centre(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def centre(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """HKH."""
+    """HKH with H = I - 11'/n: rows and columns have a mean of zero."""
     rows = k.mean(1)
     return k - rows[:, None] - rows + rows.mean()
 
@@ -197,9 +196,9 @@ def _square(product: Tensor) -> Tensor:
     return (product * product).sum()
 
 
-def _refuse_zero(own: float, scale: float) -> None:
+def _refuse_zero(self_similarity: float, scale: float) -> None:
     """Refuse a self-similarity that is rounding beside (sum k)^2 / n."""
-    if own <= ROUNDING * scale:
+    if self_similarity <= ROUNDING * scale:
         raise NumericalError(
             "debiased CKA",
             "a self-similarity of zero",

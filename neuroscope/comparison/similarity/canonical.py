@@ -18,16 +18,18 @@ correlation of 1: give many more examples than kept dimensions, and look at the 
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuroscope import checks
 from neuroscope.checks import public
 from neuroscope.comparison.similarity.inputs import Examples, pair
-from neuroscope.errors import ArgumentError, NumericalError
+from neuroscope.errors import NumericalError
+
+USUAL = "0.99 is usual"
 
 
 class Space(NamedTuple):
@@ -70,8 +72,17 @@ def pwcca(x: Any, y: Any) -> float:
     It is not symmetric: the weights are x's. No invertible linear map of y changes it where y's rank is at least x's;
     of x, only a scale. Of unrelated representations it is above 0, the more so the more features and fewer examples.
 
-    Args, Returns, Raises:
-        As `svcca` with all components.
+    Args:
+        x: [example, feature], whose weights count.
+        y: [example, feature'], the same examples in the same order.
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        ArgumentError: shapes that cannot be compared.
+        NumericalError: non-finite or constant activations, or as many components as examples: every correlation is 1
+            then.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
@@ -94,8 +105,12 @@ def procrustes(x: Any, y: Any) -> float:
         In [0, 1]; 1 for equality up to rotation, reflection and scale. Of unrelated representations it is above 0,
         the more so the more features and the fewer examples.
 
+    Args:
+        x: [example, feature]; y: [example, feature'], the same examples.
+
     Raises:
-        As `svcca`.
+        ArgumentError: shapes that cannot be compared.
+        NumericalError: non-finite or constant activations.
 
     Example:
         >>> round(procrustes([[0, 1.0], [2, 3], [5, 4], [1, 0]], [[2.0, 0], [6, 4], [8, 10], [0, 2]]), 6)
@@ -106,8 +121,8 @@ def procrustes(x: Any, y: Any) -> float:
 
 
 def space(x: Examples, *, share: float = 1.0) -> Space:
-    """Steps 1 and 2."""
-    check_share(share)
+    """Steps 1 and 2: the space of the kept components."""
+    checks.share(share, "share", USUAL)
     n, d = x.values.shape
     u, s, v = torch.linalg.svd(_unit(x), full_matrices=False)
     rank = int((s > max(n, d) * x.eps * s[0]).sum())
@@ -122,12 +137,6 @@ def space(x: Examples, *, share: float = 1.0) -> Space:
     return Space(u[:, :rank], s[:rank, None] * v[:rank])
 
 
-def check_share(share: Any) -> None:
-    """Refuse a share of the variance that cannot be."""
-    if not (isinstance(share, Real) and 0 < float(share) <= 1):
-        raise ArgumentError(f"share={share!r}", "not a number in (0, 1]", "0.99 is usual")
-
-
 def components(variances: Float[Tensor, " r"], share: float) -> int:
     """How many of the sorted variances it takes to hold the share of their sum."""
     held = variances.cumsum(0) / variances.sum()
@@ -135,20 +144,20 @@ def components(variances: Float[Tensor, " r"], share: float) -> int:
 
 
 def mean_correlation(a: Space, b: Space) -> float:
-    """SVCCA's step 4."""
+    """Step 4 of SVCCA: the mean canonical correlation."""
     return float(torch.linalg.svdvals(a.basis.T @ b.basis).clamp(max=1).mean())
 
 
 def weighted_correlation(a: Space, b: Space) -> float:
-    """PWCCA's step 4."""
+    """Step 4 of PWCCA: the canonical correlations, weighted by what they account for in a."""
     u, r, _ = torch.linalg.svd(a.basis.T @ b.basis, full_matrices=False)
     weights = (u.T @ a.loadings).abs().sum(1)
     return float((weights * r.clamp(max=1)).sum() / weights.sum())
 
 
-def permute_space(state: Space, order: Int[Tensor, " n"]) -> Space:
+def permute_space(side: Space, order: Int[Tensor, " n"]) -> Space:
     """The same activations with their examples in another order."""
-    return Space(state.basis[order], state.loadings)
+    return Space(side.basis[order], side.loadings)
 
 
 def coordinates(x: Examples) -> Float[Tensor, "n r"]:
@@ -160,13 +169,13 @@ def coordinates(x: Examples) -> Float[Tensor, "n r"]:
 
 
 def nuclear(a: Float[Tensor, "n r"], b: Float[Tensor, "n s"]) -> float:
-    """|A'B|_*."""
+    """The nuclear norm |A'B|_*: the sum of the singular values."""
     return float(torch.linalg.svdvals(a.T @ b).sum())
 
 
-def permute_rows(state: Float[Tensor, "n r"], order: Int[Tensor, " n"]) -> Float[Tensor, "n r"]:
+def permute_rows(side: Float[Tensor, "n r"], order: Int[Tensor, " n"]) -> Float[Tensor, "n r"]:
     """The same activations with their examples in another order."""
-    return state[order]
+    return side[order]
 
 
 def _unit(x: Examples) -> Float[Tensor, "n d"]:

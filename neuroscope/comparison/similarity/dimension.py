@@ -7,14 +7,16 @@ datasets by a minimal neighborhood information" (TWO-NN).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neuroscope import checks
 from neuroscope.checks import public
-from neuroscope.comparison.similarity.canonical import check_share, components
+from neuroscope.comparison.similarity.canonical import USUAL, components
 from neuroscope.comparison.similarity.inputs import Examples, examples
 from neuroscope.errors import NumericalError
 
@@ -38,7 +40,7 @@ def variance_dimension(x: Any, share: float = 0.99) -> int:
         >>> variance_dimension([[3.0, 0, 1], [-3, 0, 1], [0, 2, 1], [0, -2, 1]], share=0.5)  # variances 18, 8, 0
         1
     """
-    check_share(share)
+    checks.share(share, "share", USUAL)
     kernel = _smaller_kernel(examples(x, "variance dimension"))
     variances = torch.linalg.eigvalsh(kernel).flip(0).clamp(min=0)
     return components(variances, share)
@@ -53,7 +55,8 @@ def participation_ratio(x: Any) -> float:
         examples of d independent features it is about n d / (n + d).
 
     Raises:
-        As `variance_dimension`.
+        ArgumentError: a shape that cannot be, or fewer than four examples.
+        NumericalError: non-finite or constant activations.
 
     Example:
         >>> round(participation_ratio([[3.0, 0], [-3, 0], [0, 3], [0, -3]]), 6)
@@ -76,9 +79,9 @@ def two_nn(x: Any) -> float:
         The dimension, not rounded. High dimensions (above about 10) are underestimated unless examples are very many.
 
     Raises:
-        ArgumentError: as `variance_dimension`.
-        NumericalError: also where examples are duplicates: a distance of zero has no ratio, and no example is left out
-            silently.
+        ArgumentError: a shape that cannot be, or fewer than four examples.
+        NumericalError: non-finite or constant activations; also where examples are duplicates: a distance of zero has
+            no ratio, and no example is left out silently.
 
     Example:
         >>> line = torch.rand(500, 1, generator=torch.Generator().manual_seed(0))
@@ -116,3 +119,11 @@ def _two_nearest(x: Float[Tensor, "n d"], start: int, stop: int) -> Float[Tensor
     distances = torch.cdist(x[start:stop], x, compute_mode="donot_use_mm_for_euclid_dist")
     distances.diagonal(start).fill_(torch.inf)
     return distances.topk(2, dim=1, largest=False).values
+
+
+# name of a count -> its function, whose keywords are the count's options
+DIMENSIONS: dict[str, Callable[..., float]] = {
+    "variance": variance_dimension,
+    "participation": participation_ratio,
+    "two-nn": two_nn,
+}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +82,7 @@ def real(x: Any, what: str) -> Any:
     return array
 
 
-def tasks_of(reps: Any, asked: str) -> list[str]:
+def names_of(reps: Any, asked: str) -> list[str]:
     """The tasks of a mapping task -> activations."""
     if not isinstance(reps, Mapping) or not reps:
         found = "no tasks" if isinstance(reps, Mapping) else f"a {type(reps).__name__}"
@@ -95,20 +94,13 @@ def tasks_of(reps: Any, asked: str) -> list[str]:
 
 def shape(array: Any, what: str) -> tuple[int, int, int]:
     """Layers, examples and features of a task."""
-    found = tuple(real(array, what).shape)
-    if len(found) != 3 or 0 in found:
-        raise ArgumentError(what, f"shape {found}", "give [layer, example, feature]")
-    layers, n, width = found
+    sizes = tuple(real(array, what).shape)
+    if len(sizes) != 3 or 0 in sizes:
+        raise ArgumentError(what, f"shape {sizes}", "give [layer, example, feature]")
+    layers, n, width = sizes
     if n < FEWEST:
         raise ArgumentError(what, f"{n} examples", f"give {FEWEST} examples or more")
     return layers, n, width
-
-
-def whole(value: Any, name: str, least: int, do: str) -> int:
-    """A whole number that is not below the least."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ArgumentError(f"{name}={value!r}", f"not a whole number of {least} or more", do)
-    return int(value)
 
 
 def _eps(x: Any) -> float:
@@ -120,19 +112,19 @@ def _eps(x: Any) -> float:
 
 def checked(x: Examples, what: str) -> Examples:
     """Refuse numbers that cannot be compared."""
-    mean, spread = x.values.mean(0), (x.values - x.values.mean(0)).abs().max()
-    found = fault(mean, float(spread))
-    if found:
-        raise NumericalError(what, found, ADVICE[found])
+    mean, largest = x.values.mean(0), (x.values - x.values.mean(0)).abs().max()
+    problem = fault(mean, float(largest))
+    if problem:
+        raise NumericalError(what, problem, ADVICE[problem])
     return x
 
 
-def fault(mean: Float[Tensor, " d"], spread: float) -> str:
-    """What is wrong with activations of this mean and largest deviation from it; "" if nothing is."""
-    if not (bool(torch.isfinite(mean).all()) and np.isfinite(spread)):
+def fault(mean: Float[Tensor, " d"], largest: float) -> str:
+    """What is wrong with activations of this mean and this largest difference from it; "" if nothing is."""
+    if not (bool(torch.isfinite(mean).all()) and np.isfinite(largest)):
         return NOT_FINITE
     rounding = 8 * torch.finfo(torch.float64).eps * float(mean.abs().max())
-    return CONSTANT if spread <= rounding else ""
+    return CONSTANT if largest <= rounding else ""
 
 
 def pair(x: Any, y: Any, what: str) -> tuple[Examples, Examples]:

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neuroscope.checks import public
-from neuroscope.comparison.similarity.inputs import Examples, pair, whole
+from neuroscope.checks import public, whole
+from neuroscope.comparison.similarity.inputs import Examples, pair
 from neuroscope.errors import ArgumentError, NumericalError, choose
 
 BLOCK = 1 << 22  # distances held at a time
@@ -76,7 +76,7 @@ def neighbour_overlap(
 
 
 def nearest(x: Examples, *, neighbours: int, distance: str, score: str) -> Neighbours:
-    """Step 1."""
+    """Step 1: the nearest other examples of each."""
     choose(distance, ("cosine", "euclidean"), "distance")
     choose(score, ("share", "jaccard"), "score")
     n, k = len(x.values), whole(neighbours, "neighbours", 1, "10 is usual")
@@ -114,15 +114,15 @@ def parts(closeness: Float[Tensor, "n m"], k: int, tie: Float[Tensor, "n m"] | f
 
 
 def common(a: Neighbours, b: Neighbours) -> float:
-    """Step 2."""
+    """Step 2: the mean over examples of the share of common neighbours."""
     place = torch.searchsorted(b.key, a.key).clamp(max=len(b.key) - 1)
     both = torch.where(b.key[place] == a.key, a.part * b.part[place], 0.0)
     shared = both.new_zeros(a.n).index_add_(0, a.key // a.n, both)
     return float((shared / (a.k if a.score == "share" else 2 * a.k - shared)).mean())
 
 
-def permute(state: Neighbours, order: Int[Tensor, " n"]) -> Neighbours:
+def permute(side: Neighbours, order: Int[Tensor, " n"]) -> Neighbours:
     """The same activations with their examples in another order: row i is what row order[i] was."""
     now = torch.argsort(order)
-    key, by = torch.sort(now[state.key // state.n] * state.n + now[state.key % state.n])
-    return state._replace(key=key, part=state.part[by])
+    key, by = torch.sort(now[side.key // side.n] * side.n + now[side.key % side.n])
+    return side._replace(key=key, part=side.part[by])

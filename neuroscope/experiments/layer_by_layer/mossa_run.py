@@ -26,8 +26,8 @@ import numpy as np
 from neuroscope import files
 from neuroscope.checks import public
 from neuroscope.comparison.hidden_states import Representations
-from neuroscope.comparison.similarity import compare, dimensions
-from neuroscope.comparison.similarity.inputs import FEWEST, whole
+from neuroscope.comparison.layers import compare, dimensions
+from neuroscope.comparison.similarity.inputs import FEWEST
 from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.experiments.layer_by_layer.controls import method_name, opened, read, same_run, tuned_reading
 from neuroscope.experiments.layer_by_layer.mossa_result import ALL, MULTI, PRE, Mossa
@@ -100,7 +100,6 @@ def mossa(
     recipe = dict(recipe or {})
     _check(named, settings, held_out, controls, tuned)
     _check_share(share, debiased)
-    null, seed = whole(null, "null", 0, "100 is usual"), whole(seed, "seed", 0, "0 is usual")
     trains = controls is None or _made_here(tuned)
     if recipe and not trains:
         raise ArgumentError(f"recipe={recipe}", "no model to train: all are given", "leave it out, or the models")

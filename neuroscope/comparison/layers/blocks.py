@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -91,30 +92,29 @@ class Layers:
 
     def fault(self, layer: int) -> str:
         """What is wrong with the layer; "" if nothing is."""
-        mean, spread = self._stated(layer)
-        return fault(mean, spread)
+        return fault(*self._moments_of(layer))
 
     def centred(self, layer: int, start: int, stop: int) -> Float[Tensor, "rows d"]:
-        """Step 1: a block of a layer, float32; zeros where the layer is at fault."""
+        """Step 1: a block of a layer, centred, float32; zeros where something is wrong with the layer."""
         block = self._read(layer, start, stop)
-        if len(block) == self.n and layer not in self._moments:  # whole: one reading is enough
+        if len(block) == self.n and layer not in self._moments:  # all of it: one reading is enough
             mean = _sum(block) / self.n
             self._moments[layer] = mean, _largest(block, mean)
-        mean, spread = self._stated(layer)
+        mean, largest = self._moments_of(layer)
         out = torch.empty(block.shape, dtype=torch.float32, device=self.device)
-        if fault(mean, spread):
+        if fault(mean, largest):
             return out.zero_()
-        for strip, given in zip(_strips(out), _strips(block), strict=True):
-            strip.copy_((given - mean).mul_(1 / spread))  # a new tensor: the activations are the caller's
+        for strip, raw in zip(_strips(out), _strips(block), strict=True):
+            strip.copy_((raw - mean).mul_(1 / largest))  # a new tensor: the activations are the caller's
         return out
 
-    def _stated(self, layer: int) -> tuple[Tensor, float]:
+    def _moments_of(self, layer: int) -> tuple[Tensor, float]:
         """Mean and largest difference from it, in two readings."""
         if layer not in self._moments:
             blocks = [(s, min(s + self.rows, self.n)) for s in range(0, self.n, self.rows)]
             mean = torch.stack([_sum(self._read(layer, *b)) for b in blocks]).sum(0) / self.n
-            spread = max(_largest(self._read(layer, *b), mean) for b in blocks)
-            self._moments[layer] = mean, spread
+            largest = max(_largest(self._read(layer, *b), mean) for b in blocks)
+            self._moments[layer] = mean, largest
         return self._moments[layer]
 
     def _read(self, layer: int, start: int, stop: int) -> Float[Tensor, "rows d"]:
@@ -147,18 +147,18 @@ def linear_grid(
 ) -> tuple[Float[np.ndarray, "i j"], list[str], list[str]]:
     """Linear CKA of every layer of a with every layer of b, and what is wrong with each layer of either side."""
     sums = _by_grams if form == "gram" else _by_features
-    cross, own, other, k, l = sums(a, b, layers_a, layers_b)  # noqa: E741
+    cross, of_a, of_b, k, l = sums(a, b, layers_a, layers_b)  # noqa: E741
     n, k_sum, l_sum = a.n, k.sum(1), l.sum(1)
-    first, second, between = own, other, cross
+    first, second, between = of_a, of_b, cross
     if debiased:
-        first = unbias(own, (k * k).sum(1), k_sum**2, n)
-        second = unbias(other, (l * l).sum(1), l_sum**2, n)
+        first = unbias(of_a, (k * k).sum(1), k_sum**2, n)
+        second = unbias(of_b, (l * l).sum(1), l_sum**2, n)
         between = unbias(cross, k @ l.T, torch.outer(k_sum, l_sum), n)
     value = between / (first[:, None] * second).sqrt()
     faults = [
         [side.fault(layer) or ("" if float(h) > ROUNDING * float(w) else "a self-similarity of zero")
-         for layer, h, w in zip(layers, hsic, whole, strict=True)]
-        for side, layers, hsic, whole in ((a, layers_a, first, own), (b, layers_b, second, other))
+         for layer, h, w in zip(layers, hsic, biased, strict=True)]
+        for side, layers, hsic, biased in ((a, layers_a, first, of_a), (b, layers_b, second, of_b))
     ]  # fmt: skip
     return value.cpu().numpy(), faults[0], faults[1]
 
@@ -192,17 +192,19 @@ def _tile(sides: Sequence[tuple[Layers, int]], i: int, start: int, left: int, no
         if left == start:
             norm[start:stop] = tile.diagonal()
             tile.fill_diagonal_(0)
-    own = torch.stack([torch.linalg.vecdot(tile, tile).double().sum() for tile in tiles])
-    return torch.bmm(tiles[:i].transpose(0, 1), tiles[i:].permute(1, 2, 0)).double().sum(0), own[:i], own[i:]
+    selves = torch.stack([torch.linalg.vecdot(tile, tile).double().sum() for tile in tiles])
+    left_side = rearrange(tiles[:i], "layer row column -> row layer column")
+    right_side = rearrange(tiles[i:], "layer row column -> row column layer")
+    return torch.bmm(left_side, right_side).double().sum(0), selves[:i], selves[i:]
 
 
 def _by_features(a: Layers, b: Layers, layers_a: Sequence[int], layers_b: Sequence[int]) -> Sums:
     """|X'Y|^2, |X'X|^2, |Y'Y|^2, k and l."""
-    own = [_squared(a, layer, a, layer) for layer in layers_a]
-    other = [_squared(b, layer, b, layer) for layer in layers_b]
+    of_a = [_squared(a, layer, a, layer) for layer in layers_a]
+    of_b = [_squared(b, layer, b, layer) for layer in layers_b]
     cross = torch.stack([torch.stack([_squared(a, i, b, j) for j in layers_b]) for i in layers_a])
     k, l = (torch.stack([_norms(s, layer) for layer in c]) for s, c in ((a, layers_a), (b, layers_b)))  # noqa: E741
-    return cross, torch.stack(own), torch.stack(other), k, l
+    return cross, torch.stack(of_a), torch.stack(of_b), k, l
 
 
 def _squared(a: Layers, i: int, b: Layers, j: int) -> Float[Tensor, ""]:
