@@ -18,8 +18,9 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from neuroscope.attribution import METHODS, Request
 from neuroscope.attribution.gradients import grad_x_act
-from neuroscope.attribution.setup import Setup
+from neuroscope.attribution.scoring import Scoring
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, bundled, load
 from neuroscope.models.sites import edit
@@ -45,7 +46,7 @@ def random_llama(layers: int, width: int, ffn: int) -> nn.Module:
     return transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
-def make_setup(model: Model) -> Setup:
+def make_scoring(model: Model) -> Scoring:
     """What `attribute` hands to its methods: one batch, every next token an answer token, all logits needed."""
     ids = torch.randint(VOCABULARY, (EXAMPLES, LENGTH), generator=torch.Generator().manual_seed(1)).to(model.device)
     targets = torch.full_like(ids, -100)
@@ -53,30 +54,30 @@ def make_setup(model: Model) -> Setup:
     whole = torch.ones_like(ids)
     keep = torch.arange(LENGTH - 1, device=ids.device)
     batch = Batch({"input_ids": ids, "attention_mask": whole}, targets, keep, whole.bool(), torch.arange(EXAMPLES))  # type: ignore[arg-type]
-    return Setup(model, Task("benchmark"), model.sites("hidden"), [batch], "loss", "abs_of_sum", 0, None)
+    return Scoring(model, Task("benchmark"), model.sites("hidden"), [batch], Request(METHODS["grad-x-act"]))
 
 
-def floor(setup: Setup) -> None:
+def floor(scoring: Scoring) -> None:
     """Forward and backward of activations only: parameters frozen, the graph starts at the first site, no hook else."""
-    first = next(iter(setup.sites.values()))
+    first = next(iter(scoring.sites.values()))
     with edit([first], lambda site, h, tokens: h.detach().requires_grad_()):
-        loss = setup.losses(setup.batches[0]).sum()
+        loss = scoring.losses(scoring.batches[0]).sum()
     loss.backward()
 
 
-def forward_only(setup: Setup) -> None:
+def forward_only(scoring: Scoring) -> None:
     """One forward pass without a graph."""
     with torch.no_grad():
-        setup.losses(setup.batches[0])
+        scoring.losses(scoring.batches[0])
 
 
-def ours(setup: Setup) -> None:
+def ours(scoring: Scoring) -> None:
     """The code that `attribute(method="grad-x-act")` runs per batch."""
-    setup.sums.relevance.clear()
-    grad_x_act(setup)
+    scoring.sums.relevance.clear()
+    grad_x_act(scoring)
 
 
-def cached(setup: Setup) -> dict[str, Tensor]:
+def cached(scoring: Scoring) -> dict[str, Tensor]:
     """Keep every site's vector and its gradient, multiply afterwards: run_with_cache with backward hooks."""
     kept: dict[str, Tensor] = {}
     gradients: dict[str, Tensor] = {}
@@ -87,39 +88,39 @@ def cached(setup: Setup) -> dict[str, Tensor]:
         kept[site.address] = h.detach().clone()
         return h
 
-    with edit(setup.sites.values(), keep):
-        loss = setup.losses(setup.batches[0]).sum()
+    with edit(scoring.sites.values(), keep):
+        loss = scoring.losses(scoring.batches[0]).sum()
     loss.backward()
     return {a: (kept[a] * gradients[a]).sum(1).abs().sum(0) for a in kept}
 
 
-def captum(setup: Setup) -> list[Tensor]:
+def captum(scoring: Scoring) -> list[Tensor]:
     """captum's LayerGradientXActivation, one layer after another, from the embeddings (ids have no gradient)."""
     from captum.attr import LayerGradientXActivation
 
-    root, found = setup.model.root, []
-    embeddings = root.get_input_embeddings()(setup.batches[0].inputs["input_ids"])
-    for site in setup.sites.values():
-        method = LayerGradientXActivation(_embedded(setup), site.module)
+    root, found = scoring.model.root, []
+    embeddings = root.get_input_embeddings()(scoring.batches[0].inputs["input_ids"])
+    for site in scoring.sites.values():
+        method = LayerGradientXActivation(_embedded(scoring), site.module)
         found.append(method.attribute(embeddings, attribute_to_layer_input=True).sum(1).abs().sum(0))
     return found
 
 
-def _embedded(setup: Setup) -> Callable[[Tensor], Tensor]:
-    batch = setup.batches[0]
+def _embedded(scoring: Scoring) -> Callable[[Tensor], Tensor]:
+    batch = scoring.batches[0]
 
     def losses(embeddings: Tensor) -> Tensor:
         mask = batch.inputs["attention_mask"]
-        logits = setup.model.root(inputs_embeds=embeddings, attention_mask=mask, logits_to_keep=batch.keep).logits
-        return setup.score(logits, batch)
+        logits = scoring.model.root(inputs_embeds=embeddings, attention_mask=mask, logits_to_keep=batch.keep).logits
+        return scoring.score(logits, batch)
 
     return losses
 
 
-def transformer_lens(setup: Setup) -> Callable[[], object]:
+def transformer_lens(scoring: Scoring) -> Callable[[], object]:
     """TransformerLens hooks on a Bridge, with the same sum of a * g."""
-    model = common.bridge(setup.model.root)
-    batch = setup.batches[0]
+    model = common.bridge(scoring.model.root)
+    batch = scoring.batches[0]
     total: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
 
@@ -138,20 +139,20 @@ def transformer_lens(setup: Setup) -> Callable[[], object]:
     def run() -> object:
         with model.hooks(fwd_hooks=[(chosen, forward_hook)], bwd_hooks=[(chosen, backward_hook)]):
             logits = model(batch.inputs["input_ids"], return_type="logits")
-            setup.score(logits[:, batch.keep], batch).sum().backward()
+            scoring.score(logits[:, batch.keep], batch).sum().backward()
         assert total
         return dict(total)
 
     return run
 
 
-def nnsight(setup: Setup) -> Callable[[], object]:
+def nnsight(scoring: Scoring) -> Callable[[], object]:
     """An nnsight trace, with the same sum of a * g."""
     import nnsight as library
 
     warnings.filterwarnings("ignore", module="nnsight")
-    model = library.NNsight(setup.model.root)
-    batch = setup.batches[0]
+    model = library.NNsight(scoring.model.root)
+    batch = scoring.batches[0]
     layers = len(model.model.layers)
 
     def run() -> object:
@@ -164,7 +165,7 @@ def nnsight(setup: Setup) -> Callable[[], object]:
                     h = h.detach().requires_grad_()
                     model.model.layers[i].mlp.down_proj.input = h
                 kept.append(h)
-            loss = setup.score(model.output.logits, batch).sum()
+            loss = scoring.score(model.output.logits, batch).sum()
             with loss.backward():
                 for h in reversed(kept):
                     total.append((h.detach() * h.grad).sum(1).abs().sum(0))
@@ -174,15 +175,15 @@ def nnsight(setup: Setup) -> Callable[[], object]:
     return run
 
 
-# each is given a setup of its own model and returns what is timed
-CONTENDERS: dict[str, Callable[[Setup], Callable[[], object]]] = {
-    "floor": lambda setup: partial(floor, setup),
-    "forward only": lambda setup: partial(forward_only, setup),
-    "neuroscope": lambda setup: partial(ours, setup),
+# each is given a scoring of its own model and returns what is timed
+CONTENDERS: dict[str, Callable[[Scoring], Callable[[], object]]] = {
+    "floor": lambda scoring: partial(floor, scoring),
+    "forward only": lambda scoring: partial(forward_only, scoring),
+    "neuroscope": lambda scoring: partial(ours, scoring),
     "TransformerLens Bridge hooks": transformer_lens,
     "nnsight trace": nnsight,
-    "all activations and gradients cached": lambda setup: partial(cached, setup),
-    "captum, layer by layer": lambda setup: partial(captum, setup),
+    "all activations and gradients cached": lambda scoring: partial(cached, scoring),
+    "captum, layer by layer": lambda scoring: partial(captum, scoring),
 }
 
 
@@ -191,7 +192,7 @@ def peak(name: str, shape: str) -> None:
 
     This is the kernel's high-water mark, started afresh. (ru_maxrss is inherited from the parent process.)
     """
-    contender = CONTENDERS[name](make_setup(load(random_llama(*SHAPES[shape]))))
+    contender = CONTENDERS[name](make_scoring(load(random_llama(*SHAPES[shape]))))
     gc.collect()
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # start the high-water mark afresh
@@ -221,7 +222,7 @@ def gradient_rows(shape: str, options: Any) -> list[list[str]]:
     names = options.only.split(",") if options.only else list(CONTENDERS)
     if SHAPES[shape][0] >= 32:  # captum takes a pass per layer
         names = [name for name in names if "captum" not in name]
-    runs = {name: CONTENDERS[name](make_setup(load(random_llama(*SHAPES[shape])))) for name in names}
+    runs = {name: CONTENDERS[name](make_scoring(load(random_llama(*SHAPES[shape])))) for name in names}
     seconds = common.in_turns(runs, 3 if options.quick else 9)
     mb = {name: memory(name, shape, options) for name in names}
     return [
@@ -259,10 +260,10 @@ def exact_rows(options: Any) -> list[list[str]]:
             task = tasks[task_name]
             encoded = encode(model, task, task.split("discovery", examples))
             cut = list(batches(encoded, examples, pad_id(model.tokenizer), model.device, model.style))
-            setup = Setup(model, task, model.sites("hidden"), cut, "loss", "signed", 0, None)
-            widths = {a: s.width for a, s in setup.sites.items()}
+            scoring = Scoring(model, task, model.sites("hidden"), cut, Request(METHODS["exact"], reduction="signed"))
+            widths = {a: s.width for a, s in scoring.sites.items()}
             mask = NeuronMask.of({a: range(0, w, 16 if options.quick else 8) for a, w in widths.items()}, widths)
-            runs = {"whole": partial(one_by_one, setup, mask), "exact": partial(module.exact, setup, mask)}
+            runs = {"whole": partial(one_by_one, scoring, mask), "exact": partial(module.exact, scoring, mask)}
             with model.quiet():
                 seconds = common.in_turns(runs, 2 if options.quick else 5)
                 work = {name: _flops(run) for name, run in runs.items()}
@@ -274,13 +275,13 @@ def exact_rows(options: Any) -> list[list[str]]:
     return rows
 
 
-def one_by_one(setup: Setup, mask: NeuronMask) -> None:
+def one_by_one(scoring: Scoring, mask: NeuronMask) -> None:
     """One whole forward pass per neuron, with a hook that sets it to zero."""
     with torch.no_grad():
         for address, neurons in mask.items():
             for neuron in neurons:
-                with edit([setup.sites[address]], lambda s, h, t, neuron=neuron: h.index_fill(-1, neuron, 0.0)):
-                    setup.losses(setup.batches[0])
+                with edit([scoring.sites[address]], lambda s, h, t, neuron=neuron: h.index_fill(-1, neuron, 0.0)):
+                    scoring.losses(scoring.batches[0])
 
 
 def _flops(run: Callable[[], object]) -> int:

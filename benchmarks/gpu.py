@@ -55,13 +55,13 @@ def main() -> None:
         return
     layers, repeats = (4, 3) if options.quick else (LAYERS, 15)
     model = load(random_llama(layers))
-    setup, rows = attribution.make_setup(model), []
-    ids = setup.batches[0].inputs["input_ids"]
+    scoring, rows = attribution.make_scoring(model), []
+    ids = scoring.batches[0].inputs["input_ids"]
 
-    passes = {name: partial(function, setup) for name, function in (
+    passes = {name: partial(function, scoring) for name, function in (
         ("floor", attribution.floor), ("neuroscope grad-x-act", attribution.ours), ("all cached", attribution.cached),
     )}  # fmt: skip
-    passes["nnsight trace, a * g"] = attribution.nnsight(setup)
+    passes["nnsight trace, a * g"] = attribution.nnsight(scoring)
     seconds = common.in_turns(passes, repeats)
     memory = {name: peak_gb(run) for name, run in passes.items()}
     for name, times in seconds.items():

@@ -1,5 +1,6 @@
 """Attribution: every method against a value derived here, every method under the same conformance checks."""
 
+import dataclasses
 import json
 import math
 import random
@@ -15,9 +16,9 @@ from conftest import TINY_SPECIAL, TINY_WORDS, tiny_tokenizer
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from neuroscope.attribution import METHODS, attribute
+from neuroscope.attribution import METHODS, OBJECTIVES, Method, Request, attribute
 from neuroscope.attribution import activations as activations_module
-from neuroscope.attribution.setup import OBJECTIVES, Setup
+from neuroscope.attribution.scoring import Scoring
 from neuroscope.errors import ArgumentError, ModelError, NeuroscopeError, NumericalError, TaskError
 from neuroscope.models import load, tap_experts
 from neuroscope.models.sites import edit
@@ -45,9 +46,10 @@ def open_family(name):
     )
 
 
-def make_setup(model, task=TASK, unit="hidden", objective="loss", batch_size=2):
+def make_scoring(model, task=TASK, unit="hidden", objective="loss", batch_size=2):
     cut = list(batches(encode(model, task, task.train), batch_size, 0, "cpu", model.style))
-    return Setup(model, task, model.sites(unit), cut, objective, "signed", 0, None)
+    request = Request(METHODS["exact"], objective, "signed", unit)
+    return Scoring(model, task, model.sites(unit), cut, request)
 
 
 def ids(text):
@@ -264,11 +266,11 @@ def test_models_that_write_into_an_ffn_output():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_objective_is_the_mean_over_an_examples_answer(name, objective):
     model = open_family(name)
-    setup = make_setup(model, objective=objective)
-    for batch in setup.batches:
+    scoring = make_scoring(model, objective=objective)
+    for batch in scoring.batches:
         expected = [float(loss_of(model, EXAMPLES[i], objective).detach()) for i in batch.index]
-        assert setup.losses(batch).tolist() == pytest.approx(expected, rel=1e-5)
-    assert (setup.n_examples, setup.n_tokens) == (3, 6)
+        assert scoring.losses(batch).tolist() == pytest.approx(expected, rel=1e-5)
+    assert (scoring.n_examples, scoring.n_tokens) == (3, 6)
 
 
 def test_log_odds_do_not_saturate():
@@ -417,7 +419,7 @@ def test_a_neuron_is_active_where_its_non_linearity_is_open(name):
     expected = (torch.cat(seen) > 0).float().mean(0)
     assert 0.1 < expected.mean() < 0.9
     with model.quiet():
-        shares = activations_module.active_share(make_setup(model))
+        shares = activations_module.active_share(make_scoring(model))
     torch.testing.assert_close(shares["blocks.0.mlp.hook_post"], expected)
 
 
@@ -426,23 +428,23 @@ def test_lape_by_hand(monkeypatch):
     address = "blocks.0.mlp.hook_post"
     given = {"reviews": [0.9, 0.4, 0.0, 0.05], "plots": [0.1, 0.4, 0.0, 0.0]}
     monkeypatch.setattr(
-        activations_module, "active_share", lambda setup: {address: torch.tensor(given[setup.task.name])}
+        activations_module, "active_share", lambda scoring: {address: torch.tensor(given[scoring.task.name])}
     )
-    setups = {task.name: make_setup(open_family("llama"), task) for task in (TASK, OTHER)}
+    scorings = {task.name: make_scoring(open_family("llama"), task) for task in (TASK, OTHER)}
     low = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
     specific = [math.log(2) - low, 0.0, 0.0, math.log(2)]
 
-    values = activations_module.lape(setups, quantile=0.0)
+    values = activations_module.lape(scorings, quantile=0.0)
     assert values["reviews"][address].tolist() == pytest.approx(
         [*specific[:2], 0.0 - 1.001, specific[3]]
     )  # share 0: never eligible
     assert values["plots"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, -1.001, -1.001])
     # sorted shares: 0 0 0 .05 .1 .4 .4 .9; the one at place int(0.6 * 7) = 4 is 0.1: 0.05 is below it
-    values = activations_module.lape(setups, quantile=0.6)
+    values = activations_module.lape(scorings, quantile=0.6)
     # eligible ones first, by entropy; the others by their share, all below
     assert values["reviews"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, -1.001, 0.05 - 1.001])
     assert values["plots"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, -1.001, -1.001])
-    values = activations_module.lape(setups, quantile=0.9)  # place 6: 0.4
+    values = activations_module.lape(scorings, quantile=0.9)  # place 6: 0.4
     assert values["plots"][address].tolist() == pytest.approx([0.1 - 1.001, 0.0, -1.001, -1.001])
 
 
@@ -575,14 +577,60 @@ def test_unknown_names_are_refused_with_the_known_ones():
         assert text in str(caught.value), kwargs
 
 
+def test_a_request_is_one_value_that_is_checked_when_it_is_made():
+    method = METHODS["integrated-gradients"]
+    request = Request(method, options={"steps": 4})
+    assert request.reduction == "abs_of_sum" and request.in_manifest()["options"] == {"steps": 4}
+    assert request == Request(method, reduction="abs_of_sum", options={"steps": 4}, progress=print)
+    assert request.identity != Request(method, seed=1, options={"steps": 4}).identity
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request.seed = 1
+    for wrong in (
+        {"objective": "los"},
+        {"reduction": "sum"},
+        {"unit": "heads"},
+        {"split": "tset"},
+        {"options": {"k": 1}},
+    ):
+        with pytest.raises(ArgumentError):
+            Request(method, **wrong)
+
+
+def test_one_task_gives_scores_and_several_give_a_dict_of_them():
+    model = open_family("llama")
+    one = attribute(model, TASK)
+    for tasks in ([TASK, OTHER], (TASK, OTHER), {"reviews": TASK, "plots": OTHER}):
+        scores = attribute(model, tasks)
+        assert list(scores) == ["reviews", "plots"] and scores["reviews"] == one
+    assert list(attribute(model, [TASK])) == ["reviews"]
+    named = attribute(model, {"mine": TASK})
+    assert list(named) == ["mine"] and named["mine"] == one and named["mine"].manifest["task"] == "reviews"
+
+
+def test_a_row_is_all_that_a_new_method_needs(monkeypatch):
+    def twice_random(scoring, factor=2.0):
+        return {a: factor * v for a, v in activations_module.chance(scoring).items()}
+
+    monkeypatch.setitem(METHODS, "twice-random", Method("twice-random", twice_random, ("none",), additive=False))
+    model = open_family("llama")
+    once, twice = (attribute(model, TASK, method=m) for m in ("random", "twice-random"))
+    torch.testing.assert_close(twice.vector(), 2 * once.vector())
+    assert attribute(model, TASK, method="twice-random", factor=3).manifest["options"] == {"factor": 3}
+    with pytest.raises(ArgumentError, match="'factor'"):
+        attribute(model, TASK, method="twice-random", factors=3)
+
+
 def test_tasks_that_cannot_be_scored_are_refused():
     model = open_family("llama")
     with pytest.raises(TaskError, match="discovery"):
         attribute(model, Task("empty", test=EXAMPLES))
     with pytest.raises(TaskError, match="context of 64"):
         attribute(model, Task("long", train=[Example("the " * 70, "good")]))
-    with pytest.raises(TaskError, match="fewer than one"):
+    with pytest.raises(ArgumentError, match="from 1 up"):
         attribute(model, TASK, examples=0)
+    for tasks in ({}, [], [TASK, TASK], "reviews", None):
+        with pytest.raises(ArgumentError, match=r"attribute\n"):
+            attribute(model, tasks)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("random", "activation", "lape")])
@@ -672,7 +720,7 @@ def same(a, b):
     return a == b
 
 
-def break_off(items, desc, unit):
+def break_off(items, desc):
     """A progress bar that the user stops after the first step."""
     yield items[0]
     raise KeyboardInterrupt

@@ -8,8 +8,8 @@ import torch
 from conftest import tiny_tokenizer
 from torch import nn
 
-from neuroscope.attribution import attribute
-from neuroscope.attribution.setup import Setup
+from neuroscope.attribution import METHODS, Request, attribute
+from neuroscope.attribution.scoring import Scoring
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, tap_experts
 from neuroscope.models.sites import edit
@@ -36,32 +36,32 @@ def make_task(lengths=(3, 5, 2), answers=("good", "very bad", "awful story plot"
     return Task("reviews", train=examples)
 
 
-def make_setup(model, unit, reduction="signed"):
+def make_scoring(model, unit, reduction="signed"):
     task = make_task()
     cut = list(batches(encode(model, task, task.train), 2, pad_id(model.tokenizer), model.device, model.style))
-    return Setup(model, task, model.sites(unit), cut, "loss", reduction, 0, None)
+    return Scoring(model, task, model.sites(unit), cut, Request(METHODS["exact"], "loss", reduction, unit))
 
 
-def one_by_one(setup, chosen):
+def one_by_one(scoring, chosen):
     """Whole forward passes, straight from the definition: per example L(a_j = 0) - L, summed over examples."""
     expected = {}
     with torch.no_grad():
-        clean = [setup.losses(batch) for batch in setup.batches]
+        clean = [scoring.losses(batch) for batch in scoring.batches]
         for address, neurons in chosen.items():
-            site = setup.sites[address]
+            site = scoring.sites[address]
             for neuron in neurons:
 
                 def off(site, h, tokens, neuron=neuron):
                     return h.index_fill(-1, site.coordinates(torch.tensor([neuron])), 0.0)
 
                 with edit([site], off):
-                    change = [setup.losses(b) - c for b, c in zip(setup.batches, clean, strict=True)]
+                    change = [scoring.losses(b) - c for b, c in zip(scoring.batches, clean, strict=True)]
                 expected[address, neuron] = torch.cat(change)
     return expected
 
 
-def some(setup, per_site=3):
-    return {a: list(range(0, s.width, max(1, s.width // per_site))) for a, s in setup.sites.items()}
+def some(scoring, per_site=3):
+    return {a: list(range(0, s.width, max(1, s.width // per_site))) for a, s in scoring.sites.items()}
 
 
 @pytest.mark.parametrize("unit", ["hidden", "output", "head"])
@@ -69,11 +69,11 @@ def some(setup, per_site=3):
 def test_equals_whole_passes(name, unit):
     model = open_family(name)
     for reduction in ("signed", "abs_of_sum"):
-        setup = make_setup(model, unit, reduction)
-        chosen = some(setup)
-        mask = NeuronMask.of(chosen, {a: s.width for a, s in setup.sites.items()})
+        scoring = make_scoring(model, unit, reduction)
+        chosen = some(scoring)
+        mask = NeuronMask.of(chosen, {a: s.width for a, s in scoring.sites.items()})
         with model.quiet():
-            values, expected = exact.exact(setup, mask), one_by_one(setup, chosen)
+            values, expected = exact.exact(scoring, mask), one_by_one(scoring, chosen)
         assert max(change.abs().max() for change in expected.values()) > 0.01
         for (address, neuron), change in expected.items():
             right = change.sum() if reduction == "signed" else change.abs().sum()
@@ -85,17 +85,17 @@ def test_equals_whole_passes(name, unit):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "t5", "neox"])
 def test_shortcuts_are_taken(name):
     """Only the site, what is above it, and of the last FFN only the answers' tokens are computed."""
-    setup = make_setup(open_family(name), "hidden")
-    first, *_, last = setup.sites.values()
-    batch = setup.batches[0]
-    with setup.model.quiet(), torch.no_grad():
+    scoring = make_scoring(open_family(name), "hidden")
+    first, *_, last = scoring.sites.values()
+    batch = scoring.batches[0]
+    with scoring.model.quiet(), torch.no_grad():
         for site in (first, last):
-            _, plan = exact.prepare(setup, batch, site)
+            _, plan = exact.cheapest_plan(scoring, batch, site)
             assert plan.carrier is not None
             assert plan.ffn is not None
             seen = []
             with exact._swapped({last.module: record_rows(last.module, seen)}):
-                exact._replay(setup, batch, site, plan, torch.arange(4), 4)
+                exact._replay(scoring, batch, site, plan, torch.arange(4), 4)
             assert seen == [4 * int((batch.targets != -100).sum())]
     assert (last.module in plan.outputs, plan.carrier is plan.ffn) == (False, True)
 
@@ -124,17 +124,17 @@ class Mixer(nn.Module):
 def test_an_ffn_that_mixes_tokens_is_run_on_all():
     root = families.build("llama")
     root.model.layers[1].mlp = Mixer(root.model.layers[1].mlp)
-    setup = make_setup(load(root, tokenizer=tiny_tokenizer()), "hidden")
-    chosen = some(setup)
-    with setup.model.quiet(), torch.no_grad():
-        plans = [exact.prepare(setup, setup.batches[0], site)[1] for site in setup.sites.values()]
+    scoring = make_scoring(load(root, tokenizer=tiny_tokenizer()), "hidden")
+    chosen = some(scoring)
+    with scoring.model.quiet(), torch.no_grad():
+        plans = [exact.cheapest_plan(scoring, scoring.batches[0], site)[1] for site in scoring.sites.values()]
         assert [plan.ffn for plan in plans] == [None, None]
         assert all(plan.outputs for plan in plans)
-    check(setup, chosen)
+    check(scoring, chosen)
 
 
 def test_whole_passes_where_the_recording_does_not_hold(monkeypatch):
-    setup = make_setup(open_family("llama"), "hidden")
+    scoring = make_scoring(open_family("llama"), "hidden")
     true_record = exact.record
 
     def wrong_record(*args):
@@ -143,15 +143,15 @@ def test_whole_passes_where_the_recording_does_not_hold(monkeypatch):
         return clean, exact.replace(plan, outputs=zeros)
 
     monkeypatch.setattr(exact, "record", wrong_record)
-    with setup.model.quiet(), torch.no_grad():
-        assert exact.prepare(setup, setup.batches[0], next(iter(setup.sites.values())))[1] == exact.Plan()
-    check(setup, some(setup))
+    with scoring.model.quiet(), torch.no_grad():
+        assert exact.cheapest_plan(scoring, scoring.batches[0], next(iter(scoring.sites.values())))[1] == exact.Plan()
+    check(scoring, some(scoring))
 
 
-def check(setup, chosen):
-    with setup.model.quiet():
-        values = exact.exact(setup, NeuronMask.of(chosen, {a: s.width for a, s in setup.sites.items()}))
-        for (address, neuron), change in one_by_one(setup, chosen).items():
+def check(scoring, chosen):
+    with scoring.model.quiet():
+        values = exact.exact(scoring, NeuronMask.of(chosen, {a: s.width for a, s in scoring.sites.items()}))
+        for (address, neuron), change in one_by_one(scoring, chosen).items():
             torch.testing.assert_close(values[address][neuron], change.sum(), atol=1e-5, rtol=1e-5)
 
 
@@ -159,11 +159,11 @@ def check(setup, chosen):
 @pytest.mark.parametrize("where", ["hidden", "output", "head"])
 def test_within_another_edit(unit, where):
     """The user's own hooks act once, also at the sites that are measured and in recorded and skipped modules."""
-    setup = make_setup(open_family("llama"), unit)
-    bare = one_by_one(setup, some(setup))
-    with edit(setup.model.sites(where).values(), lambda site, h, tokens: h * 1.5):
-        inside = one_by_one(setup, some(setup))
-        check(setup, some(setup))
+    scoring = make_scoring(open_family("llama"), unit)
+    bare = one_by_one(scoring, some(scoring))
+    with edit(scoring.model.sites(where).values(), lambda site, h, tokens: h * 1.5):
+        inside = one_by_one(scoring, some(scoring))
+        check(scoring, some(scoring))
     assert max((inside[key] - bare[key]).abs().max() for key in bare) > 0.01
 
 
@@ -173,14 +173,14 @@ def test_models_that_write_into_their_vectors():
     for layer in root.model.layers:
         layer.mlp.register_forward_hook(lambda module, args, output: output.add_(1.0))
         layer.self_attn.register_forward_hook(lambda module, args, output: (output[0].mul_(2.0), *output[1:]))
-    setup = make_setup(load(root, tokenizer=tiny_tokenizer()), "hidden")
-    check(setup, some(setup))
+    scoring = make_scoring(load(root, tokenizer=tiny_tokenizer()), "hidden")
+    check(scoring, some(scoring))
 
 
 def test_forwards_are_restored_after_an_error():
-    setup = make_setup(open_family("llama"), "hidden")
-    modules = list(setup.model.root.modules())
-    wrapped = setup.sites["blocks.0.mlp.hook_post"].module  # as accelerate wraps the forwards of a spread model
+    scoring = make_scoring(open_family("llama"), "hidden")
+    modules = list(scoring.model.root.modules())
+    wrapped = scoring.sites["blocks.0.mlp.hook_post"].module  # as accelerate wraps the forwards of a spread model
     wrapped.__dict__["forward"] = own = wrapped.forward
     rows = []
 
@@ -189,9 +189,9 @@ def test_forwards_are_restored_after_an_error():
         if len(h) > 2:  # in a replay of several copies
             raise KeyError
 
-    last = list(setup.sites.values())[-1]
-    with setup.model.quiet(), pytest.raises(KeyError), edit([last], fail):
-        exact.exact(setup)
+    last = list(scoring.sites.values())[-1]
+    with scoring.model.quiet(), pytest.raises(KeyError), edit([last], fail):
+        exact.exact(scoring)
     assert max(rows) > 2
     assert [m for m in modules if "forward" in m.__dict__] == [wrapped]
     assert wrapped.__dict__["forward"] is own

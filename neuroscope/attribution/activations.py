@@ -9,49 +9,50 @@ import torch
 from torch import Tensor
 
 from neuroscope import files
-from neuroscope.attribution.setup import Setup
+from neuroscope.attribution.scoring import Scoring
+from neuroscope.checks import finite
 from neuroscope.errors import ArgumentError
 from neuroscope.models.sites import Site, edit
 from neuroscope.tasks.prompts import Batch
 
 
-def activation(setup: Setup) -> dict[str, Tensor]:
+def activation(scoring: Scoring) -> dict[str, Tensor]:
     """Mean absolute activation over the real tokens (of the prompt and the answer)."""
     total: dict[str, Tensor] = {}
 
     def collect(batch: Batch, site: Site, h: Tensor, tokens: Tensor | None) -> None:
-        setup.observe(site, h, tokens, batch)
+        scoring.observe(site, h, tokens, batch)
         real = batch.real_at(site.address, h, tokens).flatten()
         size = torch.mv(site.per_unit(h.abs()).flatten(0, -2).T.float(), real.float())
         total[site.address] = total.get(site.address, 0) + size
 
     with torch.no_grad():
-        for batch in setup:
-            with edit(setup.sites.values(), partial(collect, batch)):
-                setup.model.logits(batch.inputs, keep=batch.keep)
-    tokens = setup.total(setup.sums.tokens)
-    return {a: v / tokens[a].clamp_min(1) * setup.n_examples for a, v in setup.total(total).items()}
+        for batch in scoring:
+            with edit(scoring.sites.values(), partial(collect, batch)):
+                scoring.model.logits(batch.inputs, keep=batch.keep)
+    tokens = scoring.total(scoring.sums.tokens)
+    return {a: v / tokens[a].clamp_min(1) * scoring.n_examples for a, v in scoring.total(total).items()}
 
 
-def chance(setup: Setup) -> dict[str, Tensor]:
-    """Uniform random scores, from the seed and the task: two tasks' random masks are independent."""
-    generator = torch.Generator().manual_seed(int(files.digest(setup.seed, setup.task.name), 16) % 2**63)
-    return {a: torch.rand(s.width, generator=generator) * setup.n_examples for a, s in setup.sites.items()}
+def chance(scoring: Scoring) -> dict[str, Tensor]:
+    """Uniform random scores, drawn by the seed and the task's name, so that the masks of two tasks are independent."""
+    generator = torch.Generator().manual_seed(int(files.digest(scoring.request.seed, scoring.task.name), 16) % 2**63)
+    return {a: torch.rand(s.width, generator=generator) * scoring.n_examples for a, s in scoring.sites.items()}
 
 
-def active_share(setup: Setup) -> dict[str, Tensor]:
+def active_share(scoring: Scoring) -> dict[str, Tensor]:
     """The share of real tokens at which each neuron is active: at which its non-linearity's input is positive.
 
     LAPE looks at the gate of a gated FFN before the product; where it cannot be reached, at the neuron itself.
     """
-    gates = {a: s.gate if s.gate is not None else s for a, s in setup.sites.items()}
+    gates = {a: s.gate if s.gate is not None else s for a, s in scoring.sites.items()}
     addresses = {id(gate): a for a, gate in gates.items()}
     active: dict[str, Tensor] = {}
     seen: dict[str, Tensor] = {}
 
     def collect(batch: Batch, gate: Site, h: Tensor, tokens: Tensor | None) -> None:
         address = addresses[id(gate)]
-        if gate.out and gate is not setup.sites[address]:  # the gate's columns of a fused projection
+        if gate.out and gate is not scoring.sites[address]:  # the gate's columns of a fused projection
             h = h.narrow(-1, gate.out[0].start, gate.width)
         real = batch.real_at(gate.address, h, tokens).flatten()
         on = torch.mv((h > 0).flatten(0, -2).T.float(), real.float())
@@ -59,17 +60,17 @@ def active_share(setup: Setup) -> dict[str, Tensor]:
         seen[address] = seen.get(address, 0) + real.sum()
 
     with torch.no_grad():
-        for batch in setup:
+        for batch in scoring:
             with edit(gates.values(), partial(collect, batch)):
-                setup.model.logits(batch.inputs, keep=batch.keep)
-    active, seen = setup.total(active), setup.total(seen)
+                scoring.model.logits(batch.inputs, keep=batch.keep)
+    active, seen = scoring.total(active), scoring.total(seen)
     return {
         a: (active[a] / seen[a].clamp_min(1)).float().cpu() if a in active else torch.zeros(s.width)
-        for a, s in setup.sites.items()
+        for a, s in scoring.sites.items()
     }
 
 
-def lape(setups: Mapping[str, Setup], quantile: float = 0.95) -> dict[str, dict[str, Tensor]]:
+def lape(scorings: Mapping[str, Scoring], quantile: float = 0.95) -> dict[str, dict[str, Tensor]]:
     """Language activation probability entropy (Tang et al. 2024, Eq. 2-4), with tasks in the place of languages.
 
     1. p[t] = share of task t's tokens at which the neuron is active.
@@ -79,21 +80,21 @@ def lape(setups: Mapping[str, Setup], quantile: float = 0.95) -> dict[str, dict[
     A task's score is log(number of tasks) - LAPE where the neuron is eligible, which is at least 0, and p[t] - 1 where
     it is not, which is less: `top(k)` takes eligible neurons by their entropy, and only then others, by their share.
     """
-    if len(setups) < 2:
-        raise ArgumentError("method='lape'", f"{len(setups)} task", "give a dict of two tasks or more")
-    if not 0 <= quantile < 1:
+    if len(scorings) < 2:
+        raise ArgumentError("method='lape'", f"{len(scorings)} task", "give two tasks or more")
+    if not 0 <= finite(quantile, "quantile") < 1:
         raise ArgumentError(f"quantile={quantile!r}", "not a share", "give 0 <= quantile < 1, such as 0.95")
-    shares = {name: active_share(setup) for name, setup in setups.items()}
+    shares = {name: active_share(scoring) for name, scoring in scorings.items()}
     addresses: Sequence[str] = list(next(iter(shares.values())))
-    p = {a: torch.stack([shares[name][a] for name in setups]) for a in addresses}
+    p = {a: torch.stack([shares[name][a] for name in scorings]) for a in addresses}
     everything = torch.cat([v.flatten() for v in p.values()])
     bar = everything.sort().values[int(quantile * (len(everything) - 1))]  # torch.quantile stops at 16M entries
-    scores: dict[str, dict[str, Tensor]] = {name: {} for name in setups}
+    scores: dict[str, dict[str, Tensor]] = {name: {} for name in scorings}
     for address, share in p.items():
         parts = share / share.sum(0).clamp_min(1e-12)
         entropy = torch.special.entr(parts).sum(0)
-        specific = torch.log(torch.tensor(float(len(setups)))) - entropy
-        for i, name in enumerate(setups):
+        specific = torch.log(torch.tensor(float(len(scorings)))) - entropy
+        for i, name in enumerate(scorings):
             scores[name][address] = torch.where(
                 (share[i] >= bar) & (share[i] > 0), specific.clamp_min(0), share[i].clamp_max(1) - 1.001
             )

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from neuroscope.attribution.setup import Setup
+from neuroscope.attribution.scoring import Scoring
+from neuroscope.checks import whole
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.masks import NeuronMask
 from neuroscope.models.sites import Site, edit
@@ -52,7 +54,7 @@ class Plan:
     ffn: nn.Module | None = None
 
 
-def exact(setup: Setup, neurons: NeuronMask | int | None = None) -> dict[str, Tensor]:
+def exact(scoring: Scoring, neurons: NeuronMask | int | None = None) -> dict[str, Tensor]:
     """The change of the loss when one neuron is set to zero.
 
     Args:
@@ -61,80 +63,78 @@ def exact(setup: Setup, neurons: NeuronMask | int | None = None) -> dict[str, Te
     Returns:
         Relevance by address, NaN for neurons that were not measured.
     """
-    dtype = next(setup.model.root.parameters()).dtype
+    dtype = next(scoring.model.root.parameters()).dtype
     if dtype.itemsize < 4:
         raise ModelError(
             f"exact ablation in {str(dtype).removeprefix('torch.')}",
             "differences of losses that are smaller than its rounding",
             "load the model with dtype=torch.float32",
         )
-    chosen = _chosen(setup, neurons)
-    total = {a: torch.full((s.width,), torch.nan) for a, s in setup.sites.items()}
+    chosen = _chosen(scoring, neurons)
+    total = {a: torch.full((s.width,), torch.nan) for a, s in scoring.sites.items()}
     for address, indices in chosen.items():
         total[address][indices] = 0.0
-    work = [(b, s) for b in setup.batches for s in setup.sites.values() if len(chosen[s.address])]
+    work = [(b, s) for b in scoring.batches for s in scoring.sites.values() if len(chosen[s.address])]
     with torch.no_grad():
-        for batch, site in setup.watch(work, unit="site"):
-            clean, plan = prepare(setup, batch, site)
+        for batch, site in scoring.watch(work):
+            clean, plan = cheapest_plan(scoring, batch, site)
             size = max(1, ROWS // batch.real.numel())
             for part in chosen[site.address].split(size):
-                change = _replay(setup, batch, site, plan, part, len(part)).view(len(part), -1) - clean
-                per_neuron = change if setup.reduction == "signed" else change.abs()
+                change = _replay(scoring, batch, site, plan, part, len(part)).view(len(part), -1) - clean
+                per_neuron = change if scoring.request.reduction == "signed" else change.abs()
                 total[site.address][part] += per_neuron.sum(1).cpu()
     return total
 
 
-def _chosen(setup: Setup, neurons: NeuronMask | int | None) -> dict[str, Int[Tensor, " chosen"]]:
-    everything = NeuronMask.of(
-        {a: range(s.width) for a, s in setup.sites.items()}, {a: s.width for a, s in setup.sites.items()}
-    )
+def _chosen(scoring: Scoring, neurons: NeuronMask | int | None) -> dict[str, Int[Tensor, " chosen"]]:
+    """The neurons to measure, by address."""
+    widths = {a: s.width for a, s in scoring.sites.items()}
     if neurons is None:
-        return dict(everything)
+        return {a: torch.arange(width) for a, width in widths.items()}
     if isinstance(neurons, NeuronMask):
-        neurons.fits(setup.sites, "exact ablation of a mask's neurons")
+        neurons.fits(scoring.sites, "exact ablation of a mask's neurons")
         return dict(neurons)
-    if isinstance(neurons, bool) or not isinstance(neurons, int) or not 1 <= neurons <= len(everything):
-        raise ArgumentError(
-            f"neurons={neurons!r}", f"not a number from 1 to {len(everything)}", "give a number, a NeuronMask, or None"
-        )
-    generator = torch.Generator().manual_seed(setup.seed)
-    flags = torch.zeros(len(everything), dtype=torch.bool)
-    flags[torch.randperm(len(everything), generator=generator)[:neurons]] = True
-    parts = flags.split(list(everything.widths.values()))
-    return {a: part.nonzero().flatten() for a, part in zip(everything, parts, strict=True)}
+    total, do = sum(widths.values()), "give a number, a NeuronMask, or None"
+    if whole(neurons, "neurons", 1, do) > total:
+        raise ArgumentError(f"neurons={neurons!r}", f"not a number from 1 to {total}", do)
+    generator = torch.Generator().manual_seed(scoring.request.seed)
+    flags = torch.zeros(total, dtype=torch.bool)
+    flags[torch.randperm(total, generator=generator)[:neurons]] = True
+    parts = flags.split(list(widths.values()))
+    return {a: part.nonzero().flatten() for a, part in zip(widths, parts, strict=True)}
 
 
-def prepare(setup: Setup, batch: Batch, site: Site) -> tuple[Float[Tensor, " example"], Plan]:
+def cheapest_plan(scoring: Scoring, batch: Batch, site: Site) -> tuple[Float[Tensor, " example"], Plan]:
     """The clean losses, and the cheapest plan that reproduces them."""
-    with edit([site], lambda s, h, t: setup.observe(s, h, t, batch)):
-        clean, plan = record(setup, batch, site)
-    for candidate in (replace(plan, ffn=last_ffn(setup, site, plan)), plan):
-        if torch.allclose(_replay(setup, batch, site, candidate, None, 1), clean, rtol=1e-4, atol=1e-5):
+    with edit([site], lambda s, h, t: scoring.observe(s, h, t, batch)):
+        clean, plan = record(scoring, batch, site)
+    for candidate in (replace(plan, ffn=last_ffn(scoring, site, plan)), plan):
+        if torch.allclose(_replay(scoring, batch, site, candidate, None, 1), clean, rtol=1e-4, atol=1e-5):
             return clean, candidate
     return clean, Plan()
 
 
-def record(setup: Setup, batch: Batch, site: Site) -> tuple[Float[Tensor, " example"], Plan]:
-    """Step 1."""
+def record(scoring: Scoring, batch: Batch, site: Site) -> tuple[Float[Tensor, " example"], Plan]:
+    """Step 1: the clean losses, and what was recorded on the way."""
     finished: list[list[tuple[nn.Module, Any]]] = [[]]  # one level per module that is running
     outputs: dict[nn.Module, list[Any]] = {}
-    about: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     reached = False
 
     def begin(module: nn.Module, args: tuple) -> None:
         if not reached:
             finished.append([])
             if module is site.module:
-                about["inputs"] = args
+                fields["inputs"] = args
 
     def end(module: nn.Module, args: tuple, output: Any) -> None:
         if not reached:
             finished.pop()  # what ran inside is covered by the module itself
             finished[-1].append((module, output))
         if module is site.module:
-            about.setdefault("part", output)
-        elif "part" in about and _holds(output, about["part"]) and site.module in set(module.modules()):
-            about.update(carrier=module, result=output)
+            fields.setdefault("part", output)
+        elif "part" in fields and _holds(output, fields["part"]) and site.module in set(module.modules()):
+            fields.update(carrier=module, result=output)
 
     def stop(site: Site, h: Tensor, tokens: Tensor | None) -> None:
         nonlocal reached
@@ -146,7 +146,7 @@ def record(setup: Setup, batch: Batch, site: Site) -> tuple[Float[Tensor, " exam
                     outputs.setdefault(module, []).append(output)
 
     handles: list[Any] = []
-    root = setup.model.root
+    root = scoring.model.root
     try:
         with edit([site], stop):
             for module in root.modules():
@@ -154,25 +154,25 @@ def record(setup: Setup, batch: Batch, site: Site) -> tuple[Float[Tensor, " exam
                     # before the user's hooks, which run again in a replay
                     handles.append(module.register_forward_pre_hook(begin, prepend=True))
                     handles.append(module.register_forward_hook(end, prepend=True))
-            clean = setup.losses(batch)
+            clean = scoring.losses(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return clean, Plan(outputs, **about) if reached else Plan()
+    return clean, Plan(outputs, **fields) if reached else Plan()
 
 
 def _holds(output: Any, part: Any) -> bool:
     return output is part or (isinstance(output, tuple) and any(x is part for x in output))
 
 
-def last_ffn(setup: Setup, site: Site, plan: Plan) -> nn.Module | None:
+def last_ffn(scoring: Scoring, site: Site, plan: Plan) -> nn.Module | None:
     """The outermost module around the last block's FFN neurons that is smaller than a block, if step 3 can use it."""
-    sites = list(setup.model.units["hidden"].values())
+    sites = list(scoring.model.units["hidden"].values())
     if not sites or any(s.expert is not None for s in sites):
         return None
-    path = next(name for name, m in setup.model.root.named_modules() if m is sites[-1].module).split(".")
+    path = next(name for name, m in scoring.model.root.named_modules() if m is sites[-1].module).split(".")
     block = max(i for i, part in enumerate(path) if part.isdigit())
-    ffn = setup.model.root.get_submodule(".".join(path[: block + 2]))
+    ffn = scoring.model.root.get_submodule(".".join(path[: block + 2]))
     parts = set(ffn.modules())
     if any(m._forward_hooks or m._forward_pre_hooks for m in parts):  # a hook may want to see all the tokens
         return None
@@ -182,7 +182,7 @@ def last_ffn(setup: Setup, site: Site, plan: Plan) -> nn.Module | None:
 
 
 def _replay(
-    setup: Setup, batch: Batch, site: Site, plan: Plan, off: Int[Tensor, " n"] | None, n: int
+    scoring: Scoring, batch: Batch, site: Site, plan: Plan, off: Int[Tensor, " n"] | None, n: int
 ) -> Float[Tensor, " n*example"]:
     """Losses of `n` copies of the batch, copy i with neuron `off[i]` at zero."""
     inputs = {k: v.repeat(n, 1) for k, v in batch.inputs.items()}
@@ -197,11 +197,11 @@ def _replay(
         copies = h[None] if one else h.unflatten(0, (n, -1))
         return (copies * keep.view(n, *[1] * (copies.ndim - 2), -1)).flatten(0, 1)
 
-    with _swapped(_forwards(setup, batch, site, plan, n)), edit([site], silence):
-        return setup.losses(batch, inputs, n)
+    with _swapped(_forwards(scoring, batch, site, plan, n)), edit([site], silence):
+        return scoring.losses(batch, inputs, n)
 
 
-def _forwards(setup: Setup, batch: Batch, site: Site, plan: Plan, n: int) -> dict[nn.Module, Forward]:
+def _forwards(scoring: Scoring, batch: Batch, site: Site, plan: Plan, n: int) -> dict[nn.Module, Forward]:
     """What modules do in a replay, in the place of their own forward."""
     scored = batch.targets != UNSCORED
     rows = scored.flatten().nonzero().flatten()
@@ -209,7 +209,9 @@ def _forwards(setup: Setup, batch: Batch, site: Site, plan: Plan, n: int) -> dic
 
     def answers(x: Any, copies: int) -> Any:
         fits = torch.is_tensor(x) and x.ndim == 3 and x.shape[:2] == (copies * examples, scored.shape[1])
-        return x.unflatten(0, (copies, examples)).flatten(1, 2)[:, rows.to(x.device)] if fits else x
+        if not fits:
+            return x
+        return rearrange(x, "(copy example) pos model -> copy (example pos) model", copy=copies)[:, rows.to(x.device)]
 
     def tile(x: Tensor) -> Tensor:  # a copy also if n is 1: some models write into their vectors
         return x.repeat(n, *[1] * (x.ndim - 1)) if x.ndim and len(x) in (examples, tokens) else x.clone()
@@ -230,10 +232,10 @@ def _forwards(setup: Setup, batch: Batch, site: Site, plan: Plan, n: int) -> dic
 
         forwards[plan.carrier] = _in_turn(plan.carrier, [carry])
     if plan.ffn is not None:
-        whole = forwards.get(plan.ffn, plan.ffn.forward)
+        on_all = forwards.get(plan.ffn, plan.ffn.forward)
 
         def on_answers(*args: Any, **kwargs: Any) -> Any:
-            out = whole(*(answers(x, n) for x in args), **kwargs)
+            out = on_all(*(answers(x, n) for x in args), **kwargs)
             if not torch.is_tensor(out) or out.shape[:2] != (n, len(rows)):
                 return out
             all_tokens = out.new_zeros(n, scored.numel(), out.shape[-1]).index_copy_(1, rows.to(out.device), out)
@@ -245,8 +247,8 @@ def _forwards(setup: Setup, batch: Batch, site: Site, plan: Plan, n: int) -> dic
 
 def _in_turn(module: nn.Module, answers: list[Forward]) -> Forward:
     """A forward that answers the first calls from a list, and then as the module itself."""
-    left, own = iter(answers), module.forward
-    return lambda *args, **kwargs: next(left, own)(*args, **kwargs)
+    left, itself = iter(answers), module.forward
+    return lambda *args, **kwargs: next(left, itself)(*args, **kwargs)
 
 
 def _map(x: Any, function: Callable[[Tensor], Tensor]) -> Any:

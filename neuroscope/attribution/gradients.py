@@ -16,26 +16,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuroscope.attribution.setup import Setup
-from neuroscope.errors import ArgumentError
+from neuroscope.attribution.scoring import Scoring
+from neuroscope.checks import whole
 from neuroscope.models.sites import Edit, Site, edit
 from neuroscope.tasks.prompts import Batch
 
 Times = Callable[[Site, Tensor, "Tensor | None"], Tensor]
 
 
-def _stream(setup: Setup, batch: Batch, factor: Times | None = None) -> Edit:
+def _stream(scoring: Scoring, batch: Batch, factor: Times | None = None) -> Edit:
     """The hook of step 2, with `factor` in the place of the activation if given."""
 
     def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor:
         h = h if h.requires_grad else h.detach().requires_grad_()
-        setup.observe(site, h[: len(batch.index)] if h.ndim == 3 else h, tokens, batch)
+        scoring.observe(site, h[: len(batch.index)] if h.ndim == 3 else h, tokens, batch)
         # The hook must not refer to `h`, which refers to the hook: that circle would live until garbage is collected.
-        kept = [_again(h) if factor is None else _same(factor(site, h.detach(), tokens))]
+        left = [_again(h) if factor is None else _same(factor(site, h.detach(), tokens))]
         rows = slice(None) if h.ndim == 2 else slice(len(batch.index))
 
         def on_gradient(g: Tensor) -> None:
-            setup.sums.add(site, setup.reduce(site, kept.pop()()[rows] * g[rows], tokens, batch))
+            scoring.sums.add(site, scoring.reduce(site, left.pop()()[rows] * g[rows], tokens, batch))
 
         h.register_hook(on_gradient)
         return _handed_on(site, h)
@@ -43,24 +43,30 @@ def _stream(setup: Setup, batch: Batch, factor: Times | None = None) -> Edit:
     return on_site
 
 
-def grad_x_act(setup: Setup, forward: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext) -> None:
-    """|dL/da * a| (LX24 Eq. 3, 9): the first-order effect of setting a neuron to zero.
+def grad_x_act(scoring: Scoring) -> None:
+    """|dL/da * a| (LX24 Eq. 3, 9): the first-order effect of setting a neuron to zero."""
+    stream_products(scoring, contextlib.nullcontext)
 
-    `forward` wraps the forward pass; RelP gives its own rules there.
+
+def stream_products(scoring: Scoring, forward: Callable[[], contextlib.AbstractContextManager]) -> None:
+    """Add `a * g` to the sums, one forward and one backward pass for each batch.
+
+    Args:
+        forward: the scope of the forward pass; RelP puts its own rules there.
     """
-    for batch in setup:
-        with edit(setup.sites.values(), _stream(setup, batch)):
+    for batch in scoring:
+        with edit(scoring.sites.values(), _stream(scoring, batch)):
             with forward():
-                logits = setup.model.logits(batch.inputs, keep=batch.keep)
-            _backward(setup.score(logits, batch).sum())
+                logits = scoring.model.logits(batch.inputs, keep=batch.keep)
+            _backward(scoring.score(logits, batch).sum())
 
 
-def attribution_patching(setup: Setup) -> None:
+def attribution_patching(scoring: Scoring) -> None:
     """(a_clean - a_corrupt) dL/da_clean: the first-order effect of patching in the corrupt prompt's activation.
 
     Both prompts go through the model as one batch, so that nothing is cached.
     """
-    for batch in setup:
+    for batch in scoring:
         assert batch.corrupt is not None  # encode(corrupt=True) gave it or refused
         inputs = {k: torch.cat([v, batch.corrupt[k]]) for k, v in batch.inputs.items()}
 
@@ -70,8 +76,8 @@ def attribution_patching(setup: Setup) -> None:
                 return h[:n] - h[n:]
             return h - _at_partner(h, tokens, batch.real.numel())
 
-        with edit(setup.sites.values(), _stream_pairs(setup, batch, difference)):
-            _backward(setup.losses(batch, inputs).sum())
+        with edit(scoring.sites.values(), _stream_pairs(scoring, batch, difference)):
+            _backward(scoring.losses(batch, inputs).sum())
 
 
 def _same(value: Tensor) -> Callable[[], Tensor]:
@@ -92,21 +98,21 @@ def _again(h: Tensor) -> Callable[[], Tensor]:
     return _same(h.detach())
 
 
-def _stream_pairs(setup: Setup, batch: Batch, factor: Times) -> Edit:
+def _stream_pairs(scoring: Scoring, batch: Batch, factor: Times) -> Edit:
     """`_stream` over a batch of clean prompts followed by their corrupt ones: only the clean half is counted."""
     inner = batch.real.numel()
 
     def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor | None:
         if h.ndim == 3:
-            return _stream(setup, batch, factor)(site, h, tokens)
+            return _stream(scoring, batch, factor)(site, h, tokens)
         h = h if h.requires_grad else h.detach().requires_grad_()
         index = torch.arange(len(h), device=h.device) if tokens is None else tokens
         clean = index < inner
-        setup.observe(site, h[clean], index[clean], batch)
-        kept = [factor(site, h.detach(), tokens)[clean]]
+        scoring.observe(site, h[clean], index[clean], batch)
+        left = [factor(site, h.detach(), tokens)[clean]]
 
         def on_gradient(g: Tensor) -> None:
-            setup.sums.add(site, setup.reduce(site, kept.pop() * g[clean], index[clean], batch))
+            scoring.sums.add(site, scoring.reduce(site, left.pop() * g[clean], index[clean], batch))
 
         h.register_hook(on_gradient)
         return _handed_on(site, h)
@@ -123,21 +129,21 @@ def _at_partner(
     return dense[index + half]
 
 
-def integrated_gradients(setup: Setup, steps: int = 8) -> None:
+def integrated_gradients(scoring: Scoring, steps: int = 8) -> None:
     """Conductance of each site from zero: a times the mean of dL/da along the straight path from 0 to a.
 
     By site, the signed values sum to what ablating the whole site does to the loss (completeness), up to the midpoint
     rule's error; not for an expert below another mixture, whose routing switches on the way. Costs `steps` backward
     passes per site.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ArgumentError(f"steps={steps!r}", "not a positive integer", "give steps=8 or more")
-    for batch in setup:
-        for site in setup.sites.values():
-            _one_path(setup, batch, site, steps)
+    steps = whole(steps, "steps", 1, "give steps=8 or more")
+    for batch in scoring:
+        for site in scoring.sites.values():
+            _one_path(scoring, batch, site, steps)
 
 
-def _one_path(setup: Setup, batch: Batch, site: Site, steps: int) -> None:
+def _one_path(scoring: Scoring, batch: Batch, site: Site, steps: int) -> None:
+    """Add one site's conductance to the sums."""
     total: list[Tensor] = []
     start: list[tuple[Tensor, Tensor | None]] = []
     for step in range(steps):
@@ -145,17 +151,17 @@ def _one_path(setup: Setup, batch: Batch, site: Site, steps: int) -> None:
 
         def shrink(site: Site, h: Tensor, tokens: Tensor | None, alpha: float = alpha) -> Tensor:
             if not start:
-                setup.observe(site, h, tokens, batch)
+                scoring.observe(site, h, tokens, batch)
                 start.append((h.detach(), tokens))
             scaled = (alpha * h.detach()).requires_grad_()
             scaled.register_hook(lambda g: total.append(g) if not total else total.__setitem__(0, total[0] + g))
             return _handed_on(site, scaled)
 
         with edit([site], shrink):
-            _backward(setup.losses(batch).sum())
+            _backward(scoring.losses(batch).sum())
     if total:  # an expert that no token was routed to has no path
         activation, tokens = start[0]
-        setup.sums.add(site, setup.reduce(site, activation * total[0] / steps, tokens, batch))
+        scoring.sums.add(site, scoring.reduce(site, activation * total[0] / steps, tokens, batch))
 
 
 def _handed_on(site: Site, h: Tensor) -> Tensor:

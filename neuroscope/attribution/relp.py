@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from neuroscope.attribution.gradients import grad_x_act
-from neuroscope.attribution.setup import Setup
+from neuroscope.attribution.gradients import stream_products
+from neuroscope.attribution.scoring import Scoring
 
 ACTIVATION = re.compile(r"gelu|silu|swish|mish|relu|activation", re.IGNORECASE)
 SMALL = 1e-6  # below this |x|, f(x) / x is taken at SMALL
 
 
-def relp(setup: Setup) -> None:
+def relp(scoring: Scoring) -> None:
     """Activation times relevance gradient."""
-    grad_x_act(setup, forward=lambda: rules(setup.model.root))
+    stream_products(scoring, forward=lambda: rules(scoring.model.root))
 
 
 def linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,12 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from neuroscope.distributed import has_shards, whole
+from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError, NumericalError, choose
+from neuroscope.models.fingerprints import fingerprint, forget, read_once
 from neuroscope.models.sites import Site, Unit
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a weight
 Style = Literal["causal", "seq2seq", "masked"]
 Backend = Literal["hugging_face", "transformer_bridge", "nnsight", "checkpoint"]
 
@@ -138,26 +137,20 @@ class Model:
         """Evaluation mode and frozen parameters in the scope; every mode and `requires_grad` is restored on exit."""
         return quiet(self.root)
 
-    def fingerprint(self) -> str:
-        """16 digits that change with the architecture or with any weight, or with how much an adapter counts.
+    def unchanged(self) -> contextlib.AbstractContextManager[None]:
+        """A scope in which the weights are read for the fingerprint once, and again only after training or merging.
 
-        Of each parameter: 64 evenly spaced entries, and the sum of its bits read as integers, which is the same on
-        every device and for every order of summation.
+        For functions that pass over the model several times. Scopes nest: an inner one does nothing.
         """
-        state = hashlib.sha256()
-        for name, parameter in self.root.named_parameters():
-            flat = whole(parameter).flatten()
-            sample = flat[:: max(1, flat.numel() // 64)].float().cpu()
-            state.update(f"{name.replace('._original_component', '')}{tuple(parameter.shape)}".encode())
-            state.update(sample.numpy().tobytes())
-            if flat.element_size() in INTEGERS:
-                state.update(str(int(flat.view(INTEGERS[flat.element_size()]).sum(dtype=torch.int64))).encode())
-        for name, module in self.root.named_modules():  # what switches or scales an adapter is no parameter
-            is_lora = hasattr(module, "lora_A") and hasattr(module, "active_adapters")
-            note = repr(module.active_adapters) if is_lora else getattr(module, "note", "")
-            if note and isinstance(note, str):
-                state.update(f"{name} {note}".encode())
-        return state.hexdigest()[:16]
+        return read_once(self.root)
+
+    def weights_changed(self) -> None:
+        """Say within `unchanged` that weights were trained: torch does not count what a fused optimizer writes."""
+        forget(self.root)
+
+    def fingerprint(self) -> str:
+        """16 digits that change with the architecture or with any weight, or with how much an adapter counts."""
+        return fingerprint(self.root)
 
     def provenance(self) -> dict[str, Any]:
         """What a manifest says of the model."""

@@ -74,8 +74,11 @@ class NeuronTrainerMixin:
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own `train`, with everything but the adapter frozen meanwhile."""
-        with self.adapter.alone():
-            return super().train(*args, **kwargs)  # type: ignore[misc]
+        try:
+            with self.adapter.alone():
+                return super().train(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.adapter.model.weights_changed()
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own, over what requires gradients: the adapter's parameters."""

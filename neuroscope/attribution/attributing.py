@@ -1,0 +1,168 @@
+"""How much each neuron matters to a task: from the call to scores, whatever the method."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from neuroscope import distributed, files
+from neuroscope.attribution.methods import METHODS
+from neuroscope.attribution.objectives import Objective
+from neuroscope.attribution.request import Request, Split
+from neuroscope.attribution.scoring import Scoring
+from neuroscope.checks import Progress, public
+from neuroscope.errors import choose
+from neuroscope.masks import Scores
+from neuroscope.models import Model, Unit, resolve
+from neuroscope.tasks import Task, tasks_of
+from neuroscope.tasks.prompts import batches, encode, pad_id
+
+ByAddress = Mapping[str, Tensor]
+
+
+@overload
+def attribute(model: Any, tasks: Task, **kwargs: Any) -> Scores: ...
+@overload
+def attribute(model: Any, tasks: Sequence[Task] | Mapping[str, Task], **kwargs: Any) -> dict[str, Scores]: ...
+@public
+def attribute(
+    model: Any,
+    tasks: Task | Sequence[Task] | Mapping[str, Task],
+    *,
+    method: str = "grad-x-act",
+    objective: Objective = "loss",
+    reduction: str | None = None,
+    unit: Unit = "hidden",
+    examples: int | None = 256,
+    split: Split = "discovery",
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Scores | dict[str, Scores]:
+    """Score every neuron of a model for a task (LX24 §3.1, Eq. 2, 3, 9).
+
+    The scored quantity is a loss, the mean over an example's *answer* tokens (prompt and padding are not scored):
+    cross-entropy in nats, or minus log-odds, which does not saturate where the model is certain.
+
+    Under an initialised torch.distributed process group, each process takes its share of the examples, and all return
+    the scores of the whole; every process must make the same call.
+
+    Args:
+        model: anything that can be opened.
+        tasks: a Task, or a sequence or a mapping of them (then the result is a dict).
+        method: "grad-x-act" (LX24), "integrated-gradients" (option `steps`), "attribution-patching" (needs corrupt
+            prompts), "relp", "weight-x-grad", "activation", "lape" (needs two tasks or more; option `quantile`),
+            "random", or "exact" (option `neurons`: a mask or a number to sample).
+        objective: "loss" (LX24) or "log-odds".
+        reduction: over tokens and examples. "abs_of_sum" (default): |sum over an example's tokens|, mean over examples:
+            the first-order effect of ablating the neuron at every token. "sum_of_abs": sum over tokens of absolute
+            values, mean over examples. "signed": minus the sum, mean over examples: positive where removing the neuron
+            would raise the loss, so the neuron helps.
+        unit: "hidden" (FFN neurons), "output" (FFN output units) or "head" (attention heads).
+        examples: at most how many of the split (None: all).
+        split: neurons are found on "discovery" examples and judged on "test" ones.
+        batch_size: examples per forward pass (None: by their tokens); it does not change the result but to rounding.
+        seed: for what is random ("random", sampled "exact").
+        progress: called as `progress(iterable, desc=...)`; `tqdm` fits.
+
+    Returns:
+        `Scores`: address -> float tensor `[width]`, with the method, reduction, number of examples and tokens, model
+        and data in its manifest.
+
+    Raises:
+        ArgumentError: unknown method, objective, reduction, unit, split or option; or no tasks.
+        ModelError, TaskError: what the model or the task cannot do; the text says what to do.
+        NumericalError: a loss or a score that is not finite.
+
+    Example:
+        >>> scores = attribute("mini", load_tasks("mini")["sentiment-food"], examples=8)  # doctest: +SKIP
+        >>> scores.top(0.10)  # doctest: +SKIP
+        NeuronMask(205 of 2,048 hidden neurons for sentiment-food, 10.0%)
+    """
+    row = METHODS[choose(method, METHODS, "method")]
+    request = Request(
+        row, objective, reduction or "", unit, examples, split, batch_size, seed, progress, options
+    )  # fmt: skip
+    by_name = tasks_of(tasks, "attribute")
+    scores = scores_of_tasks(resolve(model), by_name, request)
+    return scores[next(iter(scores))] if isinstance(tasks, Task) else scores
+
+
+def scores_of_tasks(model: Model, tasks: Mapping[str, Task], request: Request) -> dict[str, Scores]:
+    """Run the method on every task, or on all of them together."""
+    with (
+        torch.inference_mode(False), torch.enable_grad(),  # the caller may stand in no_grad()
+        model.quiet(), model.unchanged(), _with_others(model, tasks, request),
+    ):  # fmt: skip
+        scorings = {name: _scoring(model, task, request) for name, task in tasks.items()}
+        sums = _sums(scorings, request)
+        means = {name: scoring.means() for name, scoring in scorings.items()}
+        return {name: _scores(scoring, sums[name], means[name]) for name, scoring in scorings.items()}
+
+
+@contextlib.contextmanager
+def _with_others(model: Model, tasks: Mapping[str, Task], request: Request) -> Iterator[None]:
+    """A scope in which the processes of a group share the examples, if there is one."""
+    with contextlib.ExitStack() as stack:
+        if distributed.has_shards(model.root):  # a pass needs every process: each does all of them
+            stack.enter_context(distributed.apart())
+        elif distributed.world()[1] > 1:
+            alike = (*request.identity, model.fingerprint(), {name: task.data_hash for name, task in tasks.items()})
+            stack.enter_context(distributed.together(f"attribute(method={request.method.name!r})", *alike))
+        yield
+
+
+def _scoring(model: Model, task: Task, request: Request) -> Scoring:
+    """The task's examples in batches; where processes share them, this process's part."""
+    chosen = task.split(request.split, request.examples)
+    encoded = encode(model, task, chosen, corrupt=request.method.corrupt)
+    longest = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
+    mine = distributed.share(longest)  # the processes' shares have about as many tokens
+    part = [encoded[i] for i in mine] if len(mine) < len(encoded) else encoded
+    cut = list(batches(part, request.batch_size or 32, pad_id(model.tokenizer), model.device, model.style))
+    if part is not encoded:
+        cut = [replace(b, index=torch.tensor(mine).to(b.index)[b.index]) for b in cut]
+    counts = len(encoded), sum(len(item.answer) for item in encoded)
+    return Scoring(model, task, model.sites(request.unit), cut, request, counts)
+
+
+def _sums(scorings: dict[str, Scoring], request: Request) -> Mapping[str, ByAddress]:
+    """What the method gives for each task: sums over the examples of all processes."""
+    method = request.method
+    if method.together:
+        return method.run(scorings, **request.options)
+    sums = {}
+    for name, scoring in scorings.items():
+        returned = method.run(scoring, **request.options)
+        returned = scoring.sums.relevance if returned is None else returned
+        sums[name] = scoring.total(returned) if method.additive else returned
+    return sums
+
+
+def _scores(scoring: Scoring, sums: ByAddress, means: dict[str, Tensor]) -> Scores:
+    """Means over examples, with where they come from."""
+    request, model, task = scoring.request, scoring.model, scoring.task
+    n = 1 if request.method.together else scoring.n_examples
+    relevance = {
+        a: sums[a].detach().float().cpu() / n if a in sums else torch.zeros(s.width) for a, s in scoring.sites.items()
+    }
+    manifest = {
+        **request.in_manifest(),
+        "task": task.name,
+        "data_hash": task.data_hash,
+        "examples": scoring.n_examples,
+        "tokens": scoring.n_tokens,
+        **model.provenance(),
+        "versions": files.versions(),
+    }
+    n_scored = sum(int((~torch.isnan(v)).sum()) for v in relevance.values())
+    if request.method.partial and n_scored < sum(len(v) for v in relevance.values()):
+        manifest["n_scored"] = n_scored
+    widths = {a: s.width for a, s in scoring.sites.items()}
+    return Scores(relevance, widths, request.unit, manifest, means or None)

@@ -1,0 +1,29 @@
+"""What is scored: a loss of each answer token. One function each, one table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Objective = Literal["loss", "log-odds"]
+
+
+def loss(logits: Float[Tensor, "token vocab"], target: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
+    """Cross-entropy of each answer token, in nats (LX24 Eq. 2)."""
+    return torch.nn.functional.cross_entropy(logits, target, reduction="none")
+
+
+def log_odds(logits: Float[Tensor, "token vocab"], target: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
+    """Minus log p/(1-p) of each answer token: a loss that does not saturate where the model is certain.
+
+    log(p / (1-p)) = logit of the target - logsumexp of all other logits, without a difference of rounded probabilities.
+    """
+    others = logits.scatter(-1, target[:, None], -torch.inf).logsumexp(-1)
+    return others - logits.gather(-1, target[:, None]).squeeze(-1)
+
+
+OBJECTIVES: dict[Objective, Callable[[Tensor, Tensor], Tensor]] = {"loss": loss, "log-odds": log_odds}

@@ -1,0 +1,97 @@
+"""What is asked of `attribute`, as one frozen value that is checked when it is made."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from neuroscope.attribution.objectives import OBJECTIVES, Objective
+from neuroscope.checks import Progress
+from neuroscope.errors import ArgumentError, choose, suggest
+from neuroscope.models import UNITS, Unit
+
+Split = Literal["train", "discovery", "test"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to score neurons: a row of `METHODS`.
+
+    Attributes:
+        name: what users call it.
+        run: called with a `Scoring` and the method's own options; returns sums over examples by address, or adds to
+            `scoring.sums`.
+        reductions: those it can do, the default first.
+        corrupt: whether each example needs its corrupt prompt.
+        together: whether it scores all tasks at once (then it is called with a dict of `Scoring`s by task).
+        additive: whether what it returns are sums over this process's examples, which `attribute` adds up over
+            processes; otherwise the method has seen to that.
+        partial: whether it may leave neurons without a score, as NaN.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    reductions: tuple[str, ...]
+    corrupt: bool = False
+    together: bool = False
+    additive: bool = True
+    partial: bool = False
+
+    @property
+    def options(self) -> list[str]:
+        """The method's own keyword arguments."""
+        return list(inspect.signature(self.run).parameters)[1:]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How neurons are to be scored; the arguments of `attribute` that are neither model nor task.
+
+    Raises:
+        ArgumentError: an unknown objective, reduction, unit, split or option.
+    """
+
+    method: Method
+    objective: Objective = "loss"
+    reduction: str = ""  # the method's default if empty
+    unit: Unit = "hidden"
+    examples: int | None = None
+    split: Split = "discovery"
+    batch_size: int | None = None
+    seed: int = 0
+    progress: Progress | None = field(default=None, compare=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choose(self.objective, OBJECTIVES, "objective")
+        reduction = choose(self.reduction or self.method.reductions[0], self.method.reductions, "reduction")
+        object.__setattr__(self, "reduction", reduction)
+        choose(self.unit, UNITS, "unit")
+        choose(self.split, ("train", "discovery", "test"), "split")
+        unknown = next((name for name in self.options if name not in self.method.options), None)
+        if unknown is not None:
+            fields = [name for name in inspect.signature(Request).parameters if name != "options"]
+            known = ["model", "tasks", *fields, *self.method.options]
+            asked = f"attribute(method={self.method.name!r}, {unknown}=...)"
+            raise ArgumentError(asked, "no such option", suggest(unknown, known))
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What changes the scores, as values whose `repr` says all there is to say."""
+        options = {name: getattr(value, "identity", value) for name, value in self.options.items()}
+        settings = self.objective, self.reduction, self.unit, self.examples, self.split, self.seed
+        return self.method.name, *settings, options
+
+    def in_manifest(self) -> dict[str, Any]:
+        """What the manifest of scores says of the request."""
+        options = {k: v if isinstance(v, (int, float, str)) else repr(v) for k, v in self.options.items()}
+        return {
+            "method": self.method.name,
+            "objective": self.objective,
+            "reduction": self.reduction,
+            "split": self.split,
+            "seed": self.seed,
+            "options": options,
+        }
