@@ -428,10 +428,10 @@ def test_the_embedding_hides_no_segments(planted):
     names = [f"x{i}" for i in range(6)]
     curves = {t: [1.0, *(np.repeat([0.5, 0.4, 0.3], [10, 6, 16]) + rng.normal(0, 0.03, 32))] for t in names}
     found = Mossa(rows_of({PRE: curves}), planted.manifest)
-    cut = found.segments(permutations=199)
+    cut = found.segments(null=199)
     assert cut.boundaries == [11, 17] and cut.manifest["layers"] == list(range(1, 33))
     assert list(cut.table["name"]) == ["shared", "transition", "refinement"]
-    assert not segment(found.values(), permutations=199).clear
+    assert not segment(found.values(), null=199).clear
 
 
 def test_subtitles_say_that_held_out_tasks_are_among_the_values(planted):

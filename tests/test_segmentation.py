@@ -1,11 +1,13 @@
-"""Change points: the same optimum as ruptures, nominal on noise, within a layer of what was planted."""
+"""Change points: the best of all cuts, nominal on noise, within a layer of what was planted."""
+
+import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
-import ruptures
 
-from neuroscope.comparison.segmentation import Segmentation, change_points, cuts, gains, segment, segments
+from neuroscope.comparison.segmentation import Segmentation, change_points, cutting, segment
+from neuroscope.comparison.segmentation.change_points import Search, cuts, gains
 from neuroscope.errors import ArgumentError, NumericalError
 
 
@@ -17,14 +19,17 @@ def planted(rng, edges=(10, 16), levels=(1.0, 0.7, 0.4), layers=33, tasks=12, no
 
 
 @pytest.mark.parametrize(("boundaries", "min_size"), [(1, 1), (2, 1), (2, 2), (3, 3)])
-def test_many_curves_at_once_are_cut_as_ruptures_cuts_each(boundaries, min_size):
+def test_many_curves_at_once_are_cut_as_the_best_of_all_cuts_cuts_each(boundaries, min_size):
     curves = np.random.default_rng(boundaries).normal(size=(25, 17))
     costs, starts = cuts(curves, boundaries, min_size)
+    every = [
+        places
+        for places in itertools.combinations(range(1, 17), boundaries)
+        if min(b - a for a, b in itertools.pairwise([0, *places, 17])) >= min_size
+    ]
     for curve, cost, start in zip(curves, costs, starts, strict=True):
-        fitted = ruptures.Dynp(model="l2", min_size=min_size, jump=1).fit(curve)
-        ends = fitted.predict(n_bkps=boundaries)
-        assert list(start) == ends[:-1]
-        assert cost == pytest.approx(fitted.cost.sum_of_costs(ends))
+        errors = [sum(((piece - piece.mean()) ** 2).sum() for piece in np.split(curve, places)) for places in every]
+        assert tuple(start) == every[np.argmin(errors)] and cost == pytest.approx(min(errors))
 
 
 def test_the_gain_is_a_polynomials_error_over_the_pieces():
@@ -66,10 +71,10 @@ def test_steps_without_error_gain_the_same_at_every_scale():
 def test_chunks_make_no_difference(monkeypatch):
     curves = np.random.default_rng(0).normal(size=(7, 9))
     whole = gains(curves, 2, 1)
-    found = segment(curves, resamples=50, permutations=50)
+    found = segment(curves, resamples=50, null=50)
     monkeypatch.setattr(change_points, "CHUNK", 100)
     assert np.array_equal(gains(curves, 2, 1), whole)
-    again = segment(curves, resamples=50, permutations=50)
+    again = segment(curves, resamples=50, null=50)
     assert again.table.equals(found.table) and again.manifest["p"] == found.manifest["p"]
 
 
@@ -79,7 +84,7 @@ def test_noise_has_no_clear_boundary_at_the_nominal_rate(kind):
     rng, curves, alpha = np.random.default_rng(1), 400, 0.2
     noise = rng.standard_t(2, (curves, 12)) if kind == "heavy tails" else rng.normal(size=(curves, 12))
     noise = noise + 1.5 * np.arange(12) if kind == "slope" else noise
-    cut = np.mean([change_points.tested(row, 2, 2, 99, alpha, rng)[0] <= alpha for row in noise])
+    cut = np.mean([change_points.tested(row, Search(2, 2, alpha, 99, 1, 0), rng)[0] <= alpha for row in noise])
     margin = 3 * np.sqrt(alpha * (1 - alpha) / curves)  # three standard errors of the share
     assert cut < alpha + margin
     assert kind == "slope" or cut > alpha - margin
@@ -87,7 +92,7 @@ def test_noise_has_no_clear_boundary_at_the_nominal_rate(kind):
 
 def test_p_is_uniform_on_noise():
     rng = np.random.default_rng(2)
-    found = [segment(rng.normal(size=(3, 10)), permutations=99, resamples=1, seed=i) for i in range(100)]
+    found = [segment(rng.normal(size=(3, 10)), null=99, resamples=1, seed=i) for i in range(100)]
     p = [f.manifest["p"] for f in found]
     assert all(f.clear <= (q <= 0.05) for f, q in zip(found, p, strict=True))
     assert np.mean([f.clear for f in found]) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
@@ -96,9 +101,7 @@ def test_p_is_uniform_on_noise():
 
 def cut_of(make, count, **settings):
     """Boundaries found in `count` curves of 33 layers."""
-    found = [
-        segment(make(np.random.default_rng(i)), permutations=99, resamples=1, seed=i, **settings) for i in range(count)
-    ]
+    found = [segment(make(np.random.default_rng(i)), null=99, resamples=1, seed=i, **settings) for i in range(count)]
     return [f.boundaries for f in found], found
 
 
@@ -184,7 +187,7 @@ def test_where_neighbouring_layers_err_alike_there_is_no_clear_boundary():
 
 @pytest.mark.parametrize(("r", "clear"), [(1.645 / 6 - 0.001, True), (1.645 / 6 + 0.001, False)])
 def test_neighbours_err_alike_beyond_what_independent_ones_do_in_5_percent(r, clear, monkeypatch):
-    monkeypatch.setattr(segments, "autocorrelation", lambda pieces: r)
+    monkeypatch.setattr(cutting, "autocorrelation", lambda pieces: r)
     assert segment(planted(np.random.default_rng(0), layers=36)).clear == clear
 
 
@@ -198,7 +201,7 @@ def test_a_p_of_few_distinct_values_is_counted_exactly():
     """One shuffle of thousands is of perfect steps, and gains 1e12: the others still count as they are."""
     curve = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 1.0])
     rng = np.random.default_rng(0)
-    p, _ = change_points.tested(curve, 1, 1, 2000, 0.05, rng)
+    p, _ = change_points.tested(curve, Search(1, 1, 0.05, 2000, 1, 0), rng)
     drawn = gains(np.random.default_rng(0).permuted(np.tile(curve, (2000, 1)), axis=1), 1, 1)
     assert drawn.max() > 1e10
     assert p == pytest.approx((1 + (drawn >= gains(curve[None], 1, 1)[0] * (1 - 1e-7)).sum()) / 2001) and p < 0.2
@@ -298,7 +301,10 @@ def test_figure_and_file(tmp_path):
     assert "thin" not in segment(curves[0]).figure().layout.title.subtitle.text
     again = Segmentation.load(found.save(tmp_path / "s.json"))
     assert again.boundaries == found.boundaries and again.sentence() == found.sentence()
+    assert list(found.tables()) == ["segments", "curve"] and found.in_words() == found.sentence()
+    assert found.tables()["curve"]["mean"].tolist() == pytest.approx(curves.mean(0).tolist())
     plain = segment(np.random.default_rng(3).normal(size=12))
+    assert plain.in_words().startswith("**A negative**: no clear boundary in the curve of one task over 12 layers")
     assert not plain.clear and "no clear boundary" in plain.figure().layout.title.subtitle.text
 
 
@@ -322,6 +328,8 @@ def test_what_cannot_be():
         (np.arange(9), {"layers": [1, 2]}, ArgumentError, "for 9 values"),
         (np.arange(9), {"boundaries": 0}, ArgumentError, "boundaries=0"),
         (np.arange(9), {"alpha": 1}, ArgumentError, "alpha=1"),
+        (np.arange(9), {"null": 0}, ArgumentError, "null=0"),
+        (np.arange(9), {"resamples": 1.5}, ArgumentError, "resamples=1.5"),
         (np.arange(9), {"n_boundaries": 1}, ArgumentError, "did you mean 'boundaries'"),
     ):
         with pytest.raises(error, match=text):
