@@ -14,12 +14,12 @@ from torch import Tensor
 from neuroscope import figures, files
 from neuroscope.checks import Progress, public, watched
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError, choose
+from neuroscope.interventions.patch_pairs import Alike, pairs_of
 from neuroscope.models import Model, Unit, resolve
-from neuroscope.models.sites import Site, edit
+from neuroscope.models.sites import Edit, Site, edit
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval
-from neuroscope.tasks import Example, Task
-from neuroscope.tasks.prompts import Batch, Encoded, batches, encode, pad_id
+from neuroscope.tasks import Task
 from neuroscope.tasks.tokens import tokenizer_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,17 @@ if TYPE_CHECKING:
 
 By = Literal["layer", "position", "site"]
 Direction = Literal["denoising", "noising"]
-Cell = tuple[str, str, list[Site], int | None]  # row, column, sites, position
 HALF = 0.5  # of the difference: what a place must move to be named
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place to patch: its row and column in the grid, its sites, and the position (None: all)."""
+
+    row: str
+    column: str
+    sites: Sequence[Site]
+    position: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,108 +142,72 @@ def patch_sweep(
         ModelError: no place of that unit that every token reaches.
         NumericalError: a logit difference that is not finite.
     """
-    import pandas as pd  # heavy: only for tables
-
     choose(by, ("layer", "position", "site"), "by")
     choose(direction, ("denoising", "noising"), "direction")
     model = resolve(model)
-    task, pairs = _pairs(clean, corrupt, answers, examples)
-    encoded = [_first_token(e, model.style) for e in encode(model, task, pairs, corrupt=True)]
-    others = encode(model, task, pairs, [p.corrupt_answer or "" for p in pairs])
-    wrong = torch.tensor([e.answer[0] for e in others], device=model.device)
-    right = torch.tensor([e.answer[0] for e in encoded], device=model.device)
-    if bool((wrong == right).any()):
-        i = int((wrong == right).nonzero()[0, 0])
-        found = f"{pairs[i].answer!r} and {pairs[i].corrupt_answer!r} begin with the same token"
-        raise TaskError(f"tell the answers of pair {i} apart", found, "choose answers that differ in the first token")
-    lengths = {len(e.inputs) for e in encoded}
-    if by == "position" and len(lengths) > 1:
-        raise TaskError("patch by position", f"prompts of {sorted(lengths)} tokens", "give prompts of one length")
-    # one batch of each length: the first answer token of every pair in it is predicted at one position
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, e in enumerate(encoded):
-        groups.setdefault((len(e.inputs), e.first), []).append(i)
-    cells = _cells(model, by, unit, max(lengths))
-    moved = np.full((len(cells), len(pairs)), np.nan)
+    pairs = pairs_of(model, clean, corrupt, answers, examples)
+    if by == "position" and len(pairs.lengths) > 1:
+        raise TaskError("patch by position", f"prompts of {pairs.lengths} tokens", "give prompts of one length")
+    cells = _cells(model, by, unit, max(pairs.lengths))
+    recovered = np.full((len(cells), len(pairs)), np.nan)
     with model.quiet(), torch.no_grad():
-        for (_, first), index in groups.items():
-            alike = [encoded[i] for i in index]
-            batch = next(batches(alike, len(index), pad_id(tokenizer_of(model)), model.device, model.style))
-            order = [index[j] for j in batch.index.tolist()]
-            moved[:, order] = _sweep(model, batch, first, right[order], wrong[order], cells, direction, progress, order)
-    rows = []
-    for (row, column, _, _), values in zip(cells, moved, strict=True):
-        low, high = bootstrap_interval(values) if len(pairs) > 1 else (np.nan, np.nan)
-        rows.append(
-            {"row": row, "column": column, "recovered": values.mean(), "low": low, "high": high, "n": len(pairs)}
-        )
+        for alike in pairs.alike(model):
+            recovered[:, alike.index] = _recovered(model, alike, cells, direction, progress)
     if by == "position":
-        tokens = tokenizer_of(model).convert_ids_to_tokens(encoded[0].inputs)
-        names = {str(i): f"{i} {token}" if len(pairs) == 1 else str(i) for i, token in enumerate(tokens)}
-        rows = [r | {"column": names[r["column"]]} for r in rows]
-    about = {"by": by, "direction": direction, "unit": unit, "pairs": len(pairs), "task": task.name}
-    return PatchSweep(pd.DataFrame(rows), model.provenance() | about | {"versions": files.versions()})
+        cells = _named_by_token(cells, tokenizer_of(model).convert_ids_to_tokens(pairs.encoded[0].inputs), len(pairs))
+    manifest = {
+        **model.provenance(),
+        "by": by,
+        "direction": direction,
+        "unit": unit,
+        "pairs": len(pairs),
+        "task": pairs.task.name,
+        "versions": files.versions(),
+    }
+    return PatchSweep(_table(cells, recovered), manifest)
 
 
-def _first_token(encoded: Encoded, style: str) -> Encoded:
-    """What is shown to predict the answer's first token: of a longer answer, no token is an input."""
-    if style == "masked":  # there its length is part of the question
-        return encoded
-    if style == "seq2seq":
-        return replace(encoded, answer=encoded.answer[:1], decoder=encoded.decoder[:1])
-    end = encoded.first + 1
-    return replace(encoded, inputs=encoded.inputs[:end], corrupt=encoded.corrupt[:end], answer=encoded.answer[:1])
+def _table(cells: list[Cell], recovered: Float[np.ndarray, "cell pair"]) -> pd.DataFrame:
+    """Means over pairs, with their intervals."""
+    import pandas as pd  # heavy: only for tables
+
+    rows = []
+    for cell, values in zip(cells, recovered, strict=True):
+        low, high = bootstrap_interval(values) if len(values) > 1 else (np.nan, np.nan)
+        interval = {"low": low, "high": high, "n": len(values)}
+        rows.append({"row": cell.row, "column": cell.column, "recovered": values.mean()} | interval)
+    return pd.DataFrame(rows)
 
 
-def _pairs(clean: Any, corrupt: Any, answers: Any, examples: int | None) -> tuple[Task, list[Example]]:
-    if isinstance(clean, Task):
-        if corrupt is not None or answers is not None:
-            raise ArgumentError("patch_sweep(task, corrupt)", "a task and prompts", "give one of the two")
-        chosen = clean.split("discovery", examples)
-        pairs = [e for e in chosen if e.corrupt is not None and e.corrupt_answer is not None]
-        if not pairs:
-            raise TaskError(
-                f"pairs of task {clean.name!r}", "no example with a corrupt prompt", "give Example(corrupt=...)"
-            )
-        return clean, pairs
-    if corrupt is None or answers is None:
-        raise ArgumentError(
-            "patch_sweep(clean prompts)", "no corrupt prompts or no answers", "give corrupt= and answers="
-        )
-    clean, corrupt = ([x] if isinstance(x, str) else list(x) for x in (clean, corrupt))
-    one = len(answers) == 2 and all(isinstance(a, str) for a in answers)
-    each = [tuple(answers)] * len(clean) if one else [() if isinstance(pair, str) else tuple(pair) for pair in answers]
-    if any(len(pair) != 2 or not all(isinstance(a, str) for a in pair) for pair in each):
-        raise ArgumentError("patch_sweep(answers=...)", f"{answers!r}", "give (clean answer, corrupt answer)")
-    if not len(clean) == len(corrupt) == len(each) or not clean:
-        raise ArgumentError(
-            "patch_sweep", f"{len(clean)} clean, {len(corrupt)} corrupt prompts, {len(each)} answers", "pair them"
-        )
-    pairs = [
-        Example(a, right, corrupt=b, corrupt_answer=wrong)
-        for a, b, (right, wrong) in zip(clean, corrupt, each, strict=True)
-    ]
-    task = Task("prompts", discovery=pairs, kind="generation")
-    return task, list(task.split("discovery", examples))
+def _named_by_token(cells: list[Cell], tokens: Sequence[str], n_pairs: int) -> list[Cell]:
+    """Columns named by position, and by the token there if it is that of the only pair."""
+    if n_pairs > 1:
+        return cells
+    return [replace(cell, column=f"{cell.position} {tokens[cell.position or 0]}") for cell in cells]
 
 
 def _cells(model: Model, by: By, unit: Unit, length: int) -> list[Cell]:
-    """Rows, columns, sites and position of every cell."""
+    """The cells of the grid, row by row.
+
+    Raises:
+        ModelError: no place of that unit that every token reaches.
+    """
     if by == "site":
-        kinds = {"FFN neurons": "hidden", "FFN output": "output", "attention heads": "head"}
-        found = {label: model.sites(u) for label, u in kinds.items() if u not in model.problems}
-        return [(row, label, sites, None) for label, all_ in found.items() for row, sites in _by_block(all_).items()]
+        kinds: dict[str, Unit] = {"FFN neurons": "hidden", "FFN output": "output", "attention heads": "head"}
+        reached = {label: model.sites(u) for label, u in kinds.items() if u not in model.problems}
+        return [Cell(row, label, s) for label, sites in reached.items() for row, s in _by_block(sites).items()]
     blocks = _by_block(model.sites(unit))
     if not blocks:
-        found_there = f"only experts for unit={unit!r}, which some tokens do not reach"
-        raise ModelError("patch_sweep", found_there, "use unit='output' or unit='head'")
+        found = f"only experts for unit={unit!r}, which some tokens do not reach"
+        raise ModelError("patch_sweep", found, "use unit='output' or unit='head'")
     if by == "layer":
-        return [(row, unit, sites, None) for row, sites in blocks.items()]
+        return [Cell(row, unit, sites) for row, sites in blocks.items()]
     shown = {row: sites for row, sites in blocks.items() if not row.startswith("decoder_")}  # who read the prompt
-    return [(row, str(p), sites, p) for row, sites in shown.items() for p in range(length)]
+    return [Cell(row, str(p), sites, p) for row, sites in shown.items() for p in range(length)]
 
 
 def _by_block(sites: Mapping[str, Site]) -> dict[str, list[Site]]:
+    """The sites that every token reaches, by the name of their block."""
     blocks: dict[str, list[Site]] = {}
     for address, site in sites.items():
         if site.expert is None:  # an expert's neurons exist at some tokens only
@@ -242,44 +215,53 @@ def _by_block(sites: Mapping[str, Site]) -> dict[str, list[Site]]:
     return blocks
 
 
-def _sweep(
-    model: Model, batch: Batch, first: int, right: Tensor, wrong: Tensor, cells: list[Cell], direction: Direction,
-    progress: Progress | None, order: list[int],
-) -> Float[np.ndarray, "cell pair"]:  # fmt: skip
+def _recovered(
+    model: Model, alike: Alike, cells: list[Cell], direction: Direction, progress: Progress | None
+) -> Float[np.ndarray, "cell pair"]:
+    """The share of each pair's logit difference that patching each cell moves."""
+    batch = alike.batch
     assert batch.corrupt is not None  # encode(corrupt=True) gave it or refused
     source, run = (batch.inputs, batch.corrupt) if direction == "denoising" else (batch.corrupt, batch.inputs)
-    at = torch.tensor([first], device=model.device)
 
-    def difference(inputs: dict[str, Tensor]) -> Tensor:
-        logits = model.logits(inputs, keep=at)[:, 0].float()
-        return (logits.gather(1, right[:, None]) - logits.gather(1, wrong[:, None])).squeeze(1)
+    def difference(inputs: dict[str, Tensor]) -> Float[Tensor, " pair"]:
+        logits = model.logits(inputs, keep=alike.at)[:, 0].float()
+        return (logits.gather(1, alike.right[:, None]) - logits.gather(1, alike.wrong[:, None])).squeeze(1)
 
-    cache: dict[int, Tensor] = {}
-    every = {id(s): s for _, _, sites, _ in cells for s in sites}
-    with edit(every.values(), lambda s, h, t: cache.__setitem__(id(s), h.clone())):
+    cache: dict[str, Tensor] = {}
+    every = {site.address: site for cell in cells for site in cell.sites}
+    with edit(every.values(), lambda site, h, tokens: cache.__setitem__(site.address, h.clone())):
         from_source = difference(source)
     baseline = difference(run)
     span = from_source - baseline
-    if not bool(span.isfinite().all()):
-        found = f"{span.tolist()} in pairs {order}"
-        raise NumericalError("the logit difference of patch_sweep", found, "load the model in float32 or bfloat16")
-    if bool((span.abs() < 1e-6).any()):
-        found = (
-            f"pair {order[int((span.abs() < 1e-6).nonzero()[0, 0])]} has the same logit difference clean and corrupt"
-        )
-        raise ArgumentError("patch_sweep", found, "leave that pair out: there is nothing to locate")
+    _require_difference(span, alike.index)
     moved = []
-    for _, _, sites, position in watched(cells, progress, "patch"):
-
-        def replace(site: Site, h: Tensor, tokens: Tensor | None, position: int | None = position) -> Tensor:
-            given = cache[id(site)]
-            if position is None:
-                return given.clone()  # some models write into their vectors
-            shape = (len(batch.index), -1, h.shape[-1])  # some models flatten tokens
-            new = h.reshape(shape).clone()
-            new[:, position] = given.reshape(shape)[:, position]
-            return new.reshape(h.shape)
-
-        with edit(sites, replace):
+    for cell in watched(cells, progress, "patch"):
+        with edit(cell.sites, _patch_from(cache, cell.position, len(batch.index))):
             moved.append(((difference(run) - baseline) / span).cpu().numpy())
     return np.stack(moved)
+
+
+def _require_difference(span: Float[Tensor, " pair"], index: list[int]) -> None:
+    """Refuse pairs whose clean and corrupt runs do not differ, or overflow."""
+    if not bool(span.isfinite().all()):
+        found = f"{span.tolist()} in pairs {index}"
+        raise NumericalError("the logit difference of patch_sweep", found, "load the model in float32 or bfloat16")
+    none = span.abs() < 1e-6
+    if bool(none.any()):
+        found = f"pair {index[int(none.nonzero()[0, 0])]} has the same logit difference clean and corrupt"
+        raise ArgumentError("patch_sweep", found, "leave that pair out: there is nothing to locate")
+
+
+def _patch_from(cache: Mapping[str, Tensor], position: int | None, n_pairs: int) -> Edit:
+    """The edit that gives a site its cached vector, at one position or at all."""
+
+    def patched(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor:
+        cached = cache[site.address]
+        if position is None:
+            return cached.clone()  # some models write into their vectors
+        shape = (n_pairs, -1, h.shape[-1])  # some models flatten tokens
+        new = h.reshape(shape).clone()
+        new[:, position] = cached.reshape(shape)[:, position]
+        return new.reshape(h.shape)
+
+    return patched

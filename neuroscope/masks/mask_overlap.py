@@ -13,185 +13,21 @@ Shapes: n masks, N neurons, L sites; bits [n, N], counts by site [n, L], pairs [
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from neuroscope import figures, files
+from neuroscope import files
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, MaskError, choose
 from neuroscope.masks.neuron_mask import NeuronMask, masks_of
+from neuroscope.masks.overlap_results import Overlap, OverlapSweep, require_families
 from neuroscope.masks.per_neuron import shape
 from neuroscope.masks.scores import Scores, scores_of
-from neuroscope.results import Result
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
-
-CURVES = 7  # pairs up to which a sweep draws each of them
-
-
-@dataclass(frozen=True, repr=False)
-class Overlap(Result):
-    """Jaccard of every pair of masks.
-
-    `table` has a row per pair of names: a, b, size_a, size_b, shared (neurons), jaccard, chance_uniform, chance_layer.
-    """
-
-    title = "Overlap of the masks"
-    captions: ClassVar[Mapping[str, str]] = {"pairs": "Overlap of pairs"}
-
-    @property
-    def families(self) -> dict[str, str] | None:
-        """Name -> family, if they were given."""
-        return self.manifest["families"]
-
-    def in_words(self) -> str:
-        """The mean overlap: within and between families where they are known."""
-        explained = "Jaccard: the neurons that two masks share, over those in either. Chance: random masks of the same "
-        explained += "sizes in the same layers."
-        defined = self.table[self.table["jaccard"].notna()]
-        if defined.empty:
-            return f"{explained}\n\n- **A negative**: no pair has a neuron, so there is no overlap to give."
-        summary = self.within_between(self.families) if self.families else {"pairs_within": 0, "pairs_between": 0}
-        if summary["pairs_within"] and summary["pairs_between"]:
-            line = (
-                f"- Masks overlap **{summary['within']:.2f}** within a family and **{summary['between']:.2f}** across "
-                f"families, a ratio of {summary['ratio']:.1f}; by chance {summary['chance_within']:.2f} and "
-                f"{summary['chance_between']:.2f}."
-            )
-        else:
-            mean, chance = defined["jaccard"].mean(), defined["chance_layer"].mean()
-            line = f"- Mean overlap of {len(defined)} pairs: **{mean:.2f}**, by chance {chance:.2f}."
-        lines = [line]
-        below = defined[defined["jaccard"] <= defined["chance_layer"]]
-        if len(below):
-            lines.append(f"- **A negative**: {len(below)} of {len(defined)} pairs overlap no more than by chance.")
-        return explained + "\n\n" + "\n".join(lines)
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """The pairs."""
-        return {"pairs": self.to_frame()}
-
-    @property
-    def names(self) -> list[str]:
-        """The masks or groups, in the order given."""
-        return list(self.manifest["sizes"])
-
-    @property
-    def matrix(self) -> pd.DataFrame:
-        """Jaccard, names x names; 1 on the diagonal, NaN where both masks are empty."""
-        import pandas as pd
-
-        diagonal = [1.0 if size else np.nan for size in self.manifest["sizes"].values()]
-        cells = pd.DataFrame(np.diag(diagonal), self.names, self.names)
-        for a, b, jaccard in zip(self.table["a"], self.table["b"], self.table["jaccard"], strict=True):
-            cells.loc[a, b] = cells.loc[b, a] = jaccard
-        return cells
-
-    def within_between(self, families: Mapping[str, str]) -> dict[str, float]:
-        """Mean Jaccard of the pairs inside one family and across two, and their ratio.
-
-        Args:
-            families: name -> family, for every name.
-
-        Returns:
-            within, between, ratio, the chance level of either (layer-matched), the numbers of pairs averaged, and
-            `undefined`: pairs of two empty masks, which are in no mean. NaN where there is no pair to average.
-        """
-        _require_families(families, self.names, "within_between")
-        same = self.table["a"].map(families) == self.table["b"].map(families)
-        defined = self.table["jaccard"].notna()
-        within, between = self.table[same & defined], self.table[~same & defined]
-        return {
-            "within": float(within["jaccard"].mean()),
-            "between": float(between["jaccard"].mean()),
-            "ratio": float(np.float64(within["jaccard"].mean()) / (between["jaccard"].mean() or np.nan)),
-            "chance_within": float(within["chance_layer"].mean()),
-            "chance_between": float(between["chance_layer"].mean()),
-            "pairs_within": len(within),
-            "pairs_between": len(between),
-            "undefined": int((~defined).sum()),
-        }
-
-    def figure(self, families: Mapping[str, str] | None = None) -> go.Figure:
-        """The matrix as a heatmap in percent, chance in the hover; neighbours of one family are bracketed.
-
-        Args:
-            families: name -> family (None: those that `overlap` was given, if any).
-        """
-        names, sizes, matrix = self.names, self.manifest["sizes"], 100 * self.matrix
-        hover = {(name, name): f"<b>{name}</b><br>{sizes[name]} neurons" for name in names}
-        for row in self.table.to_dict("records"):
-            hover[row["a"], row["b"]] = hover[row["b"], row["a"]] = _hover(row)
-        chance = 100 * self.table[["chance_uniform", "chance_layer"]].mean()
-        return figures.heatmap(
-            matrix,
-            names,
-            names,
-            title="Overlap of the masks",
-            subtitle=f"Chance, mean over pairs: {chance['chance_uniform']:.1f} % for uniform masks of the same sizes, "
-            f"{chance['chance_layer']:.1f} % for layer-matched ones",
-            colour_label="Jaccard, %",
-            hover=[[hover[a, b] for b in names] for a in names],
-            text=[[f"{v:.0f}" if np.isfinite(v) else "" for v in row] for row in matrix.to_numpy()],
-            groups=families or self.families,
-            limits=(0.0, 100.0),
-        )
-
-
-@dataclass(frozen=True, repr=False)
-class OverlapSweep(Result):
-    """Overlap by the share k of neurons in each mask: the table of `Overlap` with a column k."""
-
-    title = "Overlap by the size of the masks"
-    captions: ClassVar[Mapping[str, str]] = {"pairs": "Overlap of pairs, by the share k of neurons in each mask"}
-
-    def in_words(self) -> str:
-        """The mean overlap for each k, beside chance."""
-        means = self.table.groupby("k")[["jaccard", "chance_layer"]].mean()
-        lines = [
-            "How much masks overlap depends on their size: large ones overlap whatever they hold.\n",
-            *(
-                f"- k = {k:.0%}: mean Jaccard **{row['jaccard']:.2f}**, by chance in the same layers "
-                f"{row['chance_layer']:.2f}."
-                for k, row in means.iterrows()
-            ),
-        ]
-        below = int((self.table["jaccard"] <= self.table["chance_layer"]).sum())
-        if below:
-            lines.append(f"- **A negative**: {below} of {len(self.table)} pairs overlap no more than by chance.")
-        return "\n".join(lines)
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """The pairs at each k."""
-        return {"pairs": self.to_frame()}
-
-    def figure(self) -> go.Figure:
-        """Jaccard by k with its layer-matched chance level; the mean and range over pairs where there are many."""
-        pairs = self.table.groupby(["a", "b"], sort=False)
-        curves: dict[str, Any] = {f"{a} | {b}": (rows, None) for (a, b), rows in pairs}
-        subtitle = "dotted: masks of the same sizes drawn at random in the same layers"
-        if len(curves) > CURVES:
-            subtitle = f"mean and range over {len(curves)} pairs; " + subtitle
-            means = self.table.groupby("k", as_index=False)[["jaccard", "chance_layer"]].mean()
-            extremes = self.table.groupby("k")["jaccard"].agg(["min", "max"])
-            curves = {"mean over pairs": (means, extremes)}
-        return figures.curves_with_band(
-            {
-                label: (100 * rows["k"], (100 * rows["jaccard"], *_band(extremes)))
-                for label, (rows, extremes) in curves.items()
-            },
-            {label: (100 * rows["k"], 100 * rows["chance_layer"]) for label, (rows, _) in curves.items()},
-            title="Overlap by the size of the masks",
-            subtitle=subtitle,
-            x_label="neurons in each task's mask, %",
-            y_label="Jaccard, %",
-        )
 
 
 @public
@@ -219,7 +55,7 @@ def overlap(
     masks = masks_of(masks, "overlap")
     names, members = _members(masks, groups)
     if families is not None:
-        _require_families(families, names, "overlap")
+        require_families(families, names, "overlap")
     widths = _common_widths(masks)
     rows = {name: mask.flags() for name, mask in masks.items()}
     bits = torch.stack([torch.stack([rows[m] for m in group]).any(0) for group in members])
@@ -291,12 +127,6 @@ def _members(
     return list(unions), list(unions.values())
 
 
-def _require_families(families: Mapping[str, str], names: Sequence[str], asked: str) -> None:
-    missing = [name for name in names if name not in families]
-    if missing:
-        raise ArgumentError(asked, f"no family for {missing}", "give a family for every name")
-
-
 def _common_widths(masks: Mapping[str, NeuronMask]) -> dict[str, int]:
     (first, reference), *others = masks.items()
     widths = dict(reference.widths)
@@ -329,15 +159,3 @@ def _table(
             **{name: [float(cells[i, j]) for i, j in pairs] for name, cells in jaccard.items()},
         }
     )
-
-
-def _hover(row: Mapping[str, Any]) -> str:
-    return (
-        f"<b>{row['a']}</b> ({row['size_a']} neurons)<br><b>{row['b']}</b> ({row['size_b']} neurons)<br>"
-        f"shared: {row['shared']}<br>Jaccard: {row['jaccard']:.1%}<br>"
-        f"chance: {row['chance_uniform']:.1%} uniform, {row['chance_layer']:.1%} layer-matched"
-    )
-
-
-def _band(extremes: pd.DataFrame | None) -> tuple[Any, Any]:
-    return (None, None) if extremes is None else (100 * extremes["min"], 100 * extremes["max"])

@@ -18,8 +18,7 @@ from neuroscope.errors import ArgumentError, NeuroscopeError, choose
 from neuroscope.experiments.f5_cross_ablation import CrossAblation, cross_ablation
 from neuroscope.experiments.judging import check_seeds
 from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
-from neuroscope.masks import NeuronMask, Scores
-from neuroscope.masks.mask_overlap import Overlap, overlap, overlap_sweep
+from neuroscope.masks import NeuronMask, Overlap, Scores, overlap, overlap_sweep
 from neuroscope.models import Model, resolve
 from neuroscope.reports.page import write_report
 from neuroscope.results import Section

@@ -8,7 +8,7 @@ from neuroscope.experiments import ParameterDepth, ParameterTransfer
 from neuroscope.experiments.layer_by_layer import LayerByLayer
 from neuroscope.experiments.t1_deactivation import Deactivation
 from neuroscope.experiments.t5_continual_comparison import beside_published, in_words
-from neuroscope.masks.mask_overlap import OverlapSweep
+from neuroscope.masks import OverlapSweep
 from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:

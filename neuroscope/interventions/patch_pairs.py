@@ -1,0 +1,125 @@
+"""Pairs of prompts for activation patching: a clean and a corrupt one of as many tokens, with an answer each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neuroscope.errors import ArgumentError, TaskError
+from neuroscope.models import Model
+from neuroscope.tasks import Example, Task
+from neuroscope.tasks.prompts import Batch, Encoded, batches, encode, pad_id
+from neuroscope.tasks.tokens import tokenizer_of
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Pairs of one length, whose answers are predicted at one position.
+
+    Attributes:
+        batch: the clean prompts, with the corrupt ones beside them.
+        index: which pairs these are, in the batch's order.
+        at: [1] the position whose logits predict the answer's first token.
+        right, wrong: the first tokens of the clean and of the corrupt answer.
+    """
+
+    batch: Batch
+    index: list[int]
+    at: Int[Tensor, " 1"]
+    right: Int[Tensor, " pair"]
+    wrong: Int[Tensor, " pair"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Clean and corrupt prompts as token ids, up to the position that predicts the answer's first token.
+
+    Attributes:
+        task: where they come from; one named "prompts" if they were given as texts.
+        encoded: one item per pair.
+        right, wrong: the first tokens of the clean and of the corrupt answers.
+    """
+
+    task: Task
+    encoded: Sequence[Encoded]
+    right: Int[Tensor, " pair"]
+    wrong: Int[Tensor, " pair"]
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The numbers of tokens that occur, ascending."""
+        return sorted({len(item.inputs) for item in self.encoded})
+
+    def alike(self, model: Model) -> Iterator[Alike]:
+        """The pairs in groups that are one batch each."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, item in enumerate(self.encoded):
+            groups.setdefault((len(item.inputs), item.first), []).append(i)
+        for (_, first), members in groups.items():
+            items = [self.encoded[i] for i in members]
+            batch = next(batches(items, len(items), pad_id(tokenizer_of(model)), model.device, model.style))
+            index = [members[j] for j in batch.index.tolist()]
+            yield Alike(batch, index, torch.tensor([first], device=model.device), self.right[index], self.wrong[index])
+
+
+def pairs_of(model: Model, clean: Any, corrupt: Any, answers: Any, examples: int | None) -> Pairs:
+    """The pairs of a task, or of prompts and answers given as texts.
+
+    Raises:
+        TaskError: prompts of different lengths, answers that begin with the same token, or a task without pairs.
+        ArgumentError: prompts and answers that do not pair up.
+    """
+    if isinstance(clean, Task):
+        if corrupt is not None or answers is not None:
+            raise ArgumentError("patch_sweep(task, corrupt)", "a task and prompts", "give one of the two")
+        task = clean
+    else:
+        task = _task_of_texts(clean, corrupt, answers)
+    chosen = [e for e in task.split("discovery", examples) if e.corrupt is not None and e.corrupt_answer is not None]
+    if not chosen:
+        found = "no example with a corrupt prompt"
+        raise TaskError(f"pairs of task {task.name!r}", found, "give Example(corrupt=...)")
+    encoded = [_first_token(item, model.style) for item in encode(model, task, chosen, corrupt=True)]
+    others = encode(model, task, chosen, [example.corrupt_answer or "" for example in chosen])
+    right, wrong = (torch.tensor([e.answer[0] for e in x], device=model.device) for x in (encoded, others))
+    if bool((wrong == right).any()):
+        i = int((wrong == right).nonzero()[0, 0])
+        found = f"{chosen[i].answer!r} and {chosen[i].corrupt_answer!r} begin with the same token"
+        raise TaskError(f"tell the answers of pair {i} apart", found, "choose answers that differ in the first token")
+    return Pairs(task, encoded, right, wrong)
+
+
+def _task_of_texts(clean: Any, corrupt: Any, answers: Any) -> Task:
+    """Prompts and answers as a task."""
+    if corrupt is None or answers is None:
+        found = "no corrupt prompts or no answers"
+        raise ArgumentError("patch_sweep(clean prompts)", found, "give corrupt= and answers=")
+    clean, corrupt = ([x] if isinstance(x, str) else list(x) for x in (clean, corrupt))
+    one = len(answers) == 2 and all(isinstance(a, str) for a in answers)
+    each = [tuple(answers)] * len(clean) if one else [() if isinstance(pair, str) else tuple(pair) for pair in answers]
+    if any(len(pair) != 2 or not all(isinstance(a, str) for a in pair) for pair in each):
+        raise ArgumentError("patch_sweep(answers=...)", f"{answers!r}", "give (clean answer, corrupt answer)")
+    if not len(clean) == len(corrupt) == len(each) or not clean:
+        found = f"{len(clean)} clean, {len(corrupt)} corrupt prompts, {len(each)} answers"
+        raise ArgumentError("patch_sweep", found, "pair them")
+    texts = zip(clean, corrupt, each, strict=True)
+    discovery = [Example(a, right, corrupt=b, corrupt_answer=wrong) for a, b, (right, wrong) in texts]
+    return Task("prompts", discovery=discovery, kind="generation")
+
+
+def _first_token(encoded: Encoded, style: str) -> Encoded:
+    """What is shown to predict the answer's first token: of a longer answer, no token is an input."""
+    if style == "masked":  # there its length is part of the question
+        return encoded
+    if style == "seq2seq":
+        return replace(encoded, answer=encoded.answer[:1], decoder=encoded.decoder[:1])
+    end = encoded.first + 1
+    return replace(encoded, inputs=encoded.inputs[:end], corrupt=encoded.corrupt[:end], answer=encoded.answer[:1])
