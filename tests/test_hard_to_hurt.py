@@ -266,7 +266,7 @@ JOBS = {
     "cross_ablation": lambda model, mask, task: ns.cross_ablation(model, {"reviews": mask}, {"reviews": task}),
     "patch_sweep": lambda model, mask, task: ns.patch_sweep(model, task, by="position"),
     "ablate to the mean": lambda model, mask, task: ns.ablate(
-        model, mask, value="mean", data=make_task(train=task.train * 8)
+        model, mask, value="mean", data=make_task(train=task.train * 24)
     ),
     "patch": lambda model, mask, task: [ns.patch(model, mask, source="the food") for _ in range(3)],
 }

@@ -16,8 +16,6 @@ from neuroscope.tasks.prompts import Batch, batches, encode, pad_id
 from neuroscope.tasks.task import Task
 from neuroscope.tasks.tokens import tokenizer_of
 
-PASSES = 32  # examples per forward pass
-
 ByAddress = Mapping[str, Float[Tensor, " coordinate"]]
 
 
@@ -71,4 +69,4 @@ def one_tokens_activations(places: MaskSites, task: Task, examples: int | None, 
 
 def _batches(places: MaskSites, task: Task, examples: Sequence[Example]) -> Iterator[Batch]:
     model = places.model
-    return batches(encode(model, task, examples), PASSES, pad_id(tokenizer_of(model)), model.device, model.style)
+    return batches(encode(model, task, examples), None, pad_id(tokenizer_of(model)), model.device, model.style)
