@@ -61,7 +61,7 @@ def exact(scoring: Scoring, neurons: NeuronMask | int | None = None) -> dict[str
         neurons: which to measure: a mask, a number of neurons drawn at random, or None for all.
 
     Returns:
-        Relevance by address, NaN for neurons that were not measured.
+        Relevance by address, NaN for neurons that were not chosen.
     """
     dtype = next(scoring.model.root.parameters()).dtype
     if dtype.itemsize < 4:

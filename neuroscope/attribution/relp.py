@@ -99,7 +99,7 @@ RULES: dict[Any, Callable] = {
 
 
 class _Rules(TorchFunctionMode):
-    """Replaces the functions of the table; inside an activation module, which has a rule as a whole, it rests."""
+    """Replaces the functions of the table; not inside an activation module, which one rule covers from outside."""
 
     def __init__(self) -> None:
         super().__init__()

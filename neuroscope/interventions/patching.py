@@ -50,18 +50,18 @@ def patch(
     length = [0]  # of the run that is patched, for models that flatten tokens
 
     def replace(site: Site, h: Tensor, coordinates: Tensor) -> Tensor | None:
-        given = cached[site.address].to(h)
+        source_h = cached[site.address].to(h)
         run = h if h.ndim == 3 else h.unflatten(0, (-1, length[0]))
-        if run.shape[1] == 1 < given.shape[1]:
+        if run.shape[1] == 1 < source_h.shape[1]:
             return None  # a generation step
-        if run.shape[1] != given.shape[1] or given.shape[0] not in (1, run.shape[0]):
-            found = f"source {tuple(given.shape[:2])}, run {tuple(run.shape[:2])} [batch, pos]"
+        if run.shape[1] != source_h.shape[1] or source_h.shape[0] not in (1, run.shape[0]):
+            found = f"source {tuple(source_h.shape[:2])}, run {tuple(run.shape[:2])} [batch, pos]"
             do = "give one prompt, or as many as the run has, all of the same number of tokens"
             raise ArgumentError(f"patch at {site.address}", found, do)
         at = _positions(positions, run.shape[1], h.device)
         new = run.clone()
         rows = torch.arange(len(run), device=h.device)[:, None, None]
-        values = given[:, at[:, None], coordinates[None]]
+        values = source_h[:, at[:, None], coordinates[None]]
         new[rows, at[None, :, None], coordinates] = values.expand(len(run), -1, -1)
         return new.reshape(h.shape)
 
@@ -97,10 +97,10 @@ def _cached(places: MaskSites, source: Any) -> Mapping[str, Float[Tensor, "batch
     """The activations of the source at every site that has a chosen neuron."""
     if isinstance(source, Mapping) and "input_ids" not in source:
         for address, site in places.sites.items():
-            found = tuple(source[address].shape) if address in source else "none"
-            if found == "none" or len(found) != 3 or found[-1] != site.width * site.group:
+            shape = tuple(source[address].shape) if address in source else ()
+            if len(shape) != 3 or shape[-1] != site.width * site.group:
                 do = f"give every site of the mask its [batch, pos, {site.width * site.group}] activations"
-                raise MaskError("patch from cached activations", f"{found} for {address}", do)
+                raise MaskError("patch from cached activations", f"{shape or 'none'} for {address}", do)
         return source
     inputs = _inputs(places.model, source, places.sites)
     cache: dict[str, Tensor] = {}

@@ -65,9 +65,9 @@ class PerNeuron(Mapping[str, Tensor]):
 
         tensors = {f"values/{a}": self._stored(v) for a, v in self.items()}
         tensors |= {f"means/{a}": self._stored(v.float()) for a, v in (self.means or {}).items()}
-        about = {"format": files.FORMAT, "kind": type(self).__name__, "unit": self.unit, "widths": dict(self.widths)}
-        about["manifest"] = dict(self.manifest)
-        metadata = {"neuroscope": json.dumps(about)}  # one key: safetensors writes several in random order
+        described = {"format": files.FORMAT, "kind": type(self).__name__, "unit": self.unit, "widths": dict(self.widths)}
+        described["manifest"] = dict(self.manifest)
+        metadata = {"neuroscope": json.dumps(described)}  # one key: safetensors writes several in random order
         return files.write(path, lambda partial: save_file(tensors, partial, metadata))
 
     @staticmethod
@@ -82,13 +82,13 @@ class PerNeuron(Mapping[str, Tensor]):
         Raises:
             FileError: the file is missing, truncated, or holds something else.
         """
-        tensors, about, manifest = read_safetensors(path, cls.__name__)
-        missing = [a for a in about["widths"] if f"values/{a}" not in tensors]
+        tensors, described, manifest = read_safetensors(path, cls.__name__)
+        missing = [a for a in described["widths"] if f"values/{a}" not in tensors]
         if missing:
             raise FileError(f"read {cls.__name__} from {path}", f"no values for {missing[0]}", "write the file again")
-        values = {a: tensors[f"values/{a}"] for a in about["widths"]}
-        means = {a: tensors[f"means/{a}"] for a in about["widths"] if f"means/{a}" in tensors}
-        return cls(values, about["widths"], about["unit"], manifest, means or None)
+        values = {a: tensors[f"values/{a}"] for a in described["widths"]}
+        means = {a: tensors[f"means/{a}"] for a in described["widths"] if f"means/{a}" in tensors}
+        return cls(values, described["widths"], described["unit"], manifest, means or None)
 
     def fits(self, sites: Mapping[str, Site], asked: str) -> None:
         """Refuse the sites of a model of another shape.
@@ -157,13 +157,13 @@ def read_safetensors(path: str | PathLike, kind: str) -> tuple[dict[str, Tensor]
     if "neuroscope" not in metadata:
         raise FileError(f"read {kind} from {path}", "a safetensors file without our manifest", "write it with .save()")
     try:
-        about = json.loads(metadata["neuroscope"])
-        is_ours = about["kind"] == kind and about["format"] <= files.FORMAT
-        found = f"{about['kind']}, format {about['format']}"
-        is_ours = is_ours and {"unit", "widths", "manifest"} <= about.keys()
+        described = json.loads(metadata["neuroscope"])
+        is_ours = described["kind"] == kind and described["format"] <= files.FORMAT
+        found = f"{described['kind']}, format {described['format']}"
+        is_ours = is_ours and {"unit", "widths", "manifest"} <= described.keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         is_ours, found = False, f"a damaged manifest ({type(error).__name__}: {error})"
     if not is_ours:
         raise FileError(f"read {kind} from {path}", found, "load it with the class that wrote it, or update")
     tensors = {k: v.long() if v.dtype == torch.int32 else v for k, v in tensors.items()}
-    return tensors, about, about["manifest"]
+    return tensors, described, described["manifest"]

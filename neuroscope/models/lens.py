@@ -15,7 +15,7 @@ from neuroscope.models.hugging_face import find_tokenizer, in_order, probe, styl
 from neuroscope.models.model import Model, check_finite, quiet
 from neuroscope.models.sites import Site, Unit, edit
 
-# unit -> what an address looks like; where a second pattern is given, the HookPoint must be that one too, because on a
+# unit -> what an address looks like; where there is a second name, it must be the same HookPoint under that name, because on a
 # mixture TransformerLens' mlp.hook_post is the block's output, not neurons
 HOOKS: dict[Unit, list[tuple[str, str | None]]] = {
     "hidden": [(r"(mlp|mlp\.shared_expert)\.hook_post", r"\1.out.hook_in")],
@@ -58,10 +58,10 @@ def _candidates(bridge: Any, unit: Unit) -> list[Site]:
     hooks: dict[str, nn.Module] = bridge.hook_dict
     paths = {id(m): p for p, m in bridge.original_model.named_modules()}
     sites: dict[str, Site] = {}
-    for pattern, own in HOOKS[unit]:
+    for pattern, same_as in HOOKS[unit]:
         for name, hook in hooks.items():
             match = re.fullmatch(rf"((?:encoder_|decoder_)?blocks\.(\d+))\.({pattern})", name)
-            if match is None or (own and hooks.get(f"{match[1]}.{re.sub(pattern, own, match[3])}") is not hook):
+            if match is None or (same_as and hooks.get(f"{match[1]}.{re.sub(pattern, same_as, match[3])}") is not hook):
                 continue
             path = _hugging_face_path(paths.get(id(hook), name), bridge.original_model)
             site = Site(name, path, hook, 0, int(match[2]), unit, "output" if unit == "output" else "input")

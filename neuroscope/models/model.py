@@ -24,7 +24,7 @@ Backend = Literal["hugging_face", "transformer_bridge", "nnsight", "checkpoint"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """What was found when a model was opened. Every public function takes one, or anything that can be opened.
+    """An opened model and where its neurons are. Every public function takes one, or anything that can be opened.
 
     Attributes:
         name: Hub id, folder, or class name.

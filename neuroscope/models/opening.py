@@ -114,7 +114,7 @@ def _move(model: nn.Module, device: str | torch.device) -> None:
 
 
 def resolve(model: Any, tokenizer: Any = None) -> Model:
-    """Open anything that can be opened. A `Model` is returned as it is, so what is called often should be given one."""
+    """Open anything that can be opened. A `Model` is returned as it is, at no cost."""
     if isinstance(model, Model):
         return model
     if isinstance(model, (str, Path)):
