@@ -6,7 +6,8 @@
 2. `total` adds the processes' sums, so that all go on with the same numbers;
 3. an error in one process is told to the others at the next sum, so that none waits for ever.
 
-FSDP2 keeps of each parameter a shard per process: `whole` gathers it, `fill` writes it; every process must call them.
+FSDP2 keeps of each parameter a shard per process: `gathered` gives it whole, `fill` writes it; every process must call
+them.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def has_shards(root: nn.Module) -> bool:
     return hasattr(root, "unshard") or any(is_sharded(p) for p in root.parameters())
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gathered(tensor: Tensor) -> Tensor:
     """The tensor itself, or gathered from its shards, without a graph; to be called in every process."""
     full = getattr(tensor, "full_tensor", None)
     if full is None:

@@ -194,7 +194,7 @@ def trained(name, **more):
 
 
 def numbers(adapter):
-    return [distributed.whole(p) for p in adapter.parameters()]
+    return [distributed.gathered(p) for p in adapter.parameters()]
 
 
 def same_run(adapter, name, folder):
@@ -359,16 +359,16 @@ def check_a_sharded_adapter(folder):
     torch.testing.assert_close(logits(plain), live)
     with bare(model.root):
         assert model.fingerprint() == adapter.base == other.base
-    weights = {n: distributed.whole(p).clone() for n, p in model.root.named_parameters()}
+    weights = {n: distributed.gathered(p).clone() for n, p in model.root.named_parameters()}
     logits(model)  # what the root owns is gathered from here on
     adapter.merge()
     other.merge()
     torch.testing.assert_close(logits(model), live)
     merged = dict(plain.root.named_parameters())
-    assert all(torch.equal(distributed.whole(p), merged[n]) for n, p in model.root.named_parameters())
+    assert all(torch.equal(distributed.gathered(p), merged[n]) for n, p in model.root.named_parameters())
     adapter.unmerge()
     torch.testing.assert_close(logits(model), live)
-    assert all(torch.equal(distributed.whole(p), weights[n]) for n, p in model.root.named_parameters())
+    assert all(torch.equal(distributed.gathered(p), weights[n]) for n, p in model.root.named_parameters())
     with noted(files, "write") as written:
         adapter.export(Path(folder) / "exported")
     assert len(written) == (rank == 0)

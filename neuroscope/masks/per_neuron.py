@@ -65,7 +65,12 @@ class PerNeuron(Mapping[str, Tensor]):
 
         tensors = {f"values/{a}": self._stored(v) for a, v in self.items()}
         tensors |= {f"means/{a}": self._stored(v.float()) for a, v in (self.means or {}).items()}
-        described = {"format": files.FORMAT, "kind": type(self).__name__, "unit": self.unit, "widths": dict(self.widths)}
+        described = {
+            "format": files.FORMAT,
+            "kind": type(self).__name__,
+            "unit": self.unit,
+            "widths": dict(self.widths),
+        }
         described["manifest"] = dict(self.manifest)
         metadata = {"neuroscope": json.dumps(described)}  # one key: safetensors writes several in random order
         return files.write(path, lambda partial: save_file(tensors, partial, metadata))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from neuroscope.distributed import has_shards, whole
+from neuroscope.distributed import gathered, has_shards
 
 ENTRIES = 64
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a weight
@@ -63,7 +63,7 @@ def read_weights(root: nn.Module) -> str:
     """The fingerprint, from a reading of all weights."""
     digits = hashlib.sha256()
     for name, parameter in root.named_parameters():
-        flat = whole(parameter).flatten()
+        flat = gathered(parameter).flatten()
         digits.update(f"{name.replace('._original_component', '')}{tuple(parameter.shape)}".encode())
         digits.update(_entries(flat))
         if flat.element_size() in INTEGERS:

@@ -15,8 +15,8 @@ from neuroscope.models.hugging_face import find_tokenizer, in_order, probe, styl
 from neuroscope.models.model import Model, check_finite, quiet
 from neuroscope.models.sites import Site, Unit, edit
 
-# unit -> what an address looks like; where there is a second name, it must be the same HookPoint under that name, because on a
-# mixture TransformerLens' mlp.hook_post is the block's output, not neurons
+# unit -> what an address looks like; where there is a second name, it must be the same HookPoint under that
+# name, because on a mixture TransformerLens' mlp.hook_post is the block's output, not neurons
 HOOKS: dict[Unit, list[tuple[str, str | None]]] = {
     "hidden": [(r"(mlp|mlp\.shared_expert)\.hook_post", r"\1.out.hook_in")],
     "output": [(r"mlp\.out\.hook_out", None), (r"mlp\.hook_out", None)],

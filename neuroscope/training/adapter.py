@@ -147,7 +147,7 @@ class NeuronAdapter:
         """
         tensors = {f"values/{a}": v.to(torch.int32) for a, v in self.mask.items()}
         distributed.settle(self.model.root)
-        tensors |= {f"deltas/{k}": distributed.whole(p).to("cpu", dtype).clone() for k, p in self._named().items()}
+        tensors |= {f"deltas/{k}": distributed.gathered(p).to("cpu", dtype).clone() for k, p in self._named().items()}
         manifest = self.manifest | {"base": self.base, "scale": self.scale, "mask": dict(self.mask.manifest)}
         about: dict[str, Any] = {"kind": "NeuronAdapter", "unit": self.mask.unit}
         about |= {"widths": dict(self.mask.widths), "manifest": manifest}
@@ -192,7 +192,7 @@ class NeuronAdapter:
         refuse_loras(self.model, f"export {self.model.name}")
         distributed.settle(root)
         with bare(root):
-            weights = {name: distributed.whole(weight) for name, weight in root.state_dict().items()}
+            weights = {name: distributed.gathered(weight) for name, weight in root.state_dict().items()}
         if not self.is_merged:
             for part in self.parts:
                 for name, entries in part.delta.added_to(part.delta.touched(part.linear)).items():

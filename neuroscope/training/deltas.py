@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroscope.distributed import fill, has_shards, is_sharded, whole
+from neuroscope.distributed import fill, gathered, has_shards, is_sharded
 from neuroscope.errors import MaskError, ModelError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, require_parameters
@@ -65,14 +65,14 @@ class Delta(nn.Module):
 
     def touched(self, linear: Any) -> dict[str, Tensor]:
         """A copy of the entries of the layer's parameters that the change is for."""
-        kept = {"weight": whole(linear.weight).index_select(self.dim, self.index)}
-        return kept if self.bias is None else kept | {"bias": whole(linear.bias)[self.index]}
+        kept = {"weight": gathered(linear.weight).index_select(self.dim, self.index)}
+        return kept if self.bias is None else kept | {"bias": gathered(linear.bias)[self.index]}
 
     def added_to(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`touched` with the change added, summed in the wider dtype and rounded once."""
-        changes = {"weight": whole(self.weight) if self.dim == 0 else whole(self.weight).t()}
+        changes = {"weight": gathered(self.weight) if self.dim == 0 else gathered(self.weight).t()}
         if self.bias is not None:
-            changes["bias"] = whole(self.bias)
+            changes["bias"] = gathered(self.bias)
         return {
             name: (entries.to(torch.promote_types(entries.dtype, torch.float32)) + self.strength * changes[name]).to(
                 entries.dtype
@@ -84,7 +84,7 @@ class Delta(nn.Module):
     def put(self, parameters: Mapping[str, Tensor], entries: Mapping[str, Tensor]) -> None:
         """Write the touched entries of a layer's parameters, or of tensors shaped like them."""
         for name, values in entries.items():
-            full = whole(parameters[name])  # itself, where it is not sharded
+            full = gathered(parameters[name])  # itself, where it is not sharded
             full.index_copy_(self.dim if name == "weight" else 0, self.index, values)
             if is_sharded(parameters[name]):
                 fill(parameters[name], full)

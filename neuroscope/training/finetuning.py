@@ -22,7 +22,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 
 from neuroscope import files
 from neuroscope.checks import Progress, public
-from neuroscope.distributed import whole
+from neuroscope.distributed import gathered
 from neuroscope.errors import ArgumentError, FileError, NumericalError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
@@ -203,7 +203,7 @@ def train(
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             trainer.accelerator.wait_for_everyone()  # before a folder of one is taken away
             history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
-        if not all(bool(torch.isfinite(whole(p)).all()) for p in adapter.parameters()):
+        if not all(bool(torch.isfinite(gathered(p)).all()) for p in adapter.parameters()):
             raise NumericalError(asked, "trained numbers that are not finite", f"give a lower lr than {recipe.lr}")
     except BaseException:
         adapter.detach()

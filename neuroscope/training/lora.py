@@ -122,7 +122,7 @@ class LoraAdapter:
         """
         self._check_held("save a LoRA")
         distributed.settle(self.model.root)
-        tensors = {key: distributed.whole(p).cpu().clone() for key, p in self._named().items()}
+        tensors = {key: distributed.gathered(p).cpu().clone() for key, p in self._named().items()}
         settings = {"base": self.base, "rank": self.rank, "alpha": self.alpha, "seed": self.seed}
         about = {"kind": "LoraAdapter", "unit": "", "widths": {}}
         about["manifest"] = self.manifest | settings

@@ -93,7 +93,7 @@ class WholeModel:
         If the model is sharded over processes (FSDP2), every process must call it, and the first one writes.
         """
         self._check_kept("save the trained weights")
-        tensors = {n: distributed.whole(w).cpu().clone() for n, w in self._trained().items()}
+        tensors = {n: distributed.gathered(w).cpu().clone() for n, w in self._trained().items()}
         about = {"kind": "WholeModel", "unit": "", "widths": {}}
         about["manifest"] = self.manifest | {"base": self.base}
         return write_tensors(self.model.root, path, tensors, about)
@@ -131,7 +131,7 @@ class WholeModel:
         self._check_kept("export the trained weights")
         refuse_loras(self.model, "export the trained weights")
         distributed.settle(self.model.root)
-        weights = {name: distributed.whole(weight) for name, weight in self.model.root.state_dict().items()}
+        weights = {name: distributed.gathered(weight) for name, weight in self.model.root.state_dict().items()}
         if not self.is_merged:
             aside = {id(p): self._other[n] for n, p in self._named().items()}
             named = dict(self.model.root.named_parameters(remove_duplicate=False))
@@ -152,7 +152,7 @@ class WholeModel:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._named().items():
-            inside = distributed.whole(parameter).clone()
+            inside = distributed.gathered(parameter).clone()
             distributed.fill(parameter, self._other[name])
             self._other[name] = inside
         self.is_merged = not self.is_merged
