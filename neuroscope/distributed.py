@@ -1,8 +1,8 @@
-"""Several processes: shares of a loop, sums over all processes, and tensors that are cut into shards.
+"""Several processes: parts of a loop, sums over all processes, and tensors that are cut into shards.
 
 `torchrun` or `accelerate launch` starts the same script in every process. Where torch.distributed is initialised:
 
-1. every process works on its own `share` of a loop over examples and adds up what it finds;
+1. every process works on its part (`my_part`) of a loop over examples and adds up its results;
 2. `total` adds the processes' sums, so that all go on with the same numbers;
 3. an error in one process is told to the others at the next sum, so that none waits for ever.
 
@@ -48,18 +48,18 @@ def apart() -> Iterator[None]:
         _alone.reset(token)
 
 
-def share(items: Sequence[T]) -> list[T]:
+def my_part(items: Sequence[T]) -> list[T]:
     """Every n-th of the items, n being the number of processes: together the processes have each item once."""
     rank, size = world()
     return list(items[rank::size])
 
 
 @contextlib.contextmanager
-def together(asked: str, *about: object) -> Iterator[None]:
+def together(asked: str, *same: object) -> Iterator[None]:
     """A scope that all processes enter for the same purpose; an error in one of them ends it in all.
 
     Args:
-        about: what must be the same in every process; anything whose `repr` says all there is to say.
+        same: what must be the same in every process; anything whose `repr` says all there is to say.
 
     Raises:
         ArgumentError: the processes ask for different things.
@@ -68,7 +68,7 @@ def together(asked: str, *about: object) -> Iterator[None]:
     if world()[1] == 1:
         yield
         return
-    number = int(files.digest(asked, *about), 16) // 2
+    number = int(files.digest(asked, *same), 16) // 2
     extremes = _reduced(torch.tensor([number, -number]), distributed.ReduceOp.MAX)
     if int(extremes[0]) != -int(extremes[1]):
         do = "call it alike in every process, or each within `with neuroscope.distributed.apart():`"
@@ -83,30 +83,30 @@ def together(asked: str, *about: object) -> Iterator[None]:
         raise
 
 
-def total(found: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
+def total(sums: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
     """The sum over processes of each tensor, within `together`; with one process, the tensors as they are.
 
     Args:
-        found: of some of the keys; a process that lacks one counts as zeros.
+        sums: this process's, of some of the keys; a process that lacks one counts as zeros.
         keys: all that there may be, in the same order in every process.
 
     Returns:
         For each key that any process has, a flat float64 tensor on the CPU, the same in every process.
     """
     if world()[1] == 1:
-        return dict(found)
+        return dict(sums)
     failed = _tell(failed=False)
     if failed:
         asked, do = "a sum over processes", "see the message of that process"
         raise PeerError(asked, f"an error in process {', '.join(map(str, failed))}", do)
-    sizes = torch.tensor([found[k].numel() if k in found else 0 for k in keys])
+    sizes = torch.tensor([sums[k].numel() if k in sums else 0 for k in keys])
     sizes = _reduced(sizes, distributed.ReduceOp.MAX)
     named = [(k, n) for k, n in zip(keys, sizes.tolist(), strict=True) if n]
-    parts = [found[k].detach().flatten().double().cpu() if k in found else torch.zeros(n).double() for k, n in named]
+    parts = [sums[k].detach().flatten().double().cpu() if k in sums else torch.zeros(n).double() for k, n in named]
     if not parts:
         return {}
-    sums = _reduced(torch.cat(parts), distributed.ReduceOp.SUM).split([n for _, n in named])
-    return {k: s for (k, _), s in zip(named, sums, strict=True)}
+    added = _reduced(torch.cat(parts), distributed.ReduceOp.SUM).split([n for _, n in named])
+    return {k: s for (k, _), s in zip(named, added, strict=True)}
 
 
 def _tell(failed: bool) -> list[int]:
@@ -146,7 +146,7 @@ def gathered(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(tensor: Tensor, values: Tensor) -> None:
-    """Overwrite a tensor, or this process's shard of it, by the whole's values."""
+    """Overwrite a tensor, or this process's shard of it, by values of all of it."""
     if not is_sharded(tensor):
         tensor.copy_(values)
         return

@@ -108,10 +108,10 @@ def _measurement(path: Path, number: int, line: str) -> tuple[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions a result depends on, without importing any of the packages."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -314,15 +314,15 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
         [0.02, nan, 0.04]
     """
     table = np.asarray(p, dtype=np.float64)
-    made = ~np.isnan(table)
-    values = table[made]
+    tested = ~np.isnan(table)
+    values = table[tested]
     if not table.size:
         raise ArgumentError("Benjamini-Hochberg q", "no p values", "give at least one")
     if np.any((values < 0) | (values > 1)):
         raise ArgumentError("Benjamini-Hochberg q", f"p from {values.min()} to {values.max()}", "p lies in [0, 1]")
     q = np.full(table.shape, np.nan)
     if values.size:
-        q[made] = stats.false_discovery_control(values)
+        q[tested] = stats.false_discovery_control(values)
     return q
 
 

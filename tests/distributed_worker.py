@@ -127,7 +127,7 @@ def check_each_process_does_its_share():
     with distributed.apart():
         attribute(model, REVIEWS)
     assert rows == [5]
-    assert distributed.share("abcde") == [["a", "c", "e"], ["b", "d"]][dist.get_rank()]
+    assert distributed.my_part("abcde") == [["a", "c", "e"], ["b", "d"]][dist.get_rank()]
 
 
 def check_an_error_in_one_process_is_told_to_the_other():

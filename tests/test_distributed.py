@@ -67,7 +67,7 @@ def test_an_offloaded_model_is_refused(tmp_path):
 
 
 def test_one_process_is_on_its_own():
-    assert distributed.world() == (0, 1) and distributed.share([1, 2, 3]) == [1, 2, 3]
+    assert distributed.world() == (0, 1) and distributed.my_part([1, 2, 3]) == [1, 2, 3]
     sums = {"a": torch.ones(2, dtype=torch.float16)}
     assert distributed.total(sums, ["a", "b"])["a"] is sums["a"]
     with distributed.together("nothing"):

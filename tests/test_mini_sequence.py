@@ -137,7 +137,7 @@ def test_errors_name_the_way_out(call, text):
 
 
 def test_an_exhausted_split_is_refused(monkeypatch):
-    monkeypatch.setattr("neuroscope.tasks.mini_sequence.TRIES", 1)  # one draw per wanted prompt: some come twice
+    monkeypatch.setattr("neuroscope.tasks.mini.TRIES", 1)  # one draw per wanted prompt: some come twice
     with pytest.raises(NeuroscopeError, match="different train prompts"):
         sequence_tasks(train=3000, discovery=0, test=0)
 

@@ -123,7 +123,7 @@ def _scoring(model: Model, task: Task, request: Request) -> Scoring:
     chosen = task.split(request.split, request.examples)
     encoded = encode(model, task, chosen, corrupt=request.method.corrupt)
     longest = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
-    mine = distributed.share(longest)  # the processes' shares have about as many tokens
+    mine = distributed.my_part(longest)  # the processes' shares have about as many tokens
     part = [encoded[i] for i in mine] if len(mine) < len(encoded) else encoded
     cut = list(batches(part, request.batch_size, pad_id(model.tokenizer), model.device, model.style))
     if part is not encoded:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuroscope.checks import public, whole
 from neuroscope.errors import TaskError, choose
@@ -206,22 +207,17 @@ def _stream(name: str, split: str, seed: int) -> Iterator[Example]:
             yield Example(prompt, answer, corrupt=corrupt, corrupt_answer=corrupt_answer)
 
 
-def _distinct(name: str, split: str, n: int, seed: int) -> tuple[Example, ...]:
-    """The first `n` examples of the stream with prompts that differ from each other."""
-    found: dict[str, Example] = {}
-    stream = _stream(name, split, seed)
-    for _ in range(TRIES * n):
-        if len(found) == n:
-            return tuple(found.values())
-        example = next(stream)
-        found.setdefault(example.prompt, example)
-    if len(found) == n:
-        return tuple(found.values())
-    raise TaskError(
-        f"{n} different {split} prompts of mini task {name!r}",
-        f"{len(found)} in {TRIES * n} draws",
-        "ask for fewer: the toy language is small",
-    )
+def distinct(stream: Iterator[Example], n: int, what: str) -> tuple[Example, ...]:
+    """The first `n` examples of a stream with prompts that differ from each other."""
+    by_prompt: dict[str, Example] = {}
+    for example in islice(stream, TRIES * n):
+        by_prompt.setdefault(example.prompt, example)
+        if len(by_prompt) == n:
+            break
+    if len(by_prompt) < n:
+        do = "ask for fewer: the toy language is small"
+        raise TaskError(f"{n} different {what}", f"{len(by_prompt)} in {TRIES * n} draws", do)
+    return tuple(by_prompt.values())
 
 
 @public
@@ -244,17 +240,18 @@ def mini_tasks(train: int = 2000, discovery: int = 256, test: int = 256, seed: i
         >>> len(tasks), tasks["nli-food"].labels
         (12, ('entailment', 'contradiction', 'neutral'))
     """
-    for split, n in {"train": train, "discovery": discovery, "test": test}.items():
-        whole(n, split)
+    sizes = {split: whole(n, split) for split, n in (("train", train), ("discovery", discovery), ("test", test))}
     tasks = {}
     for name in NAMES:
         family, domain = name.split("-")
         entry = FAMILIES[family]
+        splits: dict[str, Any] = {
+            split: distinct(_stream(name, split, seed), n, f"{split} prompts of mini task {name!r}")
+            for split, n in sizes.items()
+        }
         tasks[name] = Task(
             name,
-            train=_distinct(name, "train", train, seed),
-            discovery=_distinct(name, "discovery", discovery, seed),
-            test=_distinct(name, "test", test, seed),
+            **splits,
             labels=entry.labels,
             kind=entry.kind,
             family=family,

@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 from neuroscope.checks import public, whole
-from neuroscope.errors import TaskError, choose
+from neuroscope.errors import choose
 from neuroscope.tasks.example import Example
-from neuroscope.tasks.mini import FAMILIES, TRIES, split_of
+from neuroscope.tasks.mini import FAMILIES, distinct, split_of
 from neuroscope.tasks.mini_words import ARROW, DOMAINS
 from neuroscope.tasks.task import Task
 
@@ -75,24 +75,6 @@ def _stream(question: Question, split: str, seed: int) -> Iterator[Example]:
             yield Example(prompt, question.labels[question.answer(domain, answer)])
 
 
-def _distinct(name: str, question: Question, split: str, n: int, seed: int) -> tuple[Example, ...]:
-    """The first `n` examples of the stream with prompts that differ from each other."""
-    found: dict[str, Example] = {}
-    stream = _stream(question, split, seed)
-    for _ in range(TRIES * n):
-        example = next(stream)
-        found.setdefault(example.prompt, example)
-        if len(found) == n:
-            break
-    if len(found) < n:
-        raise TaskError(
-            f"{n} different {split} prompts of task {name!r}",
-            f"{len(found)} in {TRIES * n} draws",
-            "ask for fewer: the toy language is small",
-        )
-    return tuple(found.values())
-
-
 @public
 def sequence_tasks(
     kind: Literal["distinct", "conflicting"] = "distinct",
@@ -124,19 +106,20 @@ def sequence_tasks(
         ['never', 'or', 'truly']
     """
     questions = SEQUENCES[choose(kind, SEQUENCES, "kind of sequence")]
-    for split, n in {"train": train, "discovery": discovery, "test": test}.items():
-        whole(n, split)
-    return {
-        name: Task(
+    sizes = {split: whole(n, split) for split, n in (("train", train), ("discovery", discovery), ("test", test))}
+    tasks = {}
+    for name, question in questions.items():
+        splits: dict[str, Any] = {
+            split: distinct(_stream(question, split, seed), n, f"{split} prompts of task {name!r}")
+            for split, n in sizes.items()
+        }
+        tasks[name] = Task(
             name,
-            train=_distinct(name, question, "train", train, seed),
-            discovery=_distinct(name, question, "discovery", discovery, seed),
-            test=_distinct(name, question, "test", test, seed),
+            **splits,
             labels=question.labels,
             kind="classification",
             family=question.family,
             max_new_tokens=8,
             source=f"mini sequence ({kind}), seed {seed}",
         )
-        for name, question in questions.items()
-    }
+    return tasks

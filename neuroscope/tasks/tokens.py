@@ -32,9 +32,9 @@ def tokenize(tokenizer: Any, texts: Iterable[str]) -> dict[str, Pieces]:
 
 
 def _pieces(ids: list[int], special: list[int]) -> Pieces:
-    own = [i for i, flag in enumerate(special) if not flag]
+    text = [i for i, flag in enumerate(special) if not flag]
     # A text without tokens: a lone start token is a prefix, and of a pair (BERT's [CLS] [SEP]) the second closes.
-    start, stop = (own[0], own[-1] + 1) if own else (min(1, len(ids)),) * 2
+    start, stop = (text[0], text[-1] + 1) if text else (min(1, len(ids)),) * 2
     return Pieces(list(ids[:start]), list(ids[start:stop]), list(ids[stop:]))
 
 
