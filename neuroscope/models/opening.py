@@ -13,7 +13,9 @@ from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.models.experts import tap
 from neuroscope.models.hugging_face import architecture, open_hugging_face, saved_tokenizer
+from neuroscope.models.lens import open_bridge
 from neuroscope.models.model import Model
+from neuroscope.models.nnsight import open_nnsight
 from neuroscope.models.sites import unedited
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -139,12 +141,8 @@ def _open(model: Any, tokenizer: Any) -> Model:
             "pass the model itself (compiled._orig_mod), and compile it afterwards if you must",
         )
     if "transformer_lens" in made_by:
-        from neuroscope.models.lens import open_bridge  # imports nothing of TransformerLens, but is rarely needed
-
         return open_bridge(model, tokenizer)
     if "nnsight" in made_by:
-        from neuroscope.models.nnsight import open_nnsight
-
         return open_nnsight(model, tokenizer)
     if isinstance(model, nn.Module):
         return open_hugging_face(model, tokenizer)
