@@ -229,7 +229,7 @@ def test_mistakes_are_found_before_the_first_forward_pass(model, tasks, tmp_path
             (ArgumentError, "a str", {"tasks": {"a": "b"}}),
             (ArgumentError, "no such folder", {"tasks": "nothing"}),
             (TaskError, "the test examples of task 'empty'", {"tasks": empty}),
-            (TaskError, "fewer than one", {"test_examples": 0}),
+            (ArgumentError, "not a whole number from 1 up", {"test_examples": 0}),
             (ArgumentError, "not a whole number from 1 up", {"examples": 0}),
         ):
             with pytest.raises(kind, match=text):

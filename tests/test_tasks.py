@@ -253,3 +253,33 @@ def test_a_task_a_sequence_or_a_mapping_becomes_tasks_by_name():
 def test_what_is_no_task_is_refused(tasks, found):
     with pytest.raises(ArgumentError, match=f"judge\n  found: {found}\n"):
         tasks_of(tasks, asked="judge")
+
+
+def test_a_split_has_as_many_examples_as_are_asked_for():
+    task = Task("t", train=[Example(str(i), "x") for i in range(3)], labels=("x", "y"))
+    assert task.split("discovery", 2) == task.train[:2] and task.split("train") == task.train
+    for n in (0, True, 1.5):
+        with pytest.raises(ArgumentError, match=r"split\(n=.*\n  found: not a whole number from 1 up"):
+            task.split("train", n)
+    with pytest.raises(TaskError, match="the test examples of task 't'"):
+        task.split("test")
+    with pytest.raises(ArgumentError, match="did you mean 'train'"):
+        task.split("trian")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"name": ""}, ArgumentError, "no name"),
+        ({"name": 3}, ArgumentError, "Task.name=3"),
+        ({"max_new_tokens": 0}, ArgumentError, "max_new_tokens=0"),
+        ({"metric": "f1"}, ArgumentError, "metric='f1'"),
+        ({"labels": "xy"}, TaskError, "one text"),
+        ({"labels": ("x",)}, TaskError, "at least two labels"),
+        ({"train": ["x"]}, TaskError, "a str in train"),
+        ({"train": [Example("a", "z")]}, TaskError, "answer 'z' in train example 0"),
+    ],
+)
+def test_a_task_that_cannot_be(options, error, text):
+    with pytest.raises(error, match=text):
+        Task(**{"name": "t", "labels": ("x", "y")} | options)

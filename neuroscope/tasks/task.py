@@ -15,7 +15,7 @@ from neuroscope.tasks.example import Example
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl
 from neuroscope.tasks.metrics import METRICS
-from neuroscope.tasks.rows import PROMPT, check_options, check_sizes
+from neuroscope.tasks.rows import PROMPT, SPLITS, check_options, check_sizes
 
 Kind = Literal["classification", "generation"]
 METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
@@ -25,8 +25,24 @@ METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
 class Task:
     """Examples with one kind of question and one way to judge the answers.
 
-    Neurons are found on `discovery` and judged on `test`; `train` is for fine-tuning. A task without discovery
-    examples of its own is searched on its training examples.
+    Attributes:
+        name: of the task; masks and tables refer to it.
+        train: examples for fine-tuning.
+        test: examples on which a model is judged.
+        discovery: examples on which neurons are looked for; of a task that has none, its training examples serve.
+        labels: the possible answers; they make the task a classification task.
+        kind: "classification" or "generation".
+        family: the group of tasks that this one belongs to, such as "sentiment"; its name if empty.
+        domain: what its texts are about.
+        prompt: the template that the examples' prompts were made with.
+        metric: one of `METRICS`; "accuracy" for classification and "rouge-l" for generation if empty.
+        separator: what stands between prompt and answer.
+        max_new_tokens: how long a generated answer may become.
+        source: where the examples come from.
+
+    Raises:
+        ArgumentError: no such kind or metric, no name, or a number of tokens that is none.
+        TaskError: examples or labels that cannot be used.
 
     Example:
         >>> task = Task("colour", train=[Example("sky is", "blue")], test=[Example("snow is", "white")],
@@ -50,6 +66,9 @@ class Task:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ArgumentError(f"Task(name={self.name!r})", "no name", "give the task a name, such as 'sentiment'")
+        whole(self.max_new_tokens, "max_new_tokens", 1)
         kind = self.kind or ("classification" if self.labels else "generation")
         choose(kind, METRIC_OF, "kind")
         choose(self.metric or METRIC_OF[kind], METRICS, "metric")
@@ -66,7 +85,7 @@ class Task:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        for split in ("train", "discovery", "test"):
+        for split in SPLITS:
             for example in getattr(self, split):
                 if not isinstance(example, Example):
                     found = f"a {type(example).__name__} in {split}"
@@ -79,7 +98,7 @@ class Task:
             raise TaskError(
                 f"classification task {self.name!r}", f"labels {self.labels}", "give at least two labels, each once"
             )
-        for split in ("train", "discovery", "test"):
+        for split in SPLITS:
             for i, example in enumerate(getattr(self, split)):
                 if example.answer not in self.labels:
                     raise TaskError(
@@ -88,9 +107,10 @@ class Task:
                         "add it to labels, or correct the example",
                     )
 
+    @public
     def split(self, name: str, n: int | None = None) -> tuple[Example, ...]:
         """The first `n` examples (all if None) of "train", "discovery" or "test"; never empty."""
-        choose(name, ("train", "discovery", "test"), "split")
+        choose(name, SPLITS, "split")
         examples = tuple(getattr(self, name))
         if name == "discovery" and not examples:
             examples = tuple(self.train)
@@ -99,10 +119,6 @@ class Task:
                 f"the {name} examples of task {self.name!r}",
                 f"none (train {len(self.train)}, discovery {len(self.discovery)}, test {len(self.test)})",
                 f"give the task {name} examples",
-            )
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise TaskError(
-                f"{n!r} examples of task {self.name!r}", "fewer than one, or not a whole number", "ask for one or more"
             )
         return examples[:n]
 
