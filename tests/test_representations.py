@@ -391,12 +391,11 @@ def test_the_batch_size_is_chosen_by_tokens_where_none_is_given(tiny_model, monk
     monkeypatch.setattr(reading.Reader, "__call__", lambda self, b, p: sizes.append(len(b.index)) or real(self, b, p))
     many = task(texts=TEXTS * 5)
     whole = representations(tiny_model(), many)["mood"]
-    assert sizes == [1, 16, 9]  # the first pass tells the shape
-    monkeypatch.setattr(reading, "TOKENS", 20)  # seven tokens each at most, the start token among them
+    assert sizes == [1, 25]  # the first pass tells the shape
+    monkeypatch.setattr("neuroscope.tasks.prompts.TOKENS", 20)
     sizes.clear()
     np.testing.assert_allclose(representations(tiny_model(), many)["mood"], whole, atol=1e-5)
-    longest = 1 + max(len(text.split()) for text in TEXTS)
-    assert sizes[1:] == [20 // longest] * (25 // (20 // longest)) + [25 % (20 // longest)] * bool(25 % (20 // longest))
+    assert sizes[1] == 20 // (1 + max(len(text.split()) for text in TEXTS))  # the start token is one more
 
 
 def test_the_words_say_what_was_read(tiny_model):

@@ -19,8 +19,6 @@ from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import Batch, Encoded, batches, pad_id
 from neuroscope.tasks.tokens import tokenize, tokenizer_of
 
-PROMPTS = 16  # in a forward pass where no batch size is given,
-TOKENS = 1 << 14  # and tokens of it, padding included
 At = int | Literal["last", "mean"]
 
 
@@ -139,8 +137,6 @@ def _positions(count: int, at: At, first: int) -> tuple[int, int]:
 def passes(
     model: Model, prompts: Prompts, batch_size: int | None, progress: Progress | None, name: str
 ) -> Iterable[Batch]:
-    """Batches of a task's prompts; without a batch size, of so many as have at most TOKENS tokens."""
-    longest = max(len(e.inputs) for e in prompts.encoded)
-    size = batch_size or max(1, min(PROMPTS, TOKENS // longest))
-    cut = batches(prompts.encoded, size, pad_id(tokenizer_of(model)), model.device, model.style)
+    """Batches of a task's prompts."""
+    cut = batches(prompts.encoded, batch_size, pad_id(tokenizer_of(model)), model.device, model.style)
     return watched(list(cut), progress, f"representations of {name}")
