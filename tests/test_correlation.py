@@ -296,7 +296,7 @@ def test_measures_of_this_library(tiny_model):
     both = [jaccard.get(p, jaccard.get(p[::-1])) for p in PAIRS]
     expected = stats.pearsonr(both, [scores[p] for p in PAIRS]).statistic
     assert row(correlate(found, scores)).r == pytest.approx(expected)
-    similarity = parameter_similarity(model, masks, controls=0)
+    similarity = parameter_similarity(model, masks, n_random=3)
     found = correlate(similarity, scores, by="layer")
     assert found.manifest["layers"] == [0, 1] and (found.table.n.isin([5, 30])).all()
 

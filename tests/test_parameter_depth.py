@@ -11,7 +11,7 @@ from test_parameters import saved
 
 from neuroscope.attribution import attribute
 from neuroscope.comparison.parameters import parameter_similarity
-from neuroscope.comparison.parameters.parameter_result import ALL
+from neuroscope.comparison.parameters.bands import ALL
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.experiments import ParameterDepth, cross_training, parameter_depth, trials
 from neuroscope.experiments.trials import Trials
@@ -28,10 +28,10 @@ def masks(model):
     return {name: s.top(0.2) for name, s in attribute(model, TASKS).items()}
 
 
-def made_up(values, before, band=(0.1, 0.2), band_before=(0.1, 0.2), controls=20, cells=None, tasks=""):
+def made_up(values, before, band=(0.1, 0.2), band_before=(0.1, 0.2), draws=20, cells=None, tasks=""):
     """F3 of means by layer that were made up; the two pairs' cells are `cells`, else the means."""
     n = len(values)
-    ends = {name: [v] * n if controls else [None] * n for name, v in zip(("low", "high"), band, strict=True)}
+    ends = {name: [v] * n for name, v in zip(("low", "high"), band, strict=True)}
     numbers = {"value": list(values), **ends, "layer": list(range(n)), "block": [f"blocks.{i}" for i in range(n)]}
     rows = {**numbers, "pairs": [2] * n, "gaps": [0] * n}
     labels = [*tasks, ALL]
@@ -41,8 +41,8 @@ def made_up(values, before, band=(0.1, 0.2), band_before=(0.1, 0.2), controls=20
         for a, b in (("a", "b"), ("b", "a"))
         for i, v in enumerate(values if cells is None else cells)
     ]
-    about = {"by_layer": {"value": {"tasks": by_task}}, "controls": controls, "estimator": "masked", "per_task": True}
-    ends = {name: [v if controls else None] * n for name, v in zip(("low", "high"), band_before, strict=True)}
+    about = {"by_layer": {"value": {"tasks": by_task}}, "n_random": draws, "estimator": "masked", "per_task": True}
+    ends = {name: [v] * n for name, v in zip(("low", "high"), band_before, strict=True)}
     about |= {"untrained": {"value": before, **ends}, "touched": 0.104, "part": "all", "other": False}
     about |= {"blocks": numbers["block"], "masks": {"a": {}, "b": {}}}
     about["by_layer"]["value"]["random"] = {"value": [0.15] * n, "low": [band[0]] * n, "high": [band[1]] * n}
@@ -79,16 +79,10 @@ def test_words_of_training():
     assert "no similarity before training" in made_up([0.5], [None]).in_words()
 
 
-def test_training_without_random_masks():
-    words = made_up([0.5, 0.7], [0.5, 0.69], controls=0).in_words()
-    assert "- Training the neurons changed the mean by at most +0.0100 (layer 1).\n" in words
-    assert "away" not in words and "Random masks of" not in words
-
-
 def test_random_masks_as_the_tasks_masks_are_no_finding(model, masks):
     """What training does to all neurons of a random mask is no finding, though it does less to other random masks."""
     drawn = {name: mask.random_like(seed=1, match="layer") for name, mask in masks.items()}
-    found = parameter_depth(model, drawn, TASKS, controls=20, seed=2, **RECIPE)
+    found = parameter_depth(model, drawn, TASKS, n_random=20, seed=2, **RECIPE)
     said = [line for line in found.in_words().splitlines() if "raining" in line.split("**")[0]]
     assert len(said) == 2 and not any("**" in line for line in said)
     assert "cannot be compared" in said[1] and "above their band in **0 of 2** layers" in found.in_words()
@@ -98,8 +92,8 @@ def test_random_masks_as_the_tasks_masks_are_no_finding(model, masks):
 
 
 def test_before_training_and_what_training_touches(model, masks):
-    found = parameter_depth(model, masks, TASKS, controls=6, seed=2, **RECIPE)
-    before = parameter_similarity(model, masks, controls=6, seed=2).by_layer().query("task == @ALL")
+    found = parameter_depth(model, masks, TASKS, n_random=6, seed=2, **RECIPE)
+    before = parameter_similarity(model, masks, n_random=6, seed=2).by_layer().query("task == @ALL")
     for name in ("value", "low", "high"):
         column = "untrained" if name == "value" else f"untrained_{name}"
         assert found.summary()[column].tolist() == before[name].tolist()
@@ -135,7 +129,7 @@ def test_arguments_of_training_need_tasks(model, masks, tmp_path):
         with pytest.raises(ArgumentError, match=rf"{next(iter(given))}=\.\.\..*\n.*no tasks to train on"):
             parameter_depth(model, masks, **given)
     seen = []
-    found = parameter_depth(model, masks, controls=0, progress=lambda items, what: seen.append(what) or items)
+    found = parameter_depth(model, masks, n_random=3, progress=lambda items, desc: seen.append(desc) or items)
     assert seen == ["similarity of parameters"] and found.summary()["untrained_low"].isna().all()
     assert not (tmp_path / "none").exists()
     for wrong in ({"lr": -5}, {"steps": "x"}, {"adapters": tmp_path}):
@@ -145,7 +139,7 @@ def test_arguments_of_training_need_tasks(model, masks, tmp_path):
 
 def test_no_test_example_is_needed_or_reported(model, masks):
     blind = {name: dataclasses.replace(task, test=()) for name, task in TASKS.items()}
-    found = parameter_depth(model, masks, blind, controls=0, **RECIPE)
+    found = parameter_depth(model, masks, blind, n_random=3, **RECIPE)
     training = found.manifest["training"]
     assert not {"split", "n", "seen"} & training.keys()
     assert training["seed"] == 0 and training["recipe"]["lr"] == "0.02" and set(training["data_hash"]) == set(TASKS)
@@ -155,7 +149,7 @@ def test_no_test_example_is_needed_or_reported(model, masks):
 
 def test_what_it_has_trained_is_not_trained_again(model, masks, tmp_path, monkeypatch):
     names = list(masks)
-    parameter_depth(model, masks, TASKS, controls=0, seed=1, output=tmp_path, **RECIPE)
+    parameter_depth(model, masks, TASKS, n_random=3, seed=1, output=tmp_path, **RECIPE)
     fresh = Trials(model, TASKS, names, RECIPE, "measure").after(masks["yes"], ["yes"], 1, names)
     monkeypatch.setattr(trials, "finetune", never)
     kept = Trials(model, TASKS, names, {**RECIPE, "adapters": tmp_path}, "measure")
@@ -174,7 +168,7 @@ def test_an_adapter_that_cannot_be_saved_leaves_the_base(model, masks, tmp_path,
     monkeypatch.setattr(NeuronAdapter, "save", refuse)
     before = model.fingerprint()
     with pytest.raises(FileError, match="full disk"):
-        parameter_depth(model, masks, TASKS, controls=0, output=tmp_path, **RECIPE)
+        parameter_depth(model, masks, TASKS, n_random=3, output=tmp_path, **RECIPE)
     assert model.fingerprint() == before
 
 
@@ -185,13 +179,13 @@ def test_figure_3_from_a_folder_and_adapters(model, masks, tmp_path):
         adapter = finetune(model, TASKS[name], mask, seed=0, **RECIPE)
         models[name] = (folder, adapter.save(tmp_path / f"{name}.safetensors"))
         adapter.detach()
-    found = parameter_depth(models, masks, controls=3)
-    trained = parameter_depth(model, masks, TASKS, controls=3, **RECIPE)
+    found = parameter_depth(models, masks, n_random=3)
+    trained = parameter_depth(model, masks, TASKS, n_random=3, **RECIPE)
     for column in ("value", "low", "high"):
         np.testing.assert_allclose(found.table[column], trained.table[column], rtol=1e-5)
     assert "inside the models trained on one task each" in found.in_words()
 
 
 def test_the_legend_is_on_top_where_nothing_is_trained_too(model, masks):
-    figure = parameter_depth(model, masks, controls=2).figure()
+    figure = parameter_depth(model, masks, n_random=3).figure()
     assert figure.layout.legend.orientation == "h" and figure.data[-1].name == list(masks)[-1]

@@ -14,13 +14,15 @@ from state import unchanged
 from transformers import AutoModelForCausalLM
 
 from neuroscope.comparison.parameters import ParameterSimilarity, parameter_similarity
+from neuroscope.comparison.parameters.bands import above_by_chance, curves
 from neuroscope.comparison.parameters.checkpoint_rows import Checkpoint
-from neuroscope.comparison.parameters.parameter_result import above_by_chance, curves
+from neuroscope.comparison.parameters.comparing import Settings, compared
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, NumericalError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve, tap_experts
 from neuroscope.training import LoraAdapter, NeuronAdapter
 
+ALONE = Settings(n_random=0)  # for the counts of what is read: the masks' neurons, and none of random ones
 ALL, RANDOM = "mean over all", "random masks of the same sizes"
 
 
@@ -96,7 +98,7 @@ def test_estimators_equal_brute_force(family, estimator):
     gated = family in ("llama", "phi3")
     for part in ["all", "up", "down"] + ["gate"] * gated:
         with unchanged(root):
-            found = parameter_similarity(model, masks, estimator=estimator, part=part, controls=0).table
+            found = parameter_similarity(model, masks, estimator=estimator, part=part, n_random=3).table
         for layer, (address, a) in enumerate(masks["a"].items()):
             by_part = weights_by_name(root, layer)
             w = torch.cat(list(by_part.values()), 1) if part == "all" else by_part[part]
@@ -109,11 +111,11 @@ def test_identical_masks_are_one_and_disjoint_ones_zero(tiny_model):
     model = tiny_model()
     a = random_masks(model)["a"]
     for estimator in BRUTE:
-        same = parameter_similarity(model, {"a": a, "b": a}, estimator=estimator, controls=10)
+        same = parameter_similarity(model, {"a": a, "b": a}, estimator=estimator, n_random=10)
         np.testing.assert_allclose(same.table.value, 1, atol=1e-6)
-        assert (same.table.high < 1).all()  # the controls of equal masks are drawn apart
+        assert (same.table.high < 1).all()  # the random masks beside equal masks are drawn apart
         assert (same.table.shared == same.table.neurons_a).all()
-    apart = parameter_similarity(model, {"a": a, "b": ~a}, controls=0).table
+    apart = parameter_similarity(model, {"a": a, "b": ~a}, n_random=3).table
     assert apart.value.tolist() == [0, 0] and apart.shared.tolist() == [0, 0]
 
 
@@ -126,7 +128,7 @@ def test_an_empty_layer_is_a_gap_with_a_reason(tiny_model):
         "c": NeuronMask.of({first: [1], second: [5]}, widths(model)),
     }
     for estimator in BRUTE:
-        found = parameter_similarity(model, masks, estimator=estimator, controls=3)
+        found = parameter_similarity(model, masks, estimator=estimator, n_random=3)
         table = found.table.set_index(["a", "b", "layer"])
         assert math.isnan(table.value["a", "b", 0]) and math.isnan(table.low["a", "b", 0])
         assert table.reason["a", "b", 0] == "no neuron of b in this layer" and table.reason["a", "b", 1] == ""
@@ -136,7 +138,7 @@ def test_an_empty_layer_is_a_gap_with_a_reason(tiny_model):
         assert math.isnan(mean.value["b", 0])  # in no mean
         assert [t.name for t in found.figure().data[:2]] == [f"{RANDOM}: band", RANDOM]  # beneath the tasks
         assert "2 undefined" in repr(found) and "2 of 6" in found.figure().layout.title.subtitle.text
-    pair = parameter_similarity(model, {n: masks[n] for n in "ab"}, controls=3)
+    pair = parameter_similarity(model, {n: masks[n] for n in "ab"}, n_random=3)
     assert list(pair.figure().data[0].x) == [1, 1]  # the band starts after the gap
     assert math.isnan(pair.figure().data[-1].y[0]) and math.isnan(pair.figure().data[1].y[0])
     zero = families.build("llama")
@@ -145,9 +147,9 @@ def test_an_empty_layer_is_a_gap_with_a_reason(tiny_model):
             p.data.zero_()
     masks = random_masks(zero)
     for estimator in BRUTE:
-        table = parameter_similarity(zero, masks, estimator=estimator, controls=0).table
+        table = parameter_similarity(zero, masks, estimator=estimator, n_random=3).table
         assert table.reason.tolist() == ["all parameters are zero", ""] and math.isnan(table.value[0])
-    grown = parameter_similarity(zero, masks["a"], other=families.build("llama"), controls=0).table
+    grown = parameter_similarity(zero, masks["a"], other=families.build("llama"), n_random=3).table
     assert math.isnan(grown.value[0]) and math.isnan(grown.relative[0]) and grown.delta[0] > 0
 
 
@@ -162,7 +164,7 @@ def test_planted_shared_neurons_rise_above_the_band_in_their_layers_and_only_the
     mixed = {a: masks["a" if layer in planted else "b"][a] for layer, a in enumerate(widths(model))}
     masks["b"] = NeuronMask.of(mixed, widths(model))
     for estimator in BRUTE:
-        table = parameter_similarity(model, masks, estimator=estimator, controls=40).table
+        table = parameter_similarity(model, masks, estimator=estimator, n_random=40).table
         above = set(table.layer[table.value > table.high])
         assert above == planted, estimator
         rest = table[~table.layer.isin(planted)]
@@ -174,7 +176,7 @@ def test_the_band_is_what_random_masks_give(tiny_model):
     """Layer-matched independent masks: n_a n_b / width neurons shared on average, of about the same norm each."""
     model = tiny_model()
     masks = random_masks(model, share=0.5)
-    found = parameter_similarity(model, masks, controls=200)
+    found = parameter_similarity(model, masks, n_random=200)
     root = model.root
     for layer, row in found.table.iterrows():
         size = torch.cat(list(weights_by_name(root, layer).values()), 1).pow(2).sum(1)
@@ -190,17 +192,17 @@ def test_the_band_is_what_random_masks_give(tiny_model):
         low, high = np.quantile(drawn, [0.025, 0.975])
         spread = high - low
         assert abs(row.low - low) < 0.3 * spread and abs(row.high - high) < 0.3 * spread
-    again = parameter_similarity(model, masks, controls=200)
+    again = parameter_similarity(model, masks, n_random=200)
     assert again.table.equals(found.table)
     assert "of 2 above the band of 200 random masks (0.1 by chance alone)" in repr(found)  # 2 (0.025 * 199 + 1) / 201
-    assert not parameter_similarity(model, masks, controls=200, seed=1).table.low.equals(found.table.low)
+    assert not parameter_similarity(model, masks, n_random=200, seed=1).table.low.equals(found.table.low)
 
 
 def test_the_band_of_a_mean_is_of_the_same_mean(tiny_model):
     """The mean of many pairs' random curves spreads less than one pair's does."""
     model = tiny_model()
     masks = random_masks(model, "abcdef")
-    found = parameter_similarity(model, masks, controls=60)
+    found = parameter_similarity(model, masks, n_random=60)
     mean = found.by_layer()
     both = mean[mean.task == ALL]
     pair_spread = (found.table.high - found.table.low).mean()
@@ -210,13 +212,13 @@ def test_the_band_of_a_mean_is_of_the_same_mean(tiny_model):
 
 
 def test_the_band_beside_the_tasks_is_of_single_tasks():
-    """[pair, layer, control] of pairs (a, b), (a, c), (b, c), every fourth control a gap."""
+    """[pair, layer, draw] of pairs (a, b), (a, c), (b, c), every fourth draw a gap."""
     rng = np.random.default_rng(0)
-    values, controls = rng.normal(size=(3, 2)), rng.normal(size=(3, 2, 40))
-    controls[..., ::4] = np.nan
+    values, random = rng.normal(size=(3, 2)), rng.normal(size=(3, 2, 40))
+    random[..., ::4] = np.nan
     pairs = {"a": [0, 1], "b": [0, 2], "c": [1, 2], ALL: [0, 1, 2]}
-    found = curves(pairs, values, controls, ["blocks.0", "blocks.1"])
-    kept = controls[..., np.arange(40) % 4 > 0]
+    found = curves(pairs, values, random, ["blocks.0", "blocks.1"])
+    kept = random[..., np.arange(40) % 4 > 0]
     for layer in range(2):
         pooled = np.concatenate([kept[pairs[task], layer].mean(0) for task in "abc"])
         low, high = np.quantile(pooled, [0.025, 0.975])
@@ -228,7 +230,7 @@ def test_the_band_beside_the_tasks_is_of_single_tasks():
 def test_what_chance_puts_above_the_band(tiny_model):
     """Of C draws' 97.5 % point, 0.025 (C - 1) + 1 of C + 1 places are above it."""
     model = tiny_model()
-    found = parameter_similarity(model, random_masks(model, "abcd"), controls=20)
+    found = parameter_similarity(model, random_masks(model, "abcd"), n_random=20)
     assert len(found.table) == 12 and "of 12 above the band of 20 random masks (0.8 by chance alone)" in repr(found)
     rng = np.random.default_rng(0)
     draws = np.sort(rng.uniform(size=(20_000, 20)), axis=1)
@@ -239,11 +241,11 @@ def test_what_chance_puts_above_the_band(tiny_model):
 def test_a_model_per_task(tiny_model):
     models = {"a": tiny_model(seed=1), "b": tiny_model(seed=2), "c": tiny_model(seed=3)}
     masks = random_masks(models["a"], "abc")
-    found = parameter_similarity(models, masks, controls=4)
+    found = parameter_similarity(models, masks, n_random=4)
     assert list(zip(found.table.a, found.table.b, strict=True))[::2] == [(a, b) for a in "abc" for b in "abc" if a != b]
     cells = found.table.set_index(["a", "b", "layer"]).value
     for a, b in (("a", "b"), ("b", "a")):  # inside a's model
-        alone = parameter_similarity(models[a], {n: masks[n] for n in (a, b)}, controls=0).table.value
+        alone = parameter_similarity(models[a], {n: masks[n] for n in (a, b)}, n_random=3).table.value
         assert [cells[a, b, layer] for layer in (0, 1)] == pytest.approx(alone.tolist())
     assert cells["a", "b", 0] != cells["b", "a", 0]
     mean = found.by_layer().set_index(["task", "layer"])
@@ -257,7 +259,7 @@ def test_stacks_and_experts(family):
     if family != "t5":
         tap_experts(root)
     masks = random_masks(root)
-    found = parameter_similarity(root, masks, controls=3)
+    found = parameter_similarity(root, masks, n_random=3)
     layers = 4 if family == "t5" else 2
     assert found.table.layer.tolist() == list(range(layers)) and found.table.value.between(0, 1).all()
     assert found.table.neurons_a.sum() == len(masks["a"])
@@ -280,7 +282,7 @@ def test_stacks_and_experts(family):
 def test_output_units(tiny_model):
     root = families.build("gpt2")
     masks = random_masks(root, unit="output")
-    found = parameter_similarity(root, masks, controls=2).table
+    found = parameter_similarity(root, masks, n_random=3).table
     out = root.transformer.h[1].mlp.c_proj  # Conv1D
     w = torch.cat([out.weight.T, out.bias[:, None]], 1).detach().double()
     (_, a), (_, b) = (list(m.items())[1] for m in masks.values())
@@ -300,8 +302,8 @@ def test_columns_are_passed_over_once(tmp_path, monkeypatch):
         return take(self, name, dim, index, within)
 
     monkeypatch.setattr(Checkpoint, "take", noted)
-    monkeypatch.setattr("neuroscope.comparison.parameters.estimators.NUMBERS", 320)
-    parameter_similarity(folder, masks, controls=0)
+    monkeypatch.setattr("neuroscope.comparison.parameters.layer_sets.NUMBERS", 320)
+    compared(folder, masks, ALONE)
     used = [(masks["a"] | masks["b"])[address].tolist() for address in widths(root)]
     for layer, neurons in enumerate(used):
         down = asked[f"model.layers.{layer}.mlp.down_proj.weight"]
@@ -316,10 +318,10 @@ def test_columns_are_passed_over_once(tmp_path, monkeypatch):
 def test_many_neurons_are_read_in_pieces(tiny_model, monkeypatch):
     model = tiny_model()
     masks = random_masks(model, share=0.9)
-    whole = {e: parameter_similarity(model, masks, estimator=e, controls=2).table for e in BRUTE}
-    monkeypatch.setattr("neuroscope.comparison.parameters.estimators.NUMBERS", 100)  # three neurons at a time
+    whole = {e: parameter_similarity(model, masks, estimator=e, n_random=3).table for e in BRUTE}
+    monkeypatch.setattr("neuroscope.comparison.parameters.layer_sets.NUMBERS", 100)  # three neurons at a time
     for estimator, expected in whole.items():
-        found = parameter_similarity(model, masks, estimator=estimator, controls=2).table
+        found = parameter_similarity(model, masks, estimator=estimator, n_random=3).table
         np.testing.assert_allclose(found.value, expected.value, atol=1e-7)
 
 
@@ -339,9 +341,9 @@ def test_a_checkpoint_gives_what_memory_gives(family, tmp_path):
     assert len(list(shards.glob("*.safetensors"))) > 1 == len(list(whole.glob("*.safetensors")))
     random_state = torch.get_rng_state()
     for estimator in BRUTE:
-        memory = parameter_similarity(root, masks, estimator=estimator, controls=2).table
+        memory = parameter_similarity(root, masks, estimator=estimator, n_random=3).table
         for folder in (whole, str(shards)):
-            assert parameter_similarity(folder, masks, estimator=estimator, controls=2).table.equals(memory)
+            assert parameter_similarity(folder, masks, estimator=estimator, n_random=3).table.equals(memory)
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
@@ -349,8 +351,8 @@ def test_a_checkpoint_gives_what_memory_gives(family, tmp_path):
 def test_a_checkpoint_in_another_dtype(dtype, tmp_path):
     root = families.build("llama").to(dtype)
     masks = random_masks(root)
-    found = parameter_similarity(saved(root, tmp_path), masks, controls=0).table
-    assert found.equals(parameter_similarity(root, masks, controls=0).table)
+    found = parameter_similarity(saved(root, tmp_path), masks, n_random=3).table
+    assert found.equals(parameter_similarity(root, masks, n_random=3).table)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
@@ -358,7 +360,7 @@ def test_only_the_bytes_of_the_rows_asked_for_are_read(family, tmp_path):
     root = families.build(family).to(torch.bfloat16)
     masks = random_masks(root, share=0.2)
     folder = saved(root, tmp_path / "a", sharded=True)
-    read = parameter_similarity(folder, masks, controls=0).manifest["source"]["model"]
+    read = compared(folder, masks, ALONE).manifest["source"]["model"]
     neurons = len(masks["a"] | masks["b"])
     entries = sum(weights.shape[1] for weights in weights_by_name(root, 0).values())
     asked = neurons * entries * 2
@@ -404,9 +406,9 @@ def test_a_single_file_counts_before_an_index(tmp_path):
     (tmp_path / "one" / "model.safetensors").rename(folder / "model.safetensors")
     assert (folder / "model.safetensors.index.json").is_file()
     loaded = AutoModelForCausalLM.from_pretrained(folder)
-    found = parameter_similarity(folder, masks, controls=0).table
-    assert found.equals(parameter_similarity(loaded, masks, controls=0).table)
-    assert found.equals(parameter_similarity(root, masks, controls=0).table)
+    found = parameter_similarity(folder, masks, n_random=3).table
+    assert found.equals(parameter_similarity(loaded, masks, n_random=3).table)
+    assert found.equals(parameter_similarity(root, masks, n_random=3).table)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"weight_map": ["a"]}, {"weight_map": {"a": 3}}, {"a": 3}])
@@ -415,7 +417,7 @@ def test_damaged_indices_are_refused(content, tmp_path):
     folder, masks = saved(root, tmp_path, sharded=True), random_masks(root)
     (folder / "model.safetensors.index.json").write_text(json.dumps(content))
     with pytest.raises(FileError, match="index of shards.*\n.*no weight_map"):
-        parameter_similarity(folder, masks, controls=0)
+        parameter_similarity(folder, masks, n_random=3)
 
 
 def test_headers_that_contradict_themselves_are_refused(tmp_path):
@@ -445,18 +447,18 @@ def test_headers_that_contradict_themselves_are_refused(tmp_path):
         text = json.dumps(header).encode()
         file.write_bytes(len(text).to_bytes(8, "little") + text + good[8 + length :])
         with pytest.raises(FileError, match=match):
-            parameter_similarity(tmp_path, masks, controls=0)
+            parameter_similarity(tmp_path, masks, n_random=3)
     nested = b"[" * 200_000
     file.write_bytes(len(nested).to_bytes(8, "little") + nested + b" ")
     with pytest.raises(FileError, match="RecursionError|JSONDecodeError"):
-        parameter_similarity(tmp_path, masks, controls=0)
+        parameter_similarity(tmp_path, masks, n_random=3)
 
 
 def test_no_other_byte_of_a_checkpoint_matters(tmp_path):
     """Every element outside the masks becomes NaN: nothing of it may be read."""
     root = families.build("llama")
     masks = random_masks(root)
-    expected = parameter_similarity(root, masks, controls=0).table
+    expected = compared(root, masks, ALONE).table
     folder = saved(root, tmp_path)
     tensors = load_file(folder / "model.safetensors")
     used = masks["a"] | masks["b"]
@@ -469,9 +471,9 @@ def test_no_other_byte_of_a_checkpoint_matters(tmp_path):
             at = (slice(None), neurons) if "down" in name else (neurons,)
             tensors[name][at] = keep[at]
     save_file(tensors, folder / "model.safetensors")
-    assert parameter_similarity(folder, masks, controls=0).table.equals(expected)
+    assert compared(folder, masks, ALONE).table.equals(expected)
     with pytest.raises(NumericalError, match="not finite"):
-        parameter_similarity(folder, masks, controls=3)  # controls lie outside
+        parameter_similarity(folder, masks, n_random=3)  # random neurons lie outside
 
 
 def test_names_of_the_base_model_are_found(tmp_path):
@@ -482,15 +484,15 @@ def test_names_of_the_base_model_are_found(tmp_path):
     save_file({k.removeprefix("transformer."): v for k, v in load_file(file).items()}, file, {"format": "pt"})
     with safe_open(file, "pt") as stored:
         assert "h.0.mlp.c_fc.weight" in stored.keys()  # noqa: SIM118
-    found = parameter_similarity(folder, masks, controls=0).table
-    assert found.equals(parameter_similarity(root, masks, controls=0).table)
+    found = parameter_similarity(folder, masks, n_random=3).table
+    assert found.equals(parameter_similarity(root, masks, n_random=3).table)
 
 
 def test_the_bundled_model_is_read_in_place():
     masks = random_masks("mini", share=0.05)
-    found = parameter_similarity("mini", masks, controls=0)
+    found = parameter_similarity("mini", masks, n_random=3)
     assert found.manifest["source"]["model"]["backend"] == "checkpoint"
-    assert found.table.equals(parameter_similarity(load("mini"), masks, controls=0).table)
+    assert found.table.equals(parameter_similarity(load("mini"), masks, n_random=3).table)
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):
@@ -502,7 +504,7 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     def refused(content, match, error=FileError):
         file.write_bytes(content)
         with pytest.raises(error, match=match):
-            parameter_similarity(folder, masks, controls=0)
+            parameter_similarity(folder, masks, n_random=3)
 
     refused(good[:-10], "where its header promises")
     refused(good[:40], "truncated, damaged, or missing")
@@ -517,13 +519,13 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     ):
         save_file({k: v for k, v in (tensors | change).items() if v is not None}, file)
         with pytest.raises(FileError, match=match):
-            parameter_similarity(folder, masks, controls=0)
+            parameter_similarity(folder, masks, n_random=3)
     file.unlink()
     with pytest.raises(FileError, match="no safetensors files"):
-        parameter_similarity(folder, masks, controls=0)
+        parameter_similarity(folder, masks, n_random=3)
     (folder / "config.json").write_text(json.dumps({"model_type": "no-such"}))
     with pytest.raises(ModelError, match="find the neurons of the checkpoint"):
-        parameter_similarity(folder, masks, controls=0)
+        parameter_similarity(folder, masks, n_random=3)
 
 
 def _written(file, content):
@@ -558,7 +560,7 @@ def test_two_models_by_hand(tmp_path):
     root = families.build("llama")
     other = nudged(root)
     mask = random_masks(root)["a"]
-    found = parameter_similarity(root, mask, other=other, controls=5)
+    found = parameter_similarity(root, mask, other=other, n_random=5)
     for layer, (_, neurons) in enumerate(mask.items()):
         w, after = (torch.cat(list(weights_by_name(m, layer).values()), 1)[neurons] for m in (root, other))
         row = found.table.iloc[layer]
@@ -567,9 +569,9 @@ def test_two_models_by_hand(tmp_path):
         assert row.relative == pytest.approx(float((after - w).norm() / w.norm()))
         assert row.low < row.value < row.high and row.delta_low < row.delta < row.delta_high
     folders = [saved(m, tmp_path / n, sharded=n == "after") for n, m in (("before", root), ("after", other))]
-    assert parameter_similarity(folders[0], mask, other=folders[1], controls=5).table.equals(found.table)
-    assert parameter_similarity(root, mask, other=folders[1], controls=5).table.equals(found.table)
-    same = parameter_similarity(root, mask, other=root, controls=0).table
+    assert parameter_similarity(folders[0], mask, other=folders[1], n_random=5).table.equals(found.table)
+    assert parameter_similarity(root, mask, other=folders[1], n_random=5).table.equals(found.table)
+    same = parameter_similarity(root, mask, other=root, n_random=3).table
     np.testing.assert_allclose(same.value, 1)
     assert same.delta.tolist() == [0, 0]
     for measure in ("value", "delta", "relative"):
@@ -597,10 +599,10 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     broken = saved(other, tmp_path)
     for estimator in BRUTE:
         with pytest.raises(NumericalError, match=r"not finite in blocks\.1\.mlp\.hook_post \(up\)"):
-            parameter_similarity(broken, masks, estimator=estimator, controls=0)
+            parameter_similarity(broken, masks, estimator=estimator, n_random=3)
     for first, second in ((root, broken), (broken, root)):
         with pytest.raises(NumericalError, match="not finite"):
-            parameter_similarity(first, masks, other=second, controls=0)
+            parameter_similarity(first, masks, other=second, n_random=3)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
@@ -620,12 +622,12 @@ def test_an_adapters_file_is_what_merging_it_gives(family, unit, tmp_path):
         parameter_similarity(root, trained, other=base)  # its change is not in the parameters
     adapter.detach()
     masks = {"trained": trained, "watched": watched}
-    found = parameter_similarity(root, masks, other=str(tmp_path / "adapter.safetensors"), controls=3).table
-    on_disk = parameter_similarity(base, masks, other=tmp_path / "adapter.safetensors", controls=3).table
+    found = parameter_similarity(root, masks, other=str(tmp_path / "adapter.safetensors"), n_random=3).table
+    on_disk = parameter_similarity(base, masks, other=tmp_path / "adapter.safetensors", n_random=3).table
     assert on_disk.equals(found)
     adapter = NeuronAdapter.load(root, tmp_path / "adapter.safetensors")
     adapter.merge()
-    merged = parameter_similarity(base, masks, other=root, controls=3).table
+    merged = parameter_similarity(base, masks, other=root, n_random=3).table
     for column in ("value", "delta", "relative", "low", "delta_high"):
         np.testing.assert_allclose(found[column], merged[column], rtol=1e-5)
     assert (found.delta[found.a == "trained"] > found.delta_high[found.a == "trained"]).all()
@@ -646,25 +648,25 @@ def test_a_model_may_be_a_base_and_an_adapters_file(tmp_path, monkeypatch):
         merged[name] = adapter.export(tmp_path / name)
         adapter.detach()
     files = {name: tmp_path / f"{name}.safetensors" for name in masks}
-    expected = parameter_similarity(merged, masks, controls=3)
+    expected = parameter_similarity(merged, masks, n_random=3)
     for given in (base, str(base), root):
-        found = parameter_similarity({name: (given, file) for name, file in files.items()}, masks, controls=3)
+        found = parameter_similarity({name: (given, file) for name, file in files.items()}, masks, n_random=3)
         assert found.manifest["per_task"] and "adapter" in found.manifest["source"]["b"]["model"]
         for column in ("value", "low", "high"):
             np.testing.assert_allclose(found.table[column], expected.table[column], rtol=1e-5)
-    monkeypatch.setattr("neuroscope.comparison.parameters.estimators.NUMBERS", 100)  # in pieces
+    monkeypatch.setattr("neuroscope.comparison.parameters.layer_sets.NUMBERS", 100)  # in pieces
     for column in ("value", "low", "high"):
-        again = parameter_similarity({name: (base, file) for name, file in files.items()}, masks, controls=3)
+        again = parameter_similarity({name: (base, file) for name, file in files.items()}, masks, n_random=3)
         np.testing.assert_allclose(again.table[column], expected.table[column], rtol=1e-5)
-    plain = parameter_similarity(base, masks, controls=0).table
+    plain = parameter_similarity(base, masks, n_random=3).table
     assert not np.allclose(plain.value[:2], expected.table.value[:2], rtol=1e-2)
-    one = parameter_similarity((base, files["a"]), masks, estimator="mean", controls=0).table
+    one = parameter_similarity((base, files["a"]), masks, estimator="mean", n_random=3).table
     assert one.value.tolist() == pytest.approx(
-        parameter_similarity(merged["a"], masks, estimator="mean", controls=0).table.value.tolist(), rel=1e-5
+        parameter_similarity(merged["a"], masks, estimator="mean", n_random=3).table.value.tolist(), rel=1e-5
     )
-    between = parameter_similarity((base, files["a"]), masks, other=(base, str(files["b"])), controls=2).table
+    between = parameter_similarity((base, files["a"]), masks, other=(base, str(files["b"])), n_random=3).table
     np.testing.assert_allclose(
-        between.delta, parameter_similarity(merged["a"], masks, other=merged["b"], controls=2).table.delta, rtol=1e-5
+        between.delta, parameter_similarity(merged["a"], masks, other=merged["b"], n_random=3).table.delta, rtol=1e-5
     )
 
 
@@ -680,8 +682,8 @@ def test_an_adapter_over_an_adapter_is_refused(tmp_path):
         first = (given, tmp_path / "a")
         for model, other in ((first, tmp_path / "b"), ((first, tmp_path / "b"), None)):
             with pytest.raises(ModelError, match=r"an adapter over an adapter.*\n.*give other=\(base, path\)"):
-                parameter_similarity(model, masks, other=other, controls=0)
-        assert len(parameter_similarity(first, masks, other=(given, tmp_path / "b"), controls=0).table) == 4
+                parameter_similarity(model, masks, other=other, n_random=3)
+        assert len(parameter_similarity(first, masks, other=(given, tmp_path / "b"), n_random=3).table) == 4
 
 
 def test_what_is_no_base_and_adapter_is_refused(tmp_path):
@@ -733,13 +735,13 @@ def test_bad_input(tiny_model):
         (theirs, MaskError, "find the neurons on this model"),
         ({"a": masks["a"], "b": theirs["b"]}, MaskError, "different models"),
         ({"a": masks["a"]}, ArgumentError, "give 2 or more"),
-        ({"a": masks["a"], "b": 3}, ArgumentError, "a int for 'b'"),
+        ({"a": masks["a"], "b": 3}, ArgumentError, "a int under 'b'"),
         ({"a": masks["a"], "b": masks["a"] - masks["a"]}, MaskError, "no neuron in 'b'"),
         (random_masks(model, unit="head"), MaskError, "head"),
     ):
         with pytest.raises(error, match=match):
             parameter_similarity(model, wrong)
-    for keyword in ({"estimator": "cosine"}, {"part": "gates"}, {"controls": -1}, {"controls": 1.5}, {"control": 3}):
+    for keyword in ({"estimator": "cosine"}, {"part": "gates"}, {"n_random": 2}, {"n_random": 4.5}, {"controls": 3}):
         with pytest.raises(ArgumentError):
             parameter_similarity(model, masks, **keyword)
     with pytest.raises(ArgumentError, match="no such mask"):
@@ -779,11 +781,11 @@ def test_the_result_is_saved_drawn_and_says_how_it_was_made(tiny_model, tmp_path
     masks = random_masks(model, "abc")
     seen = []
     found = parameter_similarity(
-        model, masks, controls=4, part="down", progress=lambda items, what: seen.append(what) or items
+        model, masks, n_random=4, part="down", progress=lambda items, desc: seen.append(desc) or items
     )
     assert seen == ["similarity of parameters"]
     about = found.manifest
-    assert (about["estimator"], about["part"], about["controls"], about["seed"]) == ("masked", "down", 4, 0)
+    assert (about["estimator"], about["part"], about["n_random"], about["seed"]) == ("masked", "down", 4, 0)
     assert about["source"]["model"]["fingerprint"] == model.fingerprint()
     back = ParameterSimilarity.load(found.save(tmp_path / "s.json"))
     assert back.table.equals(found.table) and back.by_layer().equals(found.by_layer())
@@ -796,18 +798,18 @@ def test_the_result_is_saved_drawn_and_says_how_it_was_made(tiny_model, tmp_path
     assert figure.layout.yaxis.title.text == "masked cosine (down)"
     assert "95 % of a single task's mean over 4 draws" in figure.layout.title.subtitle.text
     assert repr(found).startswith("ParameterSimilarity(masked cosine (down), 3 masks")
-    between = parameter_similarity(model, masks, other=tiny_model(seed=1), controls=2)
+    between = parameter_similarity(model, masks, other=tiny_model(seed=1), n_random=3)
     assert between.figure() == between.figure("relative") != between.figure("value")
     assert between.figure().layout.yaxis.title.text == "difference / norm" and found.figure() == found.figure("value")
-    many = parameter_similarity(model, random_masks(model, "abcdefgh"), controls=0)
-    assert [t.name for t in many.figure().data] == [ALL]  # and no band, as there are no controls
-    pair = parameter_similarity(model, {n: masks[n] for n in "ab"}, controls=0)
-    assert [t.name for t in pair.figure().data] == ["a | b"]
+    many = parameter_similarity(model, random_masks(model, "abcdefgh"), n_random=3)
+    assert [t.name for t in many.figure().data] == [f"{RANDOM}: band", RANDOM, ALL]
+    pair = parameter_similarity(model, {n: masks[n] for n in "ab"}, n_random=3)
+    assert [t.name for t in pair.figure().data[2:]] == ["a | b"]
     first, second = widths(model)
     late = {n: NeuronMask.of({second if n != "a" else first: [1, 2]}, widths(model)) for n in "abc"}
-    apart = parameter_similarity(model, late, controls=0).figure()  # only b and c meet, in layer 1
-    assert [(t.name, t.y[1]) for t in apart.data[1:]] == [("b", 1.0), ("c", 1.0)] and apart.data[0].name == "a"
-    eight = parameter_similarity(model, random_masks(model, "abcdefgh"), controls=20)
+    apart = parameter_similarity(model, late, n_random=3).figure()  # only b and c meet, in layer 1
+    assert [(t.name, t.y[1]) for t in apart.data[3:]] == [("b", 1.0), ("c", 1.0)] and apart.data[2].name == "a"
+    eight = parameter_similarity(model, random_masks(model, "abcdefgh"), n_random=20)
     own = eight.by_layer().query("task == @ALL")  # the one curve that is drawn has its own band
     assert list(eight.figure().data[0].y) == [*own.high, *own.low[::-1]]
     assert "shaded: 95 % over 20 draws" in eight.figure().layout.title.subtitle.text
@@ -816,3 +818,38 @@ def test_the_result_is_saved_drawn_and_says_how_it_was_made(tiny_model, tmp_path
     for wrong in ("", "delta"):
         with pytest.raises(ArgumentError, match="no such measure"):
             found.figure(wrong)
+
+
+def test_words_follow_the_numbers(tiny_model):
+    model = tiny_model()
+    shared = random_masks(model)["a"]
+    found = parameter_similarity(model, {"a": shared, "b": shared, "c": ~shared})
+    means = found.by_layer().query("task == @ALL")
+    best = means.loc[means.value.idxmax()]
+    words = found.in_words()
+    assert words.startswith("The masked cosine of two tasks' neurons inside the model is ")
+    assert f"**{means.value.mean():.3f}** (mean over 2 layers and 3 pairs): highest in layer {best.layer}" in words
+    above = int((means.value > means.high).sum())
+    assert f"above their band in **{above} of 2** layers (0.1 by chance alone), single pairs in 2 of 6" in words
+    assert ("**A negative**: in layer" in words) == (above < 2) and "only neurons that both tasks have meet" in words
+    drawn = parameter_similarity(model, {"a": shared, "c": ~shared}).in_words()
+    assert "(mean over 2 layers and 1 pair)" in drawn
+    assert "**A negative**: in layers 0, 1 the tasks' neurons are no more alike than random ones." in drawn
+    first, second = widths(model)
+    never = {n: NeuronMask.of({address: [1]}, widths(model)) for n, address in zip("ab", (first, second), strict=True)}
+    gone = parameter_similarity(model, never).in_words()
+    assert gone == "**A negative**: in no layer is there a similarity (no neuron of b in this layer)."
+    assert list(found.tables()) == ["by layer", "rows"]
+
+
+def test_words_of_two_models(tiny_model):
+    root = families.build("llama")
+    masks = random_masks(root)
+    found = parameter_similarity(root, masks, other=nudged(root))
+    mean = found.table.relative.mean()
+    words = found.in_words()
+    assert f"differ between the two models by **{mean:.3f}** of their norm (mean over 2 layers and 2 masks)" in words
+    above = int((found.table.relative > found.table.relative_high).sum())
+    assert f"single masks in {above} of 4 (0.3 by chance alone)" in words
+    same = parameter_similarity(root, masks, other=root).in_words()
+    assert "**A negative**: in layers 0, 1 the tasks' neurons differ no more than random ones." in same

@@ -18,7 +18,7 @@ from test_pipeline import small_model
 from neuroscope.attribution import attribute
 from neuroscope.comparison.hidden_states import Representations
 from neuroscope.comparison.parameters import parameter_similarity
-from neuroscope.comparison.parameters.parameter_result import ALL as PAIRS
+from neuroscope.comparison.parameters.bands import ALL as PAIRS
 from neuroscope.comparison.similarity import variance_dimension
 from neuroscope.errors import ArgumentError, FileError
 from neuroscope.experiments import (
@@ -58,19 +58,19 @@ def masks(model):
 
 def test_depth_is_parameter_similarity_of_models_trained_by_hand(model, masks):
     with unchanged(model.root):
-        found = parameter_depth(model, masks, FOUR, controls=4, seed=3, **RECIPE)
+        found = parameter_depth(model, masks, FOUR, n_random=4, seed=3, **RECIPE)
     assert isinstance(found, ParameterDepth)
     for name in masks:
         adapter = finetune(model, FOUR[name], masks[name], seed=3, **RECIPE)
         adapter.merge()
-        alone = parameter_similarity({name: model}, masks, controls=4, seed=3).table
+        alone = parameter_similarity({name: model}, masks, n_random=4, seed=3).table
         adapter.unmerge()
         adapter.detach()
         rows = found.table[found.table["a"] == name].reset_index(drop=True)
         pd.testing.assert_frame_equal(rows, alone)
     means = found.table.groupby("layer")["value"].mean()
     np.testing.assert_allclose(found.summary()["value"], means)
-    before = parameter_similarity(model, masks, controls=0).by_layer()
+    before = parameter_similarity(model, masks, n_random=3).by_layer()
     np.testing.assert_allclose(found.summary()["untrained"], before[before["task"] == PAIRS]["value"])
     assert not np.allclose(found.summary()["untrained"], found.summary()["value"])
     dotted = found.figure().data[-1]
@@ -80,20 +80,20 @@ def test_depth_is_parameter_similarity_of_models_trained_by_hand(model, masks):
 
 def test_depth_of_the_one_model_given_trains_nothing(model, masks, monkeypatch):
     monkeypatch.setattr(trials, "finetune", never)
-    found = parameter_depth(model, masks, controls=4)
-    pd.testing.assert_frame_equal(found.table, parameter_similarity(model, masks, controls=4).table)
+    found = parameter_depth(model, masks, n_random=4)
+    pd.testing.assert_frame_equal(found.table, parameter_similarity(model, masks, n_random=4).table)
     assert found.summary()["untrained"].isna().all() and "inside the model given" in found.in_words()
     assert "before training" not in [trace.name for trace in found.figure().data]
 
 
 def test_trained_adapters_are_kept_and_read(model, masks, tmp_path, monkeypatch):
     two = {name: masks[name] for name in ("yes", "turned")}
-    first = parameter_depth(model, two, TASKS, controls=2, output=tmp_path, **RECIPE)
+    first = parameter_depth(model, two, TASKS, n_random=3, output=tmp_path, **RECIPE)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     with pytest.raises(AssertionError):  # another recipe is another training
         monkeypatch.setattr(trials, "finetune", never)
-        parameter_depth(model, two, TASKS, controls=2, output=tmp_path, **RECIPE | {"lr": 0.01})
-    again = parameter_depth(model, two, TASKS, controls=2, output=tmp_path, **RECIPE)
+        parameter_depth(model, two, TASKS, n_random=3, output=tmp_path, **RECIPE | {"lr": 0.01})
+    again = parameter_depth(model, two, TASKS, n_random=3, output=tmp_path, **RECIPE)
     pd.testing.assert_frame_equal(first.table, again.table)
 
 
@@ -108,7 +108,7 @@ def test_the_base_is_put_back_after_an_error(model, masks, monkeypatch):
 
     monkeypatch.setattr(trials, "finetune", fails)
     with unchanged(model.root), pytest.raises(KeyboardInterrupt):
-        parameter_depth(model, masks, FOUR, controls=2, **RECIPE)
+        parameter_depth(model, masks, FOUR, n_random=3, **RECIPE)
 
 
 # --- ZZC24

@@ -21,7 +21,8 @@ import numpy as np
 
 from neuroscope.checks import public
 from neuroscope.comparison.parameters import Estimator, ParameterSimilarity, Part, parameter_similarity
-from neuroscope.comparison.parameters.parameter_result import ALL, above_by_chance, plain
+from neuroscope.comparison.parameters.bands import ALL, plain
+from neuroscope.comparison.parameters.similarity_by_depth import LIMITS
 from neuroscope.errors import ArgumentError
 from neuroscope.experiments.judging import check_masks
 from neuroscope.experiments.trials import DEFAULTS, Settings, Training, check_settings
@@ -36,13 +37,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 TRAINED, UNTRAINED = "after training", "before training"
-LIMITS = {
-    "masked": "In this cosine only neurons that both tasks have meet: it is their overlap, weighted by the size of "
-    "their parameters, and says nothing of different neurons that do the same.",
-    "mean": "A cosine of mean parameters says that sets of neurons point the same way on the whole, not that any two "
-    "neurons do the same.",
-    "matched": "A neuron that both tasks have matches itself, so this cosine too rises with the overlap of the tasks.",
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,67 +81,39 @@ class ParameterDepth(ParameterSimilarity):
 
     def _subtitle(self, is_one: bool, shown: Sequence[str]) -> str:
         said = super()._subtitle(is_one, shown)
-        if self.manifest["untrained"] is None or not self.manifest["controls"]:
+        if self.manifest["untrained"] is None:
             return said
         of = "is that of the mean over all pairs" if shown == [ALL] else "of the mean over all pairs is narrower"
         return f"{said}; inside the trained models; the band {of}"
 
     def in_words(self) -> str:
         """What was found, as text with `**bold**` and lists; failures are stated."""
-        rows, about = self.summary(), self.manifest
-        made = rows[rows["value"].notna()]
-        if made.empty:
+        rows, how = self.summary(), self.manifest
+        known = rows[rows["value"].notna()]
+        if known.empty:
             return f"- **A negative**: in no layer is there a similarity ({self.table['reason'].iloc[0]})."
-        best, least = made.loc[made["value"].idxmax()], made.loc[made["value"].idxmin()]
-        where = "inside the models trained on one task each" if about["per_task"] else "inside the model given"
-        lines = [
-            f"- The {about['estimator']} cosine of two tasks' neurons {where} is **{made['value'].mean():.3f}** (mean "
-            f"over {len(made)} layers and {int(made['pairs'].max())} pairs): highest in layer {best['layer']} "
-            f"({best['value']:.3f}), lowest in layer {least['layer']} ({least['value']:.3f})."
-        ]
-        if about["controls"]:
-            lines += _beside_random(made, self.table, about["controls"])
-        if about["untrained"] is not None:
-            lines += _training(made, about["controls"], about["touched"])
-        gaps = int(self.table["value"].isna().sum())
-        if gaps:
-            lines.append(f"- {gaps} of {len(self.table)} layers of pairs have no value, and are in no mean.")
-        return "\n".join([*lines, f"- {LIMITS[about['estimator']]}"])
+        where = "inside the models trained on one task each" if how["per_task"] else "inside the model given"
+        said = self.said_of_means(where)
+        gaps = [said.pop()] if self.table["value"].isna().any() else []
+        if how["untrained"] is not None:
+            said += _training(known, how["touched"])
+        return "\n".join(f"- {sentence}" for sentence in [*said, *gaps, LIMITS[how["estimator"]]])
 
 
-def _beside_random(made: pd.DataFrame, table: pd.DataFrame, draws: int) -> list[str]:
-    above, cells = made[made["value"] > made["high"]], table[table["value"].notna()]
-    chance = above_by_chance(draws)
-    middle = ((made["low"] + made["high"]) / 2).mean()
-    lines = [
-        f"- Random masks of the same sizes in the same layers have {middle:.3f} (middle of the band of {draws} draws). "
-        f"The tasks' mean lies above their band in **{len(above)} of {len(made)}** layers ({chance * len(made):.1f} by "
-        f"chance alone), single pairs in {int((cells['value'] > cells['high']).sum())} of {len(cells)} "
-        f"({chance * len(cells):.1f} by chance alone)."
-    ]
-    rest = made[made["value"] <= made["high"]]["layer"].tolist()
-    if rest:
-        named = f"layer{'s' if len(rest) > 1 else ''} {', '.join(map(str, rest))}"
-        lines.append(f"- **A negative**: in {named} the tasks' neurons are no more alike than random ones.")
-    return lines
-
-
-def _training(made: pd.DataFrame, draws: int, touched: float) -> list[str]:
+def _training(made: pd.DataFrame, touched: float) -> list[str]:
     """What training changed, as plain numbers: random masks, of which it touches less, are no measure of it."""
     change = made["value"] - made["untrained"]
     if change.isna().all():
-        return ["- There is no similarity before training to compare with."]
+        return ["There is no similarity before training to compare with."]
     at = change.abs().idxmax()
-    most = f"- Training the neurons changed the mean by at most {change[at]:+.4f} (layer {made.loc[at, 'layer']})"
-    if not draws:
-        return [f"{most}."]
+    most = f"Training the neurons changed the mean by at most {change[at]:+.4f} (layer {made.loc[at, 'layer']})"
     after = (made["value"] - (made["low"] + made["high"]) / 2).mean()
     before = (made["untrained"] - (made["untrained_low"] + made["untrained_high"]) / 2).mean()
     share = f" ({before / after:.0%} of that)" if after > 0 and before > 0 else ""
     return [
         f"{most}. From the middle of random masks' band it is {after:+.3f} away, and before training it was "
         f"{before:+.3f} away from theirs{share}.",
-        "- What was there before training shows which neurons were chosen, not what they learnt. For what came with it "
+        "What was there before training shows which neurons were chosen, not what they learnt. For what came with it "
         f"there is no control: training touches all of a task's neurons and about {touched:.0%} of a random mask's, so "
         "that their changes cannot be compared.",
     ]
@@ -197,7 +163,7 @@ def parameter_depth(
     *,
     estimator: Estimator = "masked",
     part: Part = "all",
-    controls: int = 20,
+    n_random: int = 20,
     seed: int = 0,
     output: str | PathLike | None = None,
     **settings: Unpack[Settings],
@@ -211,7 +177,7 @@ def parameter_depth(
         masks: name -> hidden neurons, two or more.
         tasks: by the same names, whose training examples to learn. None: nothing is trained, and the neurons are
             compared inside the model given; but for `progress`, no argument of training is taken.
-        estimator, part, controls: as in `parameter_similarity`.
+        estimator, part, n_random: as in `parameter_similarity`.
         seed: of the trainings and of the random masks.
         output: folder for the trained adapters. What is there of an earlier run is not trained again.
         settings: of training, as in `train_only`; `n`, `eval_batch_size` and `journal`, which the experiments share,
@@ -224,7 +190,7 @@ def parameter_depth(
         TaskError, MaskError, ModelError, NumericalError, FileError: as `parameter_similarity` and `finetune`.
     """
     check_settings("parameter_depth", settings, [name for name in DEFAULTS if name != "adapters"])
-    how: dict[str, Any] = {"estimator": estimator, "part": part, "controls": controls, "seed": seed}
+    how: dict[str, Any] = {"estimator": estimator, "part": part, "n_random": n_random, "seed": seed}
     how["progress"] = settings.get("progress")
     if tasks is None:
         given = [name for name in settings if name != "progress"] + ["output"] * (output is not None)

@@ -156,7 +156,7 @@ def parameter_transfer(
     *,
     estimator: Estimator = "masked",
     part: Part = "all",
-    controls: int = 20,
+    n_random: int = 20,
     seed: int = 0,
     seeds: int = 3,
     match: Match = "layer",
@@ -168,7 +168,7 @@ def parameter_transfer(
     Args:
         model, masks, tasks: as in `parameter_depth`, four tasks or more; with five, every test task has the four
             models that a correlation of its own needs, and all pairs have an interval.
-        estimator, part, controls, seed, output: as in `parameter_depth`.
+        estimator, part, n_random, seed, output: as in `parameter_depth`.
         seeds, match: as in `cross_training`; with its journal, nothing is measured twice.
         settings: as in `train_only`.
 
@@ -186,7 +186,7 @@ def parameter_transfer(
     if len(check_masks(masks, tasks)) < 4:
         do = "give four or more; five give every test task four models"
         raise ArgumentError("correlate similarity with transfer", f"{len(masks)} tasks", do)
-    how: dict[str, Any] = {"estimator": estimator, "part": part, "controls": controls, "seed": seed, "output": output}
+    how: dict[str, Any] = {"estimator": estimator, "part": part, "n_random": n_random, "seed": seed, "output": output}
     alike = parameter_depth(model, masks, tasks, **how, **settings)
     again = settings if output is None else {**settings, "adapters": output}  # trained already for the similarity
     scores = cross_training(model, masks, tasks, seeds=seeds, match=match, **again)

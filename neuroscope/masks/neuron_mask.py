@@ -122,6 +122,10 @@ class NeuronMask(PerNeuron):
             match: "uniform" draws from all neurons; "layer" keeps the number at every site.
         """
         choose(match, ("uniform", "layer"), "match")
+        return self.drawn_like(seed, match)
+
+    def drawn_like(self, seed: int, match: Match) -> NeuronMask:
+        """The same for any whole number as a seed, such as a digest, which may be larger than a user's."""
         # the mask's identity is part of the seed: masks of one shape must not be given the same control
         generator = torch.Generator().manual_seed(int(files.digest(self.identity, seed, match), 16) % 2**63)
         flags = []
