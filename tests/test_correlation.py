@@ -11,13 +11,13 @@ from test_correlation_measures import label_p, world
 
 from neuroscope.comparison.correlation import Correlation, correlate
 from neuroscope.comparison.correlation.coefficients import (
+    coefficient_interval,
     correlation,
-    interval,
     task_bootstrap,
     task_draws,
     without_tasks,
 )
-from neuroscope.comparison.correlation.correlation_result import TWO_WAY
+from neuroscope.comparison.correlation.views import TWO_WAY
 from neuroscope.comparison.layers import compare
 from neuroscope.comparison.parameters import parameter_similarity
 from neuroscope.errors import ArgumentError
@@ -62,7 +62,7 @@ def test_per_test_task_and_over_all_pairs():
         c = row(found, "c", statistic)
         assert (c.n, c.gaps, c.exact, c.orders, c.reason) == (5, 0, True, 120, "")
         assert c.r == pytest.approx(own(x, y).statistic)
-        assert (c.low, c.high) == pytest.approx(interval(c.r, 5, statistic))
+        assert (c.low, c.high) == pytest.approx(coefficient_interval(c.r, 5, statistic))
         both = row(found, "all pairs", statistic)
         expected = own([alike[p] for p in PAIRS], [scores[p] for p in PAIRS]).statistic
         assert both.r == pytest.approx(expected)
@@ -121,11 +121,14 @@ def test_nothing_is_said_in_words():
     found = correlate(alike, random_cells(11), by="layer")
     both = found.rows()[2]
     assert both.q.min() > 0.05
-    assert found.in_words().startswith("No layer's similarity predicts transfer once source and test task are taken")
+    assert found.in_words().startswith(
+        "**A negative**: no layer's similarity predicts transfer once source and test task are taken"
+    )
     best = both.loc[both.p.idxmin()]
     assert f"layer {best.layer}: r = {best.r:.2f}" in found.in_words()
     assert "with so few models, p cannot be below 0.0083" in found.in_words().lower()  # 1 / 5!, of 24 tests
-    assert repr(found) == f"Correlation({found.in_words()})"
+    assert repr(found) == f"Correlation({' '.join(text for text, _ in found.sentences())})"
+    assert found.in_words().split("\n\n- ")[1].startswith("**A negative**: none of 6 test tasks in 4 layers holds")
     assert [negative for _, negative in found.sentences()] == [True, True]
     overall = correlate({p: v[0] for p, v in alike.items()}, random_cells(14))
     assert 0.05 < row(overall, TWO_WAY).p < 0.5
@@ -139,7 +142,7 @@ def test_a_layer_is_found_by_q_and_not_by_p():
     found = correlate(alike, scores, by="layer")
     both = found.rows()[2]
     assert both.p.min() <= 0.05 < both.q.min()
-    assert found.in_words().startswith("No layer's") and found.sentences()[0][1]
+    assert found.in_words().startswith("**A negative**: no layer's") and found.sentences()[0][1]
 
 
 def test_words_go_by_the_view_without_hubs():

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from neuroscope.comparison.correlation.coefficients import (
+    coefficient_interval,
     correlation,
-    interval,
     label_permutation_test,
     orders,
     permutation_test,
@@ -29,7 +29,7 @@ def label_p(x, y, statistic="pearson"):
 
 def test_the_interval_of_six_models():
     """LX24 has n = 6: with r = 0.79 the 95 % interval is [-0.06, 0.98]."""
-    low, high = interval(0.79, 6, "pearson")
+    low, high = coefficient_interval(0.79, 6, "pearson")
     assert (round(low, 2), round(high, 2)) == (-0.06, 0.98)
 
 
@@ -37,12 +37,14 @@ def test_the_interval_of_six_models():
 def test_intervals_against_scipy_and_by_hand(n):
     x, y = RNG.normal(size=(2, n))
     expected = stats.pearsonr(x, y).confidence_interval()
-    assert interval(correlation(x, y, "pearson"), n, "pearson") == pytest.approx((expected.low, expected.high))
+    assert coefficient_interval(correlation(x, y, "pearson"), n, "pearson") == pytest.approx(
+        (expected.low, expected.high)
+    )
     rho = stats.spearmanr(x, y).statistic
     reach = 1.959963985 * math.sqrt((1 + rho**2 / 2) / (n - 3))  # Bonett & Wright 2000, Eq. for rho
     by_hand = (math.tanh(math.atanh(rho) - reach), math.tanh(math.atanh(rho) + reach))
-    assert interval(rho, n, "spearman") == pytest.approx(by_hand)
-    assert all(map(math.isnan, (*interval(1.0, n, "pearson"), *interval(0.5, 3, "pearson"))))
+    assert coefficient_interval(rho, n, "spearman") == pytest.approx(by_hand)
+    assert all(map(math.isnan, (*coefficient_interval(1.0, n, "pearson"), *coefficient_interval(0.5, 3, "pearson"))))
 
 
 def test_the_intervals_cover():
@@ -54,7 +56,7 @@ def test_the_intervals_cover():
         x = rng.normal(size=20)
         y = 0.6 * x + 0.8 * rng.normal(size=20)
         for statistic in held:
-            low, high = interval(correlation(x, y, statistic), 20, statistic)
+            low, high = coefficient_interval(correlation(x, y, statistic), 20, statistic)
             held[statistic] += low <= truth[statistic] <= high
     for statistic, hits in held.items():
         assert abs(hits / 600 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 600), statistic

@@ -21,9 +21,9 @@ import numpy as np
 
 from neuroscope import files
 from neuroscope.checks import public
-from neuroscope.comparison.correlation import Correlation, correlate
+from neuroscope.comparison.correlation import PAIRS, TWO_WAY, Correlation, correlate
 from neuroscope.comparison.correlation.cells import matrices, mean_over_layers, similarity_cells, transfer_cells
-from neuroscope.comparison.correlation.correlation_result import PAIRS, TWO_WAY
+from neuroscope.comparison.correlation.verdicts import marked
 from neuroscope.comparison.parameters import Estimator, ParameterSimilarity, Part
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.f3_parameter_depth import parameter_depth
@@ -134,12 +134,8 @@ class ParameterTransfer(Result):
 
 def _said(sentences: list[tuple[str, bool]], before: str = "") -> str:
     """One point of a list; each sentence that tells a negative says so."""
-    said = [f"**A negative**: {_lower(text)}" if is_negative else text for text, is_negative in sentences]
+    said = [marked(text, is_negative) for text, is_negative in sentences]
     return f"- {before}{' '.join(said)}"
-
-
-def _lower(text: str) -> str:
-    return text[0].lower() + text[1:]
 
 
 def _due(own: Mapping[str, Any], control: Mapping[str, Any]) -> str:

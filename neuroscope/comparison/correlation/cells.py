@@ -24,9 +24,9 @@ Floats = NDArray[np.float64]
 Cells = dict[tuple[str, str], float]
 
 
-def similarity_cells(given: Any) -> dict[int | None, Cells]:
+def similarity_cells(similarity: Any) -> dict[int | None, Cells]:
     """layer -> (source, test) -> similarity; the only layer is None where there are no layers."""
-    table = given.table if isinstance(given, Result) else given
+    table = similarity.table if isinstance(similarity, Result) else similarity
     if _is_frame(table) and "layer" in table.columns and _columns(table) is not None:
         layers = table["layer"].unique().tolist()
         for layer in layers:
@@ -44,9 +44,9 @@ def similarity_cells(given: Any) -> dict[int | None, Cells]:
     return {None: _any(table, SIMILARITIES, "similarity")}
 
 
-def transfer_cells(given: Any) -> Cells:
+def transfer_cells(transfer: Any) -> Cells:
     """(source, test) -> score."""
-    return _any(given.table if isinstance(given, Result) else given, SCORES, "transfer")
+    return _any(transfer.table if isinstance(transfer, Result) else transfer, SCORES, "transfer")
 
 
 def matrices(layers: Mapping[int | None, Cells], transfer: Cells) -> tuple[list[str], dict[int | None, Floats], Floats]:
@@ -61,8 +61,8 @@ def matrices(layers: Mapping[int | None, Cells], transfer: Cells) -> tuple[list[
     if not names:
         found = f"similarity of {_few(known)} and transfer of {_few(n for pair in transfer for n in pair)}"
         raise ArgumentError("correlate", f"no pair of tasks in both: {found}", "name the tasks alike in both")
-    found_scores = _matrix(transfer, names, symmetric=False)
-    return names, {layer: _matrix(cells, names, symmetric=True) for layer, cells in layers.items()}, found_scores
+    scores = _matrix(transfer, names, symmetric=False)
+    return names, {layer: _matrix(cells, names, symmetric=True) for layer, cells in layers.items()}, scores
 
 
 def mean_over_layers(layers: Mapping[int | None, Floats], scores: Floats) -> tuple[Floats, list[int | None]]:
@@ -73,36 +73,36 @@ def mean_over_layers(layers: Mapping[int | None, Floats], scores: Floats) -> tup
     """
     stack = np.stack(list(layers.values()))
     used = np.isfinite(scores) & np.isfinite(stack).any(0)
-    is_whole = np.array([np.isfinite(x[used]).all() for x in stack])
-    left_out = [layer for layer, whole in zip(layers, is_whole, strict=True) if not whole]
-    mean = stack[is_whole].mean(0) if is_whole.any() else np.full(scores.shape, np.nan)
+    complete = np.array([np.isfinite(x[used]).all() for x in stack])
+    left_out = [layer for layer, has_all in zip(layers, complete, strict=True) if not has_all]
+    mean = stack[complete].mean(0) if complete.any() else np.full(scores.shape, np.nan)
     return mean, left_out
 
 
 def _matrix(cells: Cells, names: Sequence[str], symmetric: bool) -> Floats:
-    found = np.full((len(names), len(names)), np.nan)
+    matrix = np.full((len(names), len(names)), np.nan)
     for i, a in enumerate(names):
         for j, b in enumerate(names):
             if i != j:
-                found[i, j] = cells.get((a, b), cells.get((b, a), np.nan) if symmetric else np.nan)
-    return found
+                matrix[i, j] = cells.get((a, b), cells.get((b, a), np.nan) if symmetric else np.nan)
+    return matrix
 
 
-def _any(given: Any, values: Sequence[str], what: str) -> Cells:
-    if _is_frame(given):
-        if _columns(given) is not None:
-            return _tidy(given, values, what)
+def _any(numbers: Any, values: Sequence[str], what: str) -> Cells:
+    if _is_frame(numbers):
+        if _columns(numbers) is not None:
+            return _tidy(numbers, values, what)
         try:
-            return _cells({(a, b): given.loc[a, b] for a in given.index for b in given.columns}, what)
+            return _cells({(a, b): numbers.loc[a, b] for a in numbers.index for b in numbers.columns}, what)
         except ArgumentError:
-            if all(given[c].dtype.kind in "fiub" for c in given.columns):
+            if all(numbers[c].dtype.kind in "fiub" for c in numbers.columns):
                 raise
-            raise _unnamed(given, values, what) from None  # text in it: a tidy table, but of something else
-    if isinstance(given, Mapping) and given and all(isinstance(v, Mapping) for v in given.values()):
-        return _cells({(a, b): v for a, row in given.items() for b, v in row.items()}, what)
-    if isinstance(given, Mapping) and given:
-        return _cells(given, what)
-    raise ArgumentError(f"correlate: {what}", f"a {type(given).__name__}", DO)
+            raise _unnamed(numbers, values, what) from None  # text in it: a tidy table, but of something else
+    if isinstance(numbers, Mapping) and numbers and all(isinstance(v, Mapping) for v in numbers.values()):
+        return _cells({(a, b): v for a, row in numbers.items() for b, v in row.items()}, what)
+    if isinstance(numbers, Mapping) and numbers:
+        return _cells(numbers, what)
+    raise ArgumentError(f"correlate: {what}", f"a {type(numbers).__name__}", DO)
 
 
 def _tidy(table: pd.DataFrame, values: Sequence[str], what: str) -> Cells:
@@ -127,9 +127,9 @@ def _unnamed(table: pd.DataFrame, values: Sequence[str], what: str) -> ArgumentE
     return ArgumentError(f"correlate: {what}", f"a table of {', '.join(map(str, table.columns))}", do)
 
 
-def _cells(given: Mapping[Any, Any], what: str) -> Cells:
+def _cells(numbers: Mapping[Any, Any], what: str) -> Cells:
     try:
-        cells = {(str(a), str(b)): float(value) for (a, b), value in given.items()}
+        cells = {(str(a), str(b)): float(value) for (a, b), value in numbers.items()}
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"correlate: {what}", f"something else than pairs and numbers ({error})", DO) from None
     infinite = [pair for pair, value in cells.items() if np.isinf(value)]
@@ -146,8 +146,8 @@ def _columns(table: pd.DataFrame) -> tuple[str, str] | None:
     return None if a is None or b is None else (a, b)
 
 
-def _is_frame(given: Any) -> bool:
-    return hasattr(given, "columns") and hasattr(given, "loc")
+def _is_frame(numbers: Any) -> bool:
+    return hasattr(numbers, "columns") and hasattr(numbers, "loc")
 
 
 def _is_row(value: Any) -> bool:
