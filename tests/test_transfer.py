@@ -37,7 +37,7 @@ def masks(model):
 
 
 def test_transfer_is_correlate_of_depth_and_cross_training(model, masks, tmp_path):
-    journal, kept = Journal(), {"output": tmp_path, "controls": 2, "seed": 3}
+    journal, kept = Journal(), {"output": tmp_path, "n_random": 3, "seed": 3}
     with unchanged(model.root):
         found = parameter_transfer(model, masks, FOUR, seeds=2, journal=journal, **kept, **RECIPE)
     assert isinstance(found, ParameterTransfer)
