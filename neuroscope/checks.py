@@ -67,8 +67,8 @@ def share(value: Any, name: str = "k", do: str = "give a share in (0, 1], such a
     return number
 
 
-def shares(values: Any, name: str = "k", least: float = 0.0) -> tuple[float, ...]:
-    """Growing shares in (`least`, 1], at least one; a single number is one share.
+def shares(values: Any, name: str = "k", with_zero: bool = False) -> tuple[float, ...]:
+    """Growing shares in (0, 1], or from 0 on, at least one; a single number is one share.
 
     Raises:
         ArgumentError: anything else.
@@ -77,9 +77,9 @@ def shares(values: Any, name: str = "k", least: float = 0.0) -> tuple[float, ...
     if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
         raise ArgumentError(_shown(name, values), "no shares", "give growing shares, such as (0.1, 0.5, 1.0)")
     read = [_real(value) for value in listed]
-    good = [number for number in read if number is not None and least < number <= 1]
+    good = [number for number in read if number is not None and 0 <= number <= 1 and (number or with_zero)]
     if not read or len(good) < len(read) or good != sorted(set(good)):
-        what = f"not growing shares in ({least:g}, 1]"
+        what = f"not growing shares in {'[' if with_zero else '('}0, 1]"
         raise ArgumentError(_shown(name, values), what, "give some, such as (0.1, 0.5, 1.0)")
     return tuple(good)
 
@@ -112,6 +112,18 @@ def seeds_of(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
     if len(set(chosen)) < len(chosen):
         raise ArgumentError(_shown(name, seeds), "a seed twice", "give different ones: equal seeds give equal runs")
     return chosen
+
+
+def names_of(value: Any, name: str) -> tuple[str, ...]:
+    """Names, each once: a single one is a list of one.
+
+    Raises:
+        ArgumentError: something that is no name.
+    """
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, Iterable) or isinstance(listed, Mapping) or not all(isinstance(v, str) for v in listed):
+        raise ArgumentError(_shown(name, value), "not names", "give names, such as ['nli-food']")
+    return tuple(dict.fromkeys(listed))
 
 
 def n_random_of(value: Any, name: str = "n_random") -> int:
@@ -183,8 +195,6 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _k(value: Any, name: str, default: Any) -> Any:
-    if value is None and default is None:
-        return None
     return shares(value, name) if isinstance(default, Sequence) else share(value, name)
 
 
@@ -193,6 +203,8 @@ VOCABULARY: dict[str, Callable[[Any, str, Any], Any]] = {
     "examples": lambda value, name, default: number_of_examples(value, name),
     "n": lambda value, name, default: number_of_examples(value, name),
     "seed": lambda value, name, default: seed_of(value, name),
+    "seeds": lambda value, name, default: seeds_of(value, name),
+    "held_out": lambda value, name, default: names_of(value, name),
     "n_random": lambda value, name, default: n_random_of(value, name),
     "batch_size": lambda value, name, default: number_of_examples(value, name),
     "output": lambda value, name, default: folder_of(value, name),
@@ -225,6 +237,8 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
         bound.apply_defaults()
         for name in checked_here:
             default = signature.parameters[name].default
+            if bound.arguments[name] is None and default is None:
+                continue  # as it is without this argument
             try:
                 bound.arguments[name] = VOCABULARY[name](bound.arguments[name], name, default)
             except ArgumentError as error:

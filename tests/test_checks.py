@@ -36,6 +36,7 @@ GOOD = {
     "batch_size": [*WHOLE, None],
     "seed": WHOLE,
     "seeds": [*WHOLE, (0, 1, 2), [np.int64(0), torch.tensor(1), 2], np.arange(3), torch.arange(3)],
+    "held_out": ["a", ["a"], ("a", "a")],
     "n_random": WHOLE,
     "null": WHOLE,
     "output": ["folder", Path("folder"), None],
@@ -57,7 +58,8 @@ NO_NUMBERS = [
 BAD = {name: [*NO_NUMBERS, "a", [], {}, object()] for name in VOCABULARY}
 BAD["output"] = [True, -1, math.nan, b"a", "", [], object()]
 BAD["progress"] = [True, -1, math.nan, "a", [], object()]
-NOT_NONE = ("seed", "seeds", "n_random", "null")
+BAD["held_out"] = [True, -1, math.nan, b"a", [3], {"a": 1}, object()]
+NOT_NONE = ("seed", "seeds", "held_out", "n_random", "null")
 
 
 def the_rest(function, argument):
@@ -79,7 +81,8 @@ def test_the_conformance_tests_see_the_public_functions():
 @pytest.mark.parametrize(("function", "argument"), ARGUMENTS)
 def test_every_function_refuses_what_its_argument_cannot_be(function, argument):
     rest = the_rest(function, argument)
-    bad = BAD[argument] + ([None] if argument in NOT_NONE else [])
+    default = inspect.signature(function).parameters[argument].default
+    bad = BAD[argument] + ([None] if argument in NOT_NONE and default is not None else [])
     for value in bad:
         with pytest.raises(ArgumentError, match=rf"^{function.__name__}\({argument}=") as caught:
             function(**{argument: value}, **rest)
@@ -93,6 +96,8 @@ def test_every_function_gets_a_plain_value_from_whatever_scalar(function, argume
         got = VOCABULARY[argument](value, argument, default)
         if argument == "seeds":
             assert got == (0, 1, 2) and {type(seed) for seed in got} == {int}
+        elif argument == "held_out":
+            assert got == ("a",)
         elif argument == "k":
             several = isinstance(default, tuple)
             assert got in ((0.5,), (1.0,)) if several else got in (0.5, 1.0) and type(got) is float
@@ -151,8 +156,9 @@ def test_what_are_no_growing_shares(values):
 def test_growing_shares():
     assert checks.shares(0.5) == checks.shares(np.float64(0.5)) == (0.5,)
     assert checks.shares(x / 2 for x in (1, 2)) == checks.shares(torch.tensor([0.5, 1.0])) == (0.5, 1.0)
-    with pytest.raises(ArgumentError, match=r"\(0.5, 1\]"):
-        checks.shares((0.5, 1.0), least=0.5)
+    assert checks.shares((0, 1), with_zero=True) == (0.0, 1.0)
+    with pytest.raises(ArgumentError, match=r"growing shares in \[0, 1\]"):
+        checks.shares((-0.5, 1.0), with_zero=True)
 
 
 @pytest.mark.parametrize("seeds", [0, -1, True, 2.0, "3", b"3", None, [], [0, 0], [-1], [True], ["0"], {0: 1}, 1j])

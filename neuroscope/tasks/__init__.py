@@ -2,6 +2,6 @@
 
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.loaders import load_tasks
-from neuroscope.tasks.task import Task, tasks_of
+from neuroscope.tasks.task import Task, Tasks, tasks_of
 
-__all__ = ["Example", "Task", "load_tasks", "tasks_of"]
+__all__ = ["Example", "Task", "Tasks", "load_tasks", "tasks_of"]

@@ -235,6 +235,9 @@ class Task:
 Task.__init__ = public(Task.__init__)  # type: ignore[method-assign]
 
 
+Tasks = Task | Sequence[Task] | Mapping[str, Task]  # what `tasks_of` takes
+
+
 def tasks_of(tasks: object, asked: str) -> dict[str, Task]:
     """Tasks by name: what every function with an argument `tasks` makes of it.
 
