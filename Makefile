@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/neuroscope run --out $(OUT)
+	$(BIN)/neuroscope run --output $(OUT)
 
 # one process per core, four at most, one thread each; files stay together and in order (tests/conftest.py)
 test: setup lint types

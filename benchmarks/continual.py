@@ -23,7 +23,7 @@ import common
 import torch
 from tqdm import tqdm
 
-from neuroscope.experiments.t5_continual_comparison import continual_comparison, in_words
+from neuroscope.experiments.t5_continual_comparison import continual_comparison
 from neuroscope.models import load
 from neuroscope.tasks import Task, load_tasks
 from neuroscope.training.continual_learning import METHODS, Continual
@@ -113,7 +113,7 @@ def main() -> None:
     names = ", ".join(task.name for task in tasks)
     print(common.heading(f"learning {names} in this order, {options.steps} steps of {options.batch_size} a task"))
     print(table(result))
-    print("\n" + in_words(result))
+    print("\n" + result.in_words())
     if options.out is not None:
         result.save(options.out / "result.json")
         figures = {"plane": result.plane_figure(), "retention": result.retention_figure()}

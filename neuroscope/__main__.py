@@ -7,11 +7,13 @@ import functools
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from neuroscope.errors import NeuroscopeError
+from neuroscope.errors import NeuroscopeError, choose
+from neuroscope.experiments.table import EXPERIMENTS
 
-IDS = ("T1", "T2", "F2", "F3", "T4", "F5", "F6", "T5", "T8", "T9", "Z-F1", "Z-F2", "Z-F3", "Z-F4", "Z-F5", "Z-F7")
 SELDOM = 30  # seconds between two lines of progress where nobody watches it
+RECIPE = ("steps", "epochs", "lr")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,37 +25,33 @@ def parser() -> argparse.ArgumentParser:
         help="find every task's neurons, switch them off, compare the tasks, write a report",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    run.add_argument("--model", default="mini", help="mini (bundled), a Hub id, or a local folder")
+    run.add_argument("--output", default="report", help="folder for the report, masks, scores and tables")
     run.add_argument("--tasks", default="mini", help="mini, a folder of jsonl tasks, or catalogue names: sst2,mnli")
-    run.add_argument("--out", default="report", help="folder for the report, masks, scores and tables")
-    run.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
     run.add_argument("--method", default="grad-x-act", help="how neurons are scored")
     run.add_argument("--objective", default="loss", help="loss, or log-odds where the model is certain")
     run.add_argument("--unit", default="hidden", help="hidden, output or head")
-    run.add_argument("--examples", type=int, default=256, help="discovery examples per task")
-    run.add_argument("--test-examples", type=int, default=128, help="test examples per task")
-    run.add_argument("--seeds", type=int, default=5, help="random masks per control")
-    run.add_argument("--batch-size", type=int, default=128, help="examples per forward pass")
+    run.add_argument("--n", type=int, default=128, help="test examples per task")
+    run.add_argument("--n-random", type=int, default=5, help="random masks of each kind")
+    run.add_argument("--batch-size", type=int, help="examples per forward pass; by default chosen by tokens")
     again = commands.add_parser(
         "reproduce",
         help="run one experiment of Leng & Xiong 2025 (such as T2), or of Zhao, Ziser & Cohen 2024 (such as Z-F2)",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    again.add_argument("experiment", type=str.upper, choices=IDS, metavar="ID", help=", ".join(IDS))
-    again.add_argument("--model", default="mini", help="mini (bundled), a Hub id, or a local folder")
+    again.add_argument("experiment", nargs="?", type=str.upper, metavar="ID", help=", ".join(EXPERIMENTS))
+    again.add_argument("--list", action="store_true", help="say what each ID is, and end")
+    again.add_argument(
+        "--output",
+        default="reproduction",
+        help="folder for reports, one per ID, and tables; IDs share their work in it",
+    )
     again.add_argument("--tasks", help="as in run; by default mini, or mini-sequence where neurons are trained")
     again.add_argument(
-        "--test", "--held-out", type=_names, help="tasks only measured (F2, F6, T9, Z-F1 to Z-F7); by default the last"
+        "--held-out", type=_names, help="tasks only measured; by default the last, where the ID has some"
     )
-    again.add_argument(
-        "--out",
-        default="reproduction",
-        help="folder for reports, one per ID, and tables; in one folder all Z-F share one run",
-    )
-    again.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
-    again.add_argument("--seeds", type=int, default=3, help="random masks and trainings of each kind")
-    again.add_argument("--examples", type=int, default=256, help="discovery examples per task")
-    again.add_argument("--test-examples", type=int, dest="n", help="test examples per task; by default all")
+    again.add_argument("--seeds", type=int, help="trainings of each kind, each with its random masks; by default 3")
+    again.add_argument("--n-random", type=int, help="random masks of each kind where nothing is trained; by default 5")
+    again.add_argument("--n", type=int, help="test examples per task; by default all, and 128 for Z-F")
     again.add_argument("--steps", type=int, help="of every training; by default those of --epochs, and 20 for Z-F")
     again.add_argument("--epochs", type=float, help="of every training; by default 3")
     again.add_argument(
@@ -61,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--methods", type=_names, help="of continual learning (T5): ncft,seqft; by default all")
     for command in (run, again):
+        command.add_argument("--model", default="mini", help="mini (bundled), a Hub id, or a local folder")
+        command.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
+        command.add_argument("--examples", type=int, default=256, help="discovery examples per task")
         command.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
         command.add_argument("--device", help="such as cuda; by default the processor")
         command.add_argument("--device-map", help="as in transformers, such as auto")
@@ -74,6 +75,9 @@ def _names(text: str) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it worked, 2 with the reason on standard error if it could not, 130 if stopped."""
     options = vars(parser().parse_args(arguments))
+    if options.pop("list", False):
+        print("\n".join(f"{row.id:5} {row.title} ({row.paper})" for row in EXPERIMENTS.values()))
+        return 0
     try:
         print(_run(**options))
     except NeuroscopeError as error:
@@ -85,7 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(command: str, model: str, dtype: str, device: str | None, device_map: str | None, **options: object) -> str:
+def _run(command: str, model: str, dtype: str, device: str | None, device_map: str | None, **options: Any) -> str:
+    if command == "reproduce":
+        choose(options["experiment"] or "", EXPERIMENTS, "experiment")
+        recipe = {name: options.pop(name) for name in RECIPE}
+        options["recipe"] = {name: value for name, value in recipe.items() if value is not None} or None
     from tqdm.auto import tqdm  # heavy imports wait until the arguments are known to be right
 
     from neuroscope.models import load
@@ -99,11 +107,11 @@ def _run(command: str, model: str, dtype: str, device: str | None, device_map: s
     if command == "run":
         from neuroscope.reports.main_job import run
 
-        path = run(opened, **options)  # type: ignore[arg-type]
+        path = run(opened, **options)
     else:
         from neuroscope.reports.reproduction import reproduce
 
-        path = reproduce(model=opened, **options)  # type: ignore[arg-type]
+        path = reproduce(model=opened, **options)
     print(f"done in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return str(path.resolve())
 

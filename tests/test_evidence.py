@@ -17,6 +17,7 @@ from neuroscope.attribution import attribute
 from neuroscope.errors import ArgumentError, FileError, MaskError, TaskError
 from neuroscope.evaluation import Evaluation, evaluate
 from neuroscope.experiments.f5_cross_ablation import CrossAblation, cross_ablation
+from neuroscope.experiments.judging import JOURNAL
 from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
 from neuroscope.interventions import ablate
 from neuroscope.interventions.patch_grid import PatchSweep
@@ -46,17 +47,17 @@ def make_tasks():
 @pytest.fixture(scope="module")
 def setting():
     model, tasks = build_tiny_model(), make_tasks()
-    return model, {name: attribute(model, t).top(0.3) for name, t in tasks.items()}, tasks
+    return model, tasks, {name: attribute(model, t).top(0.3) for name, t in tasks.items()}
 
 
 @pytest.fixture(scope="module")
 def off(setting):
-    return deactivation(*setting, seeds=2)
+    return deactivation(*setting, n_random=3)
 
 
 @pytest.fixture(scope="module")
 def crossed(setting):
-    return cross_ablation(*setting, seeds=2)
+    return cross_ablation(*setting, n_random=3)
 
 
 class Forwards:
@@ -82,16 +83,16 @@ def outcomes_without(model, task, mask, n=None):
 
 
 def test_deactivation_is_a_loop_over_ablate_and_evaluate(setting, off):
-    model, masks, tasks = setting
+    model, tasks, masks = setting
     table = off.to_frame()
-    assert len(table) == 3 * (1 + 2 + 2 + 1)
+    assert len(table) == 3 * (1 + 3 + 3 + 1)
     ps, spread = [], set()
     for name, task in tasks.items():
         rows = table[table["task"] == name]
         original = evaluate(model, task).outcomes
         mask = masks[name]
         runs = {("original", None): original, ("task", None): outcomes_without(model, task, mask)}
-        for seed in range(2):
+        for seed in range(3):
             for condition, match in (("random-uniform", "uniform"), ("random-layer", "layer")):
                 drawn = mask.random_like(seed=seed, match=match)
                 runs[condition, seed] = outcomes_without(model, task, drawn)
@@ -108,14 +109,14 @@ def test_deactivation_is_a_loop_over_ablate_and_evaluate(setting, off):
             spread.add(row["score"])
             if condition != "task":
                 assert math.isnan(row["p"]) and math.isnan(row["q"])
-        ps.append(p_by_hand(runs["task", None], [runs["random-layer", 0], runs["random-layer", 1]]))
+        ps.append(p_by_hand(runs["task", None], [runs["random-layer", seed] for seed in range(3)]))
     own = table[table["condition"] == "task"]
     assert own["p"].tolist() == ps
     assert own["q"].tolist() == benjamini_hochberg(ps).tolist()
     assert len(spread) > 5  # else the numbers say nothing
     assert str(table["seed"].dtype) == "Int64"
     assert off.manifest["sizes"] == {name: len(m) for name, m in masks.items()}
-    assert (off.manifest["n"], off.manifest["seeds"], off.manifest["split"]) == (12, 2, "test")
+    assert (off.manifest["n"], off.manifest["n_random"], off.manifest["split"]) == (12, 3, "test")
     assert off.manifest["fingerprint"] == model.fingerprint()
 
 
@@ -159,11 +160,11 @@ def p_by_hand(run, controls):
 
 
 def test_cross_ablation_is_a_loop_over_ablate_and_evaluate(setting, crossed):
-    model, masks, tasks = setting
+    model, tasks, masks = setting
     table = crossed.to_frame()
     ps = []
     for source, mask in masks.items():
-        drawn = [mask.random_like(seed=s, match="layer") for s in range(2)]
+        drawn = [mask.random_like(seed=s, match="layer") for s in range(3)]
         for target, task in tasks.items():
             (row,) = table[(table["source"] == source) & (table["target"] == target)].to_dict("records")
             run = outcomes_without(model, task, mask)
@@ -182,9 +183,9 @@ def test_cross_ablation_is_a_loop_over_ablate_and_evaluate(setting, crossed):
     assert table["q"].tolist() == benjamini_hochberg(ps).tolist()
     assert list(crossed.matrix.index) == list(crossed.matrix.columns) == list(masks)
     assert table["effect"].abs().max() > 0.1
-    uniform = cross_ablation(*setting, seeds=2, match="uniform", n=4)
+    uniform = cross_ablation(*setting, n_random=3, match="uniform", n=4)
     source, target = "food", "plot"
-    drawn = [masks[source].random_like(seed=s, match="uniform") for s in range(2)]
+    drawn = [masks[source].random_like(seed=s, match="uniform") for s in range(3)]
     row = uniform.table.set_index(["source", "target"]).loc[(source, target)]
     each = [outcomes_without(model, tasks[target], d, n=4).mean() for d in drawn]
     assert row["control"] == pytest.approx(np.mean(each))
@@ -214,7 +215,7 @@ def constructed(effects, families, low=0.05, q=0.01):
         for i, a in enumerate(names)
         for j, b in enumerate(names)
     ]
-    return CrossAblation(pd.DataFrame(rows), {"seeds": 1, "n": 10})
+    return CrossAblation(pd.DataFrame(rows), {"n_random": 3, "n": 10})
 
 
 def test_verdicts():
@@ -254,81 +255,118 @@ def test_figures_carry_the_numbers(off, crossed):
     np.testing.assert_allclose(found["the task's own neurons off"], 100 * scores["off"])
 
 
+def test_words_say_what_is_beyond_chance_and_what_is_not(off):
+    summary = off.summary().set_index("name")
+    total, tests = summary.loc["mean (all)"], summary[summary["q"].notna()]
+    words = off.in_words()
+    assert words.startswith("With each task's own neurons off, the mean score of 3 task(s) goes from ")
+    assert f"**{total['original']:.1%}** to **{total['off']:.1%}**" in words
+    shown = (tests["q"] < 0.05) & (tests["off"] < tests["random-layer"])
+    assert f"**{shown.sum()} of 3**" in words
+    assert f"with 3 random masks, in {', '.join(tests.index[~shown])}." in words  # no effect is clear with so few
+    table = off.table.copy()
+    own = table["condition"] == "task"
+    clear = dataclasses.replace(off, table=table.assign(q=np.where(own, 0.01, np.nan), score=table["score"] - 9 * own))
+    assert "**3 of 3**" in clear.in_words() and "negative" not in clear.in_words()
+    assert list(off.tables()) == ["summary", "runs"]
+
+
+def test_words_of_the_verdicts():
+    families = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
+    effects = [[0.6, 0.4, 0.1, 0.0], [0.5, 0.5, 0.0, 0.1], [0.58, 0.56, 0.02, 0.2], [0.1, 0.4, 0.04, -0.5]]
+    found = constructed(effects, families)  # selective, shared, shared, not shown: see above
+    words = found.in_words()
+    assert (
+        "in **0 of 4** task(s) its neurons are **specific**" in words
+        and "in **1** more they are **selective**" in words
+    )
+    assert "**A negative**: the neurons were not shown to be the task's own in a2 (compare those of b), b1" in words
+    assert "**A negative**: switching them off was not shown to do anything beyond chance in c1." in words
+    assert (
+        list(found.tables()) == ["verdicts", "runs"]
+        and found.sections()[0].title == "Are the neurons their task's own?"
+    )
+    alone = constructed(effects, dict.fromkeys(families, "a")).in_words()
+    assert "Without another family to compare with: a1, a2, b1." in alone
+
+
 def test_masks_found_on_the_test_examples_are_refused(setting):
-    model, masks, tasks = setting
+    model, tasks, masks = setting
     on_test = attribute(model, tasks["food"], split="test").top(0.3)
-    assert deactivation(model, {"food": masks["food"]}, tasks, seeds=2, n=2).table["task"].unique().tolist() == ["food"]
+    found = deactivation(model, tasks, {"food": masks["food"]}, n_random=3, n=2)
+    assert found.table["task"].unique().tolist() == ["food"]
     for bad in (on_test, on_test | masks["food"], ~on_test, (masks["film"] - on_test), on_test.random_like(seed=0)):
         for call in (deactivation, cross_ablation):
             with pytest.raises(TaskError, match="same examples"):
-                call(model, {"food": bad}, tasks, seeds=2)
+                call(model, tasks, {"food": bad})
             with pytest.raises(TaskError, match="same examples"):  # under another task's name
-                call(model, {"film": bad, "food": masks["food"]}, tasks, seeds=2)
+                call(model, tasks, {"film": bad, "food": masks["food"]})
 
 
-def test_what_does_not_fit_is_refused(setting, tiny_model):
-    model, masks, tasks = setting
+def test_what_does_not_fit_is_refused(setting):
+    model, tasks, masks = setting
     other = dict.fromkeys(masks["food"].widths, 5)
     for call in (deactivation, cross_ablation):
-        for bad in (0, -1, 1.5, True, "2"):
-            with pytest.raises(ArgumentError, match="no control"):
-                call(model, masks, tasks, seeds=bad)
+        for bad in (0, 2, 1.5, True, "3"):
+            with pytest.raises(ArgumentError, match="fewer do not tell how random masks differ"):
+                call(model, tasks, masks, n_random=bad)
         with pytest.raises(ArgumentError, match=r"no task for \['plot'\]"):
-            call(model, masks, {k: tasks[k] for k in ("food", "film")})
-        with pytest.raises(ArgumentError, match="no mask"):
-            call(model, {}, tasks)
-        with pytest.raises(ArgumentError, match="a int"):
-            call(model, {"food": 3}, tasks)
-        with pytest.raises(ArgumentError, match="a list"):
-            call(model, [masks["food"]], tasks)
+            call(model, {k: tasks[k] for k in ("food", "film")}, masks)
+        for bad in ({}, {"food": 3}, [masks["food"]]):
+            with pytest.raises(ArgumentError, match=f"^{call.__name__}\n"):
+                call(model, tasks, bad)
         with pytest.raises(MaskError, match=r"2 sites of 5 neurons.*2 sites of 48 neurons"):
-            call(model, {"food": NeuronMask.of({}, other)}, tasks)
+            call(model, tasks, {"food": NeuronMask.of({}, other)})
     with pytest.raises(ArgumentError, match="did you mean 'layer'"):
-        cross_ablation(model, masks, tasks, match="layers")
+        cross_ablation(model, tasks, masks, match="layers")
+
+
+def test_a_list_of_tasks_is_those_tasks(setting, off):
+    model, tasks, masks = setting
+    pd.testing.assert_frame_equal(deactivation(model, list(tasks.values()), masks, n_random=3).table, off.table)
 
 
 def test_a_finished_journal_needs_no_forward_pass(setting, off, crossed, tmp_path):
-    model, masks, tasks = setting
-    path = tmp_path / "journal.jsonl"
+    model, tasks, masks = setting
+    how, path = {"n_random": 3, "output": tmp_path}, tmp_path / JOURNAL
     with Forwards(model) as count:
-        first = deactivation(*setting, seeds=2, journal=files.Journal(path))
+        first = deactivation(*setting, **how)
         assert count.n > 10
         before = count.n
-        second = deactivation(*setting, seeds=2, journal=files.Journal(path), batch_size=3)
+        second = deactivation(*setting, **how, batch_size=3)
         assert count.n == before
         lines = path.read_text().splitlines()
-        assert len(lines) == 3 * 6
-        cross_ablation(*setting, seeds=2, journal=files.Journal(path))  # shares originals, diagonals and controls
-        assert len(path.read_text().splitlines()) - len(lines) == 9 * 3 - 3 * 3
+        assert len(lines) == 3 * 8
+        cross_ablation(*setting, **how)  # shares originals, diagonals and controls
+        assert len(path.read_text().splitlines()) - len(lines) == 9 * 4 - 3 * 4
     for table in (first.table, second.table):
         pd.testing.assert_frame_equal(table, off.table)
     changed = {name: dataclasses.replace(t, separator=" : ") for name, t in tasks.items()}
     unlike = {"n": {"n": 3}, "separator": {"tasks": changed}, "mask": {"masks": {k: ~m for k, m in masks.items()}}}
     for what, replaced in unlike.items():
         with Forwards(model) as count:
-            given = {"masks": masks, "tasks": tasks} | replaced
-            deactivation(model, given.pop("masks"), given.pop("tasks"), seeds=2, journal=files.Journal(path), **given)
+            deactivation(**{"model": model, "tasks": tasks, "masks": masks} | replaced, **how)
             assert count.n > 0, what
 
 
 def test_another_model_does_not_share_a_journal(setting, tiny_model, tmp_path):
-    model, masks, tasks = setting
-    journal = files.Journal()
-    first = deactivation(model, masks, tasks, seeds=2, journal=journal)
+    model, tasks, masks = setting
+    how = {"n_random": 3, "output": tmp_path}
+    first = deactivation(model, tasks, masks, **how)
     other = tiny_model(seed=1)
-    second = deactivation(other, masks, tasks, seeds=2, journal=journal)
-    pd.testing.assert_frame_equal(second.table, deactivation(other, masks, tasks, seeds=2).table)
+    second = deactivation(other, tasks, masks, **how)
+    pd.testing.assert_frame_equal(second.table, deactivation(other, tasks, masks, n_random=3).table)
     assert not first.table["score"].equals(second.table["score"])
     for dtype in (torch.bfloat16, torch.float32):  # rounded weights, then the same weights computed with more digits
         other.root.to(dtype)
         with Forwards(other) as count:
-            deactivation(other, masks, tasks, seeds=2, journal=journal)
+            deactivation(other, tasks, masks, **how)
             assert count.n > 0, dtype
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_killed_run_goes_on_where_it_stopped(setting, off, crossed, tmp_path, error):
-    path = tmp_path / "journal.jsonl"
+    how, path = {"n_random": 3, "output": tmp_path}, tmp_path / JOURNAL
 
     def dies(items, desc):
         for i, item in enumerate(items):
@@ -337,25 +375,23 @@ def test_a_killed_run_goes_on_where_it_stopped(setting, off, crossed, tmp_path, 
             yield item
 
     with pytest.raises(error):
-        deactivation(*setting, seeds=2, journal=files.Journal(path), progress=dies)
+        deactivation(*setting, **how, progress=dies)
     done = path.read_text()
-    assert len(done.splitlines()) == 2 * 6
+    assert len(done.splitlines()) == 2 * 8
     path.write_text(done[:-30])  # the kill came in the middle of a line
     asked = []
-    resumed = deactivation(
-        *setting, seeds=2, journal=files.Journal(path), progress=lambda x, desc: asked.append(desc) or x
-    )
+    resumed = deactivation(*setting, **how, progress=lambda x, desc: asked.append(desc) or x)
     pd.testing.assert_frame_equal(resumed.table, off.table)
-    assert len(path.read_text().splitlines()) == 3 * 6
+    assert len(path.read_text().splitlines()) == 3 * 8
     assert asked == ["deactivation"]
     with pytest.raises(error):
-        cross_ablation(*setting, seeds=2, journal=files.Journal(path), progress=dies)
-    resumed = cross_ablation(*setting, seeds=2, journal=files.Journal(path))
+        cross_ablation(*setting, **how, progress=dies)
+    resumed = cross_ablation(*setting, **how)
     pd.testing.assert_frame_equal(resumed.table, crossed.table)
 
 
 def every_result(setting, off, crossed):
-    model, masks, tasks = setting
+    model, tasks, masks = setting
     scores = {name: attribute(model, t) for name, t in tasks.items()}
     sweep = pd.DataFrame(
         {

@@ -1,4 +1,7 @@
-"""Experiments: every number equals finetune and evaluate by hand, nothing leaks, a killed run goes on."""
+"""Training experiments: every number equals training and evaluating by hand, nothing leaks, a killed run goes on.
+
+But where learning is asserted, nothing is trained: `quick_training` stands in.
+"""
 
 import itertools
 import random
@@ -11,16 +14,15 @@ import pytest
 import scipy.stats
 import torch
 from conftest import tiny_model
+from quick_training import finetune as quick_finetune
+from quick_training import quick  # noqa: F401 (for the whole file)
 from state import unchanged
-from test_pipeline import small_model
 
-from neuroscope import files
-from neuroscope.__main__ import IDS, main, parser
+from neuroscope import training
 from neuroscope.attribution import attribute
 from neuroscope.errors import ArgumentError, MaskError, NumericalError, TaskError
 from neuroscope.evaluation import evaluate
 from neuroscope.experiments import (
-    EXPERIMENTS,
     OverlapControlled,
     TrainOnly,
     continual_comparison,
@@ -30,20 +32,27 @@ from neuroscope.experiments import (
     train_only,
     trials,
 )
-from neuroscope.experiments.draws import draw
-from neuroscope.experiments.t5_continual_comparison import PUBLISHED, beside_published, in_words
-from neuroscope.experiments.trials import bounded, interval, over_tasks, spread
+from neuroscope.experiments.draws import draw_with_overlap
+from neuroscope.experiments.judging import JOURNAL
+from neuroscope.experiments.trials import over_tasks
 from neuroscope.masks import NeuronMask
-from neuroscope.reports.reproduction import CALLS, reproduce
-from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval
-from neuroscope.tasks import Example, Task, load_tasks
-from neuroscope.tasks.catalogue import CL_ORDERS
-from neuroscope.training import finetune
+from neuroscope.statistics import (
+    against_controls,
+    benjamini_hochberg,
+    bootstrap_interval,
+    outcomes_interval,
+    seeds_and_examples_interval,
+)
+from neuroscope.tasks import Example, Task
 from neuroscope.training.continual_learning import Continual, continual
+from neuroscope.training.continual_learning.methods import Setting
+
+pytestmark = pytest.mark.usefixtures("frozen_garbage")
 
 NOUNS = ("food", "film", "soup", "story", "plot")
 MOOD = {"good": 1, "great": 1, "bad": 0, "awful": 0}
 RECIPE = {"steps": 4, "lr": 0.02, "batch_size": 8}
+QUICK = {"recipe": RECIPE, "seeds": 2}
 
 
 def reviews(name, labels, seed, discovery=12, family=""):
@@ -81,37 +90,34 @@ def masks(scores):
 
 
 @pytest.fixture(scope="module")
-def journal(tmp_path_factory):
+def output(tmp_path_factory):
     """Shared by the experiments on the one model: what two of them measure is measured once."""
-    return files.Journal(tmp_path_factory.mktemp("journal") / "journal.jsonl")
+    return tmp_path_factory.mktemp("output")
 
 
 @pytest.fixture(scope="module")
-def only(model, masks, journal):
+def only(model, masks, output):
     with unchanged(model.root):
-        return train_only(model, masks, TASKS, seeds=2, journal=journal, **RECIPE)
+        return train_only(model, TASKS, masks, output=output, **QUICK)
 
 
 @pytest.fixture(scope="module")
-def crossed(model, masks, journal):
+def crossed(model, masks, output):
     with unchanged(model.root):
-        return cross_training(model, masks, TASKS, seeds=2, journal=journal, **RECIPE)
+        return cross_training(model, TASKS, masks, output=output, **QUICK)
 
 
 @pytest.fixture(scope="module")
-def joint(model, scores, journal):
-    two = {name: TASKS[name] for name in ("yes", "maybe")}
+def joint(model, scores, output):
     return proportion_sweep(
-        model, two, {"turned": TASKS["turned"]}, ks=(0.1, 1.0), scores=scores, seeds=2, journal=journal, **RECIPE
+        model, list(TASKS.values()), held_out="turned", k=(0.1, 1.0), scores=scores, output=output, **QUICK
     )
 
 
 @pytest.fixture(scope="module")
-def controlled(model, masks, journal):
+def controlled(model, masks, output):
     shares = (0.0, 0.5, 1.0)
-    return overlap_controlled(
-        model, masks, TASKS, "turned", shares=shares, seeds=2, size=10, journal=journal, **RECIPE
-    )  # fmt: skip
+    return overlap_controlled(model, TASKS, masks, held_out="turned", shares=shares, size=10, output=output, **QUICK)
 
 
 HAND: dict = {}
@@ -120,7 +126,7 @@ HAND: dict = {}
 def by_hand(model, mask, on, seed, measured):
     """Outcomes on a task after training, the long way."""
     if (mask, *on, seed) not in HAND:
-        adapter = finetune(model, [TASKS[name] for name in on], mask, seed=seed, **RECIPE)
+        adapter = trials.finetune(model, [TASKS[name] for name in on], mask, seed=seed, **RECIPE)
         HAND[(mask, *on, seed)] = {name: evaluate(model, task).outcomes for name, task in TASKS.items()}
         adapter.detach()
     return HAND[(mask, *on, seed)][measured]
@@ -131,16 +137,6 @@ def never(*args, **kwargs):
 
 
 # --- trials
-
-
-def test_spread_joins_both_kinds_of_chance():
-    mean, low, high = spread([0.2, 0.4, 0.6], 0.05)
-    half = np.hypot(1.959964 * 0.05, 4.302653 * 0.2 / np.sqrt(3))  # 97.5 % points of the normal and of t with 2 df
-    np.testing.assert_allclose((mean, low, high), (0.4, 0.4 - half, 0.4 + half), rtol=1e-5)
-    runs = np.array([[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
-    error = runs.mean(0).std(ddof=1) / 2
-    assert interval(runs) == spread([0.5, 0.75], error)
-    assert bounded((0.5, -1.0, 2.0)) == (0.5, 0.0, 1.0)
 
 
 def test_over_tasks_counts_a_task_of_several_groups_once():
@@ -207,7 +203,7 @@ def test_train_only_sums_up(only):
     tests = only.tests().set_index(["task", "condition"])
     assert summary.loc["yes", "q_uniform"] == tests.loc[("yes", "random-uniform"), "q"]
     runs = table[(table["task"] == "yes") & (table["condition"] == "task")]
-    _, low, high = bounded(spread(runs["score"], runs["se"].mean()))
+    _, low, high = seeds_and_examples_interval(runs["score"], runs["se"].mean(), is_score=True)
     assert (summary.loc["yes", "low"], summary.loc["yes", "high"]) == (low, high)
     assert np.isnan(summary.loc["mean (all)", "p"])
 
@@ -221,7 +217,7 @@ def test_train_only_says_who_won():
         for condition, score in (("zero-shot", 0.5), ("random-uniform", 0.5), ("random-layer", 0.5), ("task", own))
         for seed in range(2)
     ]  # fmt: skip
-    text = TrainOnly(pd.DataFrame(rows), {"seeds": 2}).in_words()
+    text = TrainOnly(pd.DataFrame(rows), {"seeds": [0, 1]}).in_words()
     assert "from **50.0%** to **53.3%**" in text and "**1 of 3** tasks: up" in text
     assert re.search(r"\*\*A negative\*\*: this was not shown.* in same\.", text)
     assert "random neurons did better in down." in text
@@ -253,8 +249,8 @@ def test_cross_training_is_a_loop_over_finetune_and_evaluate(model, masks, cross
         random_ = [masks[source].random_like(seed=s) for s in range(2)]
         controls = np.array([by_hand(model, mask, [source], s, target) for s, mask in enumerate(random_)])
         assert (cell["score"], cell["zero_shot"]) == pytest.approx((own.mean(), before.mean()))
-        assert (cell["low"], cell["high"]) == pytest.approx(bounded(interval(own))[1:])
-        assert (cell["gain"], cell["gain_low"], cell["gain_high"]) == pytest.approx(interval(own - before))
+        assert (cell["low"], cell["high"]) == pytest.approx(outcomes_interval(own, is_score=True)[1:])
+        assert (cell["gain"], cell["gain_low"], cell["gain_high"]) == pytest.approx(outcomes_interval(own - before))
         test = against_controls(own.mean(0), controls)
         assert cell["effect"] == pytest.approx(own.mean() - controls.mean()) == -test["effect"]
         assert (cell["effect_low"], cell["effect_high"]) == (-test["high"], -test["low"])
@@ -289,15 +285,15 @@ def test_cross_training_sums_up_and_draws(crossed):
     assert f"**{beyond} of 3**" in text and ("A negative" in text) == (beyond < 3)
 
 
-def test_what_two_experiments_measure_is_measured_once(model, masks, journal, only, crossed, monkeypatch):
+def test_what_two_experiments_measure_is_measured_once(model, masks, output, only, crossed, monkeypatch):
     monkeypatch.setattr(trials, "finetune", never)
-    before = journal.path.read_text()
-    again = train_only(model, masks, TASKS, seeds=2, journal=journal, **RECIPE)
+    before = (output / JOURNAL).read_text()
+    again = train_only(model, TASKS, masks, output=output, **QUICK)
     pd.testing.assert_frame_equal(again.to_frame(), only.to_frame())
     own = only.to_frame().query("condition == 'task'").groupby("task")["score"].mean()
     for name in TASKS:  # the diagonal of the other experiment
         assert crossed.matrix.loc[name, name] == pytest.approx(own[name])
-    assert journal.path.read_text() == before
+    assert (output / JOURNAL).read_text() == before
 
 
 # --- proportion sweep
@@ -328,7 +324,9 @@ def test_a_sweep_sums_up_and_draws(joint):
     by_seed = cells.groupby("seed")["score"].mean()
     error = np.sqrt((cells.groupby("task")["se"].mean() ** 2).sum()) / 2
     row = curves.loc[("in", "task", 0.1)]
-    assert (row["score"], row["low"], row["high"]) == pytest.approx(bounded(spread(by_seed, error)))
+    assert (row["score"], row["low"], row["high"]) == pytest.approx(
+        seeds_and_examples_interval(by_seed, error, is_score=True)
+    )
     summary = joint.summary().set_index(["domain", "k"])
     low_k, high_k = summary.loc[("in", 0.1)], summary.loc[("in", 1.0)]
     assert low_k["difference"] == pytest.approx(low_k["task"] - low_k["random-layer"])
@@ -346,7 +344,7 @@ def test_a_sweep_sums_up_and_draws(joint):
     assert f"{low_k['zero-shot']:.1%} before training" in joint.in_words()
 
 
-def test_a_single_task_sweep_trains_each_alone(model, scores, journal, monkeypatch):
+def test_a_single_task_sweep_trains_each_alone(model, scores, output, monkeypatch):
     calls = []
     monkeypatch.setattr(
         sys.modules["neuroscope.experiments.f2_proportion_sweep"],
@@ -354,7 +352,7 @@ def test_a_single_task_sweep_trains_each_alone(model, scores, journal, monkeypat
         lambda model, task, **how: calls.append(task.name) or scores[task.name],
     )
     two = {name: TASKS[name] for name in ("yes", "turned")}
-    sweep = proportion_sweep(model, two, ks=(0.1, 0.2), joint=False, seeds=1, journal=journal, **RECIPE)
+    sweep = proportion_sweep(model, two, k=(0.1, 0.2), joint=False, seeds=1, output=output, recipe=RECIPE)
     assert calls == ["yes", "turned"]  # once each, for all shares
     table = sweep.to_frame()
     assert set(zip(table["group"], table["task"], table["domain"], strict=True)) == {
@@ -373,15 +371,15 @@ def test_draws_have_exactly_the_share_inside(masks, match):
     target = masks["yes"]
     seen = set()
     for seed, share in itertools.product(range(3), (0.0, 0.25, 0.5, 1.0)):
-        drawn = draw(target, len(target), share, seed=seed, match=match)
+        drawn = draw_with_overlap(target, len(target), share, seed=seed, match=match)
         assert len(drawn) == len(target) == 19
         assert len(drawn & target) == round(share * 19)
-        assert drawn == draw(target, len(target), share, seed=seed, match=match)
+        assert drawn == draw_with_overlap(target, len(target), share, seed=seed, match=match)
         if match == "layer":
             assert drawn.counts() == target.counts()
         seen.add(drawn)
     assert len(seen) == 3 * 3 + 1  # all of the mask is one set
-    uniform = [draw(target, 10, 0.0, seed=s) for s in range(80)]
+    uniform = [draw_with_overlap(target, 10, 0.0, seed=s) for s in range(80)]
     assert (sum(m.flags().int() for m in uniform) > 0).sum() == 96 - 19  # every neuron outside has its turn
 
 
@@ -389,9 +387,9 @@ def test_a_layer_without_neurons_to_spare_is_named(model):
     widths = {a: s.width for a, s in model.sites().items()}
     first = next(iter(widths))
     dense = NeuronMask.of({first: range(40)}, widths)
-    assert len(draw(dense, 8, 0.0, seed=0, match="layer") & dense) == 0
+    assert len(draw_with_overlap(dense, 8, 0.0, seed=0, match="layer") & dense) == 0
     with pytest.raises(MaskError, match=f"9 neurons outside the mask at {first}"):
-        draw(dense, 9, 0.0, seed=0, match="layer")
+        draw_with_overlap(dense, 9, 0.0, seed=0, match="layer")
 
 
 def test_overlap_controlled_is_a_loop_over_finetune_and_evaluate(model, masks, controlled):
@@ -399,7 +397,7 @@ def test_overlap_controlled_is_a_loop_over_finetune_and_evaluate(model, masks, c
     assert len(table) == 3 + 3 * 2 * 3
     own = masks["yes"] | masks["maybe"]
     for share, seed in ((0.5, 1), (1.0, 0)):
-        mask = draw(masks["turned"], 10, share, seed=seed)
+        mask = draw_with_overlap(masks["turned"], 10, share, seed=seed)
         rows = table[(table["share"] == share) & (table["seed"] == seed)].set_index("task")
         assert set(rows["inside"]) == {10 * share} and set(rows["neurons"]) == {10}
         assert rows["inside_train"].iloc[0] == len(mask & own) / 10
@@ -433,22 +431,23 @@ def test_overlap_controlled_sums_up_and_draws(controlled):
     cells = table[(table["share"] == 0.5) & (table["role"] == "train")]
     by_seed, error = cells.groupby("seed")["score"].mean(), np.sqrt((cells.groupby("task")["se"].mean() ** 2).sum()) / 2
     assert tuple(summary.loc[("train", 0.5), ["score", "low", "high"]]) == pytest.approx(
-        bounded(spread(by_seed, error))
+        seeds_and_examples_interval(by_seed, error, is_score=True)
     )
     lines = {t.name: t for t in controlled.figure().data if t.name and t.mode}
     np.testing.assert_allclose(
         lines["training tasks (specialization)"].y, [100 * summary.loc[("train", x), "score"] for x in (0, 0.5, 1)]
     )
     before = table[table["share"].isna() & (table["role"] == "test")]["score"].item()
-    np.testing.assert_allclose(lines["test tasks (generalization): not trained"].y, [100 * before] * 2)
+    np.testing.assert_allclose(lines["held-out tasks (generalization): not trained"].y, [100 * before] * 2)
     text = controlled.in_words()
     for row in controlled.trend().itertuples():
         assert f"Spearman {row.spearman:+.2f}, p = {row.p:.2g}, 6 runs" in text
-    assert text.count("a negative") == (controlled.trend()["p"] >= 0.05).sum()
+    assert text.count("**A negative**") == (controlled.trend()["p"] >= 0.05).sum()
 
 
-def test_only_the_planted_neurons_learn():
+def test_only_the_planted_neurons_learn(monkeypatch):
     """All neurons but twelve are dead, and stay dead: their gradients are zero."""
+    monkeypatch.setattr(trials, "finetune", training.finetune)
     model = tiny_model()
     sites = model.sites()
     alive = NeuronMask.of({a: range(6) for a in sites}, {a: s.width for a, s in sites.items()})
@@ -460,8 +459,8 @@ def test_only_the_planted_neurons_learn():
                 rows.view(rows.param)[..., dead] = 0.0
     masks = {"yes": alive, "turned": alive}
     tasks = {name: TASKS[name] for name in masks}
-    options = {"steps": 60, "lr": 0.05, "batch_size": 8}
-    found = overlap_controlled(model, masks, tasks, "turned", shares=(0.0, 1.0), seeds=1, **options)
+    recipe = {"steps": 60, "lr": 0.05, "batch_size": 8}
+    found = overlap_controlled(model, tasks, masks, held_out="turned", shares=(0.0, 1.0), seeds=1, recipe=recipe)
     summary = found.summary().set_index(["role", "share"])["score"]
     before = evaluate(model, tasks["yes"]).score
     assert summary[("train", 0.0)] == before  # to the last digit
@@ -491,59 +490,79 @@ class Planned:
 def test_every_run_trains_with_its_own_seed(model, masks, scores, monkeypatch):
     planned = Planned(monkeypatch)
     one, mask = {"yes": masks["yes"]}, masks["yes"]
-    train_only(model, one, TASKS, seeds=3, **RECIPE)
-    likes = [mask.random_like(seed=s, match=m) for m in ("uniform", "layer") for s in range(3)]
-    assert planned.runs == [(m, ("yes",), i % 3) for i, m in enumerate([*likes, *[mask] * 3])]
+    train_only(model, TASKS, one, seeds=(0, 5, 7), recipe=RECIPE)
+    likes = [mask.random_like(seed=s, match=m) for m in ("uniform", "layer") for s in (0, 5, 7)]
+    assert planned.runs == [(m, ("yes",), (0, 5, 7)[i % 3]) for i, m in enumerate([*likes, *[mask] * 3])]
     planned.runs.clear()
-    cross_training(model, one, TASKS, seeds=2, match="uniform", **RECIPE)
+    cross_training(model, TASKS, one, match="uniform", **QUICK)
     likes = [mask.random_like(seed=s, match="uniform") for s in range(2)]
     assert planned.runs == [(m, ("yes",), i % 2) for i, m in enumerate([mask, mask, *likes])]
     planned.runs.clear()
     top = scores["yes"].top(0.1)
-    proportion_sweep(model, {"yes": TASKS["yes"]}, ks=(0.1,), scores=scores, seeds=2, **RECIPE)
+    proportion_sweep(model, {"yes": TASKS["yes"]}, k=0.1, scores=scores, **QUICK)
     assert planned.runs == [(m, ("yes",), s) for s in range(2) for m in (top, top.random_like(seed=s))]
     planned.runs.clear()
-    overlap_controlled(model, masks, TASKS, "turned", shares=(0.0, 1.0), size=9, match="layer", seeds=2, **RECIPE)
-    target = masks["turned"]
-    drawn = [(draw(target, 9, x, seed=s, match="layer"), ("yes", "maybe"), s) for s in range(2) for x in (0.0, 1.0)]
-    assert planned.runs == drawn
+    overlap_controlled(model, TASKS, masks, held_out=["turned"], shares=(0.0, 1.0), size=9, match="layer", **QUICK)
+    drawn = [(draw_with_overlap(masks["turned"], 9, x, seed=s, match="layer"), s) for s in range(2) for x in (0.0, 1.0)]
+    assert planned.runs == [(m, ("yes", "maybe"), s) for m, s in drawn]
+
+
+@pytest.mark.parametrize("experiment", [train_only, cross_training])
+def test_one_seed_draws_too_few_random_masks(experiment, model, masks):
+    """What the error says is true: two seeds are taken."""
+    for seeds in (1, [3]):
+        with pytest.raises(ArgumentError, match=r"one run, which draws one random mask(.|\n)*two seeds or more"):
+            experiment(model, TASKS, masks, seeds=seeds, recipe=RECIPE)
+    one = {"yes": masks["yes"]}
+    assert experiment(model, TASKS, one, seeds=(0, 1), recipe=RECIPE, n=2).manifest["seeds"] == [0, 1]
+
+
+def test_training_is_finetune(model, masks, monkeypatch):
+    """The stand-in of this file stands in for the function that it says."""
+    monkeypatch.setattr(trials, "finetune", training.finetune)
+    one = {"yes": masks["yes"]}
+    row = train_only(model, TASKS, one, **QUICK).table.query("condition == 'task' and seed == 1").iloc[0]
+    adapter = training.finetune(model, TASKS["yes"], masks["yes"], seed=1, **RECIPE)
+    assert row["score"] == evaluate(model, TASKS["yes"]).score
+    adapter.detach()
 
 
 # --- resuming, and leaving no trace
 
 
 def test_a_killed_run_goes_on(model, masks, only, tmp_path, monkeypatch):
-    one = {"yes": masks["yes"]}
-    path, real, done = tmp_path / "journal.jsonl", trials.finetune, []
+    one, done = {"yes": masks["yes"]}, []
 
     def until_killed(*args, **kwargs):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(1)
-        return real(*args, **kwargs)
+        return quick_finetune(*args, **kwargs)
 
     monkeypatch.setattr(trials, "finetune", until_killed)
     with unchanged(model.root), pytest.raises(KeyboardInterrupt):
-        train_only(model, one, TASKS, seeds=2, journal=files.Journal(path), **RECIPE)
+        train_only(model, TASKS, one, output=tmp_path, **QUICK)
     done.clear()
-    monkeypatch.setattr(trials, "finetune", lambda *args, **kwargs: done.append(1) or real(*args, **kwargs))
-    again = train_only(model, one, TASKS, seeds=2, journal=files.Journal(path), **RECIPE)
+    monkeypatch.setattr(trials, "finetune", lambda *args, **kwargs: done.append(1) or quick_finetune(*args, **kwargs))
+    again = train_only(model, TASKS, one, output=tmp_path, **QUICK)
     assert len(done) == 6 - 2
     first = only.to_frame().query("task == 'yes'")
     pd.testing.assert_frame_equal(again.to_frame().drop(columns="q"), first.drop(columns="q"))
 
 
-def test_another_recipe_seed_or_test_set_is_measured_again(model, masks, only, journal, monkeypatch):
+def test_another_recipe_seed_or_test_set_is_measured_again(model, masks, only, output, monkeypatch):
     monkeypatch.setattr(trials, "finetune", never)
     one = {"yes": masks["yes"]}
-    changed = [{"lr": 0.03}, {"steps": 5}, {"batch_size": 4}, {"arguments": {"optim": "sgd"}}, {"n": 10}, {"seeds": 3}]
-    for change in changed:
+    for change in ({"lr": 0.03}, {"steps": 5}, {"batch_size": 4}, {"arguments": {"optim": "sgd"}}):
         with pytest.raises(AssertionError, match="measured before"):
-            train_only(model, one, TASKS, journal=journal, **{"seeds": 2, **RECIPE, **change})
+            train_only(model, TASKS, one, output=output, seeds=2, recipe=RECIPE | change)
+    for change in ({"n": 10}, {"seeds": 3}, {"seeds": (0, 7)}):
+        with pytest.raises(AssertionError, match="measured before"):
+            train_only(model, TASKS, one, output=output, **QUICK | change)
     with pytest.raises(AssertionError, match="measured before"):
-        train_only(model, {"yes": masks["turned"]}, TASKS, seeds=2, journal=journal, **RECIPE)
+        train_only(model, TASKS, {"yes": masks["turned"]}, output=output, **QUICK)
     with pytest.raises(AssertionError, match="measured before"):
-        train_only(tiny_model(seed=1), one, TASKS, seeds=2, journal=journal, **RECIPE)
+        train_only(tiny_model(seed=1), TASKS, one, output=output, **QUICK)
 
 
 def test_an_error_leaves_no_trace(model, masks, monkeypatch):
@@ -552,19 +571,19 @@ def test_an_error_leaves_no_trace(model, masks, monkeypatch):
 
     monkeypatch.setattr(trials, "judge", fail)
     with unchanged(model.root), pytest.raises(RuntimeError, match="in the measurement"):
-        train_only(model, masks, TASKS, seeds=2, **RECIPE)
+        train_only(model, TASKS, masks, **QUICK)
     with unchanged(model.root), pytest.raises(RuntimeError, match="in the measurement"):
-        overlap_controlled(model, masks, TASKS, "yes", seeds=1, **RECIPE)
+        overlap_controlled(model, TASKS, masks, held_out="yes", **QUICK)
 
 
-def test_progress_is_told(model, masks, journal, only):
+def test_progress_is_told(model, masks, output, only):
     told = []
 
-    def progress(items, description):
-        told.append((description, len(items)))
+    def progress(items, desc):
+        told.append((desc, len(items)))
         return items
 
-    train_only(model, masks, TASKS, seeds=2, journal=journal, progress=progress, **RECIPE)
+    train_only(model, TASKS, masks, output=output, progress=progress, **QUICK)
     assert told == [("train only", 3)]
 
 
@@ -576,7 +595,7 @@ def test_results_survive_a_file(name, request, tmp_path):
     pd.testing.assert_frame_equal(again.summary(), result.summary())
     assert again.in_words() == result.in_words()
     about = again.manifest
-    assert about["split"] == "test" and about["n"] == 20 and about["recipe"]["lr"] == "0.02"
+    assert about["split"] == "test" and about["n"] == 20 and about["recipe"]["lr"] == 0.02
     assert about["data_hash"]["yes"] == TASKS["yes"].data_hash and about["seen"] >= 0
 
 
@@ -584,7 +603,9 @@ def test_test_prompts_that_were_trained_on_are_counted(model, masks):
     task = TASKS["yes"]
     same = Task("yes", train=task.train, test=task.train[:6], discovery=task.discovery, labels=task.labels)
     mask = {"yes": attribute(model, same).top(0.2)}
-    assert train_only(model, mask, {"yes": same}, seeds=2, steps=1).manifest["seen"] == 6
+    found = train_only(model, same, mask, **QUICK)
+    assert found.manifest["seen"] == 6
+    assert "- **6** of the test prompts are training prompts as well" in found.in_words()
 
 
 # --- continual learning
@@ -593,14 +614,14 @@ def test_test_prompts_that_were_trained_on_are_counted(model, masks):
 @pytest.fixture
 def splits(monkeypatch):
     """The splits that continual learning measures, in order."""
-    setting = sys.modules["neuroscope.training.continual_learning.setting"]
-    found, real = [], setting.prepare
+    setting = sys.modules[Setting.__module__]
+    found, real = [], setting.prepare_task
 
     def watched(model, task, split, *args):
         found.append(split)
         return real(model, task, split, *args)
 
-    monkeypatch.setattr(setting, "prepare", watched)
+    monkeypatch.setattr(setting, "prepare_task", watched)
     return found
 
 
@@ -631,7 +652,7 @@ def test_rates_are_tuned_without_test_examples(model, splits, tmp_path, monkeypa
     assert set(result.table["lr"]) == {best} and set(result.table["seed"]) == {3}
     assert result.manifest["orders"] == orders and result.manifest["split"] == "test"
     assert result.manifest["tuned_on"] == {"yes": "discovery", "maybe": "discovery"}
-    monkeypatch.setattr(sys.modules["neuroscope.training.continual_learning.setting"], "train", never)
+    monkeypatch.setattr(sys.modules[Setting.__module__], "train", never)
     again = continual_comparison(model, PAIR, ["seqft"], **how)
     pd.testing.assert_frame_equal(again.table, result.table)
     assert again.manifest["tuning"] == result.manifest["tuning"]
@@ -645,7 +666,7 @@ def test_grids_by_method_and_a_fall_back_that_is_told(model, splits):
     )  # fmt: skip
     assert result.manifest["tuned_on"] == {"yes": "discovery", "plain": "train"}
     assert next(iter(result.manifest["runs"]))["settings"]["options"]["k"] == 0.2
-    text = in_words(result)
+    text = result.in_words()
     assert "tuned on training examples of plain" in text and "edge of the grid for ncft-random" in text
 
 
@@ -657,148 +678,66 @@ def test_a_rate_that_diverges_is_passed_over(model):
         continual_comparison(model, PAIR, ["seqft"], seeds=(0,), lrs=(1e30, 1e31), recipe=SHORT)
 
 
-def runs_of(orders, methods=("seqft", "ncft"), dtype="float32"):
-    rows = [
-        {"method": m, "options": "", "lr": 1e-3, "order": i, "seed": 0, "stage": stage,
-         "learnt": order[stage - 1], "task": task, "position": place, "score": 0.5 + 0.1 * (m == "ncft"),
-         "low": 0.4, "high": 0.6, "se": 0.01, "n": 10,
-         "trained": 1, "seconds": 0.0, "peak_mib": 0.0}
-        for m in methods for i, order in enumerate(orders) for stage in range(1, len(order) + 1)
-        for place, task in enumerate(order, 1)
-    ]  # fmt: skip
-    about = [{"method": m, "settings": {"options": {"weighting": "literal"} if m == "w-ncft" else {}}} for m in methods]
-    return Continual(pd.DataFrame(rows), {"orders": [list(o) for o in orders], "runs": about, "dtype": dtype})
-
-
-def test_published_numbers_stand_beside_the_papers_orders_alone():
-    four = beside_published(runs_of([CL_ORDERS[1], CL_ORDERS[3]])).set_index("method")
-    assert four.loc["ncft", "LX24"] == 71.3 and four.loc["seqft", "LX24"] == 47.1
-    assert four.loc["ncft", "ours"] == pytest.approx(60) and four.loc["ncft", "runs"] == 2
-    eight = beside_published(runs_of([CL_ORDERS[4]], ("w-ncft", "ewc"))).set_index("method")
-    assert eight.loc["w-ncft", "LX24"] == 72.0 and np.isnan(eight.loc["ewc", "LX24"])
-    assert beside_published(runs_of([CL_ORDERS[1], CL_ORDERS[1][::-1]])) is None
-    assert PUBLISHED["per-task"] == (77.2, 84.5)
-
-
-def test_continual_learning_in_words():
-    text = in_words(runs_of([CL_ORDERS[1], CL_ORDERS[2]]))
-    assert "best first: **ncft** 60.0%" in text
-    assert "ncft against seqft (the whole model): +10.0 points" in text
-    reverse = in_words(runs_of([CL_ORDERS[1], CL_ORDERS[2]], ("ncft", "w-ncft")))
-    assert "**A negative**, no advantage shown: w-ncft against ncft" in reverse
-    assert "W-NCFT weighted its neurons by 'literal'" in reverse and "w-ncft are told which task is asked" in reverse
-    assert "terms" not in text
-    half = in_words(runs_of([CL_ORDERS[1], CL_ORDERS[2]], dtype="bfloat16"))
-    assert "**Not on equal terms**: seqft train the weights in the base's bfloat16" in half
+def test_a_recipes_rate_is_not_tuned_and_neurons_are_found_as_told(model):
+    result = continual_comparison(
+        model, PAIR, ["ncft-random", "seqft"], seeds=(0,), recipe=SHORT | {"lr": 1e-3}, k=0.3, examples=4
+    )
+    assert set(result.table["lr"]) == {1e-3} and set(result.table["options"]) == {"examples=4 k=0.3", ""}
+    assert result.manifest["tuning"]["seqft"] == {"grid": {"0.001": None}, "chosen": 1e-3, "edge": False}
 
 
 # --- bad input
 
 
+def found_on_test(model, name):
+    return attribute(model, TASKS[name], split="test")
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda m, k: train_only(m, k, TASKS, lrr=1), ArgumentError, r"train_only\(lrr=...\)(.|\n)*did you mean 'lr'"),
-        (lambda m, k: train_only(m, k, TASKS, seeds=1), ArgumentError, "one random mask"),
-        (lambda m, k: train_only(m, k, TASKS, lr=-1), ArgumentError, "not positive"),
-        (lambda m, k: train_only(m, k, {"yes": TASKS["yes"]}), ArgumentError, "no task for"),
-        (lambda m, k: train_only(m, {"yes": attribute(m, TASKS["yes"], split="test").top(0.1)}, TASKS), TaskError,
-         "same examples"),
-        (lambda m, k: train_only(m, {"e": k["yes"]}, {"e": Task("e", test=TASKS["yes"].test, labels=("no", "yes"))}),
+        (lambda m, k: train_only(m, TASKS, k, seed=1), ArgumentError, r"did you mean 'seeds'"),
+        (lambda m, k: train_only(m, TASKS, k, recipe={"lrr": 1}), ArgumentError, r"lrr=1(.|\n)*did you mean 'lr'"),
+        (lambda m, k: train_only(m, TASKS, k, recipe={"lr": -1}), ArgumentError, "not positive"),
+        (lambda m, k: train_only(m, k, TASKS), ArgumentError, "a NeuronMask in place of a task"),
+        (lambda m, k: train_only(m, TASKS["yes"], k), ArgumentError, r"no task for \['maybe', 'turned'\]"),
+        (lambda m, k: train_only(m, TASKS, {"yes": found_on_test(m, "yes").top(0.1)}), TaskError, "same examples"),
+        (lambda m, k: train_only(m, {"e": Task("e", test=TASKS["yes"].test, labels=("no", "yes"))}, {"e": k["yes"]}),
          TaskError, "the train examples of task 'e'"),
-        (lambda m, k: train_only(m, {"yes": k["yes"] - k["yes"]}, TASKS, seeds=2, **RECIPE), MaskError, "mask"),
-        (lambda m, k: cross_training(m, k, TASKS, match="depth"), ArgumentError, "match='depth'"),
-        (lambda m, k: cross_training(m, k, TASKS, wrong=1), ArgumentError, "no such argument"),
-        (lambda m, k: proportion_sweep(m, {}), ArgumentError, "dict of name -> Task"),
-        (lambda m, k: proportion_sweep(m, TASKS, {"yes": TASKS["yes"]}), ArgumentError, "in tasks and in test"),
-        (lambda m, k: proportion_sweep(m, TASKS, ks=(0.5, 0.1)), ArgumentError, "not growing"),
-        (lambda m, k: proportion_sweep(m, TASKS, ks=(0.0, 0.1)), ArgumentError, "not growing"),
+        (lambda m, k: train_only(m, TASKS, {"yes": k["yes"] - k["yes"]}, **QUICK), MaskError, "mask"),
+        (lambda m, k: cross_training(m, TASKS, k, match="depth"), ArgumentError, "match='depth'"),
+        (lambda m, k: cross_training(m, TASKS, k, wrong=1), ArgumentError, "unexpected keyword argument 'wrong'"),
+        (lambda m, k: proportion_sweep(m, {}), ArgumentError, "no task"),
+        (lambda m, k: proportion_sweep(m, TASKS, held_out=list(TASKS)), ArgumentError, "none to train on"),
+        (lambda m, k: proportion_sweep(m, TASKS, held_out="yess"), ArgumentError, "did you mean 'yes'"),
+        (lambda m, k: proportion_sweep(m, TASKS, k=(0.5, 0.1)), ArgumentError, "not growing"),
+        (lambda m, k: proportion_sweep(m, TASKS, k=(0.0, 0.1)), ArgumentError, "not growing"),
         (lambda m, k: proportion_sweep(m, TASKS, scores={}), ArgumentError, "scores of task"),
-        (lambda m, k: proportion_sweep(m, TASKS, seeds=0), ArgumentError, "no run"),
+        (lambda m, k: proportion_sweep(m, TASKS, seeds=0), ArgumentError, "seeds=0"),
         (lambda m, k: proportion_sweep(m, TASKS, scores=attribute(m, TASKS, split="test")), TaskError, "same examples"),
         (lambda m, k: proportion_sweep(
-            m, {"yes": TASKS["yes"]}, {"maybe": TASKS["maybe"]},
-            scores={"yes": attribute(m, TASKS["maybe"], split="test")},
+            m, TASKS, held_out=["maybe", "turned"], scores={"yes": found_on_test(m, "maybe")}
         ), TaskError, "same examples"),
         (lambda m, k: overlap_controlled(
-            m, k | {"yes": attribute(m, TASKS["yes"], split="test").top(0.1)}, TASKS, "yes"
+            m, TASKS, k | {"yes": found_on_test(m, "yes").top(0.1)}, held_out="yes"
         ), TaskError, "same examples"),
-        (lambda m, k: overlap_controlled(m, k, TASKS, "other"), ArgumentError, "mask of test task='other'"),
-        (lambda m, k: overlap_controlled(m, k, TASKS, "yes", ["yes"]), ArgumentError, "none for both"),
-        (lambda m, k: overlap_controlled(m, k, TASKS, "yes", shares=(0, 2)), ArgumentError, "not growing"),
-        (lambda m, k: overlap_controlled(m, k, TASKS, "yes", shares=(0.5,)), ArgumentError, "one share"),
-        (lambda m, k: overlap_controlled(m, k, TASKS, "yes", size=20), ArgumentError, "19 neurons inside"),
+        (lambda m, k: overlap_controlled(m, TASKS, k, held_out="other"), ArgumentError, "held-out task='other'"),
+        (lambda m, k: overlap_controlled(m, TASKS, {"maybe": k["maybe"]}, held_out="yes"), ArgumentError,
+         "mask of held-out task='yes'"),
+        (lambda m, k: overlap_controlled(m, TASKS, k, held_out=()), ArgumentError, "no task held out"),
+        (lambda m, k: overlap_controlled(m, TASKS, k, held_out="yes", shares=(0, 2)), ArgumentError, "not growing"),
+        (lambda m, k: overlap_controlled(m, TASKS, k, held_out="yes", shares=(0.5,)), ArgumentError, "one share"),
+        (lambda m, k: overlap_controlled(m, TASKS, k, held_out="yes", size=20), ArgumentError, "19 neurons inside"),
+        (lambda m, k: overlap_controlled(m, TASKS, k, held_out="yes", size=0), ArgumentError, "size=0"),
         (lambda m, k: continual_comparison(m, PAIR, ["sftseq"]), ArgumentError, "method='sftseq'"),
         (lambda m, k: continual_comparison(m, PAIR, []), ArgumentError, "methods="),
-        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], seeds=(1000,)), ArgumentError, "also in seeds"),
+        (lambda m, k: continual_comparison(m, PAIR, "seqft", seeds=(1000,)), ArgumentError, "also in seeds"),
         (lambda m, k: continual_comparison(m, PAIR, ["seqft"], lrs={"ncft": 1e-3}), ArgumentError, "lrs of 'seqft'"),
         (lambda m, k: continual_comparison(m, PAIR, ["seqft"], lrs=()), ArgumentError, "no learning rates"),
-        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], split="test"), ArgumentError, "it is chosen"),
-        (lambda m, k: reproduce("T3", m), ArgumentError, "experiment='T3'"),
-        (lambda m, k: reproduce("F2", m, TASKS, test=list(TASKS)), ArgumentError, "no task to train on"),
+        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], lrs=(0.1, "a")), ArgumentError, "not a finite number"),
+        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], split="test"), ArgumentError, "argument 'split'"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_with_the_way_out(model, masks, call, error, text):
     with unchanged(model.root), pytest.raises(error, match=text):
         call(model, masks)
-
-
-# --- reproduce
-
-
-@pytest.fixture(scope="module")
-def suite():
-    every = load_tasks("mini", train=12, discovery=8, test=8)
-    return {name: every[name] for name in ("sentiment-food", "nli-food")}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """One folder for all experiments: what they have in common is measured once."""
-    return tmp_path_factory.mktemp("reproduce")
-
-
-@pytest.mark.parametrize("experiment", ["T1", "T2", "F2", "F5", "F6", "T5", "T8", "T9"])  # others: test_reproduce_depth
-def test_every_experiment_makes_a_report(experiment, suite, shared, monkeypatch):
-    model = small_model()
-    options = {
-        "seeds": 1 if experiment in ("F2", "F6", "T9") else 2,
-        "steps": 1,
-        "lr": 1e-3,
-        "n": 4,
-        "methods": ["seqft", "ncft"],
-        "out": shared,
-    }
-    with unchanged(model.root):
-        path = reproduce(experiment, model, suite, **options)
-    page = path.read_text()
-    assert page.count('class="plotly-graph-div"') == (2 if experiment == "T5" else 1)
-    assert EXPERIMENTS[experiment][1][1:].split("'")[0] in page
-    runs = pd.read_csv(shared / "tables" / f"{experiment}_{'overlap' if experiment == 'T8' else 'runs'}.csv")
-    assert len(runs)
-    if experiment in ("F2", "F6", "T9"):
-        role, out = ("role", "test") if experiment == "T9" else ("domain", "out")
-        assert "nli-food" in set(runs[runs[role] == out]["task"])
-    monkeypatch.setattr(trials, "finetune", never)
-    monkeypatch.setattr(sys.modules["neuroscope.training.continual_learning.setting"], "train", never)
-    monkeypatch.setattr(sys.modules["neuroscope.reports.main_job"], "attribute", never)
-    contents = {p: p.read_bytes() for p in (shared / "tables").glob(f"{experiment}_*.csv")}
-    reproduce(experiment, model, suite, **options)
-    assert {p: p.read_bytes() for p in contents} == contents
-
-
-def test_every_experiment_is_called():
-    assert set(CALLS) == set(EXPERIMENTS) == set(IDS)
-
-
-def test_the_command_line(tmp_path, capsys):
-    arguments = ["reproduce", "T8", "--tasks", "sentiment-food,sentiment-film", "--examples", "4", "--out"]
-    assert main([*arguments, str(tmp_path)]) == 0
-    printed = capsys.readouterr()
-    assert printed.out.strip() == str(tmp_path / "T8.html")
-    assert len(pd.read_csv(tmp_path / "tables" / "T8_overlap.csv")) > 0
-    with pytest.raises(SystemExit):
-        main(["reproduce", "T99"])
-    assert "choose from T1" in capsys.readouterr().err.replace("'", "")
-    options = parser().parse_args(["reproduce", "z-f7", "--held-out", "nli-food,nli-film"])
-    assert (options.experiment, options.test) == ("Z-F7", ["nli-food", "nli-film"])

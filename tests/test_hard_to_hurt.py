@@ -128,14 +128,14 @@ def bad_inputs(model, mask, folder):
     yield "no test examples", lambda: ns.evaluate(model, no_tests), "test examples of task 'reviews'", "none", "test"
     yield "no examples to search", lambda: ns.attribute(model, no_examples), "discovery examples", "none", "discovery"
     for label, call in (("deactivation", ns.experiments.deactivation), ("cross_ablation", ns.cross_ablation)):
-        yield f"{label} of nothing", lambda c=call: c(model, {}, {}), "masks and tasks", "no mask", "tasks has"
+        yield f"{label} of nothing", lambda c=call: c(model, {}, {}), label, "no task", "give a Task"
         yield (
-            f"{label} without tests", lambda c=call: c(model, masks, {"reviews": no_tests}),
+            f"{label} without tests", lambda c=call: c(model, {"reviews": no_tests}, masks),
             "test examples", "none", "give the task",
         )  # fmt: skip
         yield (
             f"{label} with a foreign mask",
-            lambda c=call: c(model, {"reviews": foreign}, tasks),
+            lambda c=call: c(model, tasks, {"reviews": foreign}),
             "",
             "7.*48",
             "this model",
@@ -146,7 +146,7 @@ def bad_inputs(model, mask, folder):
     )  # fmt: skip
     for k in (0, -0.1, 1.01, 10, float("nan"), "0.1", None, True):
         yield f"k={k!r}", lambda k=k: scores.top(k), "top", "0 < k <= 1", "0.10"
-        yield f"run k={k!r}", lambda k=k: ns.run(model, tasks, k=k, out=folder / "out"), "k=", "0 < k <= 1", "0.10"
+        yield f"run k={k!r}", lambda k=k: ns.run(model, tasks, k=k, output=folder / "out"), "k=", "0 < k <= 1", "0.10"
     for label, call in {
         "ablate": lambda: ns.ablate(model, foreign),
         "scale": lambda: ns.scale(model, foreign, 2),
@@ -231,7 +231,7 @@ def test_bad_input_is_answered_with_a_text_and_leaves_no_trace(model, mask, tmp_
 def test_a_wrong_journal_is_a_file_error(model, mask, tmp_path):
     (tmp_path / "journal.jsonl").write_text("no journal\n")
     with unchanged(model.root), pytest.raises(FileError) as error:
-        ns.run(model, {"reviews": make_task()}, out=tmp_path, examples=2, test_examples=2, seeds=2)
+        ns.run(model, {"reviews": make_task()}, output=tmp_path, examples=2, n=2, n_random=3)
     assert "journal" in says(error.value)[0]
 
 
@@ -261,9 +261,9 @@ JOBS = {
     "lape": lambda model, mask, task: ns.attribute(model, {"a": task, "b": task}, method="lape", batch_size=2),
     "exact": lambda model, mask, task: ns.attribute(model, task, method="exact", neurons=6),
     "deactivation": lambda model, mask, task: ns.experiments.deactivation(
-        model, {"reviews": mask}, {"reviews": task}, seeds=2
+        model, {"reviews": task}, {"reviews": mask}, n_random=3
     ),
-    "cross_ablation": lambda model, mask, task: ns.cross_ablation(model, {"reviews": mask}, {"reviews": task}),
+    "cross_ablation": lambda model, mask, task: ns.cross_ablation(model, {"reviews": task}, {"reviews": mask}),
     "patch_sweep": lambda model, mask, task: ns.patch_sweep(model, task, by="position"),
     "ablate to the mean": lambda model, mask, task: ns.ablate(
         model, mask, value="mean", data=make_task(train=task.train * 24)

@@ -8,14 +8,23 @@ import pandas as pd
 import pytest
 import torch
 from browser import needs_chromium, opened
+from quick_training import finetune as quick_finetune
 from state import unchanged
 
 from neuroscope.comparison.hidden_states import Representations, representations
 from neuroscope.comparison.segmentation import segment
 from neuroscope.comparison.similarity import cka, permutation_null, variance_dimension
-from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalError, TaskError
-from neuroscope.experiments.layer_by_layer import Mossa, controls, mossa, words
-from neuroscope.experiments.layer_by_layer.mossa_result import ALL, MULTI, PRE
+from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError
+from neuroscope.experiments import Mossa, mossa
+from neuroscope.experiments.layer_by_layer import (
+    by_cluster,
+    by_layer,
+    component_counts,
+    controls,
+    held_out_tasks,
+    layer_segments,
+)
+from neuroscope.experiments.layer_by_layer.mossa_table import ALL, MULTI, PRE, MossaTable
 from neuroscope.models import load
 from neuroscope.reports.page import write_report
 from neuroscope.results import Section
@@ -60,7 +69,7 @@ def base():
 def planted(base):
     """Control models that differ from the base in the last block alone; the multi-task model from its first on."""
     made = {name: changed(base, 1, seed=i) for i, name in enumerate(TASKS)}
-    return mossa(base, changed(base, 0, seed=9), TASKS, made, held_out=["taste"], null=30, share=0.9)
+    return mossa(base, TASKS, tuned=changed(base, 0, seed=9), controls=made, held_out=["taste"], null=30, share=0.9)
 
 
 def cells(found, **where):
@@ -88,13 +97,13 @@ def test_the_values_are_cka_of_the_two_representations(base, planted):
     assert (row["low"], row["high"]) == (pytest.approx(band.low), pytest.approx(band.high))
     assert row["p"] == pytest.approx(band.p)
     assert row["held_out"] and row["family"] == "feeling" and row["reason"] == ""
-    seeded = mossa(base, None, TASKS["taste"], {"taste": other}, null=9, seed=3)
+    seeded = mossa(base, TASKS["taste"], tuned=None, controls={"taste": other}, null=9, seed=3)
     band = permutation_null(e[2], c[2], null=9, seed=3)
     row = cells(seeded, measure="cka", layer=2).iloc[0]
     assert (row["low"], row["high"], row["p"]) == (pytest.approx(band.low), pytest.approx(band.high), band.p)
-    default = mossa(base, None, TASKS["taste"], {"taste": other})
+    default = mossa(base, TASKS["taste"], tuned=None, controls={"taste": other})
     assert default.manifest["null"] == 100 and cells(default, measure="cka")["p"].min() == pytest.approx(1 / 101)
-    biased = mossa(base, None, TASKS["taste"], {"taste": other}, debiased=False, null=0)
+    biased = mossa(base, TASKS["taste"], tuned=None, controls={"taste": other}, debiased=False, null=0)
     assert biased.table[["low", "high", "p", "q"]].isna().all(None)
     assert biased.values().loc["taste", 2] == pytest.approx(cka(e[2], c[2], debiased=False), abs=1e-6)
     assert biased.models == ["pre-trained"] and cells(biased, task=ALL).empty
@@ -104,10 +113,10 @@ def test_constant_layers_are_gaps_with_their_reason(planted):
     gaps = cells(planted, task="colon", layer=0)
     assert gaps["value"].isna().all() and gaps["reason"].str.contains("constant activations").all()
     assert cells(planted, task="colon", layer=1)["value"].notna().all()
-    assert "2 values at the embedding are missing: constant act" in planted.figure().layout.title.subtitle.text.replace(
-        "<br>", " "
-    )
-    assert "2 values at the embedding are missing" in planted.sentence()
+    subtitle = by_layer.boxes(planted).layout.title.subtitle.text.replace("<br>", " ")
+    assert "2 values at the embedding are missing: constant act" in subtitle
+    for view in (planted.by_layer(), planted.by_cluster(), planted.held_out()):
+        assert "2 values at the embedding are missing" in view.in_words()
 
 
 def test_q_is_of_all_cka_of_the_table():
@@ -115,7 +124,7 @@ def test_q_is_of_all_cka_of_the_table():
     rng = np.random.default_rng(0)
     e, c = rng.normal(size=(2, 4, 16, 6))
     c[0], c[1] = e[0], 1
-    found = mossa({"mood": e}, None, TASKS["mood"], {"mood": c}, null=99)
+    found = mossa({"mood": e}, TASKS["mood"], tuned=None, controls={"mood": c}, null=99)
     rows = cells(found, measure="cka")
     p = [rows["p"].iloc[layer] for layer in (0, 2, 3)]
     assert p[0] == 0.01 < 0.05 < min(p[1:]) and np.isnan([rows["p"].iloc[1], rows["q"].iloc[1]]).all()
@@ -138,9 +147,11 @@ def test_dimensions(base, planted):
 def test_trained_controls_equal_training_by_hand_and_leave_the_base(method, tiny_model):
     model, one = tiny_model(), TASKS["mood"]
     mask = every_ffn(model)
-    recipe = RECIPE | ({"rank": 2, "alpha": 8} if method == "lora" else {})
+    options = {"rank": 2, "alpha": 8} if method == "lora" else {}
     with unchanged(model.root):
-        found = mossa(model, None, one, method=mask if method == "mask" else method, recipe=recipe)
+        found = mossa(
+            model, one, tuned=None, method=mask if method == "mask" else method, recipe=RECIPE, options=options
+        )
     if method == "lora":
         handle = LoraAdapter(model, 2, 8)
         train(handle, [one], RECIPE)
@@ -153,7 +164,8 @@ def test_trained_controls_equal_training_by_hand_and_leave_the_base(method, tiny
         assert found.values().loc["mood", layer] == pytest.approx(cka(own[layer], tuned[layer]), abs=1e-6)
     assert found.values().loc["mood", 2] < 0.9999
     assert found.manifest["method"] == (f"mask {mask.identity}" if method == "mask" else method)
-    assert found.manifest["trained_controls"] and found.manifest["recipe"] == recipe
+    assert found.manifest["trained_controls"] and RECIPE.items() <= found.manifest["recipe"].items()
+    assert found.manifest["options"] == options
 
 
 def test_the_base_is_put_back_after_an_error(tiny_model, monkeypatch):
@@ -167,50 +179,57 @@ def test_the_base_is_put_back_after_an_error(tiny_model, monkeypatch):
 
     monkeypatch.setattr(controls, "representations", fails)
     with unchanged(model.root), pytest.raises(KeyboardInterrupt):
-        mossa(model, None, TASKS["mood"], recipe=RECIPE)
+        mossa(model, TASKS["mood"], tuned=None, recipe=RECIPE)
     assert len(calls) == 2
 
 
 def test_finished_tasks_are_not_trained_again(tiny_model, tmp_path, monkeypatch):
     model, two = tiny_model(), [TASKS["mood"], TASKS["taste"]]
-    whole = mossa(model, "train", two, recipe=RECIPE)
-    trained, real = [], controls.finetune
+    trained, fails_at = [], 0
 
     def counted(model, tasks, mask, **recipe):
         trained.append([t.name for t in tasks])
         if len(trained) == fails_at:
             raise KeyboardInterrupt
-        return real(model, tasks, mask, **recipe)
+        return quick_finetune(model, tasks, mask, **recipe)
 
     monkeypatch.setattr(controls, "finetune", counted)
+    uninterrupted = mossa(model, two, recipe=RECIPE)
+    trained.clear()
     fails_at = 3
-    with pytest.raises(KeyboardInterrupt):
-        mossa(model, "train", two, recipe=RECIPE, output=tmp_path)
+    with unchanged(model.root), pytest.raises(KeyboardInterrupt):
+        mossa(model, two, recipe=RECIPE, output=tmp_path)
     assert trained == [["mood", "taste"], ["mood"], ["taste"]]
-    (tmp_path / "controls" / "001").mkdir()  # begun, and not finished
+    (folder,) = (tmp_path / "mossa").iterdir()
+    (folder / "controls" / "001").mkdir()  # begun, and not finished
     trained.clear()
     fails_at = 0
-    found = mossa(model, "train", two, recipe=RECIPE, output=tmp_path)
+    found = mossa(model, two, recipe=RECIPE, output=tmp_path)
     assert trained == [["taste"]]
-    np.testing.assert_allclose(found.table["value"], whole.table["value"], atol=1e-6)
-    for other in ({"recipe": {**RECIPE, "steps": 4}}, {"at": "mean"}, {"method": "ffn"}):
-        with pytest.raises(FileError, match=f"another {next(iter(other))}"):
-            mossa(model, "train", two, **{"recipe": RECIPE, **other}, output=tmp_path)
-    with pytest.raises(FileError, match="another base"):
-        mossa(tiny_model(seed=1), "train", two, recipe=RECIPE, output=tmp_path)
+    np.testing.assert_allclose(found.table["value"], uninterrupted.table["value"], atol=1e-6)
+    for other in ({"recipe": {**RECIPE, "steps": 4}}, {"at": "mean"}, {"method": "ffn"}, {"seed": 1}, {"n": 8}):
+        trained.clear()
+        mossa(model, two, **{"recipe": RECIPE, **other}, output=tmp_path, null=0)  # has a folder of its own
+        assert len(trained) == 3, other
+    trained.clear()
+    mossa(tiny_model(seed=1), two, recipe=RECIPE, output=tmp_path, null=0)
+    assert len(trained) == 3 and len(list((tmp_path / "mossa").iterdir())) == 7
+    trained.clear()
+    mossa(model, two, recipe=RECIPE, output=tmp_path, null=3, share=0.5)  # what is only computed is computed again
+    assert trained == []
 
 
 def test_the_multi_task_model_does_not_learn_what_is_held_out(tiny_model, monkeypatch):
-    learnt, real = [], controls.finetune
+    learnt = []
     monkeypatch.setattr(
         controls,
         "finetune",
-        lambda m, tasks, mask, **r: learnt.append([t.name for t in tasks]) or real(m, tasks, mask, **r),
+        lambda m, tasks, mask, **r: learnt.append([t.name for t in tasks]) or quick_finetune(m, tasks, mask, **r),
     )
     watched = []
     found = mossa(
-        tiny_model(), "train", TASKS, recipe=RECIPE, held_out=["taste"],
-        progress=lambda loop, what: watched.append((len(loop), what)) or loop,
+        tiny_model(), TASKS, recipe=RECIPE, held_out="taste",
+        progress=lambda loop, desc: watched.append((len(loop), desc)) or loop,
     )  # fmt: skip
     assert learnt == [["mood", "colon"], ["mood"], ["taste"], ["colon"]]
     assert watched == [(3, "control models")]
@@ -219,18 +238,20 @@ def test_the_multi_task_model_does_not_learn_what_is_held_out(tiny_model, monkey
 
 def test_models_representations_and_arrays_are_equal_ways_to_give_a_model(base, tmp_path):
     one, other, multi = TASKS["mood"], changed(base, 1), changed(base, 0)
-    expected = mossa(base, multi, one, {"mood": other}).table
+    expected = mossa(base, one, tuned=multi, controls={"mood": other}).table
     folder = tmp_path / "control"
     other.root.save_pretrained(folder)
     other.tokenizer.save_pretrained(folder)
-    assert mossa(base, multi, one, {"mood": folder}).table.equals(expected)
+    assert mossa(base, one, tuned=multi, controls={"mood": folder}).table.equals(expected)
     reps = {name: representations(m, one) for name, m in (("e", base), ("c", other), ("m", multi))}
-    assert mossa(reps["e"], reps["m"], one, {"mood": reps["c"]}).table.equals(expected)
-    assert mossa({"mood": reps["e"]["mood"]}, reps["m"], one, {"mood": reps["c"]["mood"]}).table.equals(expected)
+    assert mossa(reps["e"], one, tuned=reps["m"], controls={"mood": reps["c"]}).table.equals(expected)
+    assert mossa({"mood": reps["e"]["mood"]}, one, tuned=reps["m"], controls={"mood": reps["c"]["mood"]}).table.equals(
+        expected
+    )
 
 
 def test_boxes_show_the_table(planted):
-    figure = planted.figure()
+    figure = by_layer.boxes(planted)
     band, *entries = figure.data[:3]
     boxes = figure.data[3:]
     assert [(t.name, t.showlegend) for t in entries] == [(m, None) for m in planted.models]
@@ -250,11 +271,13 @@ def test_boxes_show_the_table(planted):
     low = cells(planted, measure="cka", layer=2)["low"].mean()
     assert band.y[-1] == pytest.approx(cells(planted, measure="cka", layer=0)["low"].mean())
     assert low in [pytest.approx(v) for v in band.y]
-    assert len(planted.figure(band=False).data) == 12
+    assert len(by_layer.boxes(planted, band=False).data) == 12
+    shown = {task for box in planted.figure().data for task in (box.customdata if box.customdata is not None else ())}
+    assert shown == {"mood", "colon"}  # taste is held out
 
 
 def test_panels_by_cluster_and_by_held_out(planted):
-    clusters = planted.clusters()
+    clusters = by_cluster.panels(planted)
     assert [a.text for a in clusters.layout.annotations] == ["feeling", "form"]
     assert [(t.name, t.mode) for t in clusters.data[:2]] == [(m, "markers") for m in planted.models]  # the legend
     assert [(t.name, set(t.customdata)) for t in clusters.data[2:]] == [
@@ -262,7 +285,7 @@ def test_panels_by_cluster_and_by_held_out(planted):
         ("pre-trained", {"colon"}), ("multi-task", {"colon"}),
     ]  # fmt: skip
     assert [t.showlegend for t in clusters.data] == [None, None, False, False, False, False]
-    out = planted.held_out()
+    out = planted.held_out().figure()
     assert [a.text for a in out.layout.annotations] == ["tasks learnt", "held-out tasks"]
     assert set(out.data[4].customdata) == {"taste"} and set(out.data[2].customdata) == {"mood", "colon"}
     values = cells(planted, measure="cka", task="taste", model="multi-task")["value"]
@@ -270,43 +293,48 @@ def test_panels_by_cluster_and_by_held_out(planted):
 
 
 def test_curves_of_dimensions(planted):
-    figure = planted.dimensions()
-    thick = [t for t in figure.data if t.mode == "lines+markers"]
+    figure = planted.dimensions().figure()
+    thick = [t for t in figure.data if t.mode == "lines+markers" and t.name != "features shuffled"]
     for trace, model in zip(thick, planted.models, strict=True):
         assert list(trace.y) == list(cells(planted, task=ALL, model=model)["value"])
     thin = [t.name for t in figure.data if t.mode == "lines"]
-    assert thin == [*TASKS, *TASKS]
+    assert thin == [*TASKS, *TASKS, "features shuffled: band"]
     shown = figure.layout.updatemenus[0].buttons[list(TASKS).index("colon") + 2].args[0]["visible"]
-    assert [t.name for t, on in zip(figure.data, shown, strict=True) if on] == [
+    assert [t.name for t, on in zip(figure.data, shown, strict=True) if on][:4] == [
         "pre-trained", "colon", "multi-task", "colon",
     ]  # fmt: skip
     assert figure.layout.yaxis.title.text == "components for 90 % of the variance"
 
 
 def test_words_have_the_numbers(planted):
-    said = planted.sentences()
-    assert list(said) == ["Z-F2", "Z-F3", "Z-F5", "Z-F7"]
+    curve, clusters, out = (" ".join(part.words(planted)) for part in (by_layer, by_cluster, held_out_tasks))
     rows = cells(planted, measure="cka").dropna(subset=["value"])
     medians = rows[rows["model"] == "pre-trained"].groupby("layer")["value"].median()
-    assert f"{medians[0]:.3f} at the embedding (median of 2 tasks) and" in said["Z-F2"]  # one is constant there
-    assert f"{medians[2]:.3f} at layer 2 (median of 3 tasks)" in said["Z-F2"]
+    assert f"{medians[0]:.3f} at the embedding (median of 2 tasks) and" in curve  # one is constant there
+    assert f"{medians[2]:.3f} at layer 2 (median of 3 tasks)" in curve
     both = rows[rows["layer"] > 0]
     means = both.groupby(["model", "task"])["value"].mean()
     difference = (means["multi-task"] - means["pre-trained"]).mean()
     wording = f"neither clearly closer to them nor farther from them than the pre-trained one ({difference:+.4f}, mean"
-    assert difference < 0 and wording in said["Z-F2"]  # of three tasks nothing is clear
-    assert "Means over layers leave out the embedding" in said["Z-F2"]
-    assert "not that the same computation is made" in said["Z-F2"]
+    assert difference < 0 and wording in curve  # of three tasks nothing is clear
+    for text in (curve, clusters, out):
+        assert "Means over layers leave out the embedding" in text
+    assert "not that the same computation is made" in curve
     share, sure = (rows["value"] > rows["high"]).mean(), (rows["q"] <= 0.05).mean()
-    assert f"{share:.0%} of the values lie above the band of 95 % of shuffled examples (2.5 % would" in said["Z-F2"]
-    assert f"by chance), {sure:.0%} at q <= 0.05" in said["Z-F2"]
-    assert planted._band()[0] == "95 % of shuffled examples, mean over tasks and models"
-    assert "2 of 2 clusters have fewer than three tasks" in said["Z-F3"]
+    assert f"{share:.0%} of the values lie above the band of 95 % of shuffled examples (2.5 % would" in curve
+    assert f"by chance), {sure:.0%} at q <= 0.05" in curve
+    assert by_layer.boxes(planted).data[0].name == "95 % of shuffled examples, mean over tasks and models"
+    assert "2 of 2 clusters have fewer than three tasks" in clusters
     pooled = cells(planted, task=ALL, model="pre-trained")["value"].tolist()
-    assert f"90 % of the variance of the pre-trained model's representations take {pooled[0]:.0f} comp" in said["Z-F5"]
+    counted = planted.dimensions().in_words()
+    assert f"90 % of the variance of the pre-trained model's representations take {pooled[0]:.0f} comp" in counted
     own = both[(both["model"] == "multi-task") & (both["task"] == "taste")]["value"].mean()
-    assert f"{own:.3f} on 1 task held out (one task, no interval)" in said["Z-F7"]
-    assert planted.sentence("Z-F3") == said["Z-F3"]
+    assert f"{own:.3f} on 1 task held out (one task, no interval)" in out
+    assert out.split(" Means over")[0] in planted.held_out().in_words().replace("\n- ", " ")
+    made = "The control models were given; tasks that the multi-task model has not learnt: taste."
+    assert (
+        all(made in section.text for section in planted.sections()) and planted.in_words() in planted.sections()[0].text
+    )
 
 
 def rows_of(values, measure="cka", held_out=(), limit=99.0):
@@ -322,6 +350,11 @@ def rows_of(values, measure="cka", held_out=(), limit=99.0):
     return pd.DataFrame(rows)
 
 
+def said_of(part, rows, **about):
+    """The words of a view on a table."""
+    return " ".join(part.words(MossaTable(rows, {"null": 0, "share": 0.99, "held_out": []} | about)))
+
+
 EIGHT = ["x1", "x2", "x3", "y1", "y2", "y3", "z1", "z2"]
 LEVEL = {"x": 0.35, "y": 0.8, "z": 0.5}
 
@@ -330,8 +363,7 @@ def test_words_name_the_lowest_the_highest_and_the_direction():
     """Layers fall and rise again; x is the lowest cluster, y the highest; eight tasks allow p = 1 / 128."""
     pre = {t: [LEVEL[t[0]] + 0.1, LEVEL[t[0]] - 0.2, LEVEL[t[0]] + 0.1] for t in EIGHT}
     near = {t: [v + 0.05 + 0.002 * i for v in curve] for i, (t, curve) in enumerate(pre.items())}
-    about = {"null": 99}
-    said = words.by_layer(rows_of({PRE: pre, MULTI: near}), about)
+    said = said_of(by_layer, rows_of({PRE: pre, MULTI: near}), null=99)
     # the medians lie between z and the lowest of y, x, x, x, z, z, y, y, y: that of z
     assert "is 0.600 at the embedding (median of 8 tasks) and 0.600 at layer 2 (median of 8 tasks)" in said
     assert "it is lowest, 0.300 at layer 1 (median of 8 tasks)" in said
@@ -342,11 +374,11 @@ def test_words_name_the_lowest_the_highest_and_the_direction():
     half = 2.36462 * 0.002 * np.sqrt(6 / 8)  # t of 7 degrees; the variance of 0 ... 7 is 6
     assert [low, high] == pytest.approx([mean - half, mean + half], abs=0.00006)
     assert "nothing could have been clear" not in said and "raise null" not in said
-    far = words.by_layer(rows_of({PRE: near, MULTI: pre}), about)
+    far = said_of(by_layer, rows_of({PRE: near, MULTI: pre}), null=99)
     assert f"is farther from them than the pre-trained one ({-mean:+.4f}, mean" in far
-    one = words.by_layer(rows_of({m: {"x1": [0.5, v]} for m, v in ((PRE, 0.5), (MULTI, 0.1))}), about)
+    one = said_of(by_layer, rows_of({m: {"x1": [0.5, v]} for m, v in ((PRE, 0.5), (MULTI, 0.1))}), null=99)
     assert "neither clearly closer" in one and "1 task; one task, no interval, p = 1)" in one
-    clusters = words.by_cluster(rows_of({PRE: pre}), about)
+    clusters = said_of(by_cluster, rows_of({PRE: pre}))
     assert "3 clusters, x has the lowest CKA with its control models (0.350, mean" in clusters
     assert "and y the highest (0.800)" in clusters and "1 of 3 clusters have fewer than three" in clusters
 
@@ -356,7 +388,7 @@ def test_words_say_where_so_few_tasks_allow_no_clear_difference(tasks, least):
     """All of 2^n signs alike are two: 2 / 32 = 0.0625 is more than 0.05, 2 / 64 is not."""
     pre = {f"x{i}": [0.5, 0.4] for i in range(tasks)}
     multi = {t: [0.8 + 0.01 * i, 0.7] for i, t in enumerate(pre)}
-    said = words.by_layer(rows_of({PRE: pre, MULTI: multi}), {"null": 0})
+    said = said_of(by_layer, rows_of({PRE: pre, MULTI: multi}), null=0)
     assert ("is closer to them than" in said) == (not least)
     assert (f"With {tasks} tasks this p cannot be below {least}: nothing could have been clear." in said) == bool(least)
     assert ("nothing could" in said) == bool(least)
@@ -364,62 +396,64 @@ def test_words_say_where_so_few_tasks_allow_no_clear_difference(tasks, least):
 
 def test_words_say_where_permutations_are_too_few_for_q():
     rows = rows_of({PRE: {f"x{i}": [0.5, 0.4] for i in range(5)}})
-    few = words.by_layer(rows.assign(p=0.1, q=0.1), {"null": 9})  # 1 / 10 is never below 0.05
-    assert "With 9 permutations neither p nor q can fall below 0.1; 10 values that no permutation reached" in few
+    few = said_of(by_layer, rows.assign(p=0.1, q=0.1), null=9)  # 1 / 10 is never below 0.05
+    assert "10 of 10 values are not shown" in few
+    assert "With 9 permutations neither p nor q can fall below 0.1, and 10 of these values none of them reached" in few
     some = rows.assign(p=[0.01] * 3 + [0.02] + [0.5] * 6, q=[0.06] * 4 + [0.5] * 6)
-    said = words.by_layer(some, {"null": 99})
-    assert "can fall below 0.01; 3 values that no permutation reached have q > 0.05: raise null" in said
-    assert "raise null" not in words.by_layer(some.assign(p=0.03), {"null": 99})  # reached: more would not help
-    assert "raise null" not in words.by_layer(some.assign(q=0.04), {"null": 99})
-    assert "raise null" not in words.by_layer(some, {"null": 0})
+    said = said_of(by_layer, some, null=99)
+    assert "can fall below 0.01, and 3 of these values none of them reached: raise null" in said
+    assert "raise null" not in said_of(by_layer, some.assign(p=0.03), null=99)  # reached: more would not help
+    assert "raise null" not in said_of(by_layer, some.assign(q=0.04), null=99)
+    assert "raise null" not in said_of(by_layer, some, null=0)
 
 
 def test_intervals_over_tasks_are_students():
-    low, high = words.interval([1.0, 2, 4])
-    half = 4.302653 * np.sqrt(7 / 3 / 3)  # t of two degrees, variance 7 / 3
-    assert (low, high) == pytest.approx((7 / 3 - half, 7 / 3 + half))
-    assert np.isnan(words.interval([1.0])).all()
+    half = 4.302653 * np.sqrt(7 / 3 / 3) / 10  # t of two degrees, variance of 1, 2 and 4: 7 / 3
     rows = rows_of({PRE: {"x1": [0.1], "x2": [0.2], "x3": [0.4], "y1": [0.5]}}, held_out=["y1"])
-    said = words.held_out(rows, {})
-    assert f"0.233 on 3 tasks that the multi-task model learnt (95 % interval {0.7 / 3 - half / 10:.3f} to" in said
+    said = said_of(held_out_tasks, rows)
+    assert f"0.233 on 3 tasks that the multi-task model learnt (95 % interval {0.7 / 3 - half:.3f} to" in said
     assert "0.500 on 1 task held out (one task, no interval)" in said
 
 
 def test_words_of_dimensions_name_the_most_and_who_takes_more():
     pre, multi = {"x1": [3.0, 9, 5], "x2": [3.0, 9, 5]}, {"x1": [2.0, 10, 6], "x2": [2.0, 8, 5]}
-    said = words.dimensions(rows_of({PRE: pre, MULTI: multi}, "dimension"), {"share": 0.99})
+    said = said_of(component_counts, rows_of({PRE: pre, MULTI: multi}, "dimension"))
     assert (
         "pre-trained model's representations take 3 components at the embedding, 5 at layer 2, and most (9) at" in said
     )
     assert "most (9) at layer 1." in said and "more than the pre-trained one in 2 of 6 comparisons" in said
-    none = words.dimensions(rows_of({PRE: {"x1": [np.nan] * 2}}, "dimension"), {"share": 0.99})
+    none = said_of(component_counts, rows_of({PRE: {"x1": [np.nan] * 2}}, "dimension"))
     assert none.startswith("There are no dimensions to speak of.") and "nan" not in none
 
 
 def test_words_where_values_are_missing():
     gap = rows_of({PRE: {"x1": [np.nan, 0.5], "y1": [0.1, 0.6]}, MULTI: {"x1": [np.nan] * 2, "y1": [np.nan] * 2}})
-    said = words.by_layer(gap, {"null": 0})
+    said = said_of(by_layer, gap, null=0)
     assert "0.100 at the embedding (median of 1 task) and 0.550 at layer 1 (median of 2 tasks)" in said
     two = rows_of({PRE: {"x1": [np.nan, 0.5]}, MULTI: {"x1": [0.5, np.nan]}})
-    assert "No layer has a value for every task in both models" in words.by_layer(two, {"null": 0})
+    assert "No layer has a value for every task in both models" in said_of(by_layer, two, null=0)
     gone = rows_of({PRE: {"x1": [np.nan] * 2, "y1": [np.nan] * 2}})
-    for text in (words.by_layer(gone, {"null": 9}), words.by_cluster(gone, {}), words.held_out(gone, {})):
-        assert text.startswith("There is no CKA to speak of.") and "4 values at the embedding, layer 1" in text
+    for part in (by_layer, by_cluster, held_out_tasks):
+        assert said_of(part, gone, null=9).startswith("There is no CKA to speak of.")
+    assert "4 values at the embedding, layer 1" in MossaTable(gone, {}).missing("cka")
 
 
 def test_dimensions_at_the_limit_are_called_so(base):
-    found = mossa(base, None, TASKS["mood"], {"mood": changed(base, 1)}, n=4, share=1.0)
+    found = mossa(base, TASKS["mood"], tuned=None, controls={"mood": changed(base, 1)}, n=4, share=1.0)
     assert list(cells(found, measure="dimension")["value"]) == [2, 3, 3]  # of 3; the four prompts end on three words
-    assert "67% of these numbers are near the most that so few examples or features allow" in found.sentence("Z-F5")
+    assert (
+        "67% of these numbers are near the most that so few examples or features allow" in found.dimensions().in_words()
+    )
 
 
 def test_segments_and_maps(planted):
-    cut = planted.segments("pre-trained", boundaries=1, min_size=1, alpha=0.99)
+    cut = layer_segments.cut(planted, "pre-trained", boundaries=1, min_size=1, alpha=0.99)
     assert cut.manifest["left_out"] == [] and cut.manifest["layers"] == [1, 2]
     assert cut.figure().layout.yaxis.title.text == "CKA, debiased, with the control models"
-    mapped = planted.map(kind="pca")
-    assert mapped.layers == [0, 1, 2] and set(mapped.table["task"]) == set(TASKS)
-    assert mapped.manifest["representations"]["fingerprint"] == planted.manifest["models"]["multi-task"]["fingerprint"]
+    mapped = planted.maps()
+    assert set(mapped.table["layer"]) == {0, 1, 2} and len(mapped.figures()) == 5
+    with pytest.raises(ArgumentError, match="2 layers with a value beside the embedding"):
+        planted.segments()
 
 
 def test_the_embedding_hides_no_segments(planted):
@@ -428,39 +462,40 @@ def test_the_embedding_hides_no_segments(planted):
     names = [f"x{i}" for i in range(6)]
     curves = {t: [1.0, *(np.repeat([0.5, 0.4, 0.3], [10, 6, 16]) + rng.normal(0, 0.03, 32))] for t in names}
     found = Mossa(rows_of({PRE: curves}), planted.manifest)
-    cut = found.segments(null=199)
+    cut = layer_segments.cut(found, PRE, null=199)
     assert cut.boundaries == [11, 17] and cut.manifest["layers"] == list(range(1, 33))
     assert list(cut.table["name"]) == ["shared", "transition", "refinement"]
     assert not segment(found.values(), null=199).clear
 
 
-def test_subtitles_say_that_held_out_tasks_are_among_the_values(planted):
-    for figure in (planted.figure(), planted.clusters(), planted.dimensions()):
-        assert "held-out tasks among them" in figure.layout.title.subtitle.text.replace("<br>", " ")
-    assert "among them" not in planted.held_out().layout.title.subtitle.text.replace("<br>", " ")
+def test_a_subtitle_says_that_held_out_tasks_are_among_the_values(planted):
+    def subtitle(view):
+        return view.figure().layout.title.subtitle.text.replace("<br>", " ")
+
+    assert "held-out tasks among them" in subtitle(planted.dimensions())
+    for view in (planted.by_layer(), planted.by_cluster(), planted.held_out()):  # without them, or apart
+        assert "among them" not in subtitle(view)
     none = Mossa(planted.table, planted.manifest | {"held_out": []}, planted.representations)
-    assert "among them" not in none.figure().layout.title.subtitle.text.replace("<br>", " ")
+    assert "among them" not in subtitle(none.dimensions())
 
 
 def test_saved_and_loaded(planted, tmp_path):
     again = Mossa.load(planted.save(tmp_path / "m.json"))
-    assert again.table.equals(planted.table) and again.sentences() == planted.sentences()
+    assert again.table.equals(planted.table) and again.in_words() == planted.in_words()
     assert again.figure().to_json() == planted.figure().to_json()
     with pytest.raises(ArgumentError, match="loaded from a file"):
-        again.map()
+        again.maps()
 
 
 @needs_chromium
 def test_a_browser_draws_every_figure(planted, tmp_path):
-    figures = [
-        planted.figure(), planted.clusters(), planted.dimensions(), planted.held_out(),
-        planted.map(kind="pca").figure(), planted.map(kind="pca").multiples([1, 2]),
-        planted.segments(boundaries=1, min_size=1, alpha=0.99).figure(),
-    ]  # fmt: skip
+    views = [planted.by_layer(), planted.by_cluster(), planted.held_out(), planted.dimensions(), planted.maps()]
+    figures = [figure for view in views for figure in view.figures()]
+    figures.append(layer_segments.cut(planted, PRE, boundaries=1, min_size=1, alpha=0.99).figure())
     page = write_report(tmp_path / "page.html", title="MOSSA", sections=[Section("All", figures=figures)])
     body, drawn, errors = opened(page, tmp_path / "profile")
-    assert drawn == [f"section-1-figure-{i}" for i in range(1, 8)] and errors == []
-    assert body.count('class="slider-group"') == 1 and "play" in body
+    assert drawn == [f"section-1-figure-{i}" for i in range(1, 12)] and errors == []
+    assert body.count('class="slider-group"') == 2 and "play" in body
 
 
 @pytest.mark.parametrize("wrong", [
@@ -470,7 +505,7 @@ def test_bad_settings_are_refused_before_anything_is_read_or_trained(wrong, base
     monkeypatch.setattr(controls, "representations", lambda *_, **__: pytest.fail("was read"))
     name, value = next(iter(wrong.items()))
     with pytest.raises(ArgumentError, match=re.escape(f"{name}={value!r}")):
-        mossa(base, None, TASKS["mood"], **wrong)
+        mossa(base, TASKS["mood"], tuned=None, **wrong)
 
 
 def test_what_cannot_be(base, tiny_model):
@@ -482,46 +517,49 @@ def test_what_cannot_be(base, tiny_model):
         (None, few, {"few": base}, {}, TaskError, "task 'few'\n  found: 3 examples"),
         (None, one, other, {"n": 3}, TaskError, "3 examples"),
         (None, untaught, None, {}, TaskError, "train examples"),
-        (None, [], {}, {}, TaskError, "no task"),
+        (None, [], {}, {}, ArgumentError, "no task"),
+        (None, {"all tasks together": one}, {"all tasks together": base}, {}, TaskError, "another name"),
         (base, one, other, {}, ArgumentError, "the weights of the base"),
         ("trian", one, other, {}, ArgumentError, "did you mean 'train'"),
         ("tuned", one, other, {}, ModelError, "load model 'tuned'"),
         ("train", one, other, {"held_out": ["mood"]}, ArgumentError, "every task"),
-        (None, one, other, {"held_out": ["food"]}, ArgumentError, "held_out"),
+        (None, one, other, {"held_out": ["food"]}, ArgumentError, "held-out task='food'"),
         (None, one, {"taste": base}, {}, ArgumentError, "one control model per task"),
         (None, one, None, {"method": "prefix"}, ArgumentError, "method='prefix'"),
         (None, one, None, {"recipe": {"rate": 1}}, ArgumentError, "rate"),
         (None, one, other, {"masks": 1}, ArgumentError, "masks"),
-        (None, one, other, {"held_out": ["mood"]}, ArgumentError, "no multi-task model"),
+        (None, [one, TASKS["taste"]], None, {"held_out": ["mood"]}, ArgumentError, "no multi-task model"),
+        (None, one, None, {"options": {"rank": 2}}, ArgumentError, "only 'lora' has options"),
+        (None, one, None, {"method": "lora", "options": {"ranks": 2}}, ArgumentError, "give some of"),
         (None, one, other, {"recipe": {"steps": 3}}, ArgumentError, "no model to train"),
     ):
         with pytest.raises(error, match=text):
-            mossa(base, tuned, tasks, given, **wrong)
+            mossa(base, tasks, tuned=tuned, controls=given, **wrong)
     reps = representations(base, one)
     with pytest.raises(ArgumentError, match="representations instead of a model"):
-        mossa(reps, None, one)
+        mossa(reps, one, tuned=None)
     with pytest.raises(ArgumentError, match="3 and 2 layers"):
-        mossa(reps, None, one, {"mood": reps["mood"][:2]})
+        mossa(reps, one, tuned=None, controls={"mood": reps["mood"][:2]})
     with pytest.raises(ArgumentError, match="15 examples of 'mood'"):
-        mossa(reps, None, one, {"mood": reps["mood"][:, 1:]})
+        mossa(reps, one, tuned=None, controls={"mood": reps["mood"][:, 1:]})
     with pytest.raises(ArgumentError, match="other examples of 'mood'"):
         swapped = Representations(dict(reps), {"mood": [("x", "y")] * 16})
-        mossa(swapped, None, one, other)
+        mossa(swapped, one, tuned=None, controls=other)
     with pytest.raises(ArgumentError, match="at='mean' instead of 'last'"):
-        mossa(representations(base, one, at="mean"), None, one, other)
-    with pytest.raises(ArgumentError, match="no held-out|the held-out tasks"):
-        mossa(base, None, one, other).held_out()
+        mossa(representations(base, one, at="mean"), one, tuned=None, controls=other)
+    with pytest.raises(ArgumentError, match="no task held out"):
+        mossa(base, one, tuned=None, controls=other).held_out()
     broken = tiny_model()
     with torch.no_grad():
         broken.root.model.layers[0].mlp.down_proj.weight[:] = torch.inf
     with pytest.raises(NumericalError, match="not finite at layer 1 of example"):
-        mossa(base, None, one, {"mood": broken})
+        mossa(base, one, tuned=None, controls={"mood": broken})
 
 
 def test_an_interval_of_cka_ends_at_one():
     """Two tasks at 0.95 and 0.99: Student's t over one degree of freedom reaches far beyond 1."""
     two = {PRE: {"x1": [0.5, 0.95], "x2": [0.5, 0.99], "y1": [0.5, 0.5]}}
     table = rows_of(two, held_out=["x1", "x2"])
-    said = words.held_out(table[table["layer"] == 1], {"null": 9})
+    said = said_of(held_out_tasks, table[table["layer"] == 1], null=9)
     half = 12.706 * 0.04 / 2  # t(0.975, 1) * standard error of two values 0.04 apart
     assert f"0.970 on 2 tasks held out (95 % interval {0.97 - half:.3f} to 1.000)" in said

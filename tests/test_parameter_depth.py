@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import tiny_model
-from test_experiments import RECIPE, TASKS, never
+from quick_training import quick  # noqa: F401 (for the whole file)
+from state import unchanged
+from test_experiments import FOUR, RECIPE, TASKS, never
 from test_parameters import saved
 
 from neuroscope.attribution import attribute
@@ -15,7 +17,7 @@ from neuroscope.comparison.parameters.bands import ALL
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.experiments import ParameterDepth, cross_training, parameter_depth, trials
 from neuroscope.experiments.trials import Trials
-from neuroscope.training import NeuronAdapter, finetune
+from neuroscope.training import NeuronAdapter
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,66 @@ def model():
 @pytest.fixture(scope="module")
 def masks(model):
     return {name: s.top(0.2) for name, s in attribute(model, TASKS).items()}
+
+
+@pytest.fixture(scope="module")
+def four(model):
+    return {name: s.top(0.2) for name, s in attribute(model, FOUR).items()}
+
+
+def test_depth_is_parameter_similarity_of_models_trained_by_hand(model, four):
+    with unchanged(model.root):
+        found = parameter_depth(model, FOUR, four, n_random=4, seed=3, recipe=RECIPE)
+    assert isinstance(found, ParameterDepth)
+    for name in four:
+        adapter = trials.finetune(model, FOUR[name], four[name], seed=3, **RECIPE)
+        adapter.merge()
+        alone = parameter_similarity({name: model}, four, n_random=4, seed=3).table
+        adapter.unmerge()
+        adapter.detach()
+        rows = found.table[found.table["a"] == name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, alone)
+    means = found.table.groupby("layer")["value"].mean()
+    np.testing.assert_allclose(found.summary()["value"], means)
+    before = parameter_similarity(model, four, n_random=3).by_layer()
+    np.testing.assert_allclose(found.summary()["untrained"], before[before["task"] == ALL]["value"])
+    assert not np.allclose(found.summary()["untrained"], found.summary()["value"])
+    dotted = found.figure().data[-1]
+    assert "before training" in dotted.name
+    np.testing.assert_allclose(dotted.y, found.summary()["untrained"])
+
+
+def test_depth_of_the_one_model_given_trains_nothing(model, four, monkeypatch):
+    monkeypatch.setattr(trials, "finetune", never)
+    found = parameter_depth(model, None, four, n_random=4)
+    pd.testing.assert_frame_equal(found.table, parameter_similarity(model, four, n_random=4).table)
+    assert found.summary()["untrained"].isna().all() and "inside the model given" in found.in_words()
+    assert "before training" not in [trace.name for trace in found.figure().data]
+
+
+def test_trained_adapters_are_kept_and_read(model, four, tmp_path, monkeypatch):
+    two = {name: four[name] for name in ("yes", "turned")}
+    first = parameter_depth(model, TASKS, two, n_random=3, output=tmp_path, recipe=RECIPE)
+    assert len(list(tmp_path.glob("adapters/*.safetensors"))) == 2
+    with pytest.raises(AssertionError):  # another recipe is another training
+        monkeypatch.setattr(trials, "finetune", never)
+        parameter_depth(model, TASKS, two, n_random=3, output=tmp_path, recipe=RECIPE | {"lr": 0.01})
+    again = parameter_depth(model, TASKS, two, n_random=3, output=tmp_path, recipe=RECIPE)
+    pd.testing.assert_frame_equal(first.table, again.table)
+
+
+def test_the_base_is_put_back_after_an_error(model, four, monkeypatch):
+    real, calls = trials.finetune, []
+
+    def fails(*args, **settings):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **settings)
+
+    monkeypatch.setattr(trials, "finetune", fails)
+    with unchanged(model.root), pytest.raises(KeyboardInterrupt):
+        parameter_depth(model, FOUR, four, n_random=3, recipe=RECIPE)
 
 
 def made_up(values, before, band=(0.1, 0.2), band_before=(0.1, 0.2), draws=20, cells=None, tasks=""):
@@ -82,7 +144,7 @@ def test_words_of_training():
 def test_random_masks_as_the_tasks_masks_are_no_finding(model, masks):
     """What training does to all neurons of a random mask is no finding, though it does less to other random masks."""
     drawn = {name: mask.random_like(seed=1, match="layer") for name, mask in masks.items()}
-    found = parameter_depth(model, drawn, TASKS, n_random=20, seed=2, **RECIPE)
+    found = parameter_depth(model, TASKS, drawn, n_random=20, seed=2, recipe=RECIPE)
     said = [line for line in found.in_words().splitlines() if "raining" in line.split("**")[0]]
     assert len(said) == 2 and not any("**" in line for line in said)
     assert "cannot be compared" in said[1] and "above their band in **0 of 2** layers" in found.in_words()
@@ -92,7 +154,7 @@ def test_random_masks_as_the_tasks_masks_are_no_finding(model, masks):
 
 
 def test_before_training_and_what_training_touches(model, masks):
-    found = parameter_depth(model, masks, TASKS, n_random=6, seed=2, **RECIPE)
+    found = parameter_depth(model, TASKS, masks, n_random=6, seed=2, recipe=RECIPE)
     before = parameter_similarity(model, masks, n_random=6, seed=2).by_layer().query("task == @ALL")
     for name in ("value", "low", "high"):
         column = "untrained" if name == "value" else f"untrained_{name}"
@@ -125,34 +187,34 @@ def test_the_figure_shows_the_mean_over_all_pairs_before_and_after():
 
 
 def test_arguments_of_training_need_tasks(model, masks, tmp_path):
-    for given in ({"lr": -5}, {"steps": "x"}, {"n": -3}, {"output": tmp_path / "none"}, {"journal": None}):
+    for given in ({"recipe": {"lr": 0.1}}, {"output": tmp_path / "none"}):
         with pytest.raises(ArgumentError, match=rf"{next(iter(given))}=\.\.\..*\n.*no tasks to train on"):
-            parameter_depth(model, masks, **given)
+            parameter_depth(model, None, masks, **given)
     seen = []
-    found = parameter_depth(model, masks, n_random=3, progress=lambda items, desc: seen.append(desc) or items)
+    found = parameter_depth(model, None, masks, n_random=3, progress=lambda items, desc: seen.append(desc) or items)
     assert seen == ["similarity of parameters"] and found.summary()["untrained_low"].isna().all()
     assert not (tmp_path / "none").exists()
-    for wrong in ({"lr": -5}, {"steps": "x"}, {"adapters": tmp_path}):
+    for wrong in ({"recipe": {"lr": -5}}, {"recipe": {"steps": "x"}}, {"n": 3}, {"output": 3}):
         with pytest.raises(ArgumentError):
-            parameter_depth(model, masks, TASKS, **wrong)
+            parameter_depth(model, TASKS, masks, **wrong)
 
 
 def test_no_test_example_is_needed_or_reported(model, masks):
     blind = {name: dataclasses.replace(task, test=()) for name, task in TASKS.items()}
-    found = parameter_depth(model, masks, blind, n_random=3, **RECIPE)
+    found = parameter_depth(model, blind, masks, n_random=3, recipe=RECIPE)
     training = found.manifest["training"]
     assert not {"split", "n", "seen"} & training.keys()
-    assert training["seed"] == 0 and training["recipe"]["lr"] == "0.02" and set(training["data_hash"]) == set(TASKS)
+    assert training["seed"] == 0 and training["recipe"]["lr"] == 0.02 and set(training["data_hash"]) == set(TASKS)
     with pytest.raises(TaskError, match="test examples"):
-        cross_training(model, masks, blind, seeds=2, **RECIPE)
+        cross_training(model, blind, masks, seeds=2, recipe=RECIPE)
 
 
 def test_what_it_has_trained_is_not_trained_again(model, masks, tmp_path, monkeypatch):
     names = list(masks)
-    parameter_depth(model, masks, TASKS, n_random=3, seed=1, output=tmp_path, **RECIPE)
-    fresh = Trials(model, TASKS, names, RECIPE, "measure").after(masks["yes"], ["yes"], 1, names)
+    parameter_depth(model, TASKS, masks, n_random=3, seed=1, output=tmp_path, recipe=RECIPE)
+    fresh = Trials(model, TASKS, names, RECIPE).after(masks["yes"], ["yes"], 1, names)
     monkeypatch.setattr(trials, "finetune", never)
-    kept = Trials(model, TASKS, names, {**RECIPE, "adapters": tmp_path}, "measure")
+    kept = Trials(model, TASKS, names, RECIPE, output=tmp_path)
     found = kept.after(masks["yes"], ["yes"], 1, names)
     for name in names:
         np.testing.assert_array_equal(found[name], fresh[name])
@@ -168,7 +230,7 @@ def test_an_adapter_that_cannot_be_saved_leaves_the_base(model, masks, tmp_path,
     monkeypatch.setattr(NeuronAdapter, "save", refuse)
     before = model.fingerprint()
     with pytest.raises(FileError, match="full disk"):
-        parameter_depth(model, masks, TASKS, n_random=3, output=tmp_path, **RECIPE)
+        parameter_depth(model, TASKS, masks, n_random=3, output=tmp_path, recipe=RECIPE)
     assert model.fingerprint() == before
 
 
@@ -176,16 +238,16 @@ def test_figure_3_from_a_folder_and_adapters(model, masks, tmp_path):
     """M_i = base + adapter_i, with nothing opened that must be trained."""
     folder, models = saved(model.root, tmp_path / "base"), {}
     for name, mask in masks.items():
-        adapter = finetune(model, TASKS[name], mask, seed=0, **RECIPE)
+        adapter = trials.finetune(model, TASKS[name], mask, seed=0, **RECIPE)
         models[name] = (folder, adapter.save(tmp_path / f"{name}.safetensors"))
         adapter.detach()
-    found = parameter_depth(models, masks, n_random=3)
-    trained = parameter_depth(model, masks, TASKS, n_random=3, **RECIPE)
+    found = parameter_depth(models, None, masks, n_random=3)
+    trained = parameter_depth(model, TASKS, masks, n_random=3, recipe=RECIPE)
     for column in ("value", "low", "high"):
         np.testing.assert_allclose(found.table[column], trained.table[column], rtol=1e-5)
     assert "inside the models trained on one task each" in found.in_words()
 
 
 def test_the_legend_is_on_top_where_nothing_is_trained_too(model, masks):
-    figure = parameter_depth(model, masks, n_random=3).figure()
+    figure = parameter_depth(model, None, masks, n_random=3).figure()
     assert figure.layout.legend.orientation == "h" and figure.data[-1].name == list(masks)[-1]

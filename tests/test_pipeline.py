@@ -17,7 +17,7 @@ from safetensors import safe_open
 from neuroscope import files
 from neuroscope.__main__ import main
 from neuroscope.attribution import attribute
-from neuroscope.errors import ArgumentError, NeuroscopeError, TaskError
+from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.t1_deactivation import deactivation
 from neuroscope.masks import NeuronMask, Scores
@@ -28,8 +28,9 @@ from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.tasks.task import Task
 
 NAMES = ("sentiment-food", "sentiment-film", "summary-food")
-QUICK = {"examples": 16, "test_examples": 16, "seeds": 2}
-TABLES = ("deactivation", "deactivation_runs", "cross_ablation", "verdicts", "overlap")
+QUICK = {"examples": 16, "n": 16, "n_random": 3}
+TABLES = ("deactivation_summary", "deactivation_runs", "cross_ablation_verdicts", "cross_ablation_runs")
+TABLES += ("overlap_pairs", "overlap_sweep_pairs", "depth_sites")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def first(model, tasks, tmp_path_factory):
-    return run(model, tasks, out=tmp_path_factory.mktemp("first"), **QUICK)
+    return run(model, tasks, output=tmp_path_factory.mktemp("first"), **QUICK)
 
 
 def forwards(model):
@@ -90,10 +91,10 @@ def test_everything_is_written(model, tasks, first):
         masks[name] = NeuronMask.load(out / "masks" / f"{name}.safetensors")
         assert scores == attribute(model, task, examples=16)
         assert masks[name] == scores.top(0.10)
-    off = deactivation(model, masks, tasks, seeds=2, n=16)
-    crossed = cross_ablation(model, masks, tasks, seeds=2, n=16)
-    tables = {"deactivation": off.summary(), "deactivation_runs": off.table, "cross_ablation": crossed.table}
-    tables["verdicts"] = crossed.verdicts()
+    off = deactivation(model, tasks, masks, n_random=3, n=16)
+    crossed = cross_ablation(model, tasks, masks, n_random=3, n=16)
+    tables = {"deactivation_summary": off.summary(), "deactivation_runs": off.table}
+    tables |= {"cross_ablation_verdicts": crossed.verdicts(), "cross_ablation_runs": crossed.table}
     for name, table in tables.items():
         pd.testing.assert_frame_equal(pd.read_parquet(out / "tables" / f"{name}.parquet"), table, check_dtype=False)
         again = pd.read_csv(out / "tables" / f"{name}.csv")
@@ -101,14 +102,16 @@ def test_everything_is_written(model, tasks, first):
         numbers = table.select_dtypes(float).columns
         np.testing.assert_allclose(again[numbers], table[numbers])
     page = first.read_text()
-    counts = crossed.verdicts()["verdict"].value_counts()
-    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-    assert f"<strong>Verdicts: {said}.</strong>" in page
     own = int((crossed.verdicts()["verdict"] == "specific").sum())
     assert f"<strong>{own} of 3</strong>" in page
     total = off.summary().set_index("name").loc["mean (all)"]
     assert f"<strong>{total['original']:.1%}</strong> to <strong>{total['off']:.1%}</strong>" in page
-    for title in ("Deactivation", "Specificity", "Overlap", "Depth and relevance"):
+    for title in (
+        "Switching neurons off",
+        "Are the neurons their task&#x27;s own?",
+        "Overlap of the masks",
+        "Depth and relevance",
+    ):
         assert f"<h2>{title}</h2>" in page
     for name in NAMES:
         assert name in page
@@ -119,7 +122,7 @@ def test_a_second_run_is_the_first_and_runs_nothing(model, tasks, first):
     before = content(first.parent)
     count, handle = forwards(model)
     try:
-        run(model, tasks, out=first.parent, **QUICK)
+        run(model, tasks, output=first.parent, **QUICK)
         assert count == []
         assert content(first.parent) == before
     finally:
@@ -133,7 +136,7 @@ def test_a_second_run_is_the_first_and_runs_nothing(model, tasks, first):
         {"objective": "log-odds"},
         {"unit": "head"},
         {"k": 0.3},
-        {"test_examples": 8},
+        {"n": 8},
         {"method": "activation"},
     ],
     ids=lambda c: next(iter(c)),
@@ -143,11 +146,11 @@ def test_changed_settings_are_computed_again(model, tasks, first, changed, tmp_p
     count, handle = forwards(model)
     two = {name: tasks[name] for name in NAMES[1:]}
     try:
-        run(model, two, out=tmp_path, **QUICK | changed)
+        run(model, two, output=tmp_path, **QUICK | changed)
         assert count
     finally:
         handle.remove()
-    fresh = run(model, two, out=tmp_path / "fresh", **QUICK | changed)
+    fresh = run(model, two, output=tmp_path / "fresh", **QUICK | changed)
     for name in ("report.html", *(f"{kind}/{n}.safetensors" for kind in ("scores", "masks") for n in two)):
         assert read(tmp_path / name) == read(fresh.parent / name), name
 
@@ -156,28 +159,28 @@ def test_another_model_or_damaged_scores_are_computed_again(model, tasks, first,
     shutil.copytree(first.parent, tmp_path, dirs_exist_ok=True)
     damaged = tmp_path / "scores" / f"{NAMES[0]}.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    run(model, tasks, out=tmp_path, **QUICK)
+    run(model, tasks, output=tmp_path, **QUICK)
     assert content(tmp_path) == content(first.parent)
     food = load_tasks("mini", train=4, discovery=16, test=16, seed=1)[NAMES[0]]  # other data under the same name
-    run(model, {NAMES[0]: food}, out=tmp_path, **QUICK)
+    run(model, {NAMES[0]: food}, output=tmp_path, **QUICK)
     assert Scores.load(damaged) == attribute(model, food, examples=16)
     other = small_model(seed=1)
-    run(other, tasks, out=tmp_path, **QUICK)
+    run(other, tasks, output=tmp_path, **QUICK)
     assert Scores.load(damaged) == attribute(other, tasks[NAMES[0]], examples=16)
 
 
 def test_lape_sees_all_tasks_at_once(model, tasks, tmp_path):
-    path = run(model, tasks, out=tmp_path, method="lape", **QUICK)
+    path = run(model, tasks, output=tmp_path, method="lape", **QUICK)
     expected = attribute(model, tasks, method="lape", examples=16)
     for name in NAMES:
         assert Scores.load(tmp_path / "scores" / f"{name}.safetensors") == expected[name]
     before, (count, handle) = content(tmp_path), forwards(model)
     try:
-        run(model, tasks, out=tmp_path, method="lape", **QUICK)
+        run(model, tasks, output=tmp_path, method="lape", **QUICK)
         assert count == []
         assert content(tmp_path) == before
         two = {name: tasks[name] for name in NAMES[:2]}
-        run(model, two, out=tmp_path, method="lape", **QUICK)  # scores depend on the company
+        run(model, two, output=tmp_path, method="lape", **QUICK)  # scores depend on the company
         assert count
     finally:
         handle.remove()
@@ -194,12 +197,12 @@ def test_a_stopped_run_goes_on(model, tasks, first, tmp_path):
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        run(model, tasks, out=tmp_path, progress=stops, **QUICK)
+        run(model, tasks, output=tmp_path, progress=stops, **QUICK)
     assert not (tmp_path / "report.html").exists()
     _, handle = forwards(model)
     seen = []
     try:
-        run(model, tasks, out=tmp_path, progress=lambda x, desc, **unit: seen.append(desc) or x, **QUICK)
+        run(model, tasks, output=tmp_path, progress=lambda x, desc, **unit: seen.append(desc) or x, **QUICK)
     finally:
         handle.remove()
     assert seen == ["deactivation", "cross-ablation"]  # scores were there
@@ -207,8 +210,8 @@ def test_a_stopped_run_goes_on(model, tasks, first, tmp_path):
 
 
 def test_one_task_alone(model, tasks, tmp_path):
-    path = run(model, tasks[NAMES[0]], out=tmp_path, **QUICK)
-    assert "<h2>Overlap</h2>" not in path.read_text()
+    path = run(model, tasks[NAMES[0]], output=tmp_path, **QUICK)
+    assert "<h2>Overlap" not in path.read_text()
     assert {p.name for p in (tmp_path / "masks").iterdir()} == {f"{NAMES[0]}.safetensors"}
 
 
@@ -221,23 +224,23 @@ def test_mistakes_are_found_before_the_first_forward_pass(model, tasks, tmp_path
             (ArgumentError, "not a share", {"k": 0}),
             (ArgumentError, "not a share", {"k": 1.5}),
             (ArgumentError, "not a share", {"k": "a"}),
-            (ArgumentError, "no control", {"seeds": 0}),
+            (ArgumentError, "fewer do not tell", {"n_random": 2}),
             (ArgumentError, "did you mean 'grad-x-act'", {"method": "grad-x-act2"}),
             (ArgumentError, "log-odds", {"objective": "losss"}),
             (ArgumentError, "hidden", {"unit": "neuron"}),
             (ArgumentError, "no task", {"tasks": {}}),
-            (ArgumentError, "a str", {"tasks": {"a": "b"}}),
+            (ArgumentError, "a str in place of a task", {"tasks": {"a": "b"}}),
             (ArgumentError, "no such folder", {"tasks": "nothing"}),
             (TaskError, "the test examples of task 'empty'", {"tasks": empty}),
-            (ArgumentError, "not a whole number from 1 up", {"test_examples": 0}),
+            (ArgumentError, "not a whole number from 1 up", {"n": 0}),
             (ArgumentError, "not a whole number from 1 up", {"examples": 0}),
         ):
             with pytest.raises(kind, match=text):
-                run(model, **{"tasks": tasks, "out": tmp_path / "out"} | QUICK | given)
+                run(model, **{"tasks": tasks, "output": tmp_path / "out"} | QUICK | given)
             assert not list(tmp_path.glob("out/*"))
         assert count == []
-        with pytest.raises(NeuroscopeError, match="a path that can be written to"):
-            run(model, tasks, out=tmp_path / "file", **QUICK)
+        with pytest.raises(ArgumentError, match="a file"):
+            run(model, tasks, output=tmp_path / "file", **QUICK)
     finally:
         handle.remove()
 
@@ -262,8 +265,8 @@ def command(*arguments):
 
 def test_the_command_line_ends_with_the_path(folders):
     done = command(
-        "run", "--model", folders / "model", "--tasks", folders / "tasks", "--out", folders / "out",
-        "--examples", 8, "--test-examples", 8, "--seeds", 2,
+        "run", "--model", folders / "model", "--tasks", folders / "tasks", "--output", folders / "out",
+        "--examples", 8, "--n", 8, "--n-random", 3,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{folders / 'out' / 'report.html'}\n"
@@ -284,7 +287,7 @@ def test_the_command_line_says_what_is_wrong(folders, capsys):
         (["--model", model, "--method", "magic"], "no such method"),
         (["--model", model, "--dtype", "float99"], "dtype"),
     ):
-        assert main(["run", "--out", str(folders / "bad"), *arguments]) == 2
+        assert main(["run", "--output", str(folders / "bad"), *arguments]) == 2
         out, err = capsys.readouterr()
         assert out == ""
         assert text in err
@@ -303,14 +306,15 @@ def test_ctrl_c_is_no_traceback(folders, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("neuroscope.reports.main_job.run", stop)
-    assert main(["run", "--model", str(folders / "model"), "--out", str(folders / "bad")]) == 130
+    assert main(["run", "--model", str(folders / "model"), "--output", str(folders / "bad")]) == 130
     assert "goes on where it was" in capsys.readouterr().err
 
 
 def test_help_names_every_option(capsys):
     for arguments, expected in (
         (["--help"], ["run"]),
-        (["run", "--help"], ["--model", "--tasks", "--k", "--seeds", "(default: 0.1)"]),
+        (["reproduce", "--help"], ["T1, T2", "--held-out", "--n-random"]),
+        (["run", "--help"], ["--model", "--tasks", "--k", "--n-random", "(default: 0.1)"]),
     ):
         with pytest.raises(SystemExit) as error:
             main(arguments)
@@ -326,13 +330,13 @@ def test_help_names_every_option(capsys):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """The main job on the bundled model with its default settings: what `make demo` runs."""
-    return run(out=tmp_path_factory.mktemp("demo"))
+    return run(output=tmp_path_factory.mktemp("demo"))
 
 
 @pytest.mark.slow
 def test_on_the_bundled_model_neurons_are_their_tasks_own(demo):
     folder = demo.parent
-    off = pd.read_parquet(folder / "tables" / "deactivation.parquet").set_index("name").loc["mean (all)"]
+    off = pd.read_parquet(folder / "tables" / "deactivation_summary.parquet").set_index("name").loc["mean (all)"]
     assert off["original"] >= 0.95
     assert off["loss_random_layer"] <= 0.04
     assert off["loss_off"] >= 0.40
@@ -343,7 +347,7 @@ def test_on_the_bundled_model_neurons_are_their_tasks_own(demo):
     within, across = ([j for same, j in pairs if same is kind] for kind in (True, False))
     assert (len(within), len(across)) == (6, 60)
     assert np.mean(within) >= 2 * np.mean(across)
-    verdicts = pd.read_parquet(folder / "tables" / "verdicts.parquet")
+    verdicts = pd.read_parquet(folder / "tables" / "cross_ablation_verdicts.parquet")
     assert verdicts["verdict"].isin(["specific", "selective"]).sum() >= 8
 
 

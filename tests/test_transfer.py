@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import tiny_model
+from quick_training import quick  # noqa: F401 (for the whole file)
 from state import unchanged
 from test_experiments import FOUR, RECIPE, never
 
@@ -21,7 +22,6 @@ from neuroscope.experiments import (
     trials,
 )
 from neuroscope.experiments.t4_parameter_transfer import joined
-from neuroscope.files import Journal
 
 NEGATIVE = "**A negative**: "
 
@@ -37,12 +37,12 @@ def masks(model):
 
 
 def test_transfer_is_correlate_of_depth_and_cross_training(model, masks, tmp_path):
-    journal, kept = Journal(), {"output": tmp_path, "n_random": 3, "seed": 3}
+    shared, how = {"output": tmp_path, "recipe": RECIPE}, {"n_random": 3, "seed": 3}
     with unchanged(model.root):
-        found = parameter_transfer(model, masks, FOUR, seeds=2, journal=journal, **kept, **RECIPE)
+        found = parameter_transfer(model, FOUR, masks, seeds=2, **how, **shared)
     assert isinstance(found, ParameterTransfer)
-    alike = parameter_depth(model, masks, FOUR, **kept, **RECIPE)
-    scores = cross_training(model, masks, FOUR, seeds=2, journal=journal, **RECIPE)
+    alike = parameter_depth(model, FOUR, masks, **how, **shared)
+    scores = cross_training(model, FOUR, masks, seeds=2, **shared)
     for view, direct in (
         ("all", correlate(alike, scores, seed=3)),
         ("layer", correlate(alike, scores, by="layer", seed=3)),
@@ -62,11 +62,17 @@ def test_transfer_is_correlate_of_depth_and_cross_training(model, masks, tmp_pat
 
 def test_arguments_are_refused_before_anything_is_trained(model, masks, monkeypatch):
     monkeypatch.setattr(trials, "finetune", never)
-    for settings, match in (({"seeds": 1}, "seeds=1"), ({"match": "norm"}, "match"), ({"lrr": 1}, "no such argument")):
+    wrong = (
+        ({"seeds": 1}, "two seeds"),
+        ({"match": "norm"}, "match"),
+        ({"lrr": 1}, "lrr"),
+        ({"recipe": {"a": 1}}, "a=1"),
+    )
+    for settings, match in wrong:
         with pytest.raises(ArgumentError, match=match):
-            parameter_transfer(model, masks, FOUR, **settings)
+            parameter_transfer(model, FOUR, masks, **settings)
     with pytest.raises(ArgumentError, match="3 tasks"):
-        parameter_transfer(model, {name: masks[name] for name in list(masks)[:3]}, FOUR)
+        parameter_transfer(model, FOUR, {name: masks[name] for name in list(masks)[:3]})
 
 
 def planted(score, control, names="abcde", layers=lambda s, layer: s, seed=0):

@@ -18,3 +18,4 @@ from .t5_continual_comparison import continual_comparison as continual_compariso
 from .t9_overlap_controlled import OverlapControlled as OverlapControlled
 from .t9_overlap_controlled import overlap_controlled as overlap_controlled
 from .table import EXPERIMENTS as EXPERIMENTS
+from .table import Experiment as Experiment

@@ -9,19 +9,29 @@ from neuroscope.errors import MaskError
 from neuroscope.masks import Match, NeuronMask
 
 
-def draw(target: NeuronMask, size: int, share: float, *, seed: int, match: Match = "uniform") -> NeuronMask:
-    """`size` random neurons, `round(share * size)` of them inside the target mask."""
+def draw_with_overlap(
+    target: NeuronMask, size: int, share: float, *, seed: int, match: Match = "uniform"
+) -> NeuronMask:
+    """`size` random neurons, `round(share * size)` of them inside the target mask.
+
+    Args:
+        match: where those outside come from: "uniform" from anywhere; "layer" each from the layer of a neuron of the
+            target whose place it takes.
+
+    Raises:
+        MaskError: too few neurons outside the mask, at a site or at all.
+    """
     generator = torch.Generator().manual_seed(
         int(files.digest(target.identity, size, float(share), seed, match), 16) % 2**63
     )
     inside = target.flags()
     widths = list(target.widths.values())
     site = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
-    mine = inside.nonzero().flatten()
-    mine = mine[torch.randperm(len(mine), generator=generator)[:size]]
+    members = inside.nonzero().flatten()
+    members = members[torch.randperm(len(members), generator=generator)[:size]]
     cut = round(share * size)
-    chosen = [mine[:cut]]
-    replaced = mine[cut:]
+    chosen = [members[:cut]]
+    replaced = members[cut:]
     wanted = {i: int((site[replaced] == i).sum()) for i in range(len(widths))} if match == "layer" else {-1: size - cut}
     for i, count in wanted.items():
         free = (~inside if i < 0 else ~inside & (site == i)).nonzero().flatten()
@@ -32,7 +42,6 @@ def draw(target: NeuronMask, size: int, share: float, *, seed: int, match: Match
         chosen.append(free[torch.randperm(len(free), generator=generator)[:count]])
     flags = torch.zeros_like(inside)
     flags[torch.cat(chosen)] = True
-    parts = flags.split(widths)
-    about = {"inside": dict(target.manifest), "share": share, "seed": seed, "match": match}
-    neurons = {a: part.nonzero().flatten() for a, part in zip(target.widths, parts, strict=True)}
-    return NeuronMask.of(neurons, target.widths, target.unit, about)
+    neurons = {a: part.nonzero().flatten() for a, part in zip(target.widths, flags.split(widths), strict=True)}
+    manifest = {"inside": dict(target.manifest), "share": share, "seed": seed, "match": match}
+    return NeuronMask.of(neurons, target.widths, target.unit, manifest)

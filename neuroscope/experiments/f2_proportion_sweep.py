@@ -3,9 +3,11 @@
 1. Every training task's neurons are scored once; its mask at k is the top k of all neurons.
 2. Joint (Figure 2): the union of the tasks' masks is trained on all of them together. Single (Figure 6): each task's
    mask is trained on that task alone.
-3. Scores on the tasks trained on are specialization (in-domain); on all others given, generalization (out-of-domain).
+3. Scores on the tasks trained on are specialization (in-domain); on all others, generalization (out-of-domain).
 4. At every k, as many random neurons of the same layers are trained in the same way: the size of the mask alone has an
    effect too. At k = 1 the two are the same.
+
+Run s trains with seed s, and draws its random masks with it.
 
 LX24's Table 3 swaps the two words in its caption; its §3.2 is followed here.
 """
@@ -16,29 +18,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any, Unpack
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from neuroscope import figures
 from neuroscope.attribution import attribute
-from neuroscope.checks import public
-from neuroscope.errors import ArgumentError, choose
-from neuroscope.experiments.judging import check_masks
-from neuroscope.experiments.trials import (
-    Settings,
-    Trials,
-    bounded,
-    check_growing,
-    check_runs,
-    check_settings,
-    measured,
-    over_tasks,
-    spread,
-)
+from neuroscope.checks import Progress, public, seeds_of, watched
+from neuroscope.errors import choose
+from neuroscope.evaluation import Outcomes
+from neuroscope.experiments.judging import refuse_masks_of_test_examples
+from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words, trained_row
 from neuroscope.masks import NeuronMask, Scores
+from neuroscope.models import resolve
 from neuroscope.results import Result
-from neuroscope.tasks.task import Task
+from neuroscope.statistics import seeds_and_examples_interval
+from neuroscope.tasks import Tasks, tasks_of
+from neuroscope.training import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,17 +53,23 @@ class ProportionSweep(Result):
     random mask), task, domain ("in" or "out"), n, score, low, high (95 % bootstrap interval over examples), se.
     """
 
+    title = "Scores by the share of neurons trained"
+    captions: ClassVar[Mapping[str, str]] = {
+        "summary": "Chosen against random neurons, by share",
+        "runs": "Every measurement",
+    }
+
     def curves(self) -> pd.DataFrame:
         """One row per domain, condition and k: density, score (mean over tasks and groups), low, high (95 %).
 
         Half the interval's width joins Student's t over seeds and the standard error over examples, in which a task
-        that several groups are measured on counts once (`experiments.trials.spread`).
+        that several groups are measured on counts once (`statistics.seeds_and_examples_interval`).
         """
         import pandas as pd  # heavy: only for tables
 
         rows = []
         for (domain, condition, k), cells in self.table.groupby(["domain", "condition", "k"], sort=False):
-            score, low, high = bounded(spread(*over_tasks(cells)))
+            score, low, high = seeds_and_examples_interval(*over_tasks(cells), is_score=True)
             rows.append(
                 {"domain": domain, "condition": condition, "k": k, "density": cells["density"].mean()}
                 | {"score": score, "low": low, "high": high}
@@ -88,7 +91,7 @@ class ProportionSweep(Result):
         for (domain, k), cells in trained.groupby(["domain", "k"], sort=False):
             own, random = (cells[cells["condition"] == c] for c in ("task", "random-layer"))
             (mine, error), (others, error_) = over_tasks(own), over_tasks(random)
-            gap = spread(mine - others, float(np.hypot(error, error_)))
+            gap = seeds_and_examples_interval(mine - others, float(np.hypot(error, error_)))
             if own["density"].min() == 1.0:  # all neurons: there is nothing to choose
                 gap = (0.0, 0.0, 0.0)
             rows.append(
@@ -123,7 +126,7 @@ class ProportionSweep(Result):
             drawn,
             reference,
             title="Scores by the share of neurons trained",
-            subtitle=f"{how}; bands: 95 % over examples and {self.manifest['seeds']} seeds; "
+            subtitle=f"{how}; bands: 95 % over examples and {len(self.manifest['seeds'])} seeds; "
             f"{self.manifest['n']} test examples a task",
             x_label="neurons in each task's mask, %",
             y_label="score, %",
@@ -132,102 +135,105 @@ class ProportionSweep(Result):
         )
 
     def in_words(self) -> str:
-        """What was found, as text with `**bold**` and lists; failures are stated."""
-        lines = []
+        """At which share each kind of score is highest, and where the choice of neurons made a difference."""
+        best = {domain: cells.loc[cells["task"].idxmax()] for domain, cells in self.summary().groupby("domain")}
+        peaks = [f"{DOMAINS[domain]} is highest at k = **{row['k']:.0%}**" for domain, row in best.items()]
+        lines = [f"Of the shares of neurons trained, {' and '.join(peaks)}.\n"]
         for domain, cells in self.summary().groupby("domain", sort=False):
-            best, first = cells.loc[cells["task"].idxmax()], cells.iloc[0]
+            top, first, last = best[domain], cells.iloc[0], cells.iloc[-1]
             lines.append(
-                f"- {DOMAINS[domain].capitalize()}: {first['zero-shot']:.1%} before training, "
-                f"highest at k = **{best['k']:.0%}** with **{best['task']:.1%}** "
-                f"[{best['low']:.1%}, {best['high']:.1%}]; {first['task']:.1%} at k = {first['k']:.0%} and "
-                f"{cells.iloc[-1]['task']:.1%} at k = {cells.iloc[-1]['k']:.0%}."
+                f"- {DOMAINS[domain].capitalize()}: {first['zero-shot']:.1%} before training, **{top['task']:.1%}** "
+                f"[{top['low']:.1%}, {top['high']:.1%}] at best; {first['task']:.1%} at k = {first['k']:.0%} and "
+                f"{last['task']:.1%} at k = {last['k']:.0%}."
             )
             better = cells[cells["difference_low"] > 0]["k"]
             worse = cells[cells["difference_high"] < 0]["k"]
-            told = [
-                f"{what} at k = {', '.join(f'{k:.0%}' for k in ks)}"
-                for what, ks in (("better", better), ("worse", worse))
-                if len(ks)
+            differ = [
+                f"{what} at k = {', '.join(f'{k:.0%}' for k in shares)}"
+                for what, shares in (("better", better), ("worse", worse))
+                if len(shares)
             ]
-            chosen = "; ".join(told) or "**a negative**, no difference was shown at any k"
             lines.append(
-                f"- Chosen against random neurons of the same layers, {domain}-domain: {chosen} (95 % intervals over "
-                f"examples and {self.manifest['seeds']} seeds, not corrected for the number of k)."
+                f"- Chosen against random neurons of the same layers, {domain}-domain: "
+                f"{'; '.join(differ) or '**A negative**, no difference was shown at any k'} (95 % intervals over "
+                f"examples and {len(self.manifest['seeds'])} seeds, not corrected for the number of k)."
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *seen_in_words(self.manifest)])
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The summary, and every measurement."""
+        return {"summary": self.summary(), "runs": self.to_frame()}
 
 
 @public
 def proportion_sweep(
     model: Any,
-    tasks: Mapping[str, Task],
-    test: Mapping[str, Task] | None = None,
+    tasks: Tasks,
     *,
-    ks: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 1.0),
+    held_out: str | Sequence[str] = (),
+    k: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 1.0),
     joint: bool = True,
     scores: Mapping[str, Scores] | None = None,
-    seeds: int = 3,
-    **settings: Unpack[Settings],
+    seeds: int | Sequence[int] = 3,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    n: int | None = None,
+    batch_size: int | None = None,
+    output: str | PathLike | None = None,
+    progress: Progress | None = None,
 ) -> ProportionSweep:
     """Train a growing share of the tasks' neurons; measure the tasks trained on, and others.
 
     Args:
-        tasks: to train on, by name.
-        test: others, that are only measured. Without any, `joint` has no out-of-domain scores; single-task training is
-            measured on the other training tasks too.
-        ks: shares of all neurons in each task's mask, growing.
+        held_out: names of tasks that are only measured. Without any, `joint` has no out-of-domain scores; single-task
+            training is measured on the other training tasks too.
+        k: shares of all neurons in each task's mask, growing.
         joint: train the union of the masks on all tasks together (Figure 2), or each task alone (Figure 6).
         scores: of every training task, found on other examples than the test ones; None: `attribute`'s default.
-        seeds: trainings of every mask, and random masks (run s trains with seed s).
-        settings: as in `train_only`.
+        seeds: runs of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own random mask.
+        model, tasks, recipe, n, batch_size, output, progress: as in `train_only`.
 
     Raises:
-        ArgumentError: shares that are none, or a task that is in both `tasks` and `test`.
+        ArgumentError: shares that are none, a held-out task that is none, or no task left to train on.
         TaskError, MaskError, ModelError, NumericalError: as in `train_only`.
     """
     import pandas as pd  # heavy: only for tables
 
-    check_settings("proportion_sweep", settings)
-    others = dict(test or {})
-    _check(tasks, others, ks, seeds)
-    every = {**tasks, **others}
-    trials = Trials(model, every, tasks, settings, "proportion_sweep")
+    tasks = tasks_of(tasks, "proportion_sweep")
+    learnt, _ = parted(tasks, held_out, "proportion_sweep")
+    model, seeds = resolve(model), seeds_of(seeds)
+    measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
+    trials = Trials(model, tasks, learnt, recipe, **measuring)
     if scores is None:
-        scores = {name: attribute(trials.model, task, progress=trials.progress) for name, task in tasks.items()}
-    for name in tasks:
+        scores = {name: attribute(model, tasks[name], progress=progress) for name in learnt}
+    for name in learnt:
         choose(name, scores, "scores of task")
-    groups = {"joint": list(tasks)} if joint else {name: [name] for name in tasks}
-    masks = {(g, k): reduce(or_, (scores[m].top(k) for m in members)) for g, members in groups.items() for k in ks}
-    check_masks({name: scores[name].top(ks[0]) for name in tasks}, every, judged=every)
+    groups = {"joint": learnt} if joint else {name: [name] for name in learnt}
+    masks = {
+        (group, share): reduce(or_, (scores[m].top(share) for m in members))
+        for group, members in groups.items()
+        for share in k
+    }
+    refuse_masks_of_test_examples({name: scores[name].top(k[0]) for name in learnt}, tasks, tasks.values())
     rows: list[dict[str, Any]] = []
 
-    def keep(group: str, k: float, mask: NeuronMask | None, condition: str, seed: int | None, found: Any) -> None:
-        about = {"group": group, "k": float(k), "density": mask.density if mask is not None else 0.0}
+    def add(group: str, share: float, mask: NeuronMask | None, condition: str, seed: int | None, measured: Any) -> None:
+        about = {"group": group, "k": share, "density": mask.density if mask is not None else 0.0}
         about |= {"neurons": 0 if mask is None else len(mask), "condition": condition, "seed": seed}
-        for name, outcomes in found.items():
+        for name, outcomes in measured.items():
             place = {"task": name, "domain": "in" if name in groups[group] else "out"}
-            rows.append(about | place | measured(outcomes))
+            rows.append(about | place | trained_row(outcomes))
 
     for group in groups:
-        keep(group, 0.0, None, "zero-shot", None, {name: trials.before(name) for name in every})
-    for (group, k), mask in trials.watched(list(masks.items()), "proportion sweep"):
-        for seed in range(seeds):
+        before: dict[str, Outcomes] = {name: trials.before(name) for name in tasks}
+        add(group, 0.0, None, "zero-shot", None, before)
+    for (group, share), mask in watched(masks.items(), progress, "proportion sweep"):
+        for seed in seeds:
             for condition, chosen in (("task", mask), ("random-layer", mask.random_like(seed=seed))):
-                found = trials.after(chosen, groups[group], seed, list(every))
-                keep(group, k, chosen, condition, seed, found)
+                after = trials.after(chosen, groups[group], seed, list(tasks))
+                add(group, share, chosen, condition, seed, after)
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")
-    about = {"joint": joint, "seeds": seeds, "trained on": list(tasks), "ks": [float(k) for k in ks]}
-    named = {f"{group} {k:g}": mask for (group, k), mask in masks.items()}
-    return ProportionSweep(table, trials.manifest(named, **about))
-
-
-def _check(tasks: Any, others: Mapping[str, Task], ks: Any, seeds: Any) -> None:
-    if not isinstance(tasks, Mapping) or not tasks:
-        raise ArgumentError("proportion_sweep", f"tasks={tasks!r:.60}", "give a dict of name -> Task")
-    both = [name for name in others if name in tasks]
-    if both:
-        do = "give each task once: trained on, or only measured"
-        raise ArgumentError("proportion_sweep", f"{both[0]!r} in tasks and in test", do)
-    check_growing("ks", ks, 1e-9, "shares in (0, 1]")
-    check_runs(seeds)
+    about = {"joint": joint, "seeds": list(seeds), "trained on": learnt, "k": list(k)}
+    return ProportionSweep(
+        table, trials.manifest({f"{group} {share:g}": mask for (group, share), mask in masks.items()}, **about)
+    )

@@ -15,22 +15,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from neuroscope.checks import public
+from neuroscope.checks import Progress, public
 from neuroscope.comparison.parameters import Estimator, ParameterSimilarity, Part, parameter_similarity
 from neuroscope.comparison.parameters.bands import ALL, plain
 from neuroscope.comparison.parameters.similarity_by_depth import LIMITS
 from neuroscope.errors import ArgumentError
-from neuroscope.experiments.judging import check_masks
-from neuroscope.experiments.trials import DEFAULTS, Settings, Training, check_settings
+from neuroscope.experiments.judging import tasks_and_masks
+from neuroscope.experiments.trials import Trials
 from neuroscope.figures import style
-from neuroscope.masks import NeuronMask
-from neuroscope.models import Model
-from neuroscope.tasks.task import Task
-from neuroscope.training import NeuronAdapter
+from neuroscope.masks import NeuronMask, masks_of
+from neuroscope.models import Model, resolve
+from neuroscope.tasks import Tasks
+from neuroscope.training import NeuronAdapter, Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +47,9 @@ class ParameterDepth(ParameterSimilarity):
     (value, low, high), and `manifest["touched"]` the share of a random mask's neurons that training a task's touches;
     None where nothing was trained.
     """
+
+    title = "Tasks' neurons by their parameters, layer by layer"
+    captions: ClassVar[Mapping[str, str]] = {"summary": "Mean over all pairs", "runs": "Every pair in every layer"}
 
     def summary(self) -> pd.DataFrame:
         """The mean over all pairs by layer.
@@ -87,7 +90,7 @@ class ParameterDepth(ParameterSimilarity):
         return f"{said}; inside the trained models; the band {of}"
 
     def in_words(self) -> str:
-        """What was found, as text with `**bold**` and lists; failures are stated."""
+        """How alike the tasks' neurons are, where more than random ones, and what training changed."""
         rows, how = self.summary(), self.manifest
         known = rows[rows["value"].notna()]
         if known.empty:
@@ -97,11 +100,16 @@ class ParameterDepth(ParameterSimilarity):
         gaps = [said.pop()] if self.table["value"].isna().any() else []
         if how["untrained"] is not None:
             said += _training(known, how["touched"])
-        return "\n".join(f"- {sentence}" for sentence in [*said, *gaps, LIMITS[how["estimator"]]])
+        lead, *points = [*said, *gaps, LIMITS[how["estimator"]]]
+        return "\n".join([lead, "", *(f"- {point}" for point in points)])
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The mean over all pairs by layer, and every pair in every layer."""
+        return {"summary": self.summary(), "runs": self.to_frame()}
 
 
 def _training(made: pd.DataFrame, touched: float) -> list[str]:
-    """What training changed, as plain numbers: random masks, of which it touches less, are no measure of it."""
+    """What training changed, as plain numbers: it touches less of random masks, which are no measure of it."""
     change = made["value"] - made["untrained"]
     if change.isna().all():
         return ["There is no similarity before training to compare with."]
@@ -127,18 +135,18 @@ def _touched(masks: Mapping[str, NeuronMask]) -> float:
 class Trained(Mapping[str, Model]):
     """Task -> the model with that task's neurons trained on it and merged; the one before is taken out first."""
 
-    def __init__(self, training: Training, masks: Mapping[str, NeuronMask], seed: int):
-        self.training, self.masks, self.seed = training, masks, seed
+    def __init__(self, trials: Trials, masks: Mapping[str, NeuronMask], seed: int):
+        self.trials, self.masks, self.seed = trials, masks, seed
         self.adapter: NeuronAdapter | None = None
 
     def __getitem__(self, name: str) -> Model:
         self.close()
-        learnt: Any = (self.masks[name], [name], self.seed)
-        self.adapter, path = self.training(*learnt), self.training.path(*learnt)
+        training: Any = (self.masks[name], [name], self.seed)
+        self.adapter, path = self.trials.train(*training), self.trials.path(*training)
         if path is not None and not path.exists():
             self.adapter.save(path)
         self.adapter.merge()
-        return self.training.model
+        return self.trials.model
 
     def close(self) -> None:
         """Put the base back."""
@@ -158,15 +166,16 @@ class Trained(Mapping[str, Model]):
 @public
 def parameter_depth(
     model: Any,
+    tasks: Tasks | None,
     masks: Mapping[str, NeuronMask],
-    tasks: Mapping[str, Task] | None = None,
     *,
     estimator: Estimator = "masked",
     part: Part = "all",
     n_random: int = 20,
     seed: int = 0,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     output: str | PathLike | None = None,
-    **settings: Unpack[Settings],
+    progress: Progress | None = None,
 ) -> ParameterDepth:
     """F3: per layer, how alike tasks' neurons are by their parameters, inside models trained on one task each.
 
@@ -174,14 +183,14 @@ def parameter_depth(
         model: with `tasks`, anything that can be opened and trained. Without, also all else that
             `parameter_similarity` takes, such as a folder, or task -> (folder, its adapter's file) for models M_i
             trained before.
+        tasks: by the masks' names, whose training examples to learn. None: nothing is trained, and the neurons are
+            compared inside the model given; then neither `recipe` nor `output` is taken.
         masks: name -> hidden neurons, two or more.
-        tasks: by the same names, whose training examples to learn. None: nothing is trained, and the neurons are
-            compared inside the model given; but for `progress`, no argument of training is taken.
         estimator, part, n_random: as in `parameter_similarity`.
         seed: of the trainings and of the random masks.
-        output: folder for the trained adapters. What is there of an earlier run is not trained again.
-        settings: of training, as in `train_only`; `n`, `eval_batch_size` and `journal`, which the experiments share,
-            change nothing, as no test example is measured.
+        recipe: of every training, as in `train_only`.
+        output: a folder for the trained adapters. What is there of an earlier run is not trained again.
+        progress: called as `progress(iterable, desc=...)`, such as tqdm.
 
     Returns:
         `ParameterDepth`: cosines in [-1, 1], with `.by_layer()`, `.summary()`, `.figure()` and `.in_words()`.
@@ -189,27 +198,26 @@ def parameter_depth(
     Raises:
         TaskError, MaskError, ModelError, NumericalError, FileError: as `parameter_similarity` and `finetune`.
     """
-    check_settings("parameter_depth", settings, [name for name in DEFAULTS if name != "adapters"])
     how: dict[str, Any] = {"estimator": estimator, "part": part, "n_random": n_random, "seed": seed}
-    how["progress"] = settings.get("progress")
+    how["progress"] = progress
     if tasks is None:
-        given = [name for name in settings if name != "progress"] + ["output"] * (output is not None)
-        if given:
-            do = f"give tasks as well, or leave {given[0]} out"
-            raise ArgumentError(f"parameter_depth({given[0]}=...)", "no tasks to train on", do)
-        found = parameter_similarity(model, masks, **how)
-        return ParameterDepth(found.table, found.manifest | {"untrained": None, "touched": None})
-    names = check_masks(masks, tasks)
-    chosen: Any = {**settings, "adapters": output}
-    training = Training(model, {name: tasks[name] for name in names}, names, chosen, "parameter_depth")
-    before = parameter_similarity(training.model, masks, **how)
-    trained = Trained(training, masks, seed)
+        for name, value in (("recipe", recipe), ("output", output)):
+            if value is not None:
+                do = f"give tasks as well, or leave {name} out"
+                raise ArgumentError(f"parameter_depth({name}=...)", "no tasks to train on", do)
+        given = parameter_similarity(model, masks_of(masks, "parameter_depth"), **how)
+        return ParameterDepth(given.table, given.manifest | {"untrained": None, "touched": None})
+    tasks, masks = tasks_and_masks(tasks, masks, "parameter_depth")
+    trials = Trials(resolve(model), tasks, tasks, recipe, output=output, progress=progress)
+    before = parameter_similarity(trials.model, masks, **how)
+    trained = Trained(trials, masks, seed)
     try:
-        found = parameter_similarity(trained, masks, **how)
+        after = parameter_similarity(trained, masks, **how)
     finally:
         trained.close()
     rows = before.by_layer()
     rows = rows[rows["task"] == ALL]
     untrained = {name: plain(rows[name].to_numpy()) for name in ("value", "low", "high")}
     about: dict[str, Any] = {"untrained": untrained, "touched": _touched(masks)}
-    return ParameterDepth(found.table, found.manifest | about | {"training": training.manifest(masks, seed=seed)})
+    about["training"] = trials.training_manifest(masks, seed=seed)
+    return ParameterDepth(after.table, after.manifest | about)

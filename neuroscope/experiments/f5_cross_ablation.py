@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from neuroscope import figures, files
-from neuroscope.checks import Progress, public
+from neuroscope import figures
+from neuroscope.checks import Progress, public, watched
 from neuroscope.errors import choose
-from neuroscope.experiments.judging import Judge, check_masks, check_seeds, judged_on
+from neuroscope.experiments.judging import Judge, tasks_and_masks
 from neuroscope.masks import Match, NeuronMask
+from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
-from neuroscope.tasks.task import Task
+from neuroscope.tasks import Tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,9 +31,11 @@ class CrossAblation(Result):
     Columns: source, target, source_family, target_family, score, original, control (mean over random masks of the same
     size, layer-matched to the source's), effect = control - score (what this mask breaks beyond chance), low and high
     (95 % bootstrap interval of the effect, over examples and random masks), p (of both kinds of chance:
-    `statistics.against_controls`), q (Benjamini-Hochberg over
-    the whole matrix).
+    `statistics.against_controls`), q (Benjamini-Hochberg over the whole matrix).
     """
+
+    title = "Are the neurons their task's own?"
+    captions: ClassVar[Mapping[str, str]] = {"verdicts": "Is the mask the task's own?", "runs": "Every cell"}
 
     @property
     def matrix(self) -> pd.DataFrame:
@@ -89,6 +93,42 @@ class CrossAblation(Result):
             )
         return pd.DataFrame(rows)
 
+    def in_words(self) -> str:
+        """In how many tasks the mask is the task's own, which are not shown to be, and what the verdicts mean."""
+        verdicts = self.verdicts()
+        names = {verdict: list(rows["task"]) for verdict, rows in verdicts.groupby("verdict", sort=False)}
+        specific, selective = (len(names.get(verdict, [])) for verdict in ("specific", "selective"))
+        lines = [
+            f"Each mask switched off under every task: in **{specific} of {len(verdicts)}** task(s) its neurons are "
+            "**specific**, breaking their task beyond chance and more than those of any other family do; in "
+            f"**{selective}** more they are **selective**: another family's break the task as much, but these break it "
+            "more than they break tasks in general.\n",
+        ]
+        shared = verdicts[verdicts["verdict"] == "shared"]
+        if len(shared):
+            by_whom = ", ".join(f"{r.task} (compare those of {r.strongest})" for r in shared.itertuples())
+            lines.append(f"- **A negative**: the neurons were not shown to be the task's own in {by_whom}.")
+        if "not shown" in names:
+            lines.append(
+                "- **A negative**: switching them off was not shown to do anything beyond chance in "
+                f"{', '.join(names['not shown'])}."
+            )
+        if "not compared" in names:
+            lines.append(f"- Without another family to compare with: {', '.join(names['not compared'])}.")
+        return "\n".join(
+            [
+                *lines,
+                "- An effect is the score lost beyond random neurons of the same layers, between 0 and 1. Two kinds of "
+                "neurons hide in a mask: those that matter for everything (a coloured row), and those that matter for "
+                "this task (the diagonal, and the blocks of a family).",
+                "- A verdict is about the tasks compared here: with other tasks it can be another.",
+            ]
+        )
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The verdicts, and every cell."""
+        return {"verdicts": self.verdicts(), "runs": self.to_frame()}
+
     def figure(self) -> go.Figure:
         """The effects as a heatmap, tasks bracketed by family."""
         names = list(self.matrix.index)
@@ -134,36 +174,39 @@ def _verdict(own: pd.Series, others: pd.Series, selective_low: float) -> str:
 @public
 def cross_ablation(
     model: Any,
+    tasks: Tasks,
     masks: Mapping[str, NeuronMask],
-    tasks: Mapping[str, Task],
     *,
-    seeds: int = 5,
+    n_random: int = 5,
     n: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     match: Match = "layer",
-    journal: files.Journal | None = None,
+    output: str | PathLike | None = None,
     progress: Progress | None = None,
 ) -> CrossAblation:
     """Every task's neurons off under every task (LX24 Figure 5 a, b).
 
     Args:
-        masks, tasks: by name; those that are in both are used.
-        seeds: random masks per source; each is measured on every task.
+        tasks: those with a mask are judged, on their test examples.
+        masks: by task; found on other examples than the test ones.
+        n_random: random masks per source; each is measured on every task.
         match: "layer" (random masks keep the source's number of neurons at every site) or "uniform".
-        n, batch_size, journal, progress: as in `deactivation`.
+        n, batch_size, output, progress: as in `deactivation`; with its folder, what both measure is measured once.
+
+    Raises:
+        ArgumentError, TaskError, MaskError: as in `deactivation`.
     """
     import pandas as pd  # heavy: only for tables
 
-    names = check_masks(masks, tasks)
+    tasks, masks = tasks_and_masks(tasks, masks, "cross_ablation")
     choose(match, ("layer", "uniform"), "match")
-    check_seeds(seeds)
-    judge_ = Judge(model, {t: tasks[t] for t in names}, n, batch_size, journal)
+    judge = Judge(resolve(model), tasks, n, batch_size, output)
     rows = []
-    for source in progress(names, desc="cross-ablation") if progress else names:
-        controls = [masks[source].random_like(seed=s, match=match) for s in range(seeds)]
-        for target in names:
-            original, off = judge_(target), judge_(target, masks[source])
-            random = [judge_(target, c) for c in controls]
+    for source, mask in watched(masks.items(), progress, "cross-ablation"):
+        controls = [mask.random_like(seed=seed, match=match) for seed in range(n_random)]
+        for target in tasks:
+            original, off = judge(target), judge(target, mask)
+            random = [judge(target, control) for control in controls]
             rows.append(
                 {"source": source, "target": target}
                 | {"source_family": tasks[source].family, "target_family": tasks[target].family}
@@ -172,4 +215,4 @@ def cross_ablation(
             )
     table = pd.DataFrame(rows)
     table["q"] = benjamini_hochberg(table["p"].to_numpy())
-    return CrossAblation(table, judged_on(judge_, masks, names) | {"seeds": seeds, "match": match})
+    return CrossAblation(table, judge.manifest(masks, n_random=n_random, match=match))

@@ -3,25 +3,30 @@
 1. Every task is measured without training: the base row.
 2. Task i's neurons alone are trained on task i, and every task is measured.
 3. The same with as many random neurons of the same layers: what they do too is not due to the choice of neurons.
+
+Run s trains with seed s, and draws its random masks with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from neuroscope import figures
-from neuroscope.checks import public
+from neuroscope.checks import Progress, public, seeds_of, watched
 from neuroscope.errors import choose
-from neuroscope.experiments.judging import check_masks, check_seeds
-from neuroscope.experiments.trials import Settings, Trials, bounded, check_settings, interval
+from neuroscope.experiments.judging import tasks_and_masks
+from neuroscope.experiments.trials import Trials, require_two_seeds, seen_in_words
 from neuroscope.masks import Match, NeuronMask
+from neuroscope.models import resolve
 from neuroscope.results import Result
-from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
-from neuroscope.tasks.task import Task
+from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, outcomes_interval
+from neuroscope.tasks import Tasks
+from neuroscope.training import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +43,11 @@ class CrossTraining(Result):
     zero_shot, gain = score - zero_shot with gain_low and gain_high, control (mean score after random neurons are
     trained on the source instead), effect = score - control with effect_low, effect_high and p (over examples and
     masks: `statistics.against_controls`), q (Benjamini-Hochberg over the whole matrix). Other intervals are 95 % over
-    examples and seeds (`experiments.trials.spread`).
+    examples and seeds (`statistics.outcomes_interval`).
     """
+
+    title = "Training one task's neurons, measuring every task"
+    captions: ClassVar[Mapping[str, str]] = {"summary": "Points gained, by task trained", "runs": "Every cell"}
 
     @property
     def matrix(self) -> pd.DataFrame:
@@ -99,7 +107,8 @@ class CrossTraining(Result):
             [BASE, *names],
             title="Whose trained neurons help which task",
             subtitle="first row: score before, in %; below: points gained by training "
-            f"({self.manifest['seeds']} seeds)<br>dots: differs from random neurons of the same layers, q < {ALPHA}",
+            f"({len(self.manifest['seeds'])} seeds)<br>dots: differs from random neurons of the same layers, "
+            f"q < {ALPHA}",
             colour_label="points gained",
             x_label="task measured",
             y_label="task trained, on its own neurons",
@@ -113,66 +122,75 @@ class CrossTraining(Result):
         )
 
     def in_words(self) -> str:
-        """What was found, as text with `**bold**` and lists; failures are stated."""
+        """What training a task's neurons brings to it and to the others, and where random ones bring as much."""
         table, is_own = self.table, self.table["source"] == self.table["target"]
         own, off = table[is_own], table[~is_own]
         random_own, random_off = ((t["control"] - t["zero_shot"]).mean() for t in (own, off))
         beyond = own[(own["q"] < ALPHA) & (own["effect"] > 0)]
-        harmed = off[off["gain_high"] < 0]
-        helped = off[off["gain_low"] > 0]
+        lost = off[off["gain_high"] < 0]
+        gained = off[off["gain_low"] > 0]
         lines = [
-            f"- Training a task's neurons gains **{100 * own['gain'].mean():+.1f} points** on that task (mean over "
-            f"{len(own)} tasks), where random neurons of the same layers gain {100 * random_own:+.1f}. "
-            f"The difference is beyond chance (q < {ALPHA}) in **{len(beyond)} of {len(own)}**.",
+            f"Training a task's neurons gains **{100 * own['gain'].mean():+.1f} points** on that task (mean over "
+            f"{len(own)} task(s)), where random neurons of the same layers gain {100 * random_own:+.1f}.\n",
+            f"- The difference is beyond chance (q < {ALPHA}) in **{len(beyond)} of {len(own)}**.",
         ]
-        if len(off):
-            lines.append(
-                f"- On the other tasks it gains {100 * off['gain'].mean():+.1f} points (random neurons "
-                f"{100 * random_off:+.1f}): of {len(off)} pairs, {len(helped)} gained and {len(harmed)} lost with an "
-                "interval that excludes zero (not corrected for their number)."
-            )
         missed = [name for name in own["source"] if name not in set(beyond["source"])]
         if missed:
             lines.append(
-                f"- **A negative**: with {self.manifest['seeds']} random masks, the own neurons were not shown to "
+                f"- **A negative**: with {len(self.manifest['seeds'])} random masks, the own neurons were not shown to "
                 f"learn better than random ones in {', '.join(missed)}."
             )
-        return "\n".join(lines)
+        if len(off):
+            lines.append(
+                f"- On the other tasks it gains {100 * off['gain'].mean():+.1f} points (random neurons "
+                f"{100 * random_off:+.1f}): of {len(off)} pairs, {len(gained)} gained and {len(lost)} lost with an "
+                "interval that excludes zero (not corrected for their number)."
+            )
+        return "\n".join([*lines, *seen_in_words(self.manifest)])
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The summary, and every cell."""
+        return {"summary": self.summary(), "runs": self.to_frame()}
 
 
 @public
 def cross_training(
     model: Any,
+    tasks: Tasks,
     masks: Mapping[str, NeuronMask],
-    tasks: Mapping[str, Task],
     *,
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
     match: Match = "layer",
-    **settings: Unpack[Settings],
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    n: int | None = None,
+    batch_size: int | None = None,
+    output: str | PathLike | None = None,
+    progress: Progress | None = None,
 ) -> CrossTraining:
     """Every task's neurons trained on it, every task measured.
 
     Args:
-        masks, tasks: as in `train_only`; with the same journal, what both measure is measured once.
-        seeds: trainings of every mask, and random masks per source, two or more (run s trains with seed s).
+        seeds: two runs or more of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own
+            random mask for each source.
         match: "layer" (random masks keep the source's number of neurons at every site) or "uniform".
-        settings: as in `train_only`.
+        model, tasks, masks, recipe, n, batch_size, output, progress: as in `train_only`; with its folder, what both
+            measure is measured once.
 
     Raises:
-        TaskError, MaskError, ModelError, NumericalError: as in `train_only`.
+        ArgumentError, TaskError, MaskError, ModelError, NumericalError: as in `train_only`.
     """
     import pandas as pd  # heavy: only for tables
 
-    check_settings("cross_training", settings)
-    names = check_masks(masks, tasks)
+    tasks, masks = tasks_and_masks(tasks, masks, "cross_training")
     choose(match, ("layer", "uniform"), "match")
-    check_seeds(seeds)
-    trials = Trials(model, {name: tasks[name] for name in names}, names, settings, "cross_training")
-    rows = []
-    for source in trials.watched(names, "cross-training"):
-        mask = masks[source]
-        own = [trials.after(mask, [source], s, names) for s in range(seeds)]
-        random = [trials.after(mask.random_like(seed=s, match=match), [source], s, names) for s in range(seeds)]
+    seeds = seeds_of(seeds)
+    require_two_seeds(seeds, "cross_training")
+    measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
+    trials = Trials(resolve(model), tasks, tasks, recipe, **measuring)
+    names, rows = list(tasks), []
+    for source, mask in watched(masks.items(), progress, "cross-training"):
+        own = [trials.after(mask, [source], s, names) for s in seeds]
+        random = [trials.after(mask.random_like(seed=s, match=match), [source], s, names) for s in seeds]
         for target in names:
             before = trials.before(target)
             after, controls = (np.array([run[target] for run in runs]) for runs in (own, random))
@@ -181,12 +199,11 @@ def cross_training(
             test = against_controls(after.mean(axis=0), controls)  # its effect is what the own mask has less
             rows.append(
                 about
-                | dict(zip(("score", "low", "high"), bounded(interval(after)), strict=True))
-                | dict(zip(("gain", "gain_low", "gain_high"), interval(after - before), strict=True))
+                | dict(zip(("score", "low", "high"), outcomes_interval(after, is_score=True), strict=True))
+                | dict(zip(("gain", "gain_low", "gain_high"), outcomes_interval(after - before), strict=True))
                 | {"control": controls.mean(), "effect": -test["effect"]}
                 | {"effect_low": -test["high"], "effect_high": -test["low"], "p": test["p"]}
             )
     table = pd.DataFrame(rows)
     table["q"] = benjamini_hochberg(table["p"].to_numpy())
-    manifest = trials.manifest({name: masks[name] for name in names}, seeds=seeds, match=match)
-    return CrossTraining(table, manifest)
+    return CrossTraining(table, trials.manifest(masks, seeds=list(seeds), match=match))

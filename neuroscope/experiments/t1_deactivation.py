@@ -4,37 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from neuroscope import figures, files
-from neuroscope.checks import Progress, public
+from neuroscope import figures
+from neuroscope.checks import Progress, public, watched
 from neuroscope.evaluation import Outcomes
-from neuroscope.experiments.judging import CONTROLS, Judge, check_masks, check_seeds, judged_on
+from neuroscope.experiments.judging import CONTROLS, Judge, score_row, tasks_and_masks
 from neuroscope.masks import NeuronMask
+from neuroscope.models import resolve
 from neuroscope.results import Result
-from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval
-from neuroscope.tasks.task import Task
+from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
+from neuroscope.tasks import Tasks
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+LABELS = {
+    "original": "original",
+    "random-uniform": "random off, uniform",
+    "random-layer": "random off, same layers",
+    "task": "the task's own neurons off",
+}
+
 
 @dataclass(frozen=True, repr=False)
 class Deactivation(Result):
-    """LX24 Table 1 and 6: one row per task, condition and seed.
+    """LX24 Table 1 and 6: one row per task, condition and random mask.
 
-    Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "task"), seed,
-    neurons, n, score in [0, 1], low and high (95 % bootstrap interval over examples); for "task" also p (against
-    the layer-matched controls, over examples and over masks: `statistics.against_controls`) and q (Benjamini-Hochberg
-    over the tasks).
+    Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "task"), seed (of the
+    random mask), neurons, n, score in [0, 1], low and high (95 % bootstrap interval over examples); for "task" also p
+    (against the layer-matched controls, over examples and over masks: `statistics.against_controls`) and q
+    (Benjamini-Hochberg over the tasks).
     """
+
+    title = "Switching neurons off"
+    captions: ClassVar[Mapping[str, str]] = {
+        "summary": "By task, and means over tasks (off: each task's own neurons off)",
+        "runs": "Every measurement",
+    }
 
     def summary(self) -> pd.DataFrame:
         """One row per task, then the means over each kind of task and over all.
 
-        Columns: name, original, random-uniform and random-layer (means over seeds), off (the task's own neurons off),
-        loss_random_layer and loss_off (original minus these), p and q.
+        Columns: name, original, random-uniform and random-layer (means over random masks), off (the task's own neurons
+        off), loss_random_layer and loss_off (original minus these), p and q.
         """
         import pandas as pd  # heavy: only for tables
 
@@ -48,16 +63,39 @@ class Deactivation(Result):
         summary["loss_off"] = summary["original"] - summary["off"]
         return summary.join(own[["p", "q"]]).rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
 
+    def in_words(self) -> str:
+        """What switching the tasks' own neurons off does, beside random ones; where nothing was shown."""
+        summary = self.summary().set_index("name")
+        total, tests = summary.loc["mean (all)"], summary[summary["q"].notna()]
+        hurt = tests[(tests["q"] < ALPHA) & (tests["off"] < tests["random-layer"])]
+        rest = [name for name in tests.index if name not in set(hurt.index)]
+        lines = [
+            f"With each task's own neurons off, the mean score of {len(tests)} task(s) goes from "
+            f"**{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same layers "
+            f"off it is {total['random-layer']:.1%}, and drawn from the whole model {total['random-uniform']:.1%}.\n",
+            f"- The task's own neurons break more than random ones of the same layers (q < {ALPHA}) in "
+            f"**{len(hurt)} of {len(tests)}** task(s).",
+        ]
+        if rest:
+            lines.append(
+                f"- **A negative**: this was not shown, with {self.manifest['n_random']} random masks, in "
+                f"{', '.join(rest)}."
+            )
+        lines.append(
+            "- p compares the task's own neurons with layer-matched random ones, over examples and over random masks; "
+            "q corrects it over the tasks."
+        )
+        return "\n".join(lines)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The summary, and every measurement."""
+        return {"summary": self.summary(), "runs": self.to_frame()}
+
     def figure(self) -> go.Figure:
-        """Bars per task: original, random off (band over seeds), the task's own neurons off."""
+        """Bars per task: original, random off (band over random masks), the task's own neurons off."""
         names = list(self.table["task"].unique())
         series: dict[str, figures.Band] = {}
-        labels = {
-            "original": "original",
-            "random-uniform": "random off, uniform",
-            "random-layer": "random off, same layers",
-        }
-        for condition, label in (labels | {"task": "the task's own neurons off"}).items():
+        for condition, label in LABELS.items():
             rows = self.table[self.table["condition"] == condition].groupby("task", sort=False)
             if condition in CONTROLS:
                 series[label] = tuple(100 * rows["score"].agg(how).loc[names] for how in ("mean", "min", "max"))
@@ -67,14 +105,14 @@ class Deactivation(Result):
         return figures.bars_with_band(
             names,
             series,
-            [labels[c] for c in CONTROLS],
+            [LABELS[c] for c in CONTROLS],
             title="Switching neurons off",
-            subtitle=f"{self.manifest['seeds']} random masks of the same size each; "
-            f"{self.manifest['n']} test examples a task",
+            subtitle=f"{self.manifest['n_random']} random masks of the same size each; "
+            f"{self.manifest['n']} test examples a task; whiskers: 95 % over examples",
             value_label="score, %",
-            band_label=f"range over {self.manifest['seeds']} seeds",
+            band_label=f"range over {self.manifest['n_random']} random masks",
             hover={
-                "the task's own neurons off": [
+                LABELS["task"]: [
                     f"{int(r.neurons)} neurons; against random in the same layers p = {r.p:.2g}, q = {r.q:.2g}"
                     for r in tests.itertuples()
                 ]
@@ -85,55 +123,53 @@ class Deactivation(Result):
 @public
 def deactivation(
     model: Any,
+    tasks: Tasks,
     masks: Mapping[str, NeuronMask],
-    tasks: Mapping[str, Task],
     *,
-    seeds: int = 5,
+    n_random: int = 5,
     n: int | None = None,
-    batch_size: int = 128,
-    journal: files.Journal | None = None,
+    batch_size: int | None = None,
+    output: str | PathLike | None = None,
     progress: Progress | None = None,
 ) -> Deactivation:
     """Each task with nothing off, random neurons off, and its own neurons off (LX24 §4.1, Table 1 and 6).
 
     Args:
+        tasks: those with a mask are judged, on their test examples.
         masks: by task; found on other examples than the test ones.
-        seeds: random masks of each kind: uniform over the model, and layer-matched.
+        n_random: random masks of each kind: uniform over the model, and layer-matched.
         n: test examples per task (None: all).
-        journal: a `files.Journal` with a path makes a long run resumable.
+        batch_size: examples per forward pass (None: chosen by tokens).
+        output: a folder for what is measured, from which a killed call goes on.
+        progress: called as `progress(iterable, desc=...)`, such as tqdm.
 
     Raises:
+        ArgumentError: a mask without a task.
         TaskError: a mask was found on the examples it would be judged on.
         MaskError: a mask is of another model.
     """
     import pandas as pd  # heavy: only for tables
 
-    names = check_masks(masks, tasks)
-    check_seeds(seeds)
-    judge_ = Judge(model, {t: tasks[t] for t in names}, n, batch_size, journal)
+    tasks, masks = tasks_and_masks(tasks, masks, "deactivation")
+    judge = Judge(resolve(model), tasks, n, batch_size, output)
     rows: list[dict[str, Any]] = []
-    for name in progress(names, desc="deactivation") if progress else names:
-        task, mask = tasks[name], masks[name]
-        about = {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
-
-        def row(condition: str, outcomes: Outcomes, seed: int | None, neurons: int, about: dict = about) -> None:
-            low, high = bootstrap_interval(outcomes)
-            rows.append(
-                about
-                | {"condition": condition, "seed": seed, "neurons": neurons, "n": len(outcomes)}
-                | {"score": float(outcomes.mean()), "low": low, "high": high}
-            )
-
-        row("original", judge_(name), None, 0)
+    for name, mask in watched(masks.items(), progress, "deactivation"):
+        task = tasks[name]
+        outcomes: dict[tuple[str, int | None], Outcomes] = {("original", None): judge(name)}
         for condition, match in CONTROLS.items():
-            controls = [judge_(name, mask.random_like(seed=s, match=match)) for s in range(seeds)]
-            for s, outcomes in enumerate(controls):
-                row(condition, outcomes, s, len(mask))
-        own = judge_(name, mask)
-        row("task", own, None, len(mask))
-        rows[-1]["p"] = against_controls(own, controls)["p"]  # the last controls are the layer-matched ones
+            for s in range(n_random):
+                outcomes[condition, s] = judge(name, mask.random_like(seed=s, match=match))
+        outcomes["task", None] = judge(name, mask)
+        for (condition, seed), measured in outcomes.items():
+            rows.append(
+                {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
+                | {"condition": condition, "seed": seed, "neurons": 0 if condition == "original" else len(mask)}
+                | score_row(measured)
+            )
+        matched = [outcomes["random-layer", s] for s in range(n_random)]
+        rows[-1]["p"] = against_controls(outcomes["task", None], matched)["p"]
     table = pd.DataFrame(rows)
     own_rows = table["condition"] == "task"
     table.loc[own_rows, "q"] = benjamini_hochberg(table.loc[own_rows, "p"].to_numpy())
     table["seed"] = table["seed"].astype("Int64")
-    return Deactivation(table, judged_on(judge_, masks, names) | {"seeds": seeds})
+    return Deactivation(table, judge.manifest(masks, n_random=n_random))

@@ -4,25 +4,29 @@
 2. As many random neurons as its mask has are trained on it: drawn from the whole model, and from the same layers.
 3. The mask's own neurons are trained on it, with the same recipe and seeds.
 
-LX24 has one random mask and one run of each, and no intervals.
+Run s trains with seed s, and draws its random masks with it. LX24 has one random mask and one run of each, and no
+intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from neuroscope import figures
-from neuroscope.checks import public
-from neuroscope.experiments.judging import CONTROLS, check_masks, check_seeds
-from neuroscope.experiments.trials import Settings, Trials, bounded, check_settings, measured, spread
+from neuroscope.checks import Progress, public, seeds_of, watched
+from neuroscope.experiments.judging import CONTROLS, tasks_and_masks
+from neuroscope.experiments.trials import Trials, require_two_seeds, seen_in_words, trained_row
 from neuroscope.masks import NeuronMask
+from neuroscope.models import resolve
 from neuroscope.results import Result
-from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
-from neuroscope.tasks.task import Task
+from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, seeds_and_examples_interval
+from neuroscope.tasks import Tasks
+from neuroscope.training import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,13 +52,16 @@ class TrainOnly(Result):
     `statistics.against_controls`), q (Benjamini-Hochberg over all tasks and both kinds).
     """
 
+    title = "Training each task's own neurons alone"
+    captions: ClassVar[Mapping[str, str]] = {"summary": "By task, and means over tasks", "runs": "Every measurement"}
+
     def means(self) -> pd.DataFrame:
         """One row per task and condition: neurons, score, low, high (95 %, over examples and seeds)."""
         import pandas as pd  # heavy: only for tables
 
         rows = []
         for (task, condition), runs in self.table.groupby(["task", "condition"], sort=False):
-            score, low, high = bounded(spread(runs["score"], runs["se"].mean()))
+            score, low, high = seeds_and_examples_interval(runs["score"], runs["se"].mean(), is_score=True)
             rows.append(
                 {"task": task, "condition": condition, "neurons": int(runs["neurons"].iloc[0])}
                 | {"score": score, "low": low, "high": high}
@@ -95,7 +102,7 @@ class TrainOnly(Result):
     def figure(self) -> go.Figure:
         """Bars per task: not trained, random neurons trained (band over seeds), the task's own neurons trained."""
         means = self.means().set_index(["condition", "task"])
-        names = list(self.table["task"].unique())
+        names, runs = list(self.table["task"].unique()), len(self.manifest["seeds"])
         ranges = self.table.groupby(["condition", "task"])["score"].agg(["min", "max"])
         series: dict[str, figures.Band] = {}
         for condition, label in CONDITIONS.items():
@@ -118,36 +125,39 @@ class TrainOnly(Result):
             series,
             [CONDITIONS[c] for c in CONTROLS],
             title="Training a task's own neurons, and random ones",
-            subtitle=f"{self.manifest['seeds']} random masks of the same size each, {self.manifest['seeds']} runs "
-            f"of the own; {self.manifest['n']} test examples a task",
+            subtitle=f"{runs} random masks of the same size each, {runs} runs of the own; {self.manifest['n']} test "
+            "examples a task",
             value_label="score, %",
-            band_label=f"range over {self.manifest['seeds']} seeds",
+            band_label=f"range over {runs} seeds",
             hover=hover,
         )
 
     def in_words(self) -> str:
-        """What was found, as text with `**bold**` and lists; failures are stated."""
+        """What training the tasks' own neurons brings, and where random ones do as well or better."""
         summary = self.summary().set_index("name")
-        names = list(self.table["task"].unique())
+        names, runs = list(self.table["task"].unique()), len(self.manifest["seeds"])
         total, tests = summary.loc["mean (all)"], self.tests().set_index(["task", "condition"])
-        shown = [n for n in names if all(_beats(tests.loc[(n, c)]) for c in CONTROLS)]
+        better = [n for n in names if all(_beats(tests.loc[(n, c)]) for c in CONTROLS)]
         worse = [n for n in names if any(_beats(-tests.loc[(n, c)], tests.loc[(n, c), "q"]) for c in CONTROLS)]
-        rest = [n for n in names if n not in shown and n not in worse]
+        rest = [n for n in names if n not in better and n not in worse]
         lines = [
-            f"- Trained on each of {len(names)} tasks alone, its own neurons bring the mean score from "
+            f"Trained on each of {len(names)} task(s) alone, its own neurons bring the mean score from "
             f"**{total['zero-shot']:.1%}** to **{total['task']:.1%}**; as many random neurons of the same layers bring "
-            f"it to {total['random-layer']:.1%}, and drawn from the whole model to {total['random-uniform']:.1%}.",
-            f"- The own neurons do better than **both** kinds of random ones (q < {ALPHA}) in **{len(shown)} of "
-            f"{len(names)}** tasks{': ' + ', '.join(shown) if shown else ''}.",
+            f"it to {total['random-layer']:.1%}, and drawn from the whole model to {total['random-uniform']:.1%}.\n",
+            f"- The own neurons do better than **both** kinds of random ones (q < {ALPHA}) in **{len(better)} of "
+            f"{len(names)}** tasks{': ' + ', '.join(better) if better else ''}.",
         ]
         if rest:
             lines.append(
-                f"- **A negative**: this was not shown, with {self.manifest['seeds']} random masks of each kind, in "
-                f"{', '.join(rest)}."
+                f"- **A negative**: this was not shown, with {runs} random masks of each kind, in {', '.join(rest)}."
             )
         if worse:
             lines.append(f"- **A negative**: random neurons did better in {', '.join(worse)}.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *seen_in_words(self.manifest)])
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The summary, and every measurement."""
+        return {"summary": self.summary(), "runs": self.to_frame()}
 
 
 def _beats(test: Any, q: float | None = None) -> bool:
@@ -157,23 +167,33 @@ def _beats(test: Any, q: float | None = None) -> bool:
 @public
 def train_only(
     model: Any,
+    tasks: Tasks,
     masks: Mapping[str, NeuronMask],
-    tasks: Mapping[str, Task],
     *,
-    seeds: int = 3,
-    **settings: Unpack[Settings],
+    seeds: int | Sequence[int] = 3,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    n: int | None = None,
+    batch_size: int | None = None,
+    output: str | PathLike | None = None,
+    progress: Progress | None = None,
 ) -> TrainOnly:
     """Each task not trained, with random neurons trained on it, and with its own neurons trained on it.
 
     Args:
+        model: anything that can be opened, with parameters of its own. It is as it was afterwards.
+        tasks: those with a mask are trained and measured: they need training and test examples.
         masks: hidden neurons or output units by task; found on other examples than the test ones.
-        tasks: by the same names, with training and test examples.
-        seeds: random masks of each kind, two or more; run s trains with seed s, and the task's own mask is trained with
-            all of them.
-        settings: `lr`, `steps`, `epochs`, `batch_size`, `arguments`, `n`, `eval_batch_size`, `journal`, `progress`: see
-            `neuroscope.experiments.trials.Settings`.
+        seeds: two runs or more of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own
+            random mask of each kind, while the task's own mask is the same in all.
+        recipe: of every training: a `Recipe`, or a mapping of some of its values; its lr is 3e-3 if it has none.
+        n: test examples per task (None: all).
+        batch_size: test examples per forward pass (None: chosen by tokens); that of training is in the recipe.
+        output: a folder for what is measured (`journal.jsonl`), from which a killed call goes on; experiments with one
+            folder share what they measure. Neurons that `parameter_depth` trained there are not trained again.
+        progress: called as `progress(iterable, desc=...)`, such as tqdm.
 
     Raises:
+        ArgumentError: one seed alone, or a mask without a task.
         TaskError: a task without training or test examples, or a mask found on its test examples.
         MaskError: a mask of another model, or an empty one.
         ModelError: the model's parameters cannot be trained here; the text says why.
@@ -181,34 +201,34 @@ def train_only(
     """
     import pandas as pd  # heavy: only for tables
 
-    check_settings("train_only", settings)
-    names = check_masks(masks, tasks)
-    check_seeds(seeds)
-    trials = Trials(model, {name: tasks[name] for name in names}, names, settings, "train_only")
+    tasks, masks = tasks_and_masks(tasks, masks, "train_only")
+    seeds = seeds_of(seeds)
+    require_two_seeds(seeds, "train_only")
+    measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
+    trials = Trials(resolve(model), tasks, tasks, recipe, **measuring)
     rows: list[dict[str, Any]] = []
-    for name in trials.watched(names, "train only"):
-        task, mask = tasks[name], masks[name]
-        drawn = {c: [mask.random_like(seed=s, match=m) for s in range(seeds)] for c, m in CONTROLS.items()}
-        drawn["task"] = [mask] * seeds
-        found = {
-            condition: [trials.after(trained, [name], s, [name])[name] for s, trained in enumerate(chosen)]
-            for condition, chosen in drawn.items()
+    for name, mask in watched(masks.items(), progress, "train only"):
+        task = tasks[name]
+        drawn = {c: [mask.random_like(seed=s, match=m) for s in seeds] for c, m in CONTROLS.items()}
+        drawn["task"] = [mask] * len(seeds)
+        outcomes = {
+            condition: [trials.after(m, [name], s, [name])[name] for s, m in zip(seeds, trained, strict=True)]
+            for condition, trained in drawn.items()
         }
         about = {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
-        rows.append(about | {"condition": "zero-shot", "seed": None, "neurons": 0} | measured(trials.before(name)))
-        own = np.mean(found["task"], axis=0)
-        for condition, runs in found.items():
+        rows.append(about | {"condition": "zero-shot", "seed": None, "neurons": 0} | trained_row(trials.before(name)))
+        own = np.mean(outcomes["task"], axis=0)
+        for condition, runs in outcomes.items():
             test = {} if condition == "task" else _test(own, np.array(runs))
-            for s, outcomes in enumerate(runs):
-                rows.append(
-                    about | {"condition": condition, "seed": s, "neurons": len(mask)} | measured(outcomes) | test
-                )
+            for seed, measured in zip(seeds, runs, strict=True):
+                numbers = {"condition": condition, "seed": seed, "neurons": len(mask)} | trained_row(measured)
+                rows.append(about | numbers | test)
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")
     first = table[table["condition"].isin(list(CONTROLS))].groupby(["task", "condition"], sort=False)["p"].first()
     q = dict(zip(first.index, benjamini_hochberg(first.to_numpy()), strict=True))
     table["q"] = [q.get(key, np.nan) for key in zip(table["task"], table["condition"], strict=True)]
-    return TrainOnly(table, trials.manifest({name: masks[name] for name in names}, seeds=seeds))
+    return TrainOnly(table, trials.manifest(masks, seeds=list(seeds)))
 
 
 def _test(own: Any, controls: Any) -> dict[str, float]:

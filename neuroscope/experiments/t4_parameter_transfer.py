@@ -12,15 +12,15 @@ Simplified: the similarity is read in the model of one training seed, the scores
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from neuroscope import files
-from neuroscope.checks import public
+from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.comparison.correlation import PAIRS, TWO_WAY, Correlation, correlate
 from neuroscope.comparison.correlation.cells import matrices, mean_over_layers, similarity_cells, transfer_cells
 from neuroscope.comparison.correlation.verdicts import marked
@@ -28,13 +28,15 @@ from neuroscope.comparison.parameters import Estimator, ParameterSimilarity, Par
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.f3_parameter_depth import parameter_depth
 from neuroscope.experiments.f5_cross_training import cross_training
-from neuroscope.experiments.judging import check_masks, check_seeds
-from neuroscope.experiments.trials import Settings, check_settings
+from neuroscope.experiments.judging import tasks_and_masks
+from neuroscope.experiments.trials import require_two_seeds, seen_in_words
 from neuroscope.figures import style
 from neuroscope.masks import Match, NeuronMask
+from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA
-from neuroscope.tasks.task import Task
+from neuroscope.tasks import Tasks
+from neuroscope.training import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +53,13 @@ class ParameterTransfer(Result):
     "layer", or "control" (as "all", against the scores of models whose random neurons were trained).
     `manifest["cells"]` has the numbers behind it: source, target, similarity (that mean), score, control, zero_shot.
     """
+
+    title = "Whether similar neurons predict transfer"
+    captions: ClassVar[Mapping[str, str]] = {
+        "summary": "Correlations",
+        "pairs": "What was correlated",
+        "runs": "Every correlation",
+    }
 
     def view(self, which: str = "all") -> Correlation:
         """One of the three correlations."""
@@ -110,8 +119,16 @@ class ParameterTransfer(Result):
         style.legend_on_top(figure)
         return figure
 
+    def figures(self) -> list[go.Figure]:
+        """The correlations, the same by layer, and the pairs."""
+        return [self.figure(), self.layer_figure(), self.pairs_figure()]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The summary, the pairs, and every correlation."""
+        return {"summary": self.summary(), "pairs": self.cells(), "runs": self.to_frame()}
+
     def in_words(self) -> str:
-        """What was found, as text with `**bold**` and lists; failures are stated."""
+        """Whether similarity predicts transfer, over all pairs, by layer, and beside the control."""
         own, control = (self.view(which).rows()[2].iloc[0] for which in ("all", "control"))
         lines = [_said(self.view().sentences(statistic)) for statistic in ("pearson", "spearman")]
         lines.append(_said(self.view("layer").sentences(), "By layer: "))
@@ -129,7 +146,7 @@ class ParameterTransfer(Result):
             "prompts and answers have both. The correlations of single test tasks still mix sources that teach "
             "every task more or less, which is taken out over all pairs."
         )
-        return "\n".join(lines)
+        return "\n".join([*lines, *seen_in_words(self.manifest)])
 
 
 def _said(sentences: list[tuple[str, bool]], before: str = "") -> str:
@@ -147,26 +164,30 @@ def _due(own: Mapping[str, Any], control: Mapping[str, Any]) -> str:
 @public
 def parameter_transfer(
     model: Any,
+    tasks: Tasks,
     masks: Mapping[str, NeuronMask],
-    tasks: Mapping[str, Task],
     *,
     estimator: Estimator = "masked",
     part: Part = "all",
     n_random: int = 20,
     seed: int = 0,
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
     match: Match = "layer",
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    n: int | None = None,
+    batch_size: int | None = None,
     output: str | PathLike | None = None,
-    **settings: Unpack[Settings],
+    progress: Progress | None = None,
 ) -> ParameterTransfer:
     """T4: does the similarity of task i's and task j's neurons predict the score on j of the model trained on i?
 
     Args:
-        model, masks, tasks: as in `parameter_depth`, four tasks or more; with five, every test task has the four
+        model, tasks, masks: as in `cross_training`, four tasks or more; with five, every test task has the four
             models that a correlation of its own needs, and all pairs have an interval.
-        estimator, part, n_random, seed, output: as in `parameter_depth`.
-        seeds, match: as in `cross_training`; with its journal, nothing is measured twice.
-        settings: as in `train_only`.
+        estimator, part, n_random, seed: of the similarity, as in `parameter_depth`; `seed` is of the bootstrap too.
+        seeds, match: of the scores, as in `cross_training`.
+        recipe, n, batch_size, output, progress: as in `train_only`. With a folder, nothing is trained or measured
+            twice.
 
     Returns:
         `ParameterTransfer`: Pearson and Spearman with 95 % intervals, exact permutation p and Benjamini-Hochberg q;
@@ -176,16 +197,17 @@ def parameter_transfer(
     Raises:
         As `parameter_depth`, `cross_training` and `correlate`.
     """
-    check_settings("parameter_transfer", settings)
     choose(match, ("layer", "uniform"), "match")
-    check_seeds(seeds)
-    if len(check_masks(masks, tasks)) < 4:
+    require_two_seeds(seeds_of(seeds), "parameter_transfer")
+    tasks, masks = tasks_and_masks(tasks, masks, "parameter_transfer")
+    if len(masks) < 4:
         do = "give four or more; five give every test task four models"
         raise ArgumentError("correlate similarity with transfer", f"{len(masks)} tasks", do)
-    how: dict[str, Any] = {"estimator": estimator, "part": part, "n_random": n_random, "seed": seed, "output": output}
-    alike = parameter_depth(model, masks, tasks, **how, **settings)
-    again = settings if output is None else {**settings, "adapters": output}  # trained already for the similarity
-    scores = cross_training(model, masks, tasks, seeds=seeds, match=match, **again)
+    model = resolve(model)
+    shared: dict[str, Any] = {"recipe": recipe, "output": output, "progress": progress}
+    how: dict[str, Any] = {"estimator": estimator, "part": part, "n_random": n_random, "seed": seed}
+    alike = parameter_depth(model, tasks, masks, **how, **shared)
+    scores = cross_training(model, tasks, masks, seeds=seeds, match=match, n=n, batch_size=batch_size, **shared)
     return joined(alike, scores, seed)
 
 

@@ -1,8 +1,8 @@
 """Does training a test task's neurons on other tasks help it? Training with a preset overlap (LX24 Tables 9 to 11).
 
-1. A fixed number of neurons is trained on the training tasks. A preset share of them lies inside the test task's mask,
-   drawn at random from it; the rest is drawn at random from outside.
-2. Scores on the test task (generalization) and on the training tasks (specialization) follow, by share and seed.
+1. A fixed number of neurons is trained on the training tasks. A preset share of them lies inside the mask of the tasks
+   held out, drawn at random from it; the rest is drawn at random from outside. Run s draws, and trains, with seed s.
+2. Scores on the tasks held out (generalization) and on the training tasks (specialization) follow, by share and seed.
 3. The trend is Spearman's correlation of score and share; its p comes from permuting the shares within every seed.
 
 LX24 gives no interval and no test. Neurons inside a mask also lie in other layers than those outside; with
@@ -16,37 +16,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any, Unpack
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy import stats
 
 from neuroscope import figures
-from neuroscope.checks import public
+from neuroscope.checks import Progress, public, seeds_of, watched, whole
+from neuroscope.checks import shares as shares_of
 from neuroscope.errors import ArgumentError, choose
-from neuroscope.experiments.draws import draw
-from neuroscope.experiments.judging import check_masks
-from neuroscope.experiments.trials import (
-    Settings,
-    Trials,
-    bounded,
-    check_growing,
-    check_runs,
-    check_settings,
-    measured,
-    over_tasks,
-    spread,
-)
+from neuroscope.experiments.draws import draw_with_overlap
+from neuroscope.experiments.judging import tasks_and_masks
+from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words, trained_row
 from neuroscope.masks import Match, NeuronMask
+from neuroscope.models import resolve
 from neuroscope.results import Result
-from neuroscope.statistics import ALPHA, permutation_p
-from neuroscope.tasks.task import Task
+from neuroscope.statistics import ALPHA, permutation_p, seeds_and_examples_interval
+from neuroscope.tasks import Tasks, tasks_of
+from neuroscope.training import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-ROLES = {"test": "test tasks (generalization)", "train": "training tasks (specialization)"}
+ROLES = {"test": "held-out tasks (generalization)", "train": "training tasks (specialization)"}
 PERMUTATIONS = 4999
 
 
@@ -54,10 +48,17 @@ PERMUTATIONS = 4999
 class OverlapControlled(Result):
     """LX24 Tables 9 to 11: one row per share, seed and task measured.
 
-    Columns: share (of the trained neurons that lies inside the test tasks' mask; NaN: not trained), seed, inside,
+    Columns: share (of the trained neurons that lies inside the held-out tasks' mask; NaN: not trained), seed, inside,
     neurons (trained), inside_train (share of the trained neurons in the training tasks' masks; NaN where those were not
-    given), task, role ("test" or "train"), n, score, low, high (95 % bootstrap interval over examples), se.
+    given), task, role ("test": held out, or "train"), n, score, low, high (95 % bootstrap interval over examples), se.
     """
+
+    title = "Training with a preset overlap"
+    captions: ClassVar[Mapping[str, str]] = {
+        "summary": "Score by share of the trained neurons inside the held-out tasks' mask",
+        "trend": "Trend over all runs",
+        "runs": "Every measurement",
+    }
 
     def summary(self) -> pd.DataFrame:
         """One row per role and share (first: not trained): neurons inside, inside_train, score, low, high (95 %).
@@ -70,7 +71,7 @@ class OverlapControlled(Result):
         for (role, share), cells in self.table.sort_values("role", kind="stable").groupby(
             ["role", "share"], sort=False, dropna=False
         ):
-            score, low, high = bounded(spread(*over_tasks(cells)))
+            score, low, high = seeds_and_examples_interval(*over_tasks(cells), is_score=True)
             rows.append(
                 {"role": role, "share": share, "inside": int(cells["inside"].iloc[0])}
                 | {"inside_train": cells["inside_train"].mean(), "score": score, "low": low, "high": high}
@@ -111,29 +112,38 @@ class OverlapControlled(Result):
             curves,
             reference,
             title="Training with a preset overlap",
-            subtitle=f"{self.manifest['size']} neurons trained, {self.manifest['seeds']} draws each; bands: 95 % over "
-            f"examples and draws<br>{trends}",
-            x_label="trained neurons inside the test tasks' mask, %",
+            subtitle=f"{self.manifest['size']} neurons trained, {len(self.manifest['seeds'])} draws each; bands: 95 % "
+            f"over examples and draws<br>{trends}",
+            x_label="trained neurons inside the held-out tasks' mask, %",
             y_label="score, %",
             reference_label="not trained",
             hover=hover,
         )
 
     def in_words(self) -> str:
-        """What was found, as text with `**bold**` and lists; failures are stated."""
-        summary, lines = self.summary(), []
-        for trend in self.trend().itertuples():
+        """The scores at the lowest and the highest share, and whether there is a trend."""
+        summary, trends = self.summary(), self.trend()
+        shown = [ROLES[trend.role] for trend in trends.itertuples() if trend.p < ALPHA]
+        lines = [
+            f"{self.manifest['size']} neurons were trained, more and more of them inside the held-out tasks' mask: a "
+            f"trend with that share was shown for **{' and '.join(shown) if shown else 'neither kind of task'}**.\n"
+        ]
+        for trend in trends.itertuples():
             cells = summary[summary["role"] == trend.role]
             rows, before = cells[cells["share"].notna()], cells[cells["share"].isna()].iloc[0]
             first, last = rows.iloc[0], rows.iloc[-1]
-            said = f"Spearman {trend.spearman:+.2f}, p = {trend.p:.2g}, {trend.runs} runs"
-            shown = f"a trend ({said})" if trend.p < ALPHA else f"**a negative**: no trend was shown ({said})"
+            test = f"Spearman {trend.spearman:+.2f}, p = {trend.p:.2g}, {trend.runs} runs"
+            verdict = f"a trend ({test})" if trend.p < ALPHA else f"**A negative**: no trend was shown ({test})"
             lines.append(
                 f"- {ROLES[trend.role].capitalize()}: {before['score']:.1%} before training, "
-                f"**{first['score']:.1%}** with {first['share']:.0%} of the {self.manifest['size']} trained neurons "
-                f"inside the test tasks' mask, **{last['score']:.1%}** with {last['share']:.0%}; {shown}."
+                f"**{first['score']:.1%}** with {first['share']:.0%} of the trained neurons inside, "
+                f"**{last['score']:.1%}** with {last['share']:.0%}; {verdict}."
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *seen_in_words(self.manifest)])
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The summary, the trends, and every measurement."""
+        return {"summary": self.summary(), "trend": self.trend(), "runs": self.to_frame()}
 
 
 def _spearman(scores: Any, shares: Any) -> tuple[float, float]:
@@ -154,29 +164,32 @@ def _spearman(scores: Any, shares: Any) -> tuple[float, float]:
 @public
 def overlap_controlled(
     model: Any,
+    tasks: Tasks,
     masks: Mapping[str, NeuronMask],
-    tasks: Mapping[str, Task],
-    test: str | Sequence[str],
-    train: Sequence[str] | None = None,
     *,
+    held_out: str | Sequence[str],
     shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     size: int | None = None,
     match: Match = "uniform",
-    seeds: int = 3,
-    **settings: Unpack[Settings],
+    seeds: int | Sequence[int] = 3,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    n: int | None = None,
+    batch_size: int | None = None,
+    output: str | PathLike | None = None,
+    progress: Progress | None = None,
 ) -> OverlapControlled:
-    """Train as many neurons at every share, more and more of them inside the test tasks' mask, on the training tasks.
+    """Train as many neurons at every share, more and more of them inside the held-out tasks' mask, on the other tasks.
 
     Args:
-        masks: by task; those of the test tasks (their union is used), and of the training tasks if `inside_train` is
-            wanted.
-        tasks: by name.
-        test, train: names of tasks; `train=None`: all others.
+        tasks: all of them: those to train on, and those held out.
+        masks: by task; those of the tasks held out (their union is used), and of the training tasks if `inside_train`
+            is wanted.
+        held_out: names of the tasks that are only measured.
         shares: of the trained neurons that are to lie inside; numbers are rounded to whole neurons.
-        size: neurons trained; None: as many as the test mask has, or as lie outside of it, if that is less.
+        size: neurons trained; None: as many as the held-out tasks' mask has, or as lie outside of it, if that is less.
         match: where neurons outside come from: "uniform" (LX24), or "layer" (see above).
-        seeds: draws of neurons at every share (run s trains with seed s).
-        settings: as in `train_only`.
+        seeds: draws of neurons at every share: 3 is seeds 0, 1 and 2. Run s draws, and trains, with seed s.
+        model, recipe, n, batch_size, output, progress: as in `train_only`.
 
     Raises:
         ArgumentError: tasks, shares or a size that cannot be.
@@ -185,50 +198,46 @@ def overlap_controlled(
     """
     import pandas as pd  # heavy: only for tables
 
-    check_settings("overlap_controlled", settings)
-    tested = [test] if isinstance(test, str) else list(test)
-    learnt = [name for name in tasks if name not in tested] if train is None else list(train)
-    _check(tasks, masks, tested, learnt, shares, seeds)
-    known = {name: masks[name] for name in [*tested, *learnt] if name in masks}
-    check_masks(known, tasks)
-    measuring = [*tested, *learnt]
-    trials = Trials(model, {name: tasks[name] for name in measuring}, learnt, settings, "overlap_controlled")
-    target = reduce(or_, (masks[name] for name in tested))
+    asked = "overlap_controlled"
+    tasks = tasks_of(tasks, asked)
+    learnt, measured_only = parted(tasks, held_out, asked)
+    if not measured_only:
+        raise ArgumentError(f"{asked}(held_out=())", "no task held out", "name one or more")
+    _, masks = tasks_and_masks(tasks, masks, asked)
+    for name in measured_only:
+        choose(name, masks, "mask of held-out task")
+    shares, seeds = shares_of(shares, "shares", with_zero=True), seeds_of(seeds)
+    if len(shares) < 2:
+        raise ArgumentError(f"shares={shares}", "one share", "give two or more: their trend is the question")
+    choose(match, ("layer", "uniform"), "match")
+    measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
+    trials = Trials(resolve(model), tasks, learnt, recipe, **measuring)
+    target = reduce(or_, (masks[name] for name in measured_only))
     own = reduce(or_, (masks[name] for name in learnt)) if all(name in masks for name in learnt) else None
-    outside = sum(target.widths.values()) - len(target)
-    size = min(len(target), outside) if size is None else size
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= min(len(target), outside):
-        found = f"{len(target)} neurons inside the mask and {outside} outside"
-        raise ArgumentError(f"train {size!r} neurons", found, "give a size from 1 to the smaller of the two")
-    drawn = {(x, s): draw(target, size, x, seed=s, match=match) for s in range(seeds) for x in shares}
+    size = _size(size, target)
+    drawn = {(x, s): draw_with_overlap(target, size, x, seed=s, match=match) for s in seeds for x in shares}
+    roles = {name: {"task": name, "role": "test"} for name in measured_only}
+    roles |= {name: {"task": name, "role": "train"} for name in learnt}
     about: dict[str, Any] = {"share": np.nan, "seed": None, "inside": 0, "neurons": 0, "inside_train": np.nan}
-    rows = [about | _place(name, tested) | measured(trials.before(name)) for name in measuring]
-    for (share, seed), mask in trials.watched(list(drawn.items()), "overlap-controlled training"):
-        about = {"share": float(share), "seed": seed, "inside": len(mask & target), "neurons": len(mask)}
+    rows = [about | role | trained_row(trials.before(name)) for name, role in roles.items()]
+    for (share, seed), mask in watched(drawn.items(), progress, "overlap-controlled training"):
+        about = {"share": share, "seed": seed, "inside": len(mask & target), "neurons": len(mask)}
         about["inside_train"] = np.nan if own is None else len(mask & own) / len(mask)
-        for name, outcomes in trials.after(mask, learnt, seed, measuring).items():
-            rows.append(about | _place(name, tested) | measured(outcomes))
+        for name, outcomes in trials.after(mask, learnt, seed, list(roles)).items():
+            rows.append(about | roles[name] | trained_row(outcomes))
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")
-    about = {"test": tested, "train": learnt, "size": size, "match": match, "seeds": seeds}
-    return OverlapControlled(table, trials.manifest(known, **about))
+    about = {"held_out": measured_only, "train": learnt, "size": size, "match": match, "seeds": list(seeds)}
+    return OverlapControlled(table, trials.manifest(masks, **about))
 
 
-def _place(name: str, tested: Sequence[str]) -> dict[str, str]:
-    return {"task": name, "role": "test" if name in tested else "train"}
-
-
-def _check(
-    tasks: Any, masks: Any, tested: Sequence[str], learnt: Sequence[str], shares: Sequence[float], seeds: Any
-) -> None:
-    for name in tested:
-        choose(name, masks, "mask of test task")
-    for name in [*tested, *learnt]:
-        choose(name, tasks, "task")
-    if not learnt or not tested or set(learnt) & set(tested):
-        found = f"test {list(tested)}, train {list(learnt)}"
-        raise ArgumentError("tasks to train on, and others to test", found, "name one or more for each, none for both")
-    check_growing("shares", shares, 0.0, "shares from 0 to 1")
-    if len(shares) < 2:
-        raise ArgumentError(f"shares={tuple(shares)}", "one share", "give two or more: their trend is the question")
-    check_runs(seeds)
+def _size(size: int | None, target: NeuronMask) -> int:
+    """How many neurons are trained: at every share, enough must lie inside the target, and outside."""
+    outside = sum(target.widths.values()) - len(target)
+    most = min(len(target), outside)
+    if size is None:
+        return most
+    if whole(size, "size", 1) > most:
+        found = f"{len(target)} neurons inside the mask and {outside} outside"
+        raise ArgumentError(f"train {size!r} neurons", found, "give a size from 1 to the smaller of the two")
+    return whole(size, "size", 1)

@@ -1,42 +1,132 @@
-"""The one table of the papers' tables and figures: what reproduces each."""
+"""The one table of the papers' tables and figures: a row is all it takes to run one.
+
+The command line, `reproduce`, its report, and the list of experiments read this table alone. To add one, write its
+function, whose result says itself (`neuroscope.results`), and its row here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from neuroscope.experiments.f2_proportion_sweep import proportion_sweep
-from neuroscope.experiments.f3_parameter_depth import parameter_depth
-from neuroscope.experiments.f5_cross_training import cross_training
-from neuroscope.experiments.layer_by_layer import layer_by_layer
-from neuroscope.experiments.t1_deactivation import deactivation
-from neuroscope.experiments.t2_train_only import train_only
-from neuroscope.experiments.t4_parameter_transfer import parameter_transfer
-from neuroscope.experiments.t5_continual_comparison import continual_comparison
-from neuroscope.experiments.t9_overlap_controlled import overlap_controlled
-from neuroscope.masks import overlap_sweep
+Paper = Literal["LX24", "ZZC24"]
+PAPERS: dict[Paper, str] = {"LX24": "Leng & Xiong 2025", "ZZC24": "Zhao, Ziser & Cohen 2024"}
 
-# id in Leng & Xiong 2025 (LX24), or Z- and the figure in Zhao, Ziser & Cohen 2024 (ZZC24): what reproduces it, and that
-# in one line
-EXPERIMENTS: dict[str, tuple[Callable[..., Any], str]] = {
-    "T1": (deactivation, "each task with random neurons off, and with its own off (also T6)"),
-    "T2": (train_only, "each task with random neurons trained on it, and with its own trained (also T7)"),
-    "F2": (proportion_sweep, "specialization and generalization by the share of neurons trained, all tasks together"),
-    "F5": (cross_training, "each task's neurons trained, every task measured (right half)"),
-    "F6": (
-        partial(proportion_sweep, joint=False),
-        "specialization and generalization by the share of neurons trained, each task alone",
-    ),
-    "T5": (continual_comparison, "methods of continual learning, each at its best learning rate (also F4)"),
-    "T8": (overlap_sweep, "overlap of tasks' masks by their size"),
-    "T9": (overlap_controlled, "training with a preset overlap with the test task's neurons (also T10, T11)"),
-    "F3": (parameter_depth, "similarity of tasks' neurons by their parameters, layer by layer"),
-    "T4": (parameter_transfer, "whether similar neurons of two tasks predict what training on one does for the other"),
-    "Z-F1": (partial(layer_by_layer, which="Z-F1"), "the layers cut where the curves of CKA change"),
-    "Z-F2": (partial(layer_by_layer, which="Z-F2"), "CKA with models tuned on one task, by layer"),
-    "Z-F3": (partial(layer_by_layer, which="Z-F3"), "CKA with models tuned on one task, by layer and cluster of tasks"),
-    "Z-F4": (partial(layer_by_layer, which="Z-F4"), "maps of the tasks' representations, layer by layer"),
-    "Z-F5": (partial(layer_by_layer, which="Z-F5"), "dimensions of the representations, by layer"),
-    "Z-F7": (partial(layer_by_layer, which="Z-F7"), "CKA with models tuned on one task, for tasks held out"),
-}
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of a paper, and what reproduces it.
+
+    Attributes:
+        id: what users call it.
+        paper: where it is from.
+        title: what it shows, in one line.
+        function: "module:name", so that reading the table imports nothing. What it needs (tasks, masks, scores, a
+            recipe ...) is what its signature names.
+        keywords: of the function; those that the user gives come before them.
+        part: the method of what the function returns that is this figure; "": what it returns.
+        tasks: what to load where none are named: "mini" for what trains nothing new, "mini-sequence" for tasks that the
+            bundled model does not know.
+        held_out: how many of the last tasks are only measured, where none are named.
+    """
+
+    id: str
+    paper: Paper
+    title: str
+    function: str
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
+    tasks: str = "mini-sequence"
+    held_out: int = 0
+
+    @property
+    def citation(self) -> str:
+        """The table or figure, and its paper."""
+        kind = {"T": "Table", "F": "Figure"}
+        name = self.id.removeprefix("Z-")
+        return f"{kind.get(name[0], name[0])} {name[1:]} of {PAPERS[self.paper]}"
+
+    def load(self) -> Callable[..., Any]:
+        """The function, imported now."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+HERE = "neuroscope.experiments"
+MOSSA = f"{HERE}.layer_by_layer:mossa"
+SHORT = {
+    "recipe": {"steps": 20},
+    "n": 128,
+}  # of the whole model, once per task; examples whose representations are read
+
+EXPERIMENTS: dict[str, Experiment] = {
+    row.id: row
+    for row in (
+        Experiment(
+            "T1", "LX24", "each task with random neurons off, and with its own off (also T6)",
+            f"{HERE}.t1_deactivation:deactivation", tasks="mini",
+        ),
+        Experiment(
+            "T2", "LX24", "each task with random neurons trained on it, and with its own trained (also T7)",
+            f"{HERE}.t2_train_only:train_only",
+        ),
+        Experiment(
+            "F2", "LX24", "specialization and generalization by the share of neurons trained, all tasks together",
+            f"{HERE}.f2_proportion_sweep:proportion_sweep", held_out=1,
+        ),
+        Experiment(
+            "F3", "LX24", "similarity of tasks' neurons by their parameters, layer by layer",
+            f"{HERE}.f3_parameter_depth:parameter_depth",
+        ),
+        Experiment(
+            "T4", "LX24", "whether similar neurons of two tasks predict what training on one does for the other",
+            f"{HERE}.t4_parameter_transfer:parameter_transfer",
+        ),
+        Experiment(
+            "F5", "LX24", "each task's neurons trained, every task measured (right half)",
+            f"{HERE}.f5_cross_training:cross_training",
+        ),
+        Experiment(
+            "F6", "LX24", "specialization and generalization by the share of neurons trained, each task alone",
+            f"{HERE}.f2_proportion_sweep:proportion_sweep", {"joint": False}, held_out=1,
+        ),
+        Experiment(
+            "T5", "LX24", "methods of continual learning, each at its best learning rate (also F4)",
+            f"{HERE}.t5_continual_comparison:continual_comparison",
+        ),
+        Experiment(
+            "T8", "LX24", "overlap of tasks' masks by their size",
+            "neuroscope.masks:overlap_sweep", tasks="mini",
+        ),
+        Experiment(
+            "T9", "LX24", "training with a preset overlap with the held-out task's neurons (also T10, T11)",
+            f"{HERE}.t9_overlap_controlled:overlap_controlled", held_out=1,
+        ),
+        Experiment(
+            "Z-F1", "ZZC24", "the layers cut where the curves of CKA change",
+            MOSSA, SHORT, "segments", "mini", held_out=2,
+        ),
+        Experiment(
+            "Z-F2", "ZZC24", "CKA with models tuned on one task, by layer",
+            MOSSA, SHORT, "by_layer", "mini", held_out=2,
+        ),
+        Experiment(
+            "Z-F3", "ZZC24", "CKA with models tuned on one task, by layer and cluster of tasks",
+            MOSSA, SHORT, "by_cluster", "mini", held_out=2,
+        ),
+        Experiment(
+            "Z-F4", "ZZC24", "maps of the tasks' representations, layer by layer",
+            MOSSA, SHORT, "maps", "mini", held_out=2,
+        ),
+        Experiment(
+            "Z-F5", "ZZC24", "dimensions of the representations, by layer",
+            MOSSA, SHORT, "dimensions", "mini", held_out=2,
+        ),
+        Experiment(
+            "Z-F7", "ZZC24", "CKA with models tuned on one task, for tasks held out",
+            MOSSA, SHORT, "held_out", "mini", held_out=2,
+        ),
+    )
+}  # fmt: skip

@@ -2,213 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, suggest
+from neuroscope.checks import Progress
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes, judge
-from neuroscope.experiments.judging import Judge
+from neuroscope.experiments.judging import Judge, masks_manifest, score_row
 from neuroscope.masks import NeuronMask
-from neuroscope.models import Model, resolve
-from neuroscope.statistics import bootstrap_interval
-from neuroscope.tasks.task import Task, check_task
+from neuroscope.models import Model
+from neuroscope.statistics import standard_error
+from neuroscope.tasks import Task
 from neuroscope.training import NeuronAdapter, Recipe
 from neuroscope.training.finetuning import finetune
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+LR = 3e-3  # a few neurons want several times the learning rate of the whole model
+ADAPTERS = "adapters"  # in the output folder
 
 
-class Settings(TypedDict, total=False):
-    """Keyword arguments that all training experiments share.
+class Trials:
+    """Trainings of masks on tasks, and outcomes of tasks on test examples before and after them; each made once.
 
-    Attributes:
-        lr: peak learning rate of every training (3e-3; a few neurons want several times that of the whole model).
-        steps, epochs, batch_size, arguments: as in `finetune`.
-        n: test examples per task (None: all).
-        eval_batch_size: examples at once when tasks are measured.
-        journal: a `files.Journal` with a path makes a long run resumable. Interventions that are live around the call
-            are not part of its keys: what is measured under one needs a journal of its own.
-        adapters: folder of an earlier `parameter_depth(output=...)`: what was trained there is not trained again.
-        progress: called as `progress(iterable, description)`; `tqdm` fits.
+    A training is known by the model's weights, the mask, the data, the recipe and the seed; a measurement by the
+    training and the task measured. Interventions around the call are not part of that, so what is measured under one
+    needs an output folder of its own. The model is as it was between measurements, also after an error.
     """
 
-    lr: float
-    steps: int | None
-    epochs: float
-    batch_size: int
-    arguments: Mapping[str, Any] | None
-    n: int | None
-    eval_batch_size: int
-    journal: files.Journal | None
-    adapters: str | PathLike | None
-    progress: Progress | None
-
-
-DEFAULTS: Settings = {
-    "lr": 3e-3, "steps": None, "epochs": 3, "batch_size": 16, "arguments": None, "n": None, "eval_batch_size": 64,
-    "journal": None, "adapters": None, "progress": None,
-}  # fmt: skip
-
-
-def check_settings(asked: str, settings: Mapping[str, Any], known: Iterable[str] = DEFAULTS) -> None:
-    """Refuse settings that are none."""
-    for name in settings:
-        if name not in known:
-            raise ArgumentError(f"{asked}({name}=...)", "no such argument", suggest(name, known))
-
-
-class Training:
-    """Trainings of masks on tasks, each known by the model's weights, the mask, the data, the recipe and the seed."""
-
-    def __init__(self, model: Any, tasks: Mapping[str, Task], trained: Iterable[str], settings: Settings, asked: str):
-        check_settings(asked, settings)
-        given: dict[str, Any] = {**DEFAULTS, **settings}
-        self.recipe = Recipe.of({name: given[name] for name in ("lr", "steps", "epochs", "batch_size", "arguments")})
-        self.progress, self.tasks = given["progress"], dict(tasks)
-        for task in self.tasks.values():
-            check_task(task, asked)
+    def __init__(
+        self,
+        model: Model,
+        tasks: Mapping[str, Task],
+        trained: Iterable[str],
+        recipe: Recipe | Mapping[str, Any] | None = None,
+        *,
+        n: int | None = None,
+        batch_size: int | None = None,
+        output: str | PathLike | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.recipe = Recipe.of(recipe, lr=LR)
+        self.model, self.tasks, self.progress = model, dict(tasks), progress
+        self.output = None if output is None else Path(output)
+        self.measuring = {"n": n, "batch_size": batch_size}
         for name in trained:
             self.tasks[name].split("train")
-        self.adapters = None if given["adapters"] is None else Path(given["adapters"])
-        self.model: Model = resolve(model)
-        named = {name: getattr(self.recipe, name) for name in ("lr", "steps", "epochs", "batch_size")}
-        about = {name: repr(value) for name, value in {**named, **self.recipe.arguments}.items()}
-        self.about = sorted(about.items())
+
+    @cached_property
+    def before(self) -> Judge:
+        """Outcomes of the tasks without training."""
+        return Judge(self.model, self.tasks, **self.measuring, output=self.output)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """Of the model as it is before any training."""
         return self.model.provenance()
 
-    def key(self, mask: NeuronMask, on: Sequence[str], seed: int) -> tuple[Any, ...]:
-        """What tells a training from others."""
-        learnt = [self.tasks[name].data_hash for name in on]
-        model = self.provenance["fingerprint"], self.provenance["dtype"], files.versions().get("neuroscope")
-        return "trained", *model, mask.identity, learnt, self.about, seed
-
-    def path(self, mask: NeuronMask, on: Sequence[str], seed: int) -> Path | None:
-        """Where the adapter of a training is kept, if any is."""
-        if self.adapters is None:
-            return None
-        return self.adapters / f"{files.digest(*self.key(mask, on, seed))}.safetensors"
-
-    def __call__(self, mask: NeuronMask, on: Sequence[str], seed: int) -> NeuronAdapter:
+    def train(self, mask: NeuronMask, on: Sequence[str], seed: int) -> NeuronAdapter:
         """The mask's neurons trained on some tasks, now or by an earlier run: an adapter, live on the model."""
         path = self.path(mask, on, seed)
         if path is not None and path.exists():
             return NeuronAdapter.load(self.model, path)
-        learnt = [self.tasks[name] for name in on]
-        how: Any = {"seed": seed, "progress": self.progress, **vars(self.recipe)}
-        return cast("NeuronAdapter", finetune(self.model, learnt, mask, **how))  # of a mask
+        how: Any = {**vars(self.recipe), "seed": seed, "progress": self.progress}
+        return cast("NeuronAdapter", finetune(self.model, [self.tasks[name] for name in on], mask, **how))  # of a mask
 
-    def manifest(self, masks: Mapping[str, NeuronMask], **more: Any) -> dict[str, Any]:
-        """What a training depends on."""
+    def path(self, mask: NeuronMask, on: Sequence[str], seed: int) -> Path | None:
+        """Where the adapter of a training is kept, if any is."""
+        if self.output is None:
+            return None
+        return self.output / ADAPTERS / f"{files.digest(*self._key(mask, on, seed))}.safetensors"
+
+    def _key(self, mask: NeuronMask, on: Sequence[str], seed: int) -> tuple[Any, ...]:
+        """What tells a training from others."""
+        learnt = [self.tasks[name].data_hash for name in on]
+        model = self.provenance["fingerprint"], self.provenance["dtype"], files.versions().get("neuroscope")
+        return "trained", *model, mask.identity, learnt, sorted(self.recipe.settings().items()), seed
+
+    def after(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, Outcomes]:
+        """[example] outcomes of each of the tasks once the mask's neurons are trained on some."""
+        training = self._key(mask, on, seed)
+        keys = {name: files.digest(*training, *self.before.judged(name)) for name in tasks}
+        journal = self.before.journal
+        missing = [name for name in tasks if keys[name] not in journal.known]
+        if missing:
+            adapter = self.train(mask, on, seed)
+            try:
+                for name in missing:
+                    journal.get(keys[name], partial(self._judge, name))
+            finally:
+                adapter.detach()
+        return {name: np.array(journal.known[keys[name]]) for name in tasks}
+
+    def _judge(self, task: str) -> list[float]:
+        return judge(self.model, self.before.prepared[task]).tolist()
+
+    def training_manifest(self, masks: Mapping[str, NeuronMask], **more: Any) -> dict[str, Any]:
+        """What the trainings depend on."""
         return {
             **self.provenance,
-            "masks": {name: dict(mask.manifest) for name, mask in masks.items()},
-            "sizes": {name: len(mask) for name, mask in masks.items()},
+            **masks_manifest(masks),
             "data_hash": {name: task.data_hash for name, task in self.tasks.items()},
-            "recipe": dict(self.about),
+            "recipe": self.recipe.settings(),
             **more,
             "versions": files.versions(),
         }
 
-
-class Trials:
-    """Outcomes of tasks on test examples before and after training; each measured once.
-
-    A measurement after training is known by the training, and the task measured. The model is as it was between
-    measurements, also after an error.
-    """
-
-    def __init__(self, model: Any, tasks: Mapping[str, Task], trained: Iterable[str], settings: Settings, asked: str):
-        self.training = Training(model, tasks, trained, settings, asked)
-        self.model, self.tasks, self.progress = self.training.model, self.training.tasks, self.training.progress
-        given: dict[str, Any] = {**DEFAULTS, **settings}
-        kept = given["journal"]
-        journal = files.Journal(kept) if isinstance(kept, (str, PathLike)) else kept
-        self.before = Judge(self.model, self.tasks, given["n"], given["eval_batch_size"], journal)
-        self.training.provenance = self.before.provenance  # a fingerprint reads every weight: once is enough
-        self.journal = self.before.journal
-
-    def after(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, Outcomes]:
-        """[example] outcomes of each of the tasks once the mask's neurons are trained on some."""
-        trained, keys = self.training.key(mask, on, seed), {}
-        for name in tasks:
-            judged = (self.tasks[name].data_hash, len(self.before.prepared[name].examples))
-            keys[name] = files.digest(*trained, *judged)
-        missing = [name for name in tasks if keys[name] not in self.journal.known]
-        if missing:
-            adapter = self.training(mask, on, seed)
-            try:
-                for name in missing:
-                    self._keep(keys[name], name)
-            finally:
-                adapter.detach()
-        return {name: np.array(self.journal.known[keys[name]]) for name in tasks}
-
-    def _keep(self, key: str, task: str) -> None:
-        self.journal.get(key, lambda: judge(self.model, self.before.prepared[task]).tolist())
-
-    def watched(self, items: Sequence[Any], description: str) -> Iterable[Any]:
-        """The items, with progress."""
-        return self.progress(items, description) if self.progress else items
-
-    def _seen(self) -> int:
-        """How many test prompts that were measured are also training prompts of some task."""
-        learnt = {e.prompt for task in self.tasks.values() for e in task.train}
-        return sum(e.prompt in learnt for p in self.before.prepared.values() for e in p.examples)
-
     def manifest(self, masks: Mapping[str, NeuronMask], **more: Any) -> dict[str, Any]:
-        """What the numbers depend on."""
-        n = max(len(p.examples) for p in self.before.prepared.values())
-        return self.training.manifest(masks, split="test", n=n, seen=self._seen(), **more)
+        """What the numbers depend on; `seen` counts the test prompts that are training prompts of some task too."""
+        learnt = {e.prompt for task in self.tasks.values() for e in task.train}
+        seen = sum(e.prompt in learnt for p in self.before.prepared.values() for e in p.examples)
+        return self.training_manifest(masks, split="test", n=self.before.n, seen=seen, **more)
 
 
-def measured(outcomes: Outcomes) -> dict[str, Any]:
-    """n, score, 95 % bootstrap interval over examples (low, high), and its standard error (se)."""
-    low, high = bootstrap_interval(outcomes)
-    return {"n": len(outcomes), "score": float(outcomes.mean()), "low": low, "high": high, "se": error_of(outcomes)}
-
-
-def error_of(values: ArrayLike) -> float:
-    """Standard error of the mean over examples; 0 of a single one."""
-    sample = np.asarray(values, dtype=float)
-    return float(sample.std(ddof=1) / np.sqrt(len(sample))) if len(sample) > 1 else 0.0
-
-
-def spread(seeds: ArrayLike, error: float) -> tuple[float, float, float]:
-    """Mean over seeds, with a 95 % interval over both kinds of chance.
-
-    Half its width is the root of the sum of the squares of two: Student's t over the seeds' means (none of a single
-    seed), and 1.96 standard errors over examples, which the seeds share.
-
-    Example:
-        >>> [round(v, 3) for v in spread([0.5], 0.1)]
-        [0.5, 0.304, 0.696]
-    """
-    values = np.asarray(seeds, dtype=float)
-    half = float(stats.norm.ppf(0.975)) * error
-    if len(values) > 1:
-        half = np.hypot(half, stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
-
-
-def interval(runs: Sequence[Outcomes] | Outcomes) -> tuple[float, float, float]:
-    """`spread` of [seed, example] outcomes, or of differences of them."""
-    values = np.asarray(runs)
-    return spread(values.mean(axis=1), error_of(values.mean(axis=0)))
+def trained_row(outcomes: Outcomes) -> dict[str, Any]:
+    """`score_row`, and the score's standard error over examples (se)."""
+    return score_row(outcomes) | {"se": standard_error(outcomes)}
 
 
 def over_tasks(cells: pd.DataFrame) -> tuple[Any, float]:
@@ -218,19 +134,33 @@ def over_tasks(cells: pd.DataFrame) -> tuple[Any, float]:
     return tasks.groupby("seed").mean().to_numpy(dtype=float), float(np.sqrt((errors**2).sum()) / len(errors))
 
 
-def check_runs(seeds: Any) -> None:
-    """Refuse a number of seeds that leaves no run."""
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ArgumentError(f"seeds={seeds!r}", "no run", "give 1 or more")
+def require_two_seeds(seeds: Sequence[int], asked: str) -> None:
+    """Refuse a single run, which draws a single random mask.
+
+    Raises:
+        ArgumentError: fewer than two seeds.
+    """
+    if len(seeds) < 2:
+        found = "one run, which draws one random mask of each kind: no telling how random masks differ"
+        raise ArgumentError(f"{asked}(seeds={tuple(seeds)})", found, "give two seeds or more, such as seeds=3")
 
 
-def check_growing(name: str, values: Any, least: float, what: str) -> None:
-    """Refuse what are not growing numbers from `least` to 1."""
-    good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and least <= v <= 1 for v in values)
-    if not good or not len(values) or list(values) != sorted(set(values)):
-        raise ArgumentError(f"{name}={tuple(values)}", f"not growing {what}", "give some, such as (0.1, 0.5, 1.0)")
+def parted(tasks: Mapping[str, Task], held_out: str | Sequence[str], asked: str) -> tuple[list[str], list[str]]:
+    """Names of the tasks to train on, and of those held out: only measured.
+
+    Raises:
+        ArgumentError: no such task, or none left to train on.
+    """
+    measured = [held_out] if isinstance(held_out, str) else list(dict.fromkeys(held_out))
+    for name in measured:
+        choose(name, tasks, "held-out task")
+    learnt = [name for name in tasks if name not in measured]
+    if not learnt:
+        raise ArgumentError(f"{asked}(held_out={measured})", "every task: none to train on", "leave out fewer")
+    return learnt, measured
 
 
-def bounded(span: tuple[float, float, float]) -> tuple[float, float, float]:
-    """A score with an interval that does not leave [0, 1]."""
-    return span[0], max(0.0, span[1]), min(1.0, span[2])
+def seen_in_words(manifest: Mapping[str, Any]) -> list[str]:
+    """That some test prompts were not held out, where that is so."""
+    seen = manifest.get("seen", 0)
+    return [f"- **{seen}** of the test prompts are training prompts as well: those were not held out."] if seen else []

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from neuroscope.comparison.hidden_states import Representations
 from neuroscope.comparison.similarity import variance_dimension
 from neuroscope.comparison.similarity.neighbours import parts
-from neuroscope.statistics import permutation_p
+from neuroscope.statistics import percentile_interval, permutation_p
 
 Floats = NDArray[np.float64]
 DRAWS = 999  # of shuffled names
@@ -25,8 +25,8 @@ TIE = 1e-9  # of cosine: less is rounding
 NEAREST, PER_TASK = 10, 64  # neighbours counted, and examples of a task that they are looked for among
 
 
-def spread(values: Floats, names: Any) -> float:
-    """Standard deviation of the means by name."""
+def between_clusters(values: Floats, names: Any) -> float:
+    """How far apart clusters lie: the standard deviation of their means."""
     return float(np.std([values[names == name].mean() for name in dict.fromkeys(names)]))
 
 
@@ -50,9 +50,10 @@ def neighbours(reps: Representations, families: Mapping[str, str], seed: int = 0
             row["reason"] = "all examples are the same there"
         else:
             near = _near(x, len(tasks), size)
-            own, *drawn = (_together(near, order) for order in every)
-            low, high = np.quantile(drawn, (0.025, 0.975))
-            row |= {"value": own, "low": low, "high": high, "p": permutation_p(own, drawn), "reason": ""}
+            share, *shuffled = (_together(near, order) for order in every)
+            low, high = percentile_interval(shuffled)
+            p = permutation_p(share, shuffled)
+            row |= {"value": share, "low": low, "high": high, "p": p, "reason": ""}
         rows.append(row)
     return rows
 
@@ -62,11 +63,11 @@ def _near(x: Floats, tasks: int, size: int) -> Floats:
     x = x - x.mean(0)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(float).tiny)
     owner = np.repeat(np.arange(tasks), size)
-    found, kept = np.zeros((tasks, tasks)), min(NEAREST, (tasks - 1) * size)
+    shares, nearest = np.zeros((tasks, tasks)), min(NEAREST, (tasks - 1) * size)
     for task in range(tasks):
-        weight = parts(torch.from_numpy(x[owner == task] @ x[owner != task].T), kept, TIE).numpy()
-        found[task] = np.bincount(owner[owner != task], weights=weight.sum(0), minlength=tasks) / weight.sum()
-    return found
+        weight = parts(torch.from_numpy(x[owner == task] @ x[owner != task].T), nearest, TIE).numpy()
+        shares[task] = np.bincount(owner[owner != task], weights=weight.sum(0), minlength=tasks) / weight.sum()
+    return shares
 
 
 def _together(near: Floats, names: Any) -> float:
@@ -77,12 +78,12 @@ def _together(near: Floats, names: Any) -> float:
 def shuffled_dimensions(reps: Representations, share: float, seed: int) -> tuple[Floats, Floats]:
     """Lowest and highest number of components over copies whose features are shuffled; NaN for constant layers."""
     rng = np.random.default_rng(seed)
-    found = np.full((SHUFFLED, reps.n_layers), np.nan)
+    counts = np.full((SHUFFLED, reps.n_layers), np.nan)
     for layer in range(reps.n_layers):
         x = np.concatenate([np.asarray(reps[task][layer]) for task in reps])
         if np.ptp(x, axis=0).max() > 0:
-            found[:, layer] = [variance_dimension(rng.permuted(x, axis=0), share) for _ in range(SHUFFLED)]
-    return found.min(0), found.max(0)
+            counts[:, layer] = [variance_dimension(rng.permuted(x, axis=0), share) for _ in range(SHUFFLED)]
+    return counts.min(0), counts.max(0)
 
 
 def choices(difference: Floats, size: int, seed: int) -> tuple[Floats, bool]:

@@ -3,113 +3,119 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from neuroscope import files
 from neuroscope.comparison.hidden_states import Representations, representations
 from neuroscope.errors import ArgumentError, FileError, choose
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
-from neuroscope.tasks.task import Task
+from neuroscope.tasks import Task
 from neuroscope.training import LoraAdapter, Recipe, finetune, train
 
-RUN = "mossa.json"
+MethodName = Literal["full", "ffn", "lora"]
+NAMES: tuple[MethodName, ...] = get_args(MethodName)
+LORA = ("rank", "alpha")  # options of "lora"
 
 
-def _lora(model: Model, tasks: Sequence[Task], recipe: Mapping[str, Any]) -> LoraAdapter:
-    settings = dict(recipe)
-    shape = {key: settings.pop(key) for key in ("rank", "alpha") if key in settings}
-    seed = settings.pop("seed", 0)
-    checked = Recipe.of(settings)
-    adapter = LoraAdapter(model, **shape, seed=seed)
-    train(adapter, tasks, checked, seed=seed)
-    return adapter
+@dataclass(frozen=True)
+class Tuning:
+    """How control models, and the multi-task model, are trained; checked when it is made.
+
+    Attributes:
+        method: what is trained: "full", the whole model; "ffn", all hidden neurons; "lora", or the neurons of a mask.
+        options: of the method.
+
+    Raises:
+        ArgumentError: an unknown method, or an option that it does not have.
+    """
+
+    method: MethodName | NeuronMask
+    recipe: Recipe
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = LORA if choose_method(self.method) == "lora" else ()
+        for name in self.options:
+            if name not in known:
+                do = f"give some of {known}" if known else "leave it out: only 'lora' has options"
+                raise ArgumentError(f"options={{{name!r}: ...}} of method {self.name!r}", "no such option", do)
+
+    @property
+    def name(self) -> str:
+        """What a manifest says of the method."""
+        return f"mask {self.method.identity}" if isinstance(self.method, NeuronMask) else self.method
+
+    @contextlib.contextmanager
+    def scope(self, model: Model, tasks: Sequence[Task]) -> Iterator[Model]:
+        """A scope in which the model is tuned on tasks; on exit it is as it was, to the bit, also after an error."""
+        handle: Any
+        if self.method == "lora":
+            handle = LoraAdapter(model, **self.options, seed=self.seed)
+            train(handle, tasks, self.recipe, seed=self.seed)
+        else:
+            neurons: Any = None if self.method == "full" else self.method
+            handle = finetune(model, tasks, neurons, seed=self.seed, **vars(self.recipe))
+        try:
+            yield handle.model
+        finally:
+            handle.detach()
 
 
-# name -> (model, tasks, recipe) -> a handle that is live on the model, and whose detach puts the base back
-METHODS: dict[str, Callable[[Model, Sequence[Task], Mapping[str, Any]], Any]] = {
-    "full": lambda model, tasks, recipe: finetune(model, tasks, None, **recipe),
-    "ffn": lambda model, tasks, recipe: finetune(model, tasks, "ffn", **recipe),
-    "lora": _lora,
-}
-
-
-@contextlib.contextmanager
-def tuned_on(
-    model: Model, tasks: Sequence[Task], method: str | NeuronMask, recipe: Mapping[str, Any]
-) -> Iterator[Model]:
-    """A scope in which the model is tuned on tasks; on exit it is as it was, to the bit, also after an error."""
-    if isinstance(method, NeuronMask):
-        handle: Any = finetune(model, tasks, method, **recipe)
-    else:
-        handle = METHODS[choose(method, METHODS, "method")](model, tasks, recipe)
-    try:
-        yield handle.model
-    finally:
-        handle.detach()
+def choose_method(method: Any) -> Any:
+    """The method itself, if there is such a one."""
+    return method if isinstance(method, NeuronMask) else choose(method, NAMES, "method")
 
 
 def read(source: Any, tasks: Mapping[str, Task], settings: Mapping[str, Any], output: Path | None) -> Representations:
     """The representations of a model on tasks, or those that were given, checked to be of these tasks."""
     if isinstance(source, Mapping):
-        found = source if isinstance(source, Representations) else Representations(dict(source))
-        return _fitting(found, tasks, settings)
-    return representations(source, list(tasks.values()), **settings, output=output)
+        given = source if isinstance(source, Representations) else Representations(dict(source))
+        return _fitting(given, tasks, settings)
+    return representations(source, tasks, **settings, output=output)
 
 
-def _fitting(found: Representations, tasks: Mapping[str, Task], settings: Mapping[str, Any]) -> Representations:
+def _fitting(reps: Representations, tasks: Mapping[str, Task], settings: Mapping[str, Any]) -> Representations:
+    """Representations that were given, checked to be of these tasks, examples and positions."""
     asked, do = "compare representations that were given", "compute them with the tasks and settings given here"
     for name, task in tasks.items():
-        if name not in found:
+        if name not in reps:
             raise ArgumentError(asked, f"none of task {name!r}", do)
         pairs = [(e.prompt, e.answer) for e in task.split(settings["split"], settings["n"])]
-        if found[name].shape[1] != len(pairs):
-            raise ArgumentError(asked, f"{found[name].shape[1]} examples of {name!r}, which has {len(pairs)} here", do)
-        if name in found.examples and [tuple(pair) for pair in found.examples[name]] != pairs:
+        if reps[name].shape[1] != len(pairs):
+            raise ArgumentError(asked, f"{reps[name].shape[1]} examples of {name!r}, which has {len(pairs)} here", do)
+        if name in reps.examples and [tuple(pair) for pair in reps.examples[name]] != pairs:
             raise ArgumentError(asked, f"other examples of {name!r}", do)
     for key in ("at", "normed"):
-        if key in found.manifest and found.manifest[key] != settings[key]:
-            raise ArgumentError(asked, f"{key}={found.manifest[key]!r} instead of {settings[key]!r}", do)
-    return found
+        if key in reps.manifest and reps.manifest[key] != settings[key]:
+            raise ArgumentError(asked, f"{key}={reps.manifest[key]!r} instead of {settings[key]!r}", do)
+    return reps
 
 
 def tuned_reading(
-    base: Model, learnt: Sequence[Task], tasks: Sequence[Task], method: str | NeuronMask, recipe: Mapping[str, Any],
-    settings: Mapping[str, Any], output: Path | None,
-) -> Representations:  # fmt: skip
+    base: Model,
+    learnt: Sequence[Task],
+    tasks: Mapping[str, Task],
+    tuning: Tuning,
+    settings: Mapping[str, Any],
+    output: Path | None,
+) -> Representations:
     """The representations, on tasks, of the model tuned on those to learn, or what an earlier, finished run left."""
     if output is not None and output.exists():
         with contextlib.suppress(FileError):  # unfinished: trained once more, from its start
             return Representations.load(output)
         shutil.rmtree(output)
-    with tuned_on(base, learnt, method, recipe) as tuned:
+    with tuning.scope(base, learnt) as tuned:
         return representations(tuned, tasks, **settings, output=output)
-
-
-def same_run(output: Path, run: Mapping[str, Any]) -> None:
-    """Note what a folder is for, or refuse one that is for something else."""
-    run = json.loads(json.dumps(run))
-    if not (output / RUN).exists():
-        files.write(output / RUN, json.dumps(run, indent=1))
-        return
-    before = files.read_json(output / RUN, "a run of mossa")
-    other = [key for key in run if not isinstance(before, dict) or before.get(key) != run[key]]
-    if other:
-        raise FileError(f"mossa with output={output}", f"a run of another {other[0]}", "give another folder")
-
-
-def method_name(method: str | NeuronMask) -> str:
-    """What a manifest says of the method."""
-    return f"mask {method.identity}" if isinstance(method, NeuronMask) else choose(method, METHODS, "method")
 
 
 def opened(model: Any, asked: str) -> Model:
     """The model to train control models from."""
     if isinstance(model, Mapping):
-        do = "give the model itself as base, or the control models' representations as controls"
+        do = "give the model itself, or the control models' representations as controls"
         raise ArgumentError(asked, "representations instead of a model", do)
     return resolve(model)
