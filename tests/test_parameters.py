@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from neuroscope.comparison.parameters import ParameterSimilarity, parameter_similarity
 from neuroscope.comparison.parameters.bands import above_by_chance, curves
 from neuroscope.comparison.parameters.checkpoint_rows import Checkpoint
-from neuroscope.comparison.parameters.comparing import Settings, compared
+from neuroscope.comparison.parameters.measuring import Settings, compared
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, NumericalError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve, tap_experts

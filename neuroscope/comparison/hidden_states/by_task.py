@@ -95,11 +95,11 @@ class Representations(Mapping[str, Array]):
 
     def in_words(self) -> str:
         """What was read, of which model and examples, in one sentence."""
-        about = self.manifest
-        at = about.get("at")
+        read = self.manifest
+        at = read.get("at")
         named = {None: "", "last": ", at the last token of each prompt", "mean": ", mean over each prompt's tokens"}
         where = named.get(at, f", at token {at} of each prompt")
-        model = f" of {about['model']}" if "model" in about else ""
+        model = f" of {read['model']}" if "model" in read else ""
         n = sum(array.shape[1] for array in self.arrays.values())
         said = f"The residual stream{model} on {n} examples of {len(self)} task{'s' if len(self) != 1 else ''}{where}: "
         width = next(iter(self.arrays.values())).shape[2]
@@ -122,7 +122,7 @@ class Representations(Mapping[str, Array]):
         return pd.DataFrame(rows)
 
     def save(self, folder: str | PathLike) -> Path:
-        """Write a folder: one .npy file per task, and last the JSON file that says the folder is whole."""
+        """Write a folder: one .npy file per task, and last the JSON file that says that it is finished."""
         folder = Path(folder)
         for i, (task, array) in enumerate(self.arrays.items()):
             save_array(folder / file_name(i, task), array)

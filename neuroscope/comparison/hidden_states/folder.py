@@ -50,23 +50,23 @@ def partial_file(path: Path, shape: tuple[int, ...], dtype: str, *, begun: bool)
         if not begun:
             return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
         np.lib.format.open_memmap(path, mode="r")  # refuses a file cut short, which "r+" would fill up with zeros
-        found = np.lib.format.open_memmap(path, mode="r+")
+        array = np.lib.format.open_memmap(path, mode="r+")
     except (OSError, ValueError) as error:
         raise FileError(asked, str(error), do) from error
-    if found.shape != shape or found.dtype != np.dtype(dtype):
-        raise FileError(asked, f"{path.name} of shape {found.shape}, {found.dtype}", do)
-    return found
+    if array.shape != shape or array.dtype != np.dtype(dtype):
+        raise FileError(asked, f"{path.name} of shape {array.shape}, {array.dtype}", do)
+    return array
 
 
 def open_array(path: Path, shape: tuple[int, ...]) -> Array:
     """A finished array of that shape, memory-mapped; nothing is unpickled."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise FileError(f"read {path}", str(error), "compute the representations again") from None
-    if found.shape != shape:
-        raise FileError(f"read {path}", f"shape {found.shape} instead of {shape}", "compute them again")
-    return found
+    if array.shape != shape:
+        raise FileError(f"read {path}", f"shape {array.shape} instead of {shape}", "compute them again")
+    return array
 
 
 def is_finished(folder: Path, manifest: Mapping[str, Any]) -> bool:

@@ -34,7 +34,7 @@ from neuroscope.comparison.hidden_states.folder import Array
 from neuroscope.comparison.hidden_states.reading import At, Prompts, Reader, passes, prompts_of
 from neuroscope.errors import ArgumentError, NumericalError, choose
 from neuroscope.models import Model, resolve
-from neuroscope.tasks import Example, Task, tasks_of
+from neuroscope.tasks import Task, tasks_of
 from neuroscope.tasks.prompts import Batch
 
 ASKED = "representations of tasks"
@@ -125,63 +125,63 @@ def _recorded(
     prompts = {name: prompts_of(model, task, examples[name], how.at) for name, task in tasks.items()}
     reader = Reader(model, how.normed)
     layers, width = reader.shape(next(iter(prompts.values())))
-    shapes = {name: (layers, len(listed), width) for name, listed in examples.items()}
+    jobs = [
+        Job(number, name, prompts[name], (layers, len(listed), width))
+        for number, (name, listed) in enumerate(examples.items())
+    ]
     temporary = None
-    if output is None and sum(map(math.prod, shapes.values())) * np.dtype(how.dtype).itemsize > IN_MEMORY:
+    if output is None and sum(math.prod(job.shape) for job in jobs) * np.dtype(how.dtype).itemsize > IN_MEMORY:
         temporary = tempfile.TemporaryDirectory(prefix="neuroscope-")
         output = Path(temporary.name)
         folder.is_finished(output, manifest)  # notes what it is for
-    arrays = {
-        name: _recorded_task(reader, prompts[name], name, number, shape, how, output, progress)
-        for number, (name, shape) in enumerate(shapes.items())
-    }
-    manifest |= {"versions": files.versions()}
-    done = Representations(arrays, _texts(examples), families, manifest, temporary)
+    arrays = {job.name: _array(reader, job, how, output, progress) for job in jobs}
+    texts = {name: [(e.prompt, e.answer) for e in listed] for name, listed in examples.items()}
+    done = Representations(arrays, texts, families, manifest | {"versions": files.versions()}, temporary)
     if output is not None:
         done.save(output)
     return done
 
 
-def _texts(examples: Mapping[str, Sequence[Example]]) -> dict[str, list[tuple[str, str]]]:
-    return {name: [(example.prompt, example.answer) for example in listed] for name, listed in examples.items()}
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One task's prompts, and the shape of what they become: [layer, example, feature]."""
+
+    number: int
+    name: str
+    prompts: Prompts
+    shape: tuple[int, int, int]
 
 
-def _recorded_task(
-    reader: Reader, prompts: Prompts, name: str, number: int, shape: tuple[int, ...], how: Reading,
-    output: Path | None, progress: Progress | None,
-) -> Array:  # fmt: skip
+def _array(reader: Reader, job: Job, how: Reading, output: Path | None, progress: Progress | None) -> Array:
     """One task's array, in memory or streamed to its file."""
-    loop = passes(reader.model, prompts, how.batch_size, progress, name)
+    loop = passes(reader.model, job.prompts, how.batch_size, progress, job.name)
     if output is not None:
-        return _stream(output, number, name, shape, how.dtype, loop, reader, prompts)
-    array = np.empty(shape, how.dtype)
+        return _stream(reader, job, how, output, loop)
+    array = np.empty(job.shape, how.dtype)
     for batch in loop:
-        _fill(array, batch, reader(batch, prompts.weights), name)
+        _fill(array, batch, reader(batch, job.prompts.weights), job.name)
     return array
 
 
-def _stream(
-    output: Path, number: int, name: str, shape: tuple[int, ...], dtype: str, loop: Iterable[Batch], reader: Reader,
-    prompts: Prompts,
-) -> Array:  # fmt: skip
+def _stream(reader: Reader, job: Job, how: Reading, output: Path, loop: Iterable[Batch]) -> Array:
     """One task's file, written batch by batch; finished batches of an earlier run are not computed again."""
-    final = output / folder.file_name(number, name)
+    final = output / folder.file_name(job.number, job.name)
     if not final.exists():
         journal = files.Journal(output / folder.JOURNAL)
         partial = final.with_name(final.name + ".partial")
-        begun = any(key.startswith(f"{number}/") for key in journal.known)
-        array = folder.partial_file(partial, shape, dtype, begun=begun)
+        begun = any(key.startswith(f"{job.number}/") for key in journal.known)
+        array = folder.partial_file(partial, job.shape, how.dtype, begun=begun)
         for count, batch in enumerate(loop):
 
             def measure(batch: Batch = batch) -> bool:
-                _fill(array, batch, reader(batch, prompts.weights), name)
+                _fill(array, batch, reader(batch, job.prompts.weights), job.name)
                 array.flush()  # on disk before the journal says so
                 return True
 
-            journal.get(f"{number}/{count}", measure)
+            journal.get(f"{job.number}/{count}", measure)
         del array
         os.replace(partial, final)
-    return folder.open_array(final, shape)
+    return folder.open_array(final, job.shape)
 
 
 def _fill(array: Array, batch: Batch, values: Tensor, task: str) -> None:

@@ -75,11 +75,11 @@ def plan(n: int, widths: tuple[int, int], layers: tuple[int, int], memory: int) 
 def held(form: str, rows: int, n: int, widths: tuple[int, int], layers: tuple[int, int]) -> int:
     """Bytes held at once: blocks being read, products, and what is kept per layer."""
     (d, e), (i, j) = widths, layers
-    kept = 24 * n * (i + j) + 8 * (i * d + j * e) + 64 * (i * j + i + j)  # norms (put together), means, sums
+    per_layer = 24 * n * (i + j) + 8 * (i * d + j * e) + 64 * (i * j + i + j)  # norms (put together), means, sums
     blocks = READING * rows * max(d, e) + 4 * rows * (d + e)
     if form == "gram":
-        return kept + blocks + 4 * rows * rows * (i + j + 1) + 12 * rows * i * j
-    return kept + blocks + 24 * max(d, e) ** 2
+        return per_layer + blocks + 4 * rows * rows * (i + j + 1) + 12 * rows * i * j
+    return per_layer + blocks + 24 * max(d, e) ** 2
 
 
 class Layers:

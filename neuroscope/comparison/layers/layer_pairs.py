@@ -105,11 +105,11 @@ def _with_layer(
 
 def _state(array: Any, layer: int, how: Comparison) -> Stated:
     """What the measure needs of a layer, or why there is nothing."""
-    given = inputs.as_examples(array[layer], how.measure)
+    examples = inputs.as_examples(array[layer], how.measure)
     blocks.hand_back(array)
-    given = given._replace(values=given.values.to(how.device))
+    examples = examples._replace(values=examples.values.to(how.device))
     try:
-        return MEASURES[how.measure].state(inputs.checked(given, how.measure), **how.options), ""
+        return MEASURES[how.measure].state(inputs.checked(examples, how.measure), **how.options), ""
     except NumericalError as error:
         return None, error.found
 

@@ -180,8 +180,8 @@ def _maps(method: str, data: Data, place: Place, settings: dict[str, Any], progr
     return Maps(pd.concat(frames, ignore_index=True), manifest | {"versions": files.versions()})
 
 
-def _data(given: Any, layers: Sequence[int] | None, n: int | None) -> Data:
-    reps = given if isinstance(given, Representations) else Representations(given)
+def _data(activations: Any, layers: Sequence[int] | None, n: int | None) -> Data:
+    reps = activations if isinstance(activations, Representations) else Representations(activations)
     total = reps.n_layers
     chosen = list(range(total)) if layers is None else np.atleast_1d(layers).tolist()
     if not chosen or any(layer not in range(-total, total) for layer in chosen):

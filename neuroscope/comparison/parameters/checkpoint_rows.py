@@ -68,12 +68,12 @@ class Checkpoint:
         if not shards or not shards[0].is_file():
             do = "give a folder with model.safetensors or its shards (save_pretrained writes them), or an opened model"
             raise FileError(f"read the checkpoint {folder}", "no safetensors files", do)
-        found = cls({}, size)
+        checkpoint = cls({}, size)
         for shard in shards:
             entries, header = _header(shard)
-            found.entries |= entries
-            found.header_bytes += header
-        return found
+            checkpoint.entries |= entries
+            checkpoint.header_bytes += header
+        return checkpoint
 
     def take(
         self, name: str, dim: int, index: Int[Tensor, " chosen"], within: slice = slice(None)
@@ -128,14 +128,14 @@ def _header(path: Path) -> tuple[dict[str, Entry], int]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length) if length < size else b"")
         entries, end = {}, 0
-        for name, about in header.items():
+        for name, described in header.items():
             if name != "__metadata__":
-                start, stop = about["data_offsets"]
-                entries[name] = entry = Entry(path, 8 + length + start, tuple(about["shape"]), about["dtype"])
+                start, stop = described["data_offsets"]
+                entries[name] = entry = Entry(path, 8 + length + start, tuple(described["shape"]), described["dtype"])
                 known = DTYPES.get(entry.dtype)
                 extent = stop - start if known is None else math.prod(entry.shape) * known.itemsize
-                whole = all(type(v) is int and v >= 0 for v in (*entry.shape, start, stop))
-                if not whole or stop < start or stop - start != extent:
+                is_sound = all(type(v) is int and v >= 0 for v in (*entry.shape, start, stop))
+                if not is_sound or stop < start or stop - start != extent:
                     raise ValueError(f"{name} of shape {entry.shape} in {entry.dtype} at bytes {start} to {stop}")
                 end = max(end, 8 + length + stop)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -34,13 +34,13 @@ class Source:
     Attributes:
         model: with its sites; without data if the source is a checkpoint.
         read: the entries of chosen neurons.
-        about: provenance, for the manifest.
+        origin: where the parameters come from, for the manifest.
         checkpoint: what was read of which file, if the source is a checkpoint.
     """
 
     model: Model
     read: Read
-    about: dict[str, Any]
+    origin: dict[str, Any]
     checkpoint: Checkpoint | None = None
 
     def names(self) -> dict[int, str]:
@@ -77,7 +77,7 @@ def rows_of(site: Site, part: str, asked: str) -> list[tuple[str, Rows]]:
     if not site.out or (site.unit == "hidden" and not site.ins):
         do = "open the model in float32 or bfloat16, not quantised"
         raise ModelError(asked, f"{site.address}, whose parameters are out of reach", do)
-    roles = [(role, rows) for role, found in site.ins.items() for rows in found]
+    roles = [(role, rows) for role, listed in site.ins.items() for rows in listed]
     roles += [("down" if site.unit == "hidden" else "out", rows) for rows in site.out]
     wanted = [pair for pair in roles if part == "all" or _part(pair[0]) == part]
     if not wanted:
@@ -124,29 +124,30 @@ def _wide(entries: Tensor) -> Tensor:
     return (entries[:, None] if entries.ndim == 1 else entries).contiguous().double()
 
 
-def _checkpoint(folder: Path, name: str, asked: str) -> Source:
+def _checkpoint(folder: Path, label: str, asked: str) -> Source:
     model, stored = skeleton(folder), Checkpoint.open(folder)
     keys: dict[int, str] = {}
     prefix = getattr(model.root, "base_model_prefix", "")
     names = {id(p): n for n, p in model.root.named_parameters(remove_duplicate=False)}
 
     def key_of(rows: Rows) -> str:
-        own = names[id(rows.param)]
-        written = next((k for k in (own, own.removeprefix(f"{prefix}."), f"{prefix}.{own}") if k in stored.entries), "")
-        found = stored.entries.get(written)
-        if found is None or found.shape != tuple(rows.param.shape) or found.dtype not in DTYPES:
-            have = f"{own} of shape {found.shape} in {found.dtype}" if found else f"no tensor {own}"
+        name = names[id(rows.param)]
+        spellings = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
+        key = next((spelling for spelling in spellings if spelling in stored.entries), "")
+        entry = stored.entries.get(key)
+        if entry is None or entry.shape != tuple(rows.param.shape) or entry.dtype not in DTYPES:
+            have = f"{name} of shape {entry.shape} in {entry.dtype}" if entry else f"no tensor {name}"
             do = "load the model, and give it instead: its names or its format are not those of the class"
             raise FileError(asked, f"{have} in {folder}, for {tuple(rows.param.shape)}", do)
-        return written
+        return key
 
     def read(rows: Rows, neurons: Int[Tensor, " chosen"], within: slice) -> Float[Tensor, "chosen rest"]:
         key = keys.get(id(rows.param)) or keys.setdefault(id(rows.param), key_of(rows))
         return _wide(stored.take(key, rows.dim, rows.start + rows.step * neurons, within))
 
     dtype = next((e.dtype for e in stored.entries.values()), "")
-    about = {"model": name, "backend": "checkpoint", "dtype": dtype, "layout": stored.digest()}
-    return Source(model, read, about, stored)
+    origin = {"model": label, "backend": "checkpoint", "dtype": dtype, "layout": stored.digest()}
+    return Source(model, read, origin, stored)
 
 
 def with_adapter(base: Source, path: str | PathLike, asked: str) -> Source:
@@ -155,21 +156,21 @@ def with_adapter(base: Source, path: str | PathLike, asked: str) -> Source:
     A live base is checked by its fingerprint; a checkpoint's cannot be known without loading it, so there only names
     and shapes are.
     """
-    if "adapter" in base.about:
+    if "adapter" in base.origin:
         raise ModelError(asked, "an adapter over an adapter, whose changes would add", "give other=(base, path)")
     try:
-        tensors, about, manifest = read_safetensors(path, "NeuronAdapter")
+        tensors, shape, manifest = read_safetensors(path, "NeuronAdapter")
     except FileError as error:
         do = "give the file of a NeuronAdapter; merge a LoRA, save the model, and give that folder as a model"
         raise FileError(asked, f"{path}: {error.found}", do) from None
     if not {"base", "scale"} <= manifest.keys():
         raise FileError(asked, f"no base or scale in the manifest of {path}", "write it with adapter.save()")
-    if base.checkpoint is None and manifest["base"] != base.about["fingerprint"]:
-        found = f"an adapter of a base of fingerprint {manifest['base']}; this model is {base.about['fingerprint']}"
+    if base.checkpoint is None and manifest["base"] != base.origin["fingerprint"]:
+        found = f"an adapter of a base of fingerprint {manifest['base']}; this model is {base.origin['fingerprint']}"
         raise ModelError(asked, found, "open the model it was trained on, of the same revision and dtype")
-    chosen = {a: tensors[f"values/{a}"] for a in about["widths"] if f"values/{a}" in tensors}
+    chosen = {a: tensors[f"values/{a}"] for a in shape["widths"] if f"values/{a}" in tensors}
     try:
-        mask = NeuronMask.of(chosen, about["widths"], about["unit"])
+        mask = NeuronMask.of(chosen, shape["widths"], shape["unit"])
         sites = base.model.sites(mask.unit)
         mask.fits(sites, asked)
     except MaskError as error:
@@ -183,12 +184,13 @@ def with_adapter(base: Source, path: str | PathLike, asked: str) -> Source:
         index, delta = changes[id(rows.param)]
         where = torch.full((rows.param.shape[rows.dim],), -1)
         where[index] = torch.arange(len(index))
-        found = where[rows.start + rows.step * neurons]
-        entries[found >= 0] += manifest["scale"] * delta[found[found >= 0], within].to(entries.device)
+        places = where[rows.start + rows.step * neurons]
+        changed = places >= 0
+        entries[changed] += manifest["scale"] * delta[places[changed], within].to(entries.device)
         return entries
 
     adapter = {"adapter": files.digest(mask.identity, manifest["base"]), "scale": manifest["scale"]}
-    return replace(base, read=read, about=base.about | adapter)
+    return replace(base, read=read, origin=base.origin | adapter)
 
 
 def _changes(
@@ -200,12 +202,15 @@ def _changes(
     for address, neurons in mask.items():
         for _, rows in rows_of(sites[address], "all", asked) if len(neurons) else []:
             places.setdefault(id(rows.param), []).append((rows, rows.start + rows.step * neurons))
-    for key, found in places.items():
-        index = torch.cat([indices for _, indices in sorted(found, key=lambda one: one[0].start)])
+    for key, slices in places.items():
+        index = torch.cat([indices for _, indices in sorted(slices, key=lambda one: one[0].start)])
         module, _, kind = names[key].rpartition(".")
         stored = [tensors.get(f"deltas/{module}.{side}.{kind}") for side in ("rows", "columns")]
         delta = next((d for d in stored if d is not None), torch.zeros(0))
-        param = found[0][0].param
-        if len(delta) != len(index) or delta.numel() != len(index) * param.numel() // param.shape[found[0][0].dim]:
+        first = slices[0][0]
+        if (
+            len(delta) != len(index)
+            or delta.numel() != len(index) * first.param.numel() // first.param.shape[first.dim]
+        ):
             raise FileError(asked, f"no delta of {len(index)} neurons for {names[key]} in {path}", "save it again")
         yield key, (index, _wide(delta))

@@ -100,8 +100,8 @@ def two_nn(x: Any) -> float:
         )
     ratios = torch.sort(near[:, 1] / near[:, 0]).values.log()
     empirical = torch.arange(1, n + 1, device=values.device, dtype=torch.float64) / n
-    kept = max(1, int(n * (1 - DISCARDED)))
-    across, up = ratios[:kept], -torch.log1p(-empirical[:kept])
+    used = max(1, int(n * (1 - DISCARDED)))
+    across, up = ratios[:used], -torch.log1p(-empirical[:used])
     if not float(across @ across) > 0:
         raise NumericalError("TWO-NN", "two nearest neighbours at equal distances everywhere", "a grid has no estimate")
     return float(across @ up / (across @ across))

@@ -90,7 +90,8 @@ def parameter_similarity(
     Raises:
         MaskError: a mask of another model, of attention heads, or empty.
         NumericalError: a parameter that is read is NaN or infinite.
-        ModelError: parameters that are not the model's own (TransformerBridge, PEFT, a live adapter), or out of reach.
+        ModelError: parameters that something rewrites or adds to (TransformerBridge, PEFT, a live adapter), or that are
+            out of reach.
         FileError: a checkpoint or an adapter that cannot be read.
 
     Example:
@@ -159,9 +160,9 @@ def _inside(
         else:
             after = Layer.of(second.read, _same(block, second, masks[0].unit), masks, settings.part, ASKED)
             numbers = {m: v[[a for a, _ in wanted]] for m, v in change(layer, after).items()}
-        for measure, found in numbers.items():
-            cells[measure][:, block.depth] = rearrange(found, "(pair draw) -> pair draw", draw=each)
-    origin = {"model": source.about | _bytes(source)} | ({"other": second.about | _bytes(second)} if second else {})
+        for measure, column in numbers.items():
+            cells[measure][:, block.depth] = rearrange(column, "(pair draw) -> pair draw", draw=each)
+    origin = {"model": source.origin | _bytes(source)} | ({"other": second.origin | _bytes(second)} if second else {})
     values, random = ({m: v[..., at] for m, v in cells.items()} for at in (0, slice(1, None)))
     return Measured(pairs, [b.name for b in blocks], values, random, origin)
 
