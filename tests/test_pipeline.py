@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,13 @@ from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.t1_deactivation import deactivation
 from neuroscope.masks import NeuronMask, Scores
-from neuroscope.models import load
+from neuroscope.models import fingerprints, load
 from neuroscope.reports.main_job import run
 from neuroscope.tasks import load_tasks
 from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.tasks.task import Task
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("sentiment-food", "sentiment-film", "summary-food")
 QUICK = {"examples": 16, "n": 16, "n_random": 3}
 TABLES = ("deactivation_summary", "deactivation_runs", "cross_ablation_verdicts", "cross_ablation_runs")
@@ -209,6 +211,13 @@ def test_a_stopped_run_goes_on(model, tasks, first, tmp_path):
     assert content(tmp_path) == content(first.parent)
 
 
+def test_the_weights_are_read_once_for_the_fingerprint(model, tasks, tmp_path, monkeypatch):
+    readings, real = [], fingerprints.read_weights
+    monkeypatch.setattr(fingerprints, "read_weights", lambda root: readings.append(1) or real(root))
+    run(model, tasks, output=tmp_path, **QUICK)
+    assert len(readings) == 1
+
+
 def test_one_task_alone(model, tasks, tmp_path):
     path = run(model, tasks[NAMES[0]], output=tmp_path, **QUICK)
     assert "<h2>Overlap" not in path.read_text()
@@ -325,6 +334,22 @@ def test_help_names_every_option(capsys):
         with pytest.raises(SystemExit) as error:
             main(arguments)
         assert error.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["reproduce", "--help"], ["reproduce", "--list"], ["reproduce", "T99"]]
+)
+def test_the_command_line_is_light_until_it_works(arguments):
+    heavy = ["torch", "transformers", "pandas", "plotly", "scipy"]
+    code = f"""
+import contextlib, sys
+from neuroscope.__main__ import main
+with contextlib.suppress(SystemExit):
+    main({arguments})
+print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,8 @@ def test_what_holds_for_a_test_task_is_no_negative():
     """Similarity helps task a and harms task b: over all pairs nothing, for these two alone much."""
     follow, rest = {"a": 1.0, "b": -1.0}, noise(2)
     found = planted(lambda s, b: follow[b] * s if b in follow else rest(s, b), noise(3), names="abcdefgh").in_words()
-    first = found.splitlines()[0]
+    assert found.startswith("Over 56 pairs of tasks, the similarity of their neurons goes with the score")
+    first = found.splitlines()[2]
     assert first.startswith(f"- {NEGATIVE}over 56 pairs of 8 tasks, similarity does not predict transfer")
     assert " 2 of 8 test tasks' correlations hold after correction (a, b)." in first
     assert first.count(NEGATIVE) == 1

@@ -89,10 +89,10 @@ class ProportionSweep(Result):
         rows = []
         trained = self.table[self.table["condition"] != "zero-shot"].sort_values("domain", kind="stable")
         for (domain, k), cells in trained.groupby(["domain", "k"], sort=False):
-            own, random = (cells[cells["condition"] == c] for c in ("task", "random-layer"))
-            (mine, error), (others, error_) = over_tasks(own), over_tasks(random)
-            gap = seeds_and_examples_interval(mine - others, float(np.hypot(error, error_)))
-            if own["density"].min() == 1.0:  # all neurons: there is nothing to choose
+            chosen, random = (cells[cells["condition"] == c] for c in ("task", "random-layer"))
+            (chosen_means, chosen_error), (random_means, random_error) = over_tasks(chosen), over_tasks(random)
+            gap = seeds_and_examples_interval(chosen_means - random_means, float(np.hypot(chosen_error, random_error)))
+            if chosen["density"].min() == 1.0:  # all neurons: there is nothing to choose
                 gap = (0.0, 0.0, 0.0)
             rows.append(
                 {"domain": domain, "k": k, "density": curves.loc[(domain, "task", k), "density"]}
@@ -217,11 +217,11 @@ def proportion_sweep(
     rows: list[dict[str, Any]] = []
 
     def add(group: str, share: float, mask: NeuronMask | None, condition: str, seed: int | None, measured: Any) -> None:
-        about = {"group": group, "k": share, "density": mask.density if mask is not None else 0.0}
-        about |= {"neurons": 0 if mask is None else len(mask), "condition": condition, "seed": seed}
+        columns = {"group": group, "k": share, "density": mask.density if mask is not None else 0.0}
+        columns |= {"neurons": 0 if mask is None else len(mask), "condition": condition, "seed": seed}
         for name, outcomes in measured.items():
             place = {"task": name, "domain": "in" if name in groups[group] else "out"}
-            rows.append(about | place | trained_row(outcomes))
+            rows.append(columns | place | trained_row(outcomes))
 
     for group in groups:
         before: dict[str, Outcomes] = {name: trials.before(name) for name in tasks}
@@ -233,7 +233,7 @@ def proportion_sweep(
                 add(group, share, chosen, condition, seed, after)
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")
-    about = {"joint": joint, "seeds": list(seeds), "trained on": learnt, "k": list(k)}
+    settings = {"joint": joint, "seeds": list(seeds), "trained on": learnt, "k": list(k)}
     return ProportionSweep(
-        table, trials.manifest({f"{group} {share:g}": mask for (group, share), mask in masks.items()}, **about)
+        table, trials.manifest({f"{group} {share:g}": mask for (group, share), mask in masks.items()}, **settings)
     )

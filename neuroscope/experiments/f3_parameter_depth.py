@@ -83,11 +83,11 @@ class ParameterDepth(ParameterSimilarity):
         return figure
 
     def _subtitle(self, is_one: bool, shown: Sequence[str]) -> str:
-        said = super()._subtitle(is_one, shown)
+        subtitle = super()._subtitle(is_one, shown)
         if self.manifest["untrained"] is None:
-            return said
+            return subtitle
         of = "is that of the mean over all pairs" if shown == [ALL] else "of the mean over all pairs is narrower"
-        return f"{said}; inside the trained models; the band {of}"
+        return f"{subtitle}; inside the trained models; the band {of}"
 
     def in_words(self) -> str:
         """How alike the tasks' neurons are, where more than random ones, and what training changed."""
@@ -96,11 +96,11 @@ class ParameterDepth(ParameterSimilarity):
         if known.empty:
             return f"- **A negative**: in no layer is there a similarity ({self.table['reason'].iloc[0]})."
         where = "inside the models trained on one task each" if how["per_task"] else "inside the model given"
-        said = self.said_of_means(where)
-        gaps = [said.pop()] if self.table["value"].isna().any() else []
+        sentences = self.said_of_means(where)
+        gaps = [sentences.pop()] if self.table["value"].isna().any() else []
         if how["untrained"] is not None:
-            said += _training(known, how["touched"])
-        lead, *points = [*said, *gaps, LIMITS[how["estimator"]]]
+            sentences += _training(known, how["touched"])
+        lead, *points = [*sentences, *gaps, LIMITS[how["estimator"]]]
         return "\n".join([lead, "", *(f"- {point}" for point in points)])
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -108,15 +108,15 @@ class ParameterDepth(ParameterSimilarity):
         return {"summary": self.summary(), "runs": self.to_frame()}
 
 
-def _training(made: pd.DataFrame, touched: float) -> list[str]:
+def _training(known: pd.DataFrame, touched: float) -> list[str]:
     """What training changed, as plain numbers: it touches less of random masks, which are no measure of it."""
-    change = made["value"] - made["untrained"]
+    change = known["value"] - known["untrained"]
     if change.isna().all():
         return ["There is no similarity before training to compare with."]
     at = change.abs().idxmax()
-    most = f"Training the neurons changed the mean by at most {change[at]:+.4f} (layer {made.loc[at, 'layer']})"
-    after = (made["value"] - (made["low"] + made["high"]) / 2).mean()
-    before = (made["untrained"] - (made["untrained_low"] + made["untrained_high"]) / 2).mean()
+    most = f"Training the neurons changed the mean by at most {change[at]:+.4f} (layer {known.loc[at, 'layer']})"
+    after = (known["value"] - (known["low"] + known["high"]) / 2).mean()
+    before = (known["untrained"] - (known["untrained_low"] + known["untrained_high"]) / 2).mean()
     share = f" ({before / after:.0%} of that)" if after > 0 and before > 0 else ""
     return [
         f"{most}. From the middle of random masks' band it is {after:+.3f} away, and before training it was "
@@ -205,8 +205,8 @@ def parameter_depth(
             if value is not None:
                 do = f"give tasks as well, or leave {name} out"
                 raise ArgumentError(f"parameter_depth({name}=...)", "no tasks to train on", do)
-        given = parameter_similarity(model, masks_of(masks, "parameter_depth"), **how)
-        return ParameterDepth(given.table, given.manifest | {"untrained": None, "touched": None})
+        similarity = parameter_similarity(model, masks_of(masks, "parameter_depth"), **how)
+        return ParameterDepth(similarity.table, similarity.manifest | {"untrained": None, "touched": None})
     tasks, masks = tasks_and_masks(tasks, masks, "parameter_depth")
     trials = Trials(resolve(model), tasks, tasks, recipe, output=output, progress=progress)
     before = parameter_similarity(trials.model, masks, **how)
@@ -218,6 +218,6 @@ def parameter_depth(
     rows = before.by_layer()
     rows = rows[rows["task"] == ALL]
     untrained = {name: plain(rows[name].to_numpy()) for name in ("value", "low", "high")}
-    about: dict[str, Any] = {"untrained": untrained, "touched": _touched(masks)}
-    about["training"] = trials.training_manifest(masks, seed=seed)
-    return ParameterDepth(after.table, after.manifest | about)
+    manifest: dict[str, Any] = {"untrained": untrained, "touched": _touched(masks)}
+    manifest["training"] = trials.training_manifest(masks, seed=seed)
+    return ParameterDepth(after.table, after.manifest | manifest)

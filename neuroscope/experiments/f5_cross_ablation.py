@@ -78,15 +78,15 @@ class CrossAblation(Result):
         parts = self.decompose().set_index(["source", "target"])["specific"]
         rows = []
         for name, cells in self.table.groupby("target", sort=False):
-            own = cells[cells["source"] == name].iloc[0]
-            family = cells[(cells["source"] != name) & (cells["source_family"] == own["target_family"])]["effect"]
-            outside = cells[cells["source_family"] != own["target_family"]]
+            diagonal = cells[cells["source"] == name].iloc[0]
+            family = cells[(cells["source"] != name) & (cells["source_family"] == diagonal["target_family"])]["effect"]
+            outside = cells[cells["source_family"] != diagonal["target_family"]]
             others = outside.groupby("source_family", sort=False)["effect"].mean()
             selectivity = parts[name, name]
-            selective_low = selectivity - (own["effect"] - own["low"])
+            selective_low = selectivity - (diagonal["effect"] - diagonal["low"])
             rows.append(
-                {"task": name, "verdict": _verdict(own, others, selective_low)}
-                | {column: own[column] for column in ("effect", "low", "high", "p", "q")}
+                {"task": name, "verdict": _verdict(diagonal, others, selective_low)}
+                | {column: diagonal[column] for column in ("effect", "low", "high", "p", "q")}
                 | {"selectivity": selectivity, "selectivity_low": selective_low}
                 | {"same_family": family.mean(), "other_families": outside["effect"].mean()}
                 | {"strongest": others.idxmax() if len(others) else "", "strongest_effect": others.max()}
@@ -161,12 +161,12 @@ class CrossAblation(Result):
         )
 
 
-def _verdict(own: pd.Series, others: pd.Series, selective_low: float) -> str:
-    if not (own["q"] < ALPHA and own["effect"] > 0):
+def _verdict(diagonal: pd.Series, others: pd.Series, selective_low: float) -> str:
+    if not (diagonal["q"] < ALPHA and diagonal["effect"] > 0):
         return "not shown"
     if others.empty:
         return "not compared"
-    if own["low"] > others.max():
+    if diagonal["low"] > others.max():
         return "specific"
     return "selective" if selective_low > 0 else "shared"
 

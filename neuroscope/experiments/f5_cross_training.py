@@ -124,26 +124,26 @@ class CrossTraining(Result):
     def in_words(self) -> str:
         """What training a task's neurons brings to it and to the others, and where random ones bring as much."""
         table, is_own = self.table, self.table["source"] == self.table["target"]
-        own, off = table[is_own], table[~is_own]
-        random_own, random_off = ((t["control"] - t["zero_shot"]).mean() for t in (own, off))
-        beyond = own[(own["q"] < ALPHA) & (own["effect"] > 0)]
-        lost = off[off["gain_high"] < 0]
-        gained = off[off["gain_low"] > 0]
+        diagonal, others = table[is_own], table[~is_own]
+        random_own, random_off = ((t["control"] - t["zero_shot"]).mean() for t in (diagonal, others))
+        beyond = diagonal[(diagonal["q"] < ALPHA) & (diagonal["effect"] > 0)]
+        lost = others[others["gain_high"] < 0]
+        gained = others[others["gain_low"] > 0]
         lines = [
-            f"Training a task's neurons gains **{100 * own['gain'].mean():+.1f} points** on that task (mean over "
-            f"{len(own)} task(s)), where random neurons of the same layers gain {100 * random_own:+.1f}.\n",
-            f"- The difference is beyond chance (q < {ALPHA}) in **{len(beyond)} of {len(own)}**.",
+            f"Training a task's neurons gains **{100 * diagonal['gain'].mean():+.1f} points** on that task (mean over "
+            f"{len(diagonal)} task(s)), where random neurons of the same layers gain {100 * random_own:+.1f}.\n",
+            f"- The difference is beyond chance (q < {ALPHA}) in **{len(beyond)} of {len(diagonal)}**.",
         ]
-        missed = [name for name in own["source"] if name not in set(beyond["source"])]
+        missed = [name for name in diagonal["source"] if name not in set(beyond["source"])]
         if missed:
             lines.append(
                 f"- **A negative**: with {len(self.manifest['seeds'])} random masks, the own neurons were not shown to "
                 f"learn better than random ones in {', '.join(missed)}."
             )
-        if len(off):
+        if len(others):
             lines.append(
-                f"- On the other tasks it gains {100 * off['gain'].mean():+.1f} points (random neurons "
-                f"{100 * random_off:+.1f}): of {len(off)} pairs, {len(gained)} gained and {len(lost)} lost with an "
+                f"- On the other tasks it gains {100 * others['gain'].mean():+.1f} points (random neurons "
+                f"{100 * random_off:+.1f}): of {len(others)} pairs, {len(gained)} gained and {len(lost)} lost with an "
                 "interval that excludes zero (not corrected for their number)."
             )
         return "\n".join([*lines, *seen_in_words(self.manifest)])
@@ -189,16 +189,16 @@ def cross_training(
     trials = Trials(resolve(model), tasks, tasks, recipe, **measuring)
     names, rows = list(tasks), []
     for source, mask in watched(masks.items(), progress, "cross-training"):
-        own = [trials.after(mask, [source], s, names) for s in seeds]
+        trained = [trials.after(mask, [source], s, names) for s in seeds]
         random = [trials.after(mask.random_like(seed=s, match=match), [source], s, names) for s in seeds]
         for target in names:
             before = trials.before(target)
-            after, controls = (np.array([run[target] for run in runs]) for runs in (own, random))
-            about = {"source": source, "target": target, "neurons": len(mask), "zero_shot": before.mean()}
-            about |= {"source_family": tasks[source].family, "target_family": tasks[target].family}
+            after, controls = (np.array([run[target] for run in runs]) for runs in (trained, random))
+            columns = {"source": source, "target": target, "neurons": len(mask), "zero_shot": before.mean()}
+            columns |= {"source_family": tasks[source].family, "target_family": tasks[target].family}
             test = against_controls(after.mean(axis=0), controls)  # its effect is what the own mask has less
             rows.append(
-                about
+                columns
                 | dict(zip(("score", "low", "high"), outcomes_interval(after, is_score=True), strict=True))
                 | dict(zip(("gain", "gain_low", "gain_high"), outcomes_interval(after - before), strict=True))
                 | {"control": controls.mean(), "effect": -test["effect"]}

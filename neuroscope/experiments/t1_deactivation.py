@@ -54,14 +54,14 @@ class Deactivation(Result):
         import pandas as pd  # heavy: only for tables
 
         scores = self.table.groupby(["task", "condition"], sort=False)["score"].mean().unstack()
-        own = self.table[self.table["condition"] == "task"].set_index("task")
-        rows = scores.loc[own.index, ["original", *CONTROLS]].assign(off=scores["task"])
-        kinds = {f"mean ({kind})": own.index[own["kind"] == kind] for kind in own["kind"].unique()}
-        means = {label: rows.loc[names].mean() for label, names in {**kinds, "mean (all)": own.index}.items()}
+        off = self.table[self.table["condition"] == "task"].set_index("task")
+        rows = scores.loc[off.index, ["original", *CONTROLS]].assign(off=scores["task"])
+        kinds = {f"mean ({kind})": off.index[off["kind"] == kind] for kind in off["kind"].unique()}
+        means = {label: rows.loc[names].mean() for label, names in {**kinds, "mean (all)": off.index}.items()}
         summary = pd.concat([rows, pd.DataFrame(means).T])
         summary["loss_random_layer"] = summary["original"] - summary["random-layer"]
         summary["loss_off"] = summary["original"] - summary["off"]
-        return summary.join(own[["p", "q"]]).rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
+        return summary.join(off[["p", "q"]]).rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
 
     def in_words(self) -> str:
         """What switching the tasks' own neurons off does, beside random ones; where nothing was shown."""
@@ -169,7 +169,7 @@ def deactivation(
         matched = [outcomes["random-layer", s] for s in range(n_random)]
         rows[-1]["p"] = against_controls(outcomes["task", None], matched)["p"]
     table = pd.DataFrame(rows)
-    own_rows = table["condition"] == "task"
-    table.loc[own_rows, "q"] = benjamini_hochberg(table.loc[own_rows, "p"].to_numpy())
+    off_rows = table["condition"] == "task"
+    table.loc[off_rows, "q"] = benjamini_hochberg(table.loc[off_rows, "p"].to_numpy())
     table["seed"] = table["seed"].astype("Int64")
     return Deactivation(table, judge.manifest(masks, n_random=n_random))

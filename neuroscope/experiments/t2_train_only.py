@@ -87,10 +87,10 @@ class TrainOnly(Result):
         names = list(self.table["task"].unique())
         kinds = self.table.groupby("task")["kind"].first().loc[names]
         rows = rows.loc[names, list(CONDITIONS)]
-        own = means[means["condition"] == "task"].set_index("task")[["low", "high"]]
+        trained = means[means["condition"] == "task"].set_index("task")[["low", "high"]]
         groups = {f"mean ({kind})": kinds.index[kinds == kind] for kind in kinds.unique()} | {"mean (all)": names}
         total = pd.DataFrame({label: rows.loc[list(members)].mean() for label, members in groups.items()}).T
-        summary = pd.concat([rows.join(own), total])
+        summary = pd.concat([rows.join(trained), total])
         tests = self.tests().pivot(index="task", columns="condition", values=["p", "q"])
         summary["gain"] = summary["task"] - summary["random-layer"]
         summary["gain_uniform"] = summary["task"] - summary["random-uniform"]
@@ -215,14 +215,14 @@ def train_only(
             condition: [trials.after(m, [name], s, [name])[name] for s, m in zip(seeds, trained, strict=True)]
             for condition, trained in drawn.items()
         }
-        about = {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
-        rows.append(about | {"condition": "zero-shot", "seed": None, "neurons": 0} | trained_row(trials.before(name)))
-        own = np.mean(outcomes["task"], axis=0)
+        columns = {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
+        rows.append(columns | {"condition": "zero-shot", "seed": None, "neurons": 0} | trained_row(trials.before(name)))
+        task_outcomes = np.mean(outcomes["task"], axis=0)
         for condition, runs in outcomes.items():
-            test = {} if condition == "task" else _test(own, np.array(runs))
+            test = {} if condition == "task" else _test(task_outcomes, np.array(runs))
             for seed, measured in zip(seeds, runs, strict=True):
                 numbers = {"condition": condition, "seed": seed, "neurons": len(mask)} | trained_row(measured)
-                rows.append(about | numbers | test)
+                rows.append(columns | numbers | test)
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")
     first = table[table["condition"].isin(list(CONTROLS))].groupby(["task", "condition"], sort=False)["p"].first()
@@ -231,7 +231,7 @@ def train_only(
     return TrainOnly(table, trials.manifest(masks, seeds=list(seeds)))
 
 
-def _test(own: Any, controls: Any) -> dict[str, float]:
+def _test(outcomes: Any, controls: Any) -> dict[str, float]:
     """What the own mask gains over random ones."""
-    test = against_controls(own, controls)  # its effect is what the own mask has less
+    test = against_controls(outcomes, controls)  # its effect is what the own mask has less
     return {"gain": -test["effect"], "gain_low": -test["high"], "gain_high": -test["low"], "p": test["p"]}

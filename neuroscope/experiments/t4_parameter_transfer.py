@@ -99,15 +99,15 @@ class ParameterTransfer(Result):
         rows = self.cells()
         styles = style.line_styles(list(rows["target"].unique()))
         traces = []
-        for task, own in rows.groupby("target", sort=False):
+        for task, cells in rows.groupby("target", sort=False):
             hover = [
                 f"<b>{r.source}</b> trained, <b>{r.target}</b> measured<br>similarity {r.similarity:.3f}<br>score "
                 f"{r.score:.1%}, random neurons trained {r.control:.1%}, before {r.zero_shot:.1%}"
-                for r in own.itertuples()
+                for r in cells.itertuples()
             ]
             traces.append(
                 go.Scatter(
-                    name=str(task), x=own["similarity"], y=100 * own["score"], mode="markers", customdata=hover,
+                    name=str(task), x=cells["similarity"], y=100 * cells["score"], mode="markers", customdata=hover,
                     marker={"color": styles[str(task)][0], "size": 10}, hovertemplate="%{customdata}<extra></extra>",
                 )
             )  # fmt: skip
@@ -129,15 +129,20 @@ class ParameterTransfer(Result):
 
     def in_words(self) -> str:
         """Whether similarity predicts transfer, over all pairs, by layer, and beside the control."""
-        own, control = (self.view(which).rows()[2].iloc[0] for which in ("all", "control"))
-        lines = [_said(self.view().sentences(statistic)) for statistic in ("pearson", "spearman")]
+        tasks, control = (self.view(which).rows()[2].iloc[0] for which in ("all", "control"))
+        r = f"r = **{tasks['r']:.2f}**" if np.isfinite(tasks["r"]) else "an undefined r"
+        lines = [
+            f"Over {len(self.cells())} pairs of tasks, the similarity of their neurons goes with the score after "
+            f"training on one and measuring the other at {r}, once source and test task are taken out.\n",
+            *(_said(self.view().sentences(statistic)) for statistic in ("pearson", "spearman")),
+        ]
         lines.append(_said(self.view("layer").sentences(), "By layer: "))
         if np.isfinite(control["r"]):
-            beside = f"{own['r']:.2f} with the tasks' own" if np.isfinite(own["r"]) else "none with the tasks' own"
+            beside = f"{tasks['r']:.2f} with the tasks' own" if np.isfinite(tasks["r"]) else "none with the tasks' own"
             lines.append(
                 f"- The control: the same similarity against scores after **random** neurons are trained on the same "
                 f"tasks has r = {control['r']:.2f} (p = {control['p']:.2g}) once source and test task are taken out, "
-                f"beside {beside}." + _due(own, control)
+                f"beside {beside}." + _due(tasks, control)
             )
         else:
             lines.append(f"- The control correlation is undefined ({control['reason']}).")
@@ -151,12 +156,13 @@ class ParameterTransfer(Result):
 
 def _said(sentences: list[tuple[str, bool]], before: str = "") -> str:
     """One point of a list; each sentence that tells a negative says so."""
-    said = [marked(text, is_negative) for text, is_negative in sentences]
-    return f"- {before}{' '.join(said)}"
+    texts = [marked(text, is_negative) for text, is_negative in sentences]
+    return f"- {before}{' '.join(texts)}"
 
 
-def _due(own: Mapping[str, Any], control: Mapping[str, Any]) -> str:
-    if own["p"] <= ALPHA and control["p"] <= ALPHA and np.sign(own["r"]) == np.sign(control["r"]):
+def _due(tasks: Mapping[str, Any], control: Mapping[str, Any]) -> str:
+    """That similarity predicts the control as well, where it does."""
+    if tasks["p"] <= ALPHA and control["p"] <= ALPHA and np.sign(tasks["r"]) == np.sign(control["r"]):
         return " Similarity predicts both: what it predicts is how tasks' data transfer, not these neurons."
     return ""
 
@@ -216,12 +222,12 @@ def joined(alike: ParameterSimilarity, scores: Result, seed: int = 0) -> Paramet
     import pandas as pd  # heavy: only for tables
 
     random = scores.table[["source", "target", "control"]].rename(columns={"control": "score"})
-    made = {
+    views = {
         "all": correlate(alike, scores, seed=seed),
         "layer": correlate(alike, scores, by="layer", seed=seed),
         "control": correlate(alike, random, seed=seed),
     }
-    table = pd.concat([c.table.assign(view=view) for view, c in made.items()], ignore_index=True)
+    table = pd.concat([c.table.assign(view=view) for view, c in views.items()], ignore_index=True)
     names, layers, measured = matrices(similarity_cells(alike), transfer_cells(scores))
     means = pd.DataFrame(mean_over_layers(layers, measured)[0], names, names)
     cells = [
@@ -230,6 +236,6 @@ def joined(alike: ParameterSimilarity, scores: Result, seed: int = 0) -> Paramet
         for r in scores.table.to_dict("records")
         if r["source"] != r["target"]
     ]
-    about = {view: c.manifest for view, c in made.items()}
+    manifests = {view: c.manifest for view, c in views.items()}
     shared = {"cells": cells, "seed": seed, "seen": scores.manifest.get("seen", 0), "versions": files.versions()}
-    return ParameterTransfer(table[["view", *made["layer"].table.columns]], about | shared)
+    return ParameterTransfer(table[["view", *views["layer"].table.columns]], manifests | shared)

@@ -101,14 +101,14 @@ def continual_comparison(
         )
     joined = Continual.join(results)
     splits = {name: "discovery" if task.discovery else "train" for name, task in tasks.items()}
-    about = {"tuning": tuning, "tuned_on": splits, "tune_seed": tune_seed, "tune_order": joined.manifest["orders"][0]}
-    return Continual(joined.table, {**joined.manifest, **about})
+    tuned = {"tuning": tuning, "tuned_on": splits, "tune_seed": tune_seed, "tune_order": joined.manifest["orders"][0]}
+    return Continual(joined.table, {**joined.manifest, **tuned})
 
 
 def _grid(method: str, lrs: Any) -> list[float]:
     """The learning rates to try of a method, growing."""
-    own = METHODS[method].lr
-    grid: Any = tuple(float(f"{lr:.2g}") for lr in (own / STEP, own, own * STEP)) if lrs is None else lrs
+    usual = METHODS[method].lr
+    grid: Any = tuple(float(f"{lr:.2g}") for lr in (usual / STEP, usual, usual * STEP)) if lrs is None else lrs
     if isinstance(grid, Mapping):
         if method not in grid:
             raise ArgumentError(f"lrs of {method!r}", f"grids for {', '.join(grid)}", "give every method a grid")

@@ -213,22 +213,22 @@ def overlap_controlled(
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
     trials = Trials(resolve(model), tasks, learnt, recipe, **measuring)
     target = reduce(or_, (masks[name] for name in measured_only))
-    own = reduce(or_, (masks[name] for name in learnt)) if all(name in masks for name in learnt) else None
+    training_mask = reduce(or_, (masks[name] for name in learnt)) if all(name in masks for name in learnt) else None
     size = _size(size, target)
     drawn = {(x, s): draw_with_overlap(target, size, x, seed=s, match=match) for s in seeds for x in shares}
     roles = {name: {"task": name, "role": "test"} for name in measured_only}
     roles |= {name: {"task": name, "role": "train"} for name in learnt}
-    about: dict[str, Any] = {"share": np.nan, "seed": None, "inside": 0, "neurons": 0, "inside_train": np.nan}
-    rows = [about | role | trained_row(trials.before(name)) for name, role in roles.items()]
+    columns: dict[str, Any] = {"share": np.nan, "seed": None, "inside": 0, "neurons": 0, "inside_train": np.nan}
+    rows = [columns | role | trained_row(trials.before(name)) for name, role in roles.items()]
     for (share, seed), mask in watched(drawn.items(), progress, "overlap-controlled training"):
-        about = {"share": share, "seed": seed, "inside": len(mask & target), "neurons": len(mask)}
-        about["inside_train"] = np.nan if own is None else len(mask & own) / len(mask)
+        columns = {"share": share, "seed": seed, "inside": len(mask & target), "neurons": len(mask)}
+        columns["inside_train"] = np.nan if training_mask is None else len(mask & training_mask) / len(mask)
         for name, outcomes in trials.after(mask, learnt, seed, list(roles)).items():
-            rows.append(about | roles[name] | trained_row(outcomes))
+            rows.append(columns | roles[name] | trained_row(outcomes))
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")
-    about = {"held_out": measured_only, "train": learnt, "size": size, "match": match, "seeds": list(seeds)}
-    return OverlapControlled(table, trials.manifest(masks, **about))
+    settings = {"held_out": measured_only, "train": learnt, "size": size, "match": match, "seeds": list(seeds)}
+    return OverlapControlled(table, trials.manifest(masks, **settings))
 
 
 def _size(size: int | None, target: NeuronMask) -> int:

@@ -85,7 +85,7 @@ def run(
             results["overlap"] = overlap(masks, families=families)
             results["overlap_sweep"] = overlap_sweep(scores, groups=names_by_family(named))
         results["depth"] = mask_depth(masks, scores, k, families)
-        about = model.provenance()
+        provenance = model.provenance()
     save_tables(results, folder / "tables")
     judged = results["deactivation"].table.groupby("task", sort=False)["n"].first()
     return write_report(
@@ -94,7 +94,7 @@ def run(
         intro=_intro(model.name, named, results, examples, n),
         sections=[section for result in results.values() for section in result.sections()],
         manifest={
-            **about,
+            **provenance,
             "k": k,
             **how,
             "discovery examples": {name: s.manifest["examples"] for name, s in scores.items()},

@@ -69,7 +69,7 @@ def reproduce(
     row = EXPERIMENTS[choose(experiment, EXPERIMENTS, "experiment")]
     named = named_tasks(row.tasks if tasks is None else tasks, "reproduce")
     model, folder = resolve(model), Path(output)
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "k": k,
         "seeds": seeds,
         "n_random": n_random,
@@ -77,16 +77,16 @@ def reproduce(
         "n": n,
         "recipe": recipe,
     }
-    given |= {"methods": methods, "progress": progress, "held_out": _held_out(row, named, held_out)}
+    arguments |= {"methods": methods, "progress": progress, "held_out": _held_out(row, named, held_out)}
     with model.unchanged():
-        bench = Bench(model, named, folder, given)
+        bench = Bench(model, named, folder, arguments)
         result = bench.run(row)
     save_tables({row.id: result}, folder / "tables")
-    found = " Neurons were found on discovery examples." if bench.finds_neurons(row) else ""
+    how_found = " Neurons were found on discovery examples." if bench.finds_neurons(row) else ""
     return write_report(
         folder / f"{row.id}.html",
         title=f"{row.id} on {Path(model.name).name}",
-        intro=f"{row.citation}: {row.title}. Model `{model.name}`, tasks {', '.join(named)}.{found}",
+        intro=f"{row.citation}: {row.title}. Model `{model.name}`, tasks {', '.join(named)}.{how_found}",
         sections=result.sections(),
         manifest={**result.manifest, "k": k, "examples": examples},
     )

@@ -59,8 +59,8 @@ def words(mossa: MossaTable) -> list[str]:
     if clusters < 2:
         return ["All tasks are of one cluster: there is nothing to compare.", *dropped]
     lines = []
-    for model, own in rows.groupby("model", sort=False):
-        means = own.groupby("family")["value"].mean().sort_values()
+    for model, cells in rows.groupby("model", sort=False):
+        means = cells.groupby("family")["value"].mean().sort_values()
         lines.append(
             f"Of the {model} model's {len(means)} clusters, {means.index[0]} has the lowest CKA with its control "
             f"models ({means.iloc[0]:.3f}, mean over layers and tasks) and {means.index[-1]} the highest "

@@ -69,8 +69,8 @@ def words(mossa: MossaTable) -> list[str]:
     if rows.empty:
         return ["There is no CKA to speak of.", *left_out(mossa, "cka")]
     lines = []
-    for model, own in rows.groupby("model", sort=False):
-        medians = own.groupby("layer")["value"].agg(["median", "count"])
+    for model, cells in rows.groupby("model", sort=False):
+        medians = cells.groupby("layer")["value"].agg(["median", "count"])
         first, last, low = (
             f"{medians.loc[layer, 'median']:.3f} at {layer_words(layer)} (median of "
             f"{tasks_words(medians.loc[layer, 'count'])})"
@@ -80,8 +80,8 @@ def words(mossa: MossaTable) -> list[str]:
             f"The {model} model's CKA with the models tuned on one task is {first} and {last}; it is lowest, {low}."
         )
     complete, dropped = mossa.without_gaps()
-    for model, own in complete.groupby("model", sort=False):
-        medians = own.groupby("layer")["value"].median()
+    for model, cells in complete.groupby("model", sort=False):
+        medians = cells.groupby("layer")["value"].median()
         across = float(medians.max() - medians.min())
         if across < FLAT:
             lines.append(

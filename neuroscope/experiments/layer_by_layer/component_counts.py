@@ -41,8 +41,8 @@ def components(mossa: MossaTable) -> Components:
         wide = mossa.values("dimension", model)
         pooled = wide.loc[ALL if ALL in wide.index else wide.index[0]].to_numpy(dtype=float)
         low, high = shuffled_dimensions(mossa.representations[model], mossa.manifest["share"], seed)
-        about = {"model": model, "value": pooled, "shuffled_low": low, "shuffled_high": high}
-        rows.append(frame({"layer": range(len(pooled)), **about}))
+        columns = {"model": model, "value": pooled, "shuffled_low": low, "shuffled_high": high}
+        rows.append(frame({"layer": range(len(pooled)), **columns}))
         lines.append(_beside_shuffled(model, pooled, low, high))
     table = stacked(rows)
     few = "The number grows with the examples: compare only models on the same ones."
@@ -77,8 +77,8 @@ def words(mossa: MossaTable) -> list[str]:
     if pooled.empty:
         return ["There are no dimensions to speak of."]
     lines = []
-    for model, own in pooled.groupby("model", sort=False):
-        medians = own.groupby("layer")["value"].median()
+    for model, cells in pooled.groupby("model", sort=False):
+        medians = cells.groupby("layer")["value"].median()
         lines.append(
             f"{100 * mossa.manifest['share']:g} % of the variance of the {model} model's representations take "
             f"{medians.iloc[0]:.0f} components at {layer_words(medians.index[0])}, {medians.iloc[-1]:.0f} at "

@@ -74,8 +74,8 @@ def choose_method(method: Any) -> Any:
 def read(source: Any, tasks: Mapping[str, Task], settings: Mapping[str, Any], output: Path | None) -> Representations:
     """The representations of a model on tasks, or those that were given, checked to be of these tasks."""
     if isinstance(source, Mapping):
-        given = source if isinstance(source, Representations) else Representations(dict(source))
-        return _fitting(given, tasks, settings)
+        named = source if isinstance(source, Representations) else Representations(dict(source))
+        return _fitting(named, tasks, settings)
     return representations(source, tasks, **settings, output=output)
 
 

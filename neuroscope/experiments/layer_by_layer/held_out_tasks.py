@@ -71,8 +71,8 @@ def words(mossa: MossaTable) -> list[str]:
     if rows.empty:
         return ["There is no CKA to speak of.", *dropped]
     lines = []
-    for model, own in rows.groupby("model", sort=False):
-        means = own.groupby(["task", "held_out"])["value"].mean().reset_index()
+    for model, cells in rows.groupby("model", sort=False):
+        means = cells.groupby(["task", "held_out"])["value"].mean().reset_index()
         parts = []
         for out, what in ((False, "that the multi-task model learnt"), (True, "held out")):
             values = means.loc[means["held_out"] == out, "value"].to_numpy()

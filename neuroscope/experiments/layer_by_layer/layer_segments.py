@@ -43,8 +43,8 @@ def segments(mossa: MossaTable) -> Segments:
         segmentation = cut(mossa, model)
         lines += _words(segmentation, model, layers)
         drawn.append(with_model(segmentation.figure(), model))
-        about = {"model": model, "clear": segmentation.clear, "p_cut": segmentation.manifest["p"]}
-        tables.append(segmentation.to_frame().assign(**about))
+        columns = {"model": model, "clear": segmentation.clear, "p_cut": segmentation.manifest["p"]}
+        tables.append(segmentation.to_frame().assign(**columns))
     return Segments.of(mossa, lines, drawn, stacked(tables))
 
 

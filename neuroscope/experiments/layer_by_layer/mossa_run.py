@@ -111,10 +111,10 @@ def mossa(
     import pandas as pd  # heavy: only where a table is made
 
     named = {name: replace(task, name=name) for name, task in tasks_of(tasks, "mossa").items()}
-    settings = {"at": at, "split": split, "n": n, "normed": normed, "batch_size": batch_size}
+    reading = {"at": at, "split": split, "n": n, "normed": normed, "batch_size": batch_size}
     learnt, out = parted(named, held_out, "mossa")
     train_tuned = isinstance(tuned, str) and tuned == "train"
-    _check(named, settings, out, controls, tuned)
+    _check(named, reading, out, controls, tuned)
     taught = [named[t] for t in named if controls is None or (train_tuned and t in learnt)]
     share, debiased = share_of(share, "share", "give a share of the variance in (0, 1]"), flag(debiased, "debiased")
     tuning = Tuning(method, Recipe.of(recipe, lr=LR), seed, options or {})
@@ -124,32 +124,32 @@ def mossa(
         raise ArgumentError(f"recipe={recipe}", "no model to train: all are given", "leave it out, or the models")
     if taught or not isinstance(model, Mapping):
         model = opened(model, "train models with mossa")
-    about = {
+    settings = {
         "tasks": {name: task.data_hash for name, task in named.items()}, "held_out": out,
         "at": at, "split": split, "n": n, "normed": normed, "method": tuning.name, "options": dict(options or {}),
         "recipe": tuning.recipe.settings() if taught else {}, "seed": seed, "trained_controls": controls is None,
     }  # fmt: skip
-    folder = None if output is None else _folder(Path(output), model, about)
-    models = {PRE: read(model, named, settings, folder and folder / "pre-trained")}
+    folder = None if output is None else _folder(Path(output), model, settings)
+    models = {PRE: read(model, named, reading, folder and folder / "pre-trained")}
     where = folder and folder / "multi-task"
     if train_tuned:
-        models[MULTI] = tuned_reading(model, [named[t] for t in learnt], named, tuning, settings, where)
+        models[MULTI] = tuned_reading(model, [named[t] for t in learnt], named, tuning, reading, where)
     elif tuned is not None:
-        models[MULTI] = read(tuned, named, settings, where)
+        models[MULTI] = read(tuned, named, reading, where)
         _refuse_the_base(models[PRE], models[MULTI])
     rows: list[dict[str, Any]] = []
     for number, (name, task) in watched(list(enumerate(named.items())), progress, "control models"):
         where = folder and folder / "controls" / f"{number:03d}"
         if controls is None:
-            control = tuned_reading(model, [task], {name: task}, tuning, settings, where)
+            control = tuned_reading(model, [task], {name: task}, tuning, reading, where)
         else:
-            given = controls[name] if not isinstance(controls[name], np.ndarray) else {name: controls[name]}
-            control = read(given, {name: task}, settings, where)
+            source = controls[name] if not isinstance(controls[name], np.ndarray) else {name: controls[name]}
+            control = read(source, {name: task}, reading, where)
         for label, reps in models.items():
             cka = compare({name: reps[name]}, {name: control[name]}, "cka", debiased=debiased, null=null, seed=seed)
             rows += [{**_place(label, name, named, out), **_cka(row)} for row in cka.table.to_dict("records")]
     rows += _dimensions(models, named, out, share)
-    manifest = about | {
+    manifest = settings | {
         "debiased": debiased, "share": share, "null": null,
         "layers": models[PRE].layers, "families": {name: task.family for name, task in named.items()},
         "models": {label: dict(reps.manifest) for label, reps in models.items()}, "versions": files.versions(),
@@ -159,9 +159,9 @@ def mossa(
     return Mossa(table, manifest, models)
 
 
-def _folder(output: Path, model: Any, about: Mapping[str, Any]) -> Path:
+def _folder(output: Path, model: Any, settings: Mapping[str, Any]) -> Path:
     """The run's own folder, with a note of what it is of."""
-    run = {**about, "model": model.fingerprint() if isinstance(model, Model) else None}
+    run = {**settings, "model": model.fingerprint() if isinstance(model, Model) else None}
     folder = output / FOLDER / files.digest(run)
     files.write(folder / RUN, json.dumps(run, indent=1))
     return folder
@@ -189,13 +189,13 @@ def _dimensions(
 
 
 def _check(
-    named: Mapping[str, Task], settings: Mapping[str, Any], held_out: Sequence[str], controls: Any, tuned: Any
+    named: Mapping[str, Task], reading: Mapping[str, Any], held_out: Sequence[str], controls: Any, tuned: Any
 ) -> None:
     """Refuse before anything is trained what could not be compared afterwards."""
     if ALL in named:
         raise TaskError("mossa on tasks", f"one called {ALL!r}", "give it another name")
     for name, task in named.items():
-        count = len(task.split(settings["split"], settings["n"]))
+        count = len(task.split(reading["split"], reading["n"]))
         if count < FEWEST:
             raise TaskError(f"CKA on task {name!r}", f"{count} examples", f"give {FEWEST} examples or more")
     if isinstance(tuned, str) and tuned != "train" and get_close_matches(tuned, ["train"]) and not Path(tuned).exists():

@@ -45,8 +45,8 @@ def task_maps(mossa: MossaTable) -> TaskMaps:
     table["q"] = benjamini_hochberg(table["p"].to_numpy())
     if table["value"].notna().any():
         drawn.append(together(table))
-    about = {"neighbours": NEAREST, "per_task": PER_TASK, "draws": DRAWS}
-    return TaskMaps.of(mossa, words(table, families), drawn, table, **about)
+    settings = {"neighbours": NEAREST, "per_task": PER_TASK, "draws": DRAWS}
+    return TaskMaps.of(mossa, words(table, families), drawn, table, **settings)
 
 
 def _beside_each_other(maps: Maps) -> go.Figure:
@@ -57,9 +57,9 @@ def _beside_each_other(maps: Maps) -> go.Figure:
 def together(table: pd.DataFrame) -> go.Figure:
     """The share of neighbours of the same cluster by layer; shaded: the clusters' names shuffled."""
     curves: dict[str, Any] = {}
-    for model, own in table.groupby("model", sort=False):
-        if own["value"].notna().any():
-            curves[str(model)] = (own["layer"].tolist(), tuple(own[c].tolist() for c in ("value", "low", "high")))
+    for model, cells in table.groupby("model", sort=False):
+        if cells["value"].notna().any():
+            curves[str(model)] = (cells["layer"].tolist(), tuple(cells[c].tolist() for c in ("value", "low", "high")))
     return figures.curves_with_band(
         curves, title="Do clusters of tasks stand together?", x_label="layer",
         y_label=f"share of the {NEAREST} nearest of other tasks",
@@ -70,10 +70,10 @@ def together(table: pd.DataFrame) -> go.Figure:
 def words(table: pd.DataFrame, families: Mapping[str, str]) -> list[str]:
     """In which layers clusters stand together, and in which that is not shown."""
     lines, gaps = [], table[table["value"].isna()]
-    for model, own in table.groupby("model", sort=False):
-        known = own[own["value"].notna()]
+    for model, cells in table.groupby("model", sort=False):
+        known = cells[cells["value"].notna()]
         if known.empty:
-            lines.append(f"{NEGATIVE}of the {model} model nothing can be said: {own['reason'].iloc[0]}.")
+            lines.append(f"{NEGATIVE}of the {model} model nothing can be said: {cells['reason'].iloc[0]}.")
             continue
         best, above = known.loc[known["value"].idxmax()], known[known["q"] <= ALPHA]
         lines.append(
