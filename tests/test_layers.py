@@ -477,7 +477,7 @@ def test_words_of_a_similarity_follow_its_numbers():
     few = compare(a, b, null=9).in_words()
     assert "**A negative**: the other 7 are not shown" in few and "q cannot fall below 0.1" in few
     assert "was not asked: give `null=200`" in compare(a, b).in_words()
-    noise = [{"t": np.random.default_rng(seed).normal(size=(30, 12, 3))} for seed in (0, 1)]
+    noise = [{"t": np.random.default_rng(seed).normal(size=(30, 12, 3))} for seed in (2, 3)]
     chance = compare(*noise, null=99)
     assert (chance.table["p"] <= 0.05).any() and (chance.table["q"] > 0.05).all()
     assert "**0** at q <= 0.05. **A negative**: the other 30 are not shown" in chance.in_words()
