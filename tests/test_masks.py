@@ -1,5 +1,6 @@
 """Scores and masks: set algebra against Python sets, selection, files."""
 
+import dataclasses
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from neuroscope.errors import ArgumentError, FileError, MaskError, NeuroscopeErr
 from neuroscope.interop.lape import load_lape, save_lape
 from neuroscope.masks import NeuronMask, Scores, check_mask, masks_of
 from neuroscope.masks import scores_of as scores_by_name
+from neuroscope.masks.mask_depth import mask_depth
 
 WIDTHS = {"blocks.0.mlp.hook_post": 5, "blocks.1.mlp.hook_post": 8, "blocks.10.mlp.hook_post": 3}
 EVERY = [(a, j) for a, w in WIDTHS.items() for j in range(w)]
@@ -375,3 +377,19 @@ def test_published_language_neurons_overlap_as_published():
                 assert jaccard == pytest.approx(published[a, b], abs=5e-4)
             else:
                 assert 0.0155 <= jaccard < 0.1145
+
+
+def test_where_masks_have_their_neurons_and_what_relevance_they_hold():
+    values = [float(i) for i in range(13)] + [-1.0, -2.0, 20.0]  # the sites' widths are 5, 8 and 3
+    scores = {"up": scores_of(values, manifest={"method": "m", "reduction": "r"}), "down": scores_of(values[::-1])}
+    masks = {name: s.top(0.25) for name, s in scores.items()}
+    found = mask_depth(masks, scores, 0.25, {"up": "a", "down": "b"})
+    rows = found.table.set_index(["name", "address"])
+    assert rows.loc["up"]["neurons"].tolist() == [0, 3, 1] and rows.loc["up"]["share"].tolist() == [0, 3 / 8, 1 / 3]
+    held = (20 + 12 + 11 + 10) / (sum(range(13)) + 20)  # of the positive relevance
+    assert found.manifest["held"] == pytest.approx({"up": held, "down": held})
+    words = found.in_words()
+    assert f"hold **{held:.0%}** of the relevance (m, r), mean over 2 task(s)" in words
+    assert "- up: most at blocks.1.mlp.hook_post, 38% of the neurons there." in words
+    assert len(found.figures()) == 2 and found.figure().data[0].type == "heatmap"
+    assert len(dataclasses.replace(found, scores={}).figures()) == 1  # as it comes from a file
