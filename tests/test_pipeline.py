@@ -1,5 +1,6 @@
 """The main job, in Python and from the command line: all is written, a second run is the first, errors are texts."""
 
+import html
 import json
 import re
 import shutil
@@ -108,6 +109,10 @@ def test_everything_is_written(model, tasks, first):
     assert f"<strong>{own} of 3</strong>" in page
     total = off.summary().set_index("name").loc["mean (all)"]
     assert f"<strong>{total['original']:.1%}</strong> to <strong>{total['off']:.1%}</strong>" in page
+    intro = page.split("<h2>")[0].split("<header>")[1]
+    for result in (off, crossed):
+        for line in [line for line in result.in_words().splitlines() if "**A negative**" in line]:
+            assert html.escape(line.split(": ", 1)[1]) in intro
     for title in (
         "Switching neurons off",
         "Are the neurons their task&#x27;s own?",

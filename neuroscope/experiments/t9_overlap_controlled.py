@@ -132,7 +132,8 @@ class OverlapControlled(Result):
             cells = summary[summary["role"] == trend.role]
             rows, before = cells[cells["share"].notna()], cells[cells["share"].isna()].iloc[0]
             first, last = rows.iloc[0], rows.iloc[-1]
-            test = f"Spearman {trend.spearman:+.2f}, p = {trend.p:.2g}, {trend.runs} runs"
+            rho = f"Spearman {trend.spearman:+.2f}" if np.isfinite(trend.spearman) else "all runs score the same"
+            test = f"{rho}, p = {trend.p:.2g}, {trend.runs} runs"
             verdict = f"a trend ({test})" if trend.p < ALPHA else f"**A negative**: no trend was shown ({test})"
             lines.append(
                 f"- {ROLES[trend.role].capitalize()}: {before['score']:.1%} before training, "

@@ -125,7 +125,7 @@ def names_by_family(tasks: Mapping[str, Task]) -> dict[str, list[str]] | None:
 def _intro(
     name: str, tasks: Mapping[str, Task], results: Mapping[str, Result], examples: int | None, n: int | None
 ) -> str:
-    """How it was done, and the first finding of every result."""
+    """How it was done, and of every result the first finding and the negatives."""
     how = "Neurons were found on discovery examples and judged on test examples."
     if name == "mini":
         how += BUNDLED
@@ -133,11 +133,12 @@ def _intro(
     seen = sum(e.prompt in prompts for task in tasks.values() for e in task.split("test", n))
     if seen:
         how += f" **{seen}** of the test prompts are among the discovery prompts as well: those were not held out."
-    findings = [_first_finding(result.in_words()) for result in results.values()]
-    return "\n".join([how, "", *(f"- {finding}" for finding in findings if finding)])
+    findings = [f"- {line}" for name in results if name != "overlap_sweep" for line in _findings(results[name])]
+    return "\n".join([how, "", *findings])
 
 
-def _first_finding(words: str) -> str:
-    """The first line with a number in bold."""
-    lines = [line.removeprefix("- ") for line in words.splitlines() if "**" in line]
-    return next((line for line in lines if not line.startswith("**A negative**")), "")
+def _findings(result: Result) -> list[str]:
+    """Of its words, the first line with a number in bold, and every negative."""
+    lines = [line.removeprefix("- ") for line in result.in_words().splitlines() if "**" in line]
+    negatives = [line for line in lines if line.startswith("**A negative**")]
+    return [line for line in lines if line not in negatives][:1] + negatives
