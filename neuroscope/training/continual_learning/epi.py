@@ -20,111 +20,97 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neuroscope.errors import ArgumentError, NumericalError
+from neuroscope.checks import share, whole
+from neuroscope.errors import NumericalError
 from neuroscope.evaluation import Outcomes
-from neuroscope.tasks.task import Task
+from neuroscope.tasks.task import Example, Task
+from neuroscope.training import LoraAdapter
 from neuroscope.training.continual_learning.features import prompt_features
-from neuroscope.training.continual_learning.lora import Loras
-from neuroscope.training.continual_learning.setting import AT_ONCE, Setting
+from neuroscope.training.continual_learning.learner import Learner, Log, Setting
+from neuroscope.training.continual_learning.seq_lora import lora_per_task
+from neuroscope.training.lora import check_rank
 
 
-def epi(setting: Setting, *, rank: int = 8, alpha: float = 16, samples: int = 1000, shrinkage: float = 0.1) -> Isolated:
-    """EPI; `rank` and `alpha` are those of `seq_lora`.
+def epi(setting: Setting, *, rank: int = 8, alpha: float = 16, samples: int = 1000, shrinkage: float = 0.1) -> Learner:
+    """A LoRA per task, at most one of them live, and none between calls.
+
+    The log's "routed" has, for every task of the setting, the share of its examples that each task learnt so far
+    answers; "identified" is the share of the learnt tasks' examples that go to their own.
 
     Args:
+        rank, alpha: of every LoRA, as in `seq_lora`.
         samples: training prompts per task that its mean and the covariance are measured on, at most.
         shrinkage: of the covariance towards a multiple of the identity.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ArgumentError(f"samples={samples!r}", "not a positive integer", "give 1 or more, such as 1000")
-    if not isinstance(shrinkage, (int, float)) or not 0 < shrinkage <= 1:
-        raise ArgumentError(f"shrinkage={shrinkage!r}", "not in (0, 1]", "give a share, such as 0.1")
-    return Isolated(Loras(setting, rank, alpha), samples, shrinkage)
+    check_rank(rank, alpha)
+    router = Router(setting, whole(samples, "samples", 1), share(shrinkage, "shrinkage"))
+    loras = lora_per_task(setting, rank, alpha)
+
+    def learn(stage: int) -> Log:
+        router.gaussians(stage + 1)  # before the training, which takes longer to fail
+        log = loras.learn(stage)
+        loras.parts[-1].live = False
+        routes = {task.name: router.routes(task, stage + 1) for task in [*setting.tasks, *setting.known]}
+        names = [task.name for task in setting.tasks[: stage + 1]]
+        right = torch.cat([routes[name] == number for number, name in enumerate(names)])
+        routed = {
+            task: {name: float((chosen == number).double().mean()) for number, name in enumerate(names)}
+            for task, chosen in routes.items()
+        }
+        return log | {"identified": float(right.double().mean()), "routed": routed}
+
+    def outcomes(task: Task) -> Outcomes:
+        if not loras.parts:
+            return setting.judge(task)
+        split, examples = setting.split, task.split(setting.split, setting.n)
+        apart = replace(setting, prepared={})  # the examples of a route change from stage to stage: none are kept
+        routes = router.routes(task, len(loras.parts)).numpy()
+        answers = np.empty(len(examples))
+        for number in np.unique(routes):
+            chosen = np.flatnonzero(routes == number)
+            routed: Task = replace(task, **{split: [examples[i] for i in chosen]})  # type: ignore[arg-type]
+            loras.parts[number].live = True
+            try:
+                answers[chosen] = apart.judge(routed)
+            finally:
+                loras.parts[number].live = False
+        return answers
+
+    def load(path: Path) -> None:
+        loras.parts.append(LoraAdapter.load(setting.model, path))
+        loras.parts[-1].live = False
+
+    return replace(loras, learn=learn, outcomes=outcomes, load=load)
 
 
-class Isolated:
-    """A LoRA per task, at most one of them live; none is between calls."""
+class Router:
+    """Which of the tasks learnt so far a prompt is from. Features are measured when they are needed, in the base."""
 
-    def __init__(self, loras: Loras, samples: int, shrinkage: float) -> None:
-        self.loras, self.setting, self.samples, self.shrinkage = loras, loras.setting, samples, shrinkage
+    def __init__(self, setting: Setting, samples: int, shrinkage: float) -> None:
+        self.setting, self.samples, self.shrinkage = setting, samples, shrinkage
         self.learnt: list[Float[Tensor, "prompt dim"]] = []  # features of training prompts, per task
         self.asked: dict[str, Float[Tensor, "example dim"]] = {}  # of examples to be answered, by the task's data_hash
 
-    def learn(self, stage: int) -> dict[str, Any]:
-        """Describe the task's prompts, and train its LoRA alone.
+    def gaussians(self, learnt: int) -> tuple[Float[Tensor, "task dim"], Float[Tensor, "dim dim"]]:
+        """The means of the first `learnt` tasks, and their covariance."""
+        for task in self.setting.tasks[len(self.learnt) : learnt]:
+            self.learnt.append(self._features(task, task.split("train", self.samples)))
+        return gaussians(self.learnt[:learnt], self.shrinkage)
 
-        "routed" has, for every task of the setting, the share of its examples that each task learnt so far answers;
-        "identified" is the share of the learnt tasks' examples that go to their own.
-        """
-        features = self._describe(stage)
-        gaussians([*self.learnt, features], self.shrinkage)  # before the training, which takes longer to fail
-        lora = self.loras.train(stage, lambda lora: None)
-        lora.live = False
-        self.learnt.append(features)
-        names = [task.name for task in self.setting.tasks[: stage + 1]]
-        routes = {task.name: self.routes(task) for task in [*self.setting.tasks, *self.setting.known]}
-        routed = {
-            task: {name: float((chosen == k).double().mean()) for k, name in enumerate(names)}
-            for task, chosen in routes.items()
-        }
-        right = torch.cat([routes[name] == k for k, name in enumerate(names)])
-        return {"trained": lora.n_parameters, "identified": float(right.double().mean()), "routed": routed}
-
-    def routes(self, task: Task) -> Int[Tensor, " example"]:
+    def routes(self, task: Task, learnt: int) -> Int[Tensor, " example"]:
         """For every example of the split, the number of the task that answers it."""
         if task.data_hash not in self.asked:
-            examples = task.split(self.setting.split, self.setting.n)
-            self.asked[task.data_hash] = prompt_features(
-                self.setting.model, task, examples, self.setting.batch_size or AT_ONCE
-            )
-        means, covariance = gaussians(self.learnt, self.shrinkage)
-        return distances(self.asked[task.data_hash], means, covariance).argmin(1)
+            self.asked[task.data_hash] = self._features(task, task.split(self.setting.split, self.setting.n))
+        return distances(self.asked[task.data_hash], *self.gaussians(learnt)).argmin(1)
 
-    def outcomes(self, task: Task) -> Outcomes:
-        """Every example answered by the LoRA it is routed to; before the first stage, by the base."""
-        if not self.learnt:
-            return self.setting.judge(task)
-        split, examples = self.setting.split, task.split(self.setting.split, self.setting.n)
-        setting = replace(self.setting, prepared={})  # parts change from stage to stage: none is kept
-        routes = self.routes(task).numpy()
-        found = np.empty(len(examples))
-        for k in np.unique(routes):
-            chosen = np.flatnonzero(routes == k)
-            part: Task = replace(task, **{split: [examples[i] for i in chosen]})  # type: ignore[arg-type]
-            lora = self.loras.list[k]
-            lora.live = True
-            try:
-                found[chosen] = setting.judge(part)
-            finally:
-                lora.live = False
-        return found
-
-    def save(self, folder: Path, stage: int) -> None:
-        """One LoRA per stage."""
-        self.loras.save(folder, stage)
-
-    def restore(self, folder: Path, stage: int) -> None:
-        """Load the LoRAs; the features are measured again, in the base."""
-        self.learnt = [self._describe(i) for i in range(stage + 1)]
-        self.loras.restore(folder, stage)
-        for lora in self.loras.list:
-            lora.live = False
-
-    def close(self) -> None:
-        """Take them off."""
-        self.loras.close()
-
-    def _describe(self, stage: int) -> Float[Tensor, "prompt dim"]:
-        task = self.setting.tasks[stage]
-        examples = task.split("train", self.samples)
-        return prompt_features(self.setting.model, task, examples, self.setting.batch_size or AT_ONCE)
+    def _features(self, task: Task, examples: Sequence[Example]) -> Float[Tensor, "example dim"]:
+        return prompt_features(self.setting.model, task, examples, self.setting.batch_size)
 
 
 def gaussians(
@@ -143,12 +129,12 @@ def gaussians(
     """
     means = torch.stack([x.double().mean(0) for x in features])
     apart = torch.cat([x.double() - mean for x, mean in zip(features, means, strict=True)])
-    own = apart.t() @ apart / len(apart)
-    level = own.trace() / len(own)
+    pooled = apart.t() @ apart / len(apart)
+    level = pooled.trace() / len(pooled)
     if not level > 1e-12 * torch.cat(list(features)).double().square().mean():  # less is float32's rounding
         do = "give every task several training examples with different prompts"
         raise NumericalError("tell tasks apart by their prompts", "prompts that do not differ within a task", do)
-    return means, (1 - shrinkage) * own + shrinkage * level * torch.eye(len(own), dtype=torch.double)
+    return means, (1 - shrinkage) * pooled + shrinkage * level * torch.eye(len(pooled), dtype=torch.double)
 
 
 def distances(

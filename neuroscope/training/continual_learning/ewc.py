@@ -10,94 +10,51 @@ information is the empirical one (at the right answers, not at answers drawn fro
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neuroscope import files
+from neuroscope.checks import finite, whole
 from neuroscope.errors import ArgumentError
-from neuroscope.evaluation import Outcomes
-from neuroscope.masks import read_safetensors
 from neuroscope.models import Model
 from neuroscope.tasks.prompts import UNSCORED, batches, encode, pad_id
 from neuroscope.tasks.task import Task
 from neuroscope.training import WholeModel
-from neuroscope.training.continual_learning.setting import Setting
+from neuroscope.training.continual_learning.learner import Learner, Log, Setting, Tensors
 
 
-def ewc(setting: Setting, *, strength: float = 1e4, fisher_examples: int = 128) -> Elastic:
-    """Elastic weight consolidation.
+def ewc(setting: Setting, *, strength: float = 1e4, fisher_examples: int = 128) -> Learner:
+    """Train the whole model, with springs to where earlier tasks left it.
 
     Args:
         strength: lambda of the penalty.
         fisher_examples: training examples per task that the Fisher information is measured on.
     """
-    if not isinstance(strength, (int, float)) or not 0 <= strength < math.inf:
-        raise ArgumentError(f"strength={strength!r}", "negative, or no number", "give 0 or more")
-    if isinstance(fisher_examples, bool) or not isinstance(fisher_examples, int) or fisher_examples < 1:
-        raise ArgumentError(f"fisher_examples={fisher_examples!r}", "no number of examples", "give 1 or more")
-    return Elastic(setting, strength, fisher_examples)
+    if finite(strength, "strength") < 0:
+        raise ArgumentError(f"strength={strength!r}", "negative", "give 0 or more")
+    whole(fisher_examples, "fisher_examples", 1)
+    model, springs = WholeModel(setting.model), Tensors()  # fisher/i and centre/i of parameter i, of all tasks so far
 
+    def tensors(name: str) -> list[Tensor]:
+        parameters = model.parameters() if springs else []
+        return [springs[f"{name}/{i}"].to(p.device) for i, p in enumerate(parameters)]
 
-class Elastic:
-    """One model, all of it trained, with springs to where earlier tasks left it."""
-
-    def __init__(self, setting: Setting, strength: float, fisher_examples: int) -> None:
-        self.setting, self.strength, self.fisher_examples = setting, strength, fisher_examples
-        self.model = WholeModel(setting.model)
-        self.fisher: list[Tensor] = []  # per parameter, summed over the tasks so far; empty before the first
-        self.centre: list[Tensor] = []
-
-    def learn(self, stage: int) -> dict[str, Any]:
-        """Train under the penalty, then tie the weights to where they are now."""
-        task = self.setting.tasks[stage]
-        weights = self.model.parameters()
+    def learn(stage: int) -> Log:
+        task, weights = setting.tasks[stage], model.parameters()
+        before, centre = tensors("fisher"), tensors("centre")
 
         def penalty() -> Tensor:
-            return self.strength / 2 * quadratic(weights, self.fisher, self.centre)
+            return strength / 2 * quadratic(weights, before, centre)
 
-        self.setting.train(self.model, [task], penalty=penalty if self.fisher else None)
-        fresh = fisher(self.setting.model, weights, task, self.fisher_examples)
-        here = [p.detach().clone() for p in weights]
-        self.fisher, self.centre = tied(self.fisher, self.centre, fresh, here)
-        return {"trained": self.model.n_parameters, "fisher_examples": min(self.fisher_examples, len(task.train))}
+        setting.train(model, [task], penalty=penalty if springs else None)
+        fresh = fisher(setting.model, weights, task, fisher_examples)
+        sums, middle = tied(before, centre, fresh, [p.detach().clone() for p in weights])
+        springs.update({f"fisher/{i}": f for i, f in enumerate(sums)} | {f"centre/{i}": c for i, c in enumerate(middle)})
+        return {"trained": model.n_parameters, "fisher_examples": min(fisher_examples, len(task.train))}
 
-    def outcomes(self, task: Task) -> Outcomes:
-        """Of the model as it is."""
-        return self.setting.judge(task)
-
-    def save(self, folder: Path, stage: int) -> None:
-        """All weights, Fisher information and centres; those of the stage before stay until the next one."""
-        from safetensors.torch import save_file  # only where a file is written
-
-        about = {"format": files.FORMAT, "kind": "EWC", "unit": "", "widths": {}, "manifest": {}}
-        tensors = {f"fisher/{i}": f.cpu() for i, f in enumerate(self.fisher)}
-        tensors |= {f"centre/{i}": c.cpu() for i, c in enumerate(self.centre)}
-        files.write(
-            folder / f"springs-{stage}.safetensors",
-            lambda partial: save_file(tensors, partial, {"neuroscope": json.dumps(about)}),
-        )
-        self.model.save(folder / f"weights-{stage}.safetensors")
-        for name in ("springs", "weights"):
-            (folder / f"{name}-{stage - 2}.safetensors").unlink(missing_ok=True)
-
-    def restore(self, folder: Path, stage: int) -> None:
-        """Put the stage's weights and springs in."""
-        tensors = read_safetensors(folder / f"springs-{stage}.safetensors", "EWC")[0]
-        weights = self.model.parameters()
-        self.fisher = [tensors[f"fisher/{i}"].to(p.device) for i, p in enumerate(weights)]
-        self.centre = [tensors[f"centre/{i}"].to(p.device) for i, p in enumerate(weights)]
-        self.model.restore(folder / f"weights-{stage}.safetensors")
-
-    def close(self) -> None:
-        """Put the base's weights back, to the bit."""
-        self.model.detach()
+    return Learner(learn, setting.judge, carried={"springs": springs, "weights": model})
 
 
 def quadratic(weights: Sequence[Tensor], fisher: Sequence[Tensor], centre: Sequence[Tensor]) -> Tensor:

@@ -14,9 +14,11 @@ from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import Encoded, batches, encode, encode_prompts, pad_id
 
+AT_ONCE = 64  # prompts per forward pass where the caller does not say
+
 
 def prompt_features(
-    model: Model, task: Task, examples: Sequence[Example], batch_size: int = 64
+    model: Model, task: Task, examples: Sequence[Example], batch_size: int | None = None
 ) -> Float[Tensor, "example dim"]:
     """The last layer's output, mean over the tokens of each prompt; float32, on the CPU.
 
@@ -28,7 +30,7 @@ def prompt_features(
     encoded = _encoded(model, task, examples)
     found = torch.empty(len(encoded), 0)
     with model.quiet(), torch.no_grad():
-        for batch in batches(encoded, batch_size, pad_id(model.tokenizer), model.device, model.style):
+        for batch in batches(encoded, batch_size or AT_ONCE, pad_id(model.tokenizer), model.device, model.style):
             inputs = {k: v for k, v in batch.inputs.items() if k in ("input_ids", "attention_mask")}
             encoder = model.base.get_encoder() if model.style == "seq2seq" else model.base.base_model
             last = encoder(**inputs).last_hidden_state.float()  # [example, pos, dim]

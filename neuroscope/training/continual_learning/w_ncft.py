@@ -18,9 +18,8 @@ it is measured on).
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -28,13 +27,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from neuroscope.checks import finite, whole
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes
 from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter
 from neuroscope.training.continual_learning.features import prompt_features
-from neuroscope.training.continual_learning.neurons import Neurons, Protect, ncft, unmerged
-from neuroscope.training.continual_learning.setting import AT_ONCE, Setting
+from neuroscope.training.continual_learning.learner import Learner, Log, Setting
+from neuroscope.training.continual_learning.ncft import Protect, ScoredIn, ncft, unmerged
 
 Weighting = Literal["delta-max", "literal", "owner-normalised"]
 WEIGHTINGS = ("delta-max", "literal", "owner-normalised")
@@ -45,17 +45,17 @@ def w_ncft(
     setting: Setting,
     *,
     k: float = 0.10,
-    masks: Literal["current", "base"] = "current",
+    scored_in: ScoredIn = "current",
     exclude: bool = False,
     overlap_penalty: float = 0.0,
     protect: Protect = False,
     objective: str = "loss",
-    examples: int | None = None,
+    examples: int | None = 256,
     weighting: Weighting = "delta-max",
     temperature: float = 1.0,
     samples: int = 1000,
-) -> Weighted:
-    """W-NCFT; the arguments before `weighting` are those of `ncft`.
+) -> Learner:
+    """NCFT that answers with weighted neurons; the arguments before `weighting` are those of `ncft`.
 
     Args:
         weighting: see above.
@@ -63,61 +63,37 @@ def w_ncft(
         samples: prompts per task vector, at most.
     """
     choose(weighting, WEIGHTINGS, "weighting")
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+    if not finite(temperature, "temperature") > 0:
         raise ArgumentError(f"temperature={temperature!r}", "not positive", "give more than 0; LX24 has 1")
-    learner = ncft(
-        setting, k=k, masks=masks, exclude=exclude, overlap_penalty=overlap_penalty, protect=protect,
+    whole(samples, "samples", 1)
+    neurons = ncft(
+        setting, k=k, scored_in=scored_in, exclude=exclude, overlap_penalty=overlap_penalty, protect=protect,
         objective=objective, examples=examples,
     )  # fmt: skip
-    return Weighted(learner, weighting, temperature, samples)
+    every = [*setting.tasks, *setting.known]
+    vectors = {task.data_hash: _vector(setting, task, samples) for task in every}  # the model is still the base
 
-
-class Weighted:
-    """NCFT that answers with weighted neurons."""
-
-    def __init__(self, neurons: Neurons, weighting: Weighting, temperature: float, samples: int) -> None:
-        self.neurons, self.weighting, self.temperature = neurons, weighting, temperature
-        setting = neurons.setting
-        self.vectors = {  # before the first stage: the model is the base
-            task.data_hash: _vector(setting, task, samples) for task in [*setting.tasks, *setting.known]
-        }
-
-    def learn(self, stage: int) -> dict[str, Any]:
-        """NCFT's stage, and the weights that every task of the setting will be answered with from now on."""
-        log = self.neurons.learn(stage)
-        setting = self.neurons.setting
-        weights = {task.name: self.weights(task, stage).tolist() for task in [*setting.tasks, *setting.known]}
-        return log | {"weighting": self.weighting, "weights": weights}
-
-    def weights(self, task: Task, stage: int) -> Float[Tensor, " learnt"]:
+    def weights(task: Task) -> Float[Tensor, " learnt"]:
         """s: how much each of the tasks learnt so far counts for a task."""
-        learnt = [self.vectors[t.data_hash] for t in self.neurons.setting.tasks[: stage + 1]]
-        return softmax_cosine(self.vectors[task.data_hash], torch.stack(learnt), self.temperature)
+        learnt = [vectors[other.data_hash] for other in setting.tasks[: len(neurons.parts)]]
+        return softmax_cosine(vectors[task.data_hash], torch.stack(learnt), temperature)
 
-    def outcomes(self, task: Task) -> Outcomes:
-        """Of the model with its neurons weighted for the task."""
-        adapters = self.neurons.adapters
-        if not adapters:
-            return self.neurons.outcomes(task)
-        with weighted(adapters, self.weights(task, len(adapters) - 1), self.weighting):
-            return self.neurons.outcomes(task)
+    def learn(stage: int) -> Log:
+        log = neurons.learn(stage)
+        return log | {"weighting": weighting, "weights": {task.name: weights(task).tolist() for task in every}}
 
-    def save(self, folder: Path, stage: int) -> None:
-        """As NCFT."""
-        self.neurons.save(folder, stage)
+    def outcomes(task: Task) -> Outcomes:
+        if not neurons.parts:
+            return setting.judge(task)
+        with weighted(neurons.parts, weights(task), weighting):
+            return setting.judge(task)
 
-    def restore(self, folder: Path, stage: int) -> None:
-        """As NCFT."""
-        self.neurons.restore(folder, stage)
-
-    def close(self) -> None:
-        """As NCFT."""
-        self.neurons.close()
+    return replace(neurons, learn=learn, outcomes=outcomes)
 
 
 def _vector(setting: Setting, task: Task, samples: int) -> Float[Tensor, " dim"]:
     examples = task.split("train" if task.train else setting.split, samples)
-    return prompt_features(setting.model, task, examples, setting.batch_size or AT_ONCE).mean(0)
+    return prompt_features(setting.model, task, examples, setting.batch_size).mean(0)
 
 
 def softmax_cosine(
