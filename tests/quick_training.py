@@ -16,7 +16,7 @@ from neuroscope.experiments.layer_by_layer import controls
 from neuroscope.models import resolve
 from neuroscope.tasks import tasks_of
 from neuroscope.training import NeuronAdapter, Recipe, every_ffn
-from neuroscope.training.continual_learning.methods import Setting
+from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.whole import WholeModel
 
 SIZE = 0.3  # of a change, in weights

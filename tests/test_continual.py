@@ -19,7 +19,7 @@ from neuroscope.evaluation import evaluate
 from neuroscope.tasks.task import Task
 from neuroscope.training import finetune
 from neuroscope.training.continual_learning import METHODS, Continual
-from neuroscope.training.continual_learning.setting import Setting
+from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.trainer import NeuronTrainer
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
@@ -229,8 +229,8 @@ REFUSED = {
     "recipe": ({"recipe": {"step": 1}}, ArgumentError, "step=1.*did you mean 'steps'"),
     "lr": ({"lr": 0}, ArgumentError, "lr=0.*not positive"),
     "steps": ({"steps": 0}, ArgumentError, "steps=0"),
-    "k": ({"k": 0}, ArgumentError, "no share of the neurons"),
-    "masks": ({"masks": "first"}, ArgumentError, "did you mean|choose from"),
+    "k": ({"k": 0}, ArgumentError, "k=0.*not a share"),
+    "scored in": ({"scored_in": "first"}, ArgumentError, "did you mean|choose from"),
     "overlap penalty": ({"overlap_penalty": 1.0}, ArgumentError, r"not in \[0, 1\).*exclude=True"),
     "exclude": ({"k": 0.4, "exclude": True}, ArgumentError, r"96 of 96 neurons are free, for 3 task\(s\) with 38 each"),
     "protect nothing": ({"protect": True}, ArgumentError, "protect=True.*no task in known"),
@@ -298,8 +298,8 @@ def test_the_output_of_another_run_is_refused(tmp_path):
         ("stage-1.json", b'{"stage": 1}', "no scores"),
         ("stage-1.json", b"[]", "no scores"),
         ("run.json", b"[]", "holds a list"),
-        ("adapter-0.safetensors", b"1234567890", "read NeuronAdapter"),
-        ("adapter-0.safetensors", None, "read NeuronAdapter"),
+        ("part-0.safetensors", b"1234567890", "read NeuronAdapter"),
+        ("part-0.safetensors", None, "read NeuronAdapter"),
     ],
 )
 def test_a_damaged_stage_is_told(name, damage, text, tmp_path):

@@ -17,9 +17,10 @@ from neuroscope.evaluation import evaluate
 from neuroscope.tasks import Example, Task
 from neuroscope.training import LoraAdapter, Recipe, train
 from neuroscope.training.continual_learning import METHODS
-from neuroscope.training.continual_learning.epi import distances, epi, gaussians
-from neuroscope.training.continual_learning.lora import norms, o_lora, overlap, seq_lora, stacked
-from neuroscope.training.continual_learning.setting import Setting
+from neuroscope.training.continual_learning.epi import Router, distances, epi, gaussians
+from neuroscope.training.continual_learning.learner import Setting
+from neuroscope.training.continual_learning.o_lora import norms, o_lora, overlap, stacked
+from neuroscope.training.continual_learning.seq_lora import seq_lora
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
 RECIPE = Recipe(steps=4, batch_size=8, lr=0.01)
@@ -54,8 +55,8 @@ def test_seq_lora_trains_one_lora_on_and_on():
         learner = seq_lora(setting_of(model, seed=2), rank=3, alpha=9)
         assert torch.equal(logits(model), base)
         logs = [learner.learn(stage) for stage in range(2)]
-        trained, outcomes = numbers(learner.lora), learner.outcomes(B)
-        learner.close()
+        trained, outcomes = numbers(learner.carried["lora"]), learner.outcomes(B)
+        learner.take_off()
     twin = LoraAdapter(tiny_model(), 3, 9, seed=2)
     for task in (A, B):
         train(twin, task, RECIPE, seed=2)
@@ -76,7 +77,7 @@ def test_the_trained_parameters_are_rank_times_the_sides_of_every_layer(method):
     try:
         assert [learner.learn(stage)["trained"] for stage in (0, 1)] == [5 * sum(sides)] * 2
     finally:
-        learner.close()
+        learner.take_off()
     assert METHODS[method].lr == 1e-3
 
 
@@ -116,9 +117,9 @@ def test_a_step_of_sgd_follows_the_two_terms(distance):
         for stage in range(3):
             seed = 0 * 3 + stage
             start = {p: a.detach().clone() for p, a in LoraAdapter(tiny_model(), 4, seed=seed).down.items()}
-            before = [{p: a.detach().clone() for p, a in lora.down.items()} for lora in learner.loras.list]
-            frozen = [numbers(lora) for lora in learner.loras.list]
-            log, new = learner.learn(stage), learner.loras.list[-1]
+            before = [{p: a.detach().clone() for p, a in lora.down.items()} for lora in learner.parts]
+            frozen = [numbers(lora) for lora in learner.parts]
+            log, new = learner.learn(stage), learner.parts[-1]
             free.learn(stage)
             total = 0.0
             for path, a in start.items():
@@ -131,19 +132,19 @@ def test_a_step_of_sgd_follows_the_two_terms(distance):
                 torch.testing.assert_close(new.down[path].detach(), a - lr * gradient, rtol=1e-4, atol=1e-6)
                 assert stage == 0 or float((lr * gradient).abs().max()) > 1e-4
             assert log["overlap"][0] == pytest.approx(total, rel=1e-5)
-            assert all(torch.equal(numbers(lora), was) for lora, was in zip(learner.loras.list, frozen, strict=False))
+            assert all(torch.equal(numbers(lora), was) for lora, was in zip(learner.parts, frozen, strict=False))
             if stage == 0:  # at B, zero, neither term has a gradient: it moves by the task's alone
-                free_up = ups(free.loras.list[0])
+                free_up = ups(free.parts[0])
                 assert all(torch.equal(up, free_up[path]) for path, up in ups(new).items())
-        assert all(lora.live for lora in learner.loras.list)
+        assert all(lora.live for lora in learner.parts)
         together = logits(model)
-        for lora in learner.loras.list:  # all of them count
+        for lora in learner.parts:  # all of them count
             lora.live = False
             assert not torch.equal(logits(model), together)
             lora.live = True
-        assert len({tuple(numbers(lora).tolist()) for lora in learner.loras.list}) == 3
+        assert len({tuple(numbers(lora).tolist()) for lora in learner.parts}) == 3
     finally:
-        learner.close()
+        learner.take_off()
     assert torch.equal(logits(model), base)
 
 
@@ -154,7 +155,7 @@ def test_the_penalty_makes_the_subspaces_orthogonal():
         logs = [learner.learn(stage) for stage in range(2)]
         assert logs[0]["overlap"] == [0.0, 0.0]
         ends[weight] = logs[1]["overlap"]
-        learner.close()
+        learner.take_off()
     assert ends[0.0][0] == ends[0.5][0] > 0
     assert ends[0.5][1] < 0.7 * ends[0.5][0] and ends[0.5][1] < 0.7 * ends[0.0][1]
 
@@ -166,7 +167,7 @@ def test_without_a_term_there_is_no_penalty(monkeypatch):
         learner = o_lora(setting_of(tiny_model()), **options)
         learner.learn(0)
         learner.learn(1)
-        learner.close()
+        learner.take_off()
     assert seen[:3] == [None, None, None]
     assert all(float(value.detach()) > 0 for value in seen[3:]) and len(seen) == 6
 
@@ -239,8 +240,9 @@ def test_planted_features_are_routed_to_their_task(monkeypatch):
     with unchanged(model.root):
         learner = epi(setting_of(model, FAR, {"steps": 1}))
         logs = [learner.learn(stage) for stage in range(3)]
-        routes = {task.name: set(learner.routes(task).tolist()) for task in (*FAR, KNOWN)}
-        learner.close()
+        router = Router(setting_of(model, FAR), 1000, 0.1)
+        routes = {task.name: set(router.routes(task, 3).tolist()) for task in (*FAR, KNOWN)}
+        learner.take_off()
     assert routes == {"film": {0}, "food": {1}, "mood": {2}, "known": {1}}
     assert [log["identified"] for log in logs] == [1.0, 1.0, 1.0]
     assert logs[0]["routed"] == {name: {"film": 1.0} for name in ("film", "food", "mood", "known")}
@@ -250,15 +252,16 @@ def test_planted_features_are_routed_to_their_task(monkeypatch):
 
 def test_what_cannot_be_told_apart_is_counted(monkeypatch):
     planted(monkeypatch, spread=3.0)
-    learner = epi(setting_of(tiny_model(), FAR, {"steps": 1}))
+    setting = setting_of(tiny_model(), FAR, {"steps": 1})
+    learner, router = epi(setting), Router(setting, 1000, 0.1)
     logs = [learner.learn(stage) for stage in range(2)]
-    routes = [learner.routes(task) for task in FAR[:2]]
+    routes = [router.routes(task, 2) for task in FAR[:2]]
     right = int((routes[0] == 0).sum()) + int((routes[1] == 1).sum())
     assert logs[1]["identified"] == pytest.approx(right / 20) and 0 < right < 20
     for task, route in zip(FAR, routes, strict=False):
         shares = {"film": float((route == 0).double().mean()), "food": float((route == 1).double().mean())}
         assert logs[1]["routed"][task.name] == pytest.approx(shares)
-    learner.close()
+    learner.take_off()
 
 
 @pytest.mark.parametrize("spread", [0.1, 3.0])
@@ -267,17 +270,17 @@ def test_every_example_is_answered_by_the_lora_it_is_routed_to(spread, monkeypat
     model = tiny_model()
     base = logits(model)
     setting = setting_of(model, FAR, {"lr": 0.05}, n=9, batch_size=4)
-    learner = epi(setting)
+    learner, router = epi(setting), Router(setting, 1000, 0.1)
     assert learner.outcomes(FAR[0]).tolist() == setting.judge(FAR[0]).tolist()  # before the first stage: the base
     for stage in range(3):
         learner.learn(stage)
         assert torch.equal(logits(model), base)  # no LoRA is live between calls
     answers = {}
     for task in (*FAR, KNOWN):
-        routes = learner.routes(task).tolist()
+        routes = router.routes(task, 3).tolist()
         assert len(routes) == 9
         own = []
-        for k, lora in enumerate(learner.loras.list):
+        for k, lora in enumerate(learner.parts):
             lora.live = True
             own.append(evaluate(model, task, n=9).outcomes)
             lora.live = False
@@ -290,8 +293,8 @@ def test_every_example_is_answered_by_the_lora_it_is_routed_to(spread, monkeypat
     assert len({tuple(answer) for answer in answers.values()}) > 4  # it matters who answers
     alone = LoraAdapter(tiny_model(), seed=0 * 3 + 2)
     train(alone, FAR[2], replace(RECIPE, lr=0.05))
-    assert torch.equal(numbers(learner.loras.list[2]), numbers(alone))  # trained from the base, and kept
-    learner.close()
+    assert torch.equal(numbers(learner.parts[2]), numbers(alone))  # trained from the base, and kept
+    learner.take_off()
     assert not any("lora" in name for name, _ in model.root.named_modules())
 
 
@@ -303,16 +306,20 @@ def test_real_features_tell_tasks_in_other_words_apart(tmp_path):
         learner.save(tmp_path, stage)
     assert log["identified"] >= 0.95
     outcomes = [learner.outcomes(task).tolist() for task in (*FAR, KNOWN)]
-    learner.close()
+    learner.take_off()
     again = epi(setting_of(model, FAR))
     with unchanged(model.root):
         again.restore(tmp_path, 1)
         assert [again.outcomes(task).tolist() for task in (*FAR, KNOWN)] == outcomes
-        again.close()
+        again.take_off()
     first = epi(setting_of(model, FAR))
     first.restore(tmp_path, 0)
-    assert len(first.learnt) == len(first.loras.list) == 1 and set(first.routes(FAR[1]).tolist()) == {0}
-    first.close()
+    assert len(first.parts) == 1
+    first.parts[0].live = True
+    answers = evaluate(model, FAR[1]).outcomes.tolist()
+    first.parts[0].live = False
+    assert first.outcomes(FAR[1]).tolist() == answers  # there is no other to answer
+    first.take_off()
 
 
 def test_an_error_while_answering_puts_the_lora_to_rest(monkeypatch):
@@ -324,8 +331,8 @@ def test_an_error_while_answering_puts_the_lora_to_rest(monkeypatch):
     monkeypatch.setattr(Setting, "judge", lambda setting, task: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         learner.outcomes(FAR[0])
-    assert torch.equal(logits(model), base) and not learner.loras.list[0].live
-    learner.close()
+    assert torch.equal(logits(model), base) and not learner.parts[0].live
+    learner.take_off()
 
 
 @pytest.mark.parametrize("style", ["seq2seq", "masked"])
@@ -341,22 +348,20 @@ def test_other_styles_and_generation(method, style):
             for task in (first, B, KNOWN):
                 values = learner.outcomes(task)
                 assert len(values) == len(task.test) and ((values >= 0) & (values <= 1)).all()
-        learner.close()
+        learner.take_off()
 
 
 @pytest.mark.parametrize("method", ["seq-lora", "o-lora", "epi"])
-def test_an_interrupted_stage_leaves_the_stages_before(method, monkeypatch):
+def test_an_interrupted_stage_is_taken_off_with_those_before(method, monkeypatch):
     model = tiny_model()
     with unchanged(model.root):
         learner = METHODS[method].start(setting_of(model))
         learner.learn(0)
-        outcomes, parameters = learner.outcomes(A).tolist(), dict(model.root.named_parameters()).keys()
         monkeypatch.setattr(Setting, "train", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             learner.learn(1)
-        assert learner.outcomes(A).tolist() == outcomes
-        assert dict(model.root.named_parameters()).keys() == parameters  # nothing of the new one is left
-        learner.close()
+        learner.take_off()
+    assert not any("lora" in name for name, _ in model.root.named_modules())
 
 
 def test_prompts_that_do_not_differ_are_refused_before_training(monkeypatch):
@@ -367,7 +372,7 @@ def test_prompts_that_do_not_differ_are_refused_before_training(monkeypatch):
         learner = epi(setting_of(model, (same, B)))
         with pytest.raises(NumericalError, match=r"prompts that do not differ within a task"):
             learner.learn(0)
-        learner.close()
+        learner.take_off()
 
 
 @pytest.mark.parametrize(

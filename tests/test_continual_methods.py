@@ -1,6 +1,7 @@
 """The methods of continual learning against their definitions: NCFT, EWC, replay, joint, per-task."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from neuroscope.evaluation import judge, prepare_task
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.tasks.prompts import encode
 from neuroscope.training import finetune
-from neuroscope.training.continual_learning import neurons
+from neuroscope.training.continual_learning import ncft as ncft_module
 from neuroscope.training.continual_learning.ewc import fisher, quadratic, tied
-from neuroscope.training.continual_learning.neurons import Neurons, best, random_instead
-from neuroscope.training.continual_learning.setting import Setting
+from neuroscope.training.continual_learning.learner import Setting
+from neuroscope.training.continual_learning.ncft import best, random_instead
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
 SITES = {"0": 4, "1": 2}
@@ -30,17 +31,22 @@ def fine_fixture(monkeypatch):
 
 @pytest.fixture
 def stages(monkeypatch):
-    """Per call of `Neurons.learn`: the base's weights before it and after it, and the learner's masks."""
-    seen, learn_stage = [], Neurons.learn
+    """Per stage that trains chosen neurons: the base's weights before it and after it, all masks so far, the log."""
+    seen, train_chosen = [], ncft_module.train_chosen
 
-    def watched(learner, stage):
-        before = {n: p.detach().clone() for n, p in bare(learner.setting.model.root)}
-        log = learn_stage(learner, stage)
-        after = {n: p.detach().clone() for n, p in bare(learner.setting.model.root)}
-        seen.append((before, after, [adapter.mask for adapter in learner.adapters], log))
-        return log
+    def watched(setting, choice):
+        learner = train_chosen(setting, choice)
 
-    monkeypatch.setattr(Neurons, "learn", watched)
+        def learn_stage(stage):
+            before = {n: p.detach().clone() for n, p in bare(setting.model.root)}
+            log = learner.learn(stage)
+            after = {n: p.detach().clone() for n, p in bare(setting.model.root)}
+            seen.append((before, after, [adapter.mask for adapter in learner.parts], log))
+            return log
+
+        return replace(learner, learn=learn_stage)
+
+    monkeypatch.setattr(ncft_module, "train_chosen", watched)
     return seen
 
 
@@ -81,7 +87,7 @@ def test_excluded_masks_are_disjoint(method, stages, monkeypatch):
     scored = []
     original = attribute
     monkeypatch.setattr(
-        neurons,
+        ncft_module,
         "attribute",
         lambda *args, **kwargs: scored.append(original(*args, **kwargs)) or scored[-1],
     )
@@ -133,7 +139,7 @@ def test_protected_neurons_are_those_of_the_known_tasks_in_the_base(stages, meth
         learn(method, protect=protect, **settings)
         assert any((mask.flags() & kept).any() for mask in masks_of(stages))
     asked = []
-    monkeypatch.setattr(neurons, "left_out", lambda learner, exclude, kept: asked.append(kept))
+    monkeypatch.setattr(ncft_module, "left_out", lambda earlier, exclude, protected: asked.append(protected))
     learn(method, protect="random", seeds=(1,), **settings)
     union = attribute(tiny_model(), C).top(0.2) | attribute(tiny_model(), KNOWN).top(0.2)
     assert asked[0] == asked[1] == union.random_like(seed=1, match="layer") and asked[0].counts() == union.counts()
@@ -157,7 +163,7 @@ def test_random_masks_have_the_layers_counts_and_keep_off_claims():
 def test_masks_of_the_base_and_of_the_current_model(stages):
     model = tiny_model()
     untouched = [attribute(model, task).top(0.2) for task in (A, B, C)]
-    learn("ncft", model, k=0.2, masks="base")
+    learn("ncft", model, k=0.2, scored_in="base")
     assert masks_of(stages) == untouched
     stages.clear()
     learn("ncft", model, k=0.2)

@@ -14,7 +14,7 @@ from neuroscope.masks import NeuronMask
 from neuroscope.models import resolve
 from neuroscope.training import NeuronAdapter
 from neuroscope.training.continual_learning.features import prompt_features
-from neuroscope.training.continual_learning.weighted import WEIGHTINGS, factors, softmax_cosine, weighted
+from neuroscope.training.continual_learning.w_ncft import WEIGHTINGS, factors, softmax_cosine, weighted
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
 

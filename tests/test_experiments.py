@@ -45,7 +45,7 @@ from neuroscope.statistics import (
 )
 from neuroscope.tasks import Example, Task
 from neuroscope.training.continual_learning import Continual, continual
-from neuroscope.training.continual_learning.methods import Setting
+from neuroscope.training.continual_learning.learner import Setting
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
 

@@ -25,7 +25,7 @@ from neuroscope.results import Result
 from neuroscope.tasks import load_tasks
 from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.training import Recipe
-from neuroscope.training.continual_learning.methods import Setting
+from neuroscope.training.continual_learning.learner import Setting
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from neuroscope.checks import share, whole
 from neuroscope.errors import NumericalError
 from neuroscope.evaluation import Outcomes
-from neuroscope.tasks.task import Example, Task
+from neuroscope.tasks import Example, Task
 from neuroscope.training import LoraAdapter
 from neuroscope.training.continual_learning.features import prompt_features
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting

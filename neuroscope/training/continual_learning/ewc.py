@@ -50,8 +50,9 @@ def ewc(setting: Setting, *, strength: float = 1e4, fisher_examples: int = 128) 
 
         setting.train(model, [task], penalty=penalty if springs else None)
         fresh = fisher(setting.model, weights, task, fisher_examples)
-        sums, middle = tied(before, centre, fresh, [p.detach().clone() for p in weights])
-        springs.update({f"fisher/{i}": f for i, f in enumerate(sums)} | {f"centre/{i}": c for i, c in enumerate(middle)})
+        here = [p.detach().clone() for p in weights]
+        for name, values in zip(("fisher", "centre"), tied(before, centre, fresh, here), strict=True):
+            springs.update({f"{name}/{i}": value for i, value in enumerate(values)})
         return {"trained": model.n_parameters, "fisher_examples": min(fisher_examples, len(task.train))}
 
     return Learner(learn, setting.judge, carried={"springs": springs, "weights": model})

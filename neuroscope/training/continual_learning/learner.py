@@ -40,8 +40,8 @@ class Setting:
     """
 
     model: Model
-    tasks: tuple[Task, ...]
-    known: tuple[Task, ...]
+    tasks: Sequence[Task]
+    known: Sequence[Task]
     recipe: Recipe
     seed: int
     split: str = "test"

@@ -172,8 +172,9 @@ def _protected(
         asked = " and ".join(f"{name}={on!r}" for name, on in (("exclude", exclude), ("protect", protect)) if on)
         have = f"{free:,} of {total:,} neurons are free, for {tasks} task(s) with {wanted:,} each"
         raise ArgumentError(f"{asked} with k={k}", have, "give a smaller k, fewer tasks, or overlap_penalty")
-    is_control = protected is not None and protect == "random"
-    return protected.random_like(seed=setting.seed, match="layer") if protected and is_control else protected
+    if protected and protect == "random":
+        return protected.random_like(seed=setting.seed, match="layer")
+    return protected
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
-"""O-LoRA: one LoRA per task, in orthogonal subspaces (Wang et al. 2023, "Orthogonal Subspace Learning for Language Model
-Continual Learning").
+"""O-LoRA: one LoRA per task, in orthogonal subspaces.
+
+Wang et al. 2023, "Orthogonal Subspace Learning for Language Model Continual Learning".
 
 1. Every task gets a new LoRA. The earlier ones stay live, so that the changes add, and are frozen.
 2. The rows of A span the inputs that a LoRA reads. The new one's are kept orthogonal to all earlier ones' in the same

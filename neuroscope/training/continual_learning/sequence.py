@@ -17,7 +17,8 @@ from neuroscope.errors import ArgumentError, FileError
 from neuroscope.evaluation import Outcomes
 from neuroscope.statistics import bootstrap_interval
 from neuroscope.tasks.task import Task
-from neuroscope.training.continual_learning.setting import Learner, Setting, measured
+from neuroscope.training.continual_learning.cost import measure_cost
+from neuroscope.training.continual_learning.learner import Learner, Setting
 from neuroscope.training.trainer import RUN, refuse_other_run
 
 Record = dict[str, Any]
@@ -74,7 +75,7 @@ def learn_sequence(
         if done and folder is not None:
             learner.restore(folder, stages[done - 1])
         for stage in stages[done:]:
-            with measured(setting.model.device) as cost:
+            with measure_cost(setting.model.device) as cost:
                 log = learner.learn(stage)
             learnt = "(all)" if at_once else setting.tasks[stage].name
             records.append(_record(setting, learner.outcomes, stage + 1, learnt, cost, log))
@@ -82,7 +83,7 @@ def learn_sequence(
                 learner.save(folder, stage)
                 _keep(folder, records[-1])
     finally:
-        learner.close()
+        learner.take_off()
     return records
 
 
