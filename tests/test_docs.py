@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 import neuroscope
+from neuroscope.experiments.table import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,3 +55,8 @@ def test_tutorial_runs(path, monkeypatch):
         if "application/vnd.plotly.v1+json" in o.get("data", {})
     ]
     assert len(figures) >= 6
+
+
+def test_readme_lists_every_experiment_as_the_table_has_it():
+    listed = dict(re.findall(r"^\| ([TFZ][\w-]+) \| (.+?) \| `", README, re.MULTILINE))
+    assert listed == {row.id: row.title for row in EXPERIMENTS.values()}
