@@ -10,6 +10,7 @@ walked back from every linear layer.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,9 +57,12 @@ def discover(root: nn.Module, inputs: dict[str, Tensor]) -> list[Reader]:
     outermost: dict[Any, tuple[str, nn.Module, int]] = {}  # LoRA and other wrappers come before what they wrap
     linears: dict[Any, list[tuple[nn.Module, nn.Parameter]]] = {}
     producers: dict[int, tuple[str, nn.Module]] = {}
+    here = threading.get_ident()
 
     def note(path: str) -> Callable[[nn.Module, tuple], None]:
         def hook(module: nn.Module, args: tuple) -> None:
+            if threading.get_ident() != here:  # a forward pass of another thread
+                return
             if args and torch.is_tensor(args[0]) and args[0].grad_fn is not None:
                 if hasattr(module, "weight"):
                     outermost.setdefault(args[0].grad_fn, (path, module, args[0].shape[-1]))

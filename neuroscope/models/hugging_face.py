@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from neuroscope.errors import ModelError
 from neuroscope.models.discovery import Reader, discover
 from neuroscope.models.experts import expert_sites, untapped
-from neuroscope.models.model import Backend, Model, Style, check_finite, quiet
+from neuroscope.models.model import Backend, Model, Problems, Style, Units, check_finite, quiet
 from neuroscope.models.sites import Rows, Site, Unit
 
 PROBE = 4  # tokens of the input that discovery runs on
@@ -36,11 +37,9 @@ def open_hugging_face(
     """
     base: Any = root.get_base_model() if hasattr(root, "get_base_model") else root
     style = style_of(base)
-    with torch.inference_mode(False), quiet(root):  # discovery needs the autograd graph
-        inputs = probe(base, style)
-        check_finite(root, inputs)
-        readers = discover(root, inputs)
-    units, problems = sites_by_unit(root, base, readers)
+    with torch.inference_mode(False), quiet(root):
+        check_finite(root, probe(base, style))
+    units, problems = find_sites(root)
     return Model(
         name=getattr(base.config, "_name_or_path", "") or type(base).__name__,
         backend=backend,
@@ -50,7 +49,16 @@ def open_hugging_face(
         original=root if original is None else original,
         units=units,
         problems=problems,
+        find=partial(find_sites, root),
     )
+
+
+def find_sites(root: Any) -> tuple[Units, Problems]:
+    """The sites of every unit by address, and the error of each unit out of reach, by one tiny forward pass."""
+    base: Any = root.get_base_model() if hasattr(root, "get_base_model") else root
+    with torch.inference_mode(False), quiet(root):  # discovery needs the autograd graph
+        readers = discover(root, probe(base, style_of(base)))
+    return sites_by_unit(root, base, readers)
 
 
 def sites_by_unit(

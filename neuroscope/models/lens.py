@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from neuroscope.errors import ModelError
 from neuroscope.models.experts import expert_sites, untapped
 from neuroscope.models.hugging_face import find_tokenizer, in_order, probe, style_of
-from neuroscope.models.model import Model, check_finite, quiet
+from neuroscope.models.model import Model, Problems, Units, check_finite, quiet
 from neuroscope.models.sites import Site, Unit, edit
 
 # unit -> what an address looks like; where there is a second name, it must be the same HookPoint under that
@@ -28,19 +30,9 @@ def open_bridge(bridge: Any, tokenizer: Any = None) -> Model:
     """Find the HookPoints that carry neurons, and check that they fire (in compatibility mode too)."""
     root = bridge.original_model
     style = style_of(root)
-    inputs = probe(root, style)
-    candidates = {unit: _candidates(bridge, unit) for unit in HOOKS}
-    every = [s for sites in candidates.values() for site in sites for s in (site, site.gate) if s is not None]
-    widths: dict[str, int] = {}
-
-    def measure(site: Site, h: Tensor, tokens: Tensor | None) -> None:
-        widths[site.address] = h.shape[-1]
-
-    with quiet(root), edit(every, measure):
-        check_finite(root, inputs)
-    units = {unit: _fired(sites, widths, root.config) for unit, sites in candidates.items()}
-    taps = expert_sites(root)
-    units["hidden"] = in_order([*units["hidden"].values(), *taps])
+    with quiet(root):
+        check_finite(root, probe(root, style))
+    units, problems = find_hook_points(bridge)
     return Model(
         name=getattr(root.config, "_name_or_path", "") or bridge.cfg.model_name,
         backend="transformer_bridge",
@@ -49,9 +41,27 @@ def open_bridge(bridge: Any, tokenizer: Any = None) -> Model:
         tokenizer=next((t for t in (tokenizer, find_tokenizer(root), bridge.tokenizer) if t is not None), None),
         original=bridge,
         units=units,
-        problems=_problems(units, root),
+        problems=problems,
         has_parameters=False,
+        find=partial(find_hook_points, bridge),
     )
+
+
+def find_hook_points(bridge: Any) -> tuple[Units, Problems]:
+    """The sites of every unit by address, and the error of each unit out of reach, by one tiny forward pass."""
+    root = bridge.original_model
+    candidates = {unit: _candidates(bridge, unit) for unit in HOOKS}
+    every = [s for sites in candidates.values() for site in sites for s in (site, site.gate) if s is not None]
+    widths: dict[str, int] = {}
+
+    def measure(site: Site, h: Tensor, tokens: Tensor | None) -> None:
+        widths[site.address] = h.shape[-1]
+
+    with torch.no_grad(), quiet(root), edit(every, measure):
+        root(**probe(root, style_of(root)))
+    units = {unit: _fired(sites, widths, root.config) for unit, sites in candidates.items()}
+    units["hidden"] = in_order([*units["hidden"].values(), *expert_sites(root)])
+    return units, _problems(units, root)
 
 
 def _candidates(bridge: Any, unit: Unit) -> list[Site]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -15,11 +17,14 @@ from torch import Tensor, nn
 from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError, NumericalError, choose
 from neuroscope.models.fingerprints import fingerprint, forget, read_once
-from neuroscope.models.sites import Site, Unit
+from neuroscope.models.sites import Site, Unit, unedited
+from neuroscope.models.structure import parts, same
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
 Style = Literal["causal", "seq2seq", "masked"]
 Backend = Literal["hugging_face", "transformer_bridge", "nnsight", "checkpoint"]
+Units = Mapping[Unit, Mapping[str, Site]]
+Problems = Mapping[Unit, ModelError]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,6 +41,8 @@ class Model:
         original: the object that the user opened.
         units: the sites of each unit by address, in forward order.
         problems: the error of each unit that cannot be reached.
+        find: finds `units` and `problems` again; None for a model without weights.
+        parts: the modules and parameters that they were found in.
     """
 
     name: str
@@ -44,9 +51,32 @@ class Model:
     root: Any
     tokenizer: Any
     original: Any
-    units: Mapping[Unit, Mapping[str, Site]]
-    problems: Mapping[Unit, ModelError] = field(default_factory=dict)
+    units: Units
+    problems: Problems = field(default_factory=dict)
     has_parameters: bool = True
+    find: Callable[[], tuple[Units, Problems]] | None = None
+    parts: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            object.__setattr__(self, "parts", parts(self.root))
+
+    def renewed(self) -> Model:
+        """The model itself, its sites found again if the network was changed (a layer replaced, LoRA added or merged).
+
+        Raises:
+            ModelError: a part that was compiled, or a change after which no neurons can be found.
+        """
+        now = parts(self.root)
+        if same(now, self.parts):
+            return self
+        if self.find is not None and not has_shards(self.root):  # the modules of a sharded model are still its own
+            with unedited():
+                units, problems = self.find()
+            object.__setattr__(self, "units", units)
+            object.__setattr__(self, "problems", problems)
+        object.__setattr__(self, "parts", now)
+        return self
 
     def sites(self, unit: str = "hidden") -> Mapping[str, Site]:
         """Sites by address, in forward order.
@@ -55,6 +85,7 @@ class Model:
             ModelError: the model's neurons of this unit cannot be reached; the text says what to do.
         """
         known: Unit = choose(unit, UNITS, "unit")
+        self.renewed()
         if known in self.problems:
             raise self.problems[known]
         return self.units[known]
@@ -177,20 +208,51 @@ class Model:
 
 @contextlib.contextmanager
 def quiet(root: nn.Module) -> Iterator[None]:
-    """Evaluation mode and frozen parameters in the scope; every mode and `requires_grad` is restored on exit."""
-    modes = [(m, m.training) for m in root.modules()]
-    trained = [p for p in root.parameters() if p.requires_grad]
+    """Evaluation mode and frozen parameters in the scope; every mode and `requires_grad` is restored on exit.
+
+    Of scopes that overlap, as those of two threads do, the last one restores what the first one found.
+    """
+    modules = {mode: [m for m in root.modules() if m.training is mode] for mode in (True, False)}
+    mine = _Found(modules[True], modules[False], [p for p in root.parameters() if p.requires_grad])
+    with _lock:
+        scopes = _quiet.setdefault(root, [])
+        scopes.append(mine)
     try:
-        for module, _ in modes:
-            module.training = False
-        for parameter in trained:
-            parameter.requires_grad_(False)
+        mine.set(False)
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        with _lock:
+            i = next(i for i, scope in enumerate(scopes) if scope is mine)
+            del scopes[i]
+            if i < len(scopes):
+                scopes[i].take(mine)
+            else:
+                mine.set(True)
+
+
+@dataclass(eq=False)
+class _Found:
+    """What a quiet scope found: modules in training mode, modules in evaluation mode, and parameters to be trained."""
+
+    training: list[nn.Module]
+    evaluating: list[nn.Module]
+    parameters: list[nn.Parameter]
+
+    def set(self, on: bool) -> None:
+        for module in self.evaluating:
+            module.training = False
+        for module in self.training:
+            module.training = on
+        for parameter in self.parameters:
+            parameter.requires_grad_(on)
+
+    def take(self, other: _Found) -> None:
+        self.training += other.training
+        self.parameters += other.parameters
+
+
+_quiet: WeakKeyDictionary[nn.Module, list[_Found]] = WeakKeyDictionary()
+_lock = threading.Lock()
 
 
 def require_parameters(model: Model, asked: str) -> None:

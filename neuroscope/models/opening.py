@@ -17,6 +17,7 @@ from neuroscope.models.lens import open_bridge
 from neuroscope.models.model import Model
 from neuroscope.models.nnsight import open_nnsight
 from neuroscope.models.sites import unedited
+from neuroscope.models.structure import parts
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -67,7 +68,7 @@ def load(
             found = "a model that is loaded already"
             raise ArgumentError(f"load(model, {asked[0]}=...)", found, "change the model itself")
         if isinstance(model, Model) and tokenizer is not None:
-            return replace(model, tokenizer=tokenizer)
+            return replace(model.renewed(), tokenizer=tokenizer)
         return resolve(model, tokenizer)
     loaded, saved_with_it = _from_pretrained(str(bundled(str(model)) or model), revision, dtype, device_map)
     if device is not None:
@@ -116,30 +117,20 @@ def _move(model: nn.Module, device: str | torch.device) -> None:
 
 
 def resolve(model: Any, tokenizer: Any = None) -> Model:
-    """Open anything that can be opened. A `Model` is returned as it is, at no cost."""
+    """Open anything that can be opened. A `Model` is looked through for changes, and returned itself."""
     if isinstance(model, Model):
-        return model
+        return model.renewed()
     if isinstance(model, (str, Path)):
         return load(str(model))
     with unedited():  # interventions that are live do not change what is found
         return _open(model, tokenizer)
 
 
-def _is_compiled(model: Any) -> bool:
-    """Whether the model or a part of it is under torch.compile, as a wrapper or in place."""
-    root = model if isinstance(model, nn.Module) else getattr(model, "_module", None)
-    parts = root.modules() if isinstance(root, nn.Module) else ()
-    return any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in parts)
-
-
 def _open(model: Any, tokenizer: Any) -> Model:
     made_by = {base.__module__.split(".")[0] for base in type(model).__mro__}
-    if _is_compiled(model):
-        raise ModelError(
-            f"open a {type(model).__name__}",
-            "a model under torch.compile, which ignores hooks that are added later",
-            "pass the model itself (compiled._orig_mod), and compile it afterwards if you must",
-        )
+    root = model if isinstance(model, nn.Module) else getattr(model, "_module", None)
+    if isinstance(root, nn.Module):
+        parts(root)  # refuses what is compiled
     if "transformer_lens" in made_by:
         return open_bridge(model, tokenizer)
     if "nnsight" in made_by:

@@ -7,16 +7,21 @@ input of attention's output projection (heads).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from neuroscope.errors import ModelError
+from neuroscope.models.recomputation import RUNNING, Again, checkpoints
 
 Unit = Literal["hidden", "output", "head"]
 Side = Literal["input", "output"]
@@ -111,7 +116,7 @@ def unedited() -> Iterator[None]:
         LEVEL.reset(token)
 
 
-class edit(contextlib.AbstractContextManager[None]):
+class edit(contextlib.AbstractContextManager["edit"]):
     """Run `function` on every site's vector in each forward pass within the scope. Everything else is built on this.
 
     Args:
@@ -120,44 +125,107 @@ class edit(contextlib.AbstractContextManager[None]):
             models that flatten tokens, then with `tokens` the flat indices of the rows (None: all, in order). It
             returns the new vector, or None to leave `h` as it is.
 
-    The hooks are gone on exit, also after an error. A scope can be entered again, and within itself.
+    The hooks are gone on exit, also after an error, and are not in a copy of the model that is made within the scope.
+    A scope can be entered again, and within itself. It is of the thread (or asyncio task) that entered it: a forward
+    pass of another one meanwhile is an error, because it cannot be told which of the two was meant. What gradient
+    checkpointing runs again in the backward pass is edited as it was in the forward pass, also after the scope.
     """
 
     def __init__(self, sites: Iterable[Site], function: Edit) -> None:
         self._sites, self._function = tuple(sites), function
-        self._entered: list[list[Any]] = []
+        self._entries: list[_Entry] = []
 
-    def __enter__(self) -> None:
-        handles: list[Any] = []
-        self._entered.append(handles)
-        try:
-            for site in self._sites:
-                handles.append(_hook(site, self._function))
-        except BaseException:
-            self.__exit__()
-            raise
+    def __enter__(self) -> Self:
+        self._enter()
+        return self
 
     def __exit__(self, *error: Any) -> None:
-        for handle in self._entered.pop():
+        self._entries.pop().leave()
+
+    def _enter(self, by_hand: bool = False) -> None:
+        self._entries.append(_Entry(self._sites, self._function, by_hand))
+
+
+_numbers = itertools.count()
+_entered: ContextVar[frozenset[_Entry]] = ContextVar("entered", default=frozenset())
+
+
+class _Entry:
+    """One entry into a scope: its hooks, and where they act."""
+
+    def __init__(self, sites: Iterable[Site], function: Edit, by_hand: bool) -> None:
+        self.function, self.level, self.number = function, LEVEL.get(), next(_numbers)
+        # a notebook may run each cell in a context of its own: what is switched by hand is of the thread
+        self.thread = threading.get_ident() if by_hand else None
+        self.handles: list[Any] = []
+        try:
+            for site in sites:
+                self.handles.append(_Hook(site, self).register())
+        except BaseException:
+            self.leave()
+            raise
+        _entered.set(_entered.get() | {self})
+
+    def leave(self) -> None:
+        """Take the hooks off."""
+        for handle in self.handles:
             handle.remove()
+        _entered.set(_entered.get() - {self})
+
+    def is_of_here(self) -> bool:
+        """Whether the thread or task that runs now is the one that entered."""
+        return self in _entered.get() or self.thread == threading.get_ident()
 
 
-def _hook(site: Site, live: Edit) -> Any:
-    """Put one hook on the site's module; the handle removes it."""
-    level = LEVEL.get()
+class _Hook:
+    """What stands on a site's module while a scope is entered; `again` in what a checkpoint runs again."""
 
-    def function(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor | None:
-        return live(site, h, tokens) if LEVEL.get() == level else None
+    def __init__(self, site: Site, entry: _Entry, again: Again | None = None) -> None:
+        self.site, self.entry, self.again = site, entry, again
+        self.number = entry.number
 
-    def on_input(module: nn.Module, args: tuple) -> tuple | None:
-        new = function(site, args[0], args[1] if site.expert is not None else None)
-        return None if new is None else (new, *args[1:])
+    def register(self, again: Again | None = None) -> Any:
+        """Put it on the module; the handle removes it."""
+        hook = self if again is None else _Hook(self.site, self.entry, again)
+        module = self.site.module
+        return (module.register_forward_pre_hook if self.site.side == "input" else module.register_forward_hook)(hook)
 
-    def on_output(module: nn.Module, args: tuple, output: Any) -> Any:
-        h = output[0] if isinstance(output, tuple) else output
-        new = function(site, h, None)
+    def __call__(self, module: nn.Module, args: tuple, output: Any = None) -> Any:
+        if not self._acts():
+            return None
+        site, function = self.site, self.entry.function
+        if site.side == "input":
+            new = function(site, args[0], args[1] if site.expert is not None else None)
+            return None if new is None else (new, *args[1:])
+        new = function(site, output[0] if isinstance(output, tuple) else output, None)
         return None if new is None else (new, *output[1:]) if isinstance(output, tuple) else new
 
-    if site.side == "input":
-        return site.module.register_forward_pre_hook(on_input)
-    return site.module.register_forward_hook(on_output)
+    def _acts(self) -> bool:
+        if self.again is None and LEVEL.get() != self.entry.level:
+            return False
+        around, is_again = checkpoints()
+        if is_again or self.again is not None:
+            if self.again is None or RUNNING.get() is not self.again:
+                return False
+        elif not self.entry.is_of_here():
+            do = "give each thread a copy of the model (copy.deepcopy); one that is to run within the scope is started "
+            do += "in it, with target=contextvars.copy_context().run"
+            found = "an intervention or a reading of neurons that another thread or task is in the middle of"
+            raise ModelError(f"run the model through {self.site.address}", found, do)
+        for checkpoint in around:
+            checkpoint.leave(self)
+        return True
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return _nothing
+
+    def __reduce__(self) -> Any:  # a pickled model, as torch.save writes one, is not edited either
+        return _hook_of_a_copy, ()
+
+
+def _nothing(*args: Any) -> None:
+    """The hook of a copy of the model."""
+
+
+def _hook_of_a_copy() -> Any:
+    return _nothing

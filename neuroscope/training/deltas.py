@@ -17,8 +17,8 @@ from neuroscope.errors import MaskError, ModelError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, require_parameters
 from neuroscope.models.sites import LEVEL, Rows, Site
+from neuroscope.models.structure import SLOT
 
-SLOT = "neuron_deltas"  # what a linear layer calls the deltas of its adapters
 Side = Literal["rows", "columns"]
 
 
