@@ -58,19 +58,19 @@ def ablate(
     places = MaskSites.find(model, mask, asked)
     if not isinstance(value, str):
         constant = finite(value, "ablate(value)", "give 'zero', 'mean', 'resample' or a number")
-        return places.changed(lambda site, h, coordinates: h.index_fill(-1, coordinates, constant))
+        return places.changed(lambda site, h, coordinates: h.index_fill(-1, coordinates, constant), asked)
     if choose(value, ("zero", "mean", "resample"), "value") == "zero":
-        return _silenced(places)
+        return _silenced(places, asked)
     becomes = _replacement(places, mask, value, data, examples, seed, asked)
 
     def fill(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
         replacement = becomes[site.address].to(h)
         return h.index_copy(-1, coordinates, replacement[coordinates].expand(*h.shape[:-1], -1).contiguous())
 
-    return places.changed(fill)
+    return places.changed(fill, asked)
 
 
-def _silenced(places: MaskSites) -> Scope:
+def _silenced(places: MaskSites, asked: str) -> Scope:
     """Zero by multiplication: a third of the cost of filling, which copies the vector and then writes into the copy."""
     model = places.model
     dtype = next(model.root.parameters()).dtype
@@ -86,7 +86,7 @@ def _silenced(places: MaskSites) -> Scope:
             keep = keeps[site.address] = keep.to(h)
         return h * keep
 
-    return places.changed(silence)
+    return places.changed(silence, asked)
 
 
 def _replacement(
@@ -118,7 +118,8 @@ def scale(model: Any, mask: NeuronMask, factor: float) -> Scope:
     def times(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
         return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) * factor)
 
-    return MaskSites.find(model, mask, f"scale by {factor}").changed(times)
+    asked = f"scale by {factor}"
+    return MaskSites.find(model, mask, asked).changed(times, asked)
 
 
 @public
@@ -136,7 +137,7 @@ def add(model: Any, mask: NeuronMask, amount: float | Mapping[str, Tensor]) -> S
     places = MaskSites.find(model, mask, asked)
     if not isinstance(amount, Mapping):
         number = finite(amount, "add(amount)", "give a number, or a tensor by address")
-        return places.changed(lambda s, h, c: h.index_copy(-1, c, h.index_select(-1, c) + number))
+        return places.changed(lambda s, h, c: h.index_copy(-1, c, h.index_select(-1, c) + number), f"add {number}")
     for address, site in places.sites.items():
         width = site.width * site.group
         shape = tuple(amount[address].shape) if address in amount else "nothing"
@@ -148,4 +149,4 @@ def add(model: Any, mask: NeuronMask, amount: float | Mapping[str, Tensor]) -> S
         terms = amount[site.address].to(h)[coordinates]
         return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) + terms)
 
-    return places.changed(plus)
+    return places.changed(plus, "add")

@@ -2,21 +2,116 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.masks import NeuronMask, check_mask
 from neuroscope.models import Model, resolve
 from neuroscope.models.sites import Edit, Site, edit
+from neuroscope.models.structure import parts
+from neuroscope.tasks import Task
 
-Scope = contextlib.AbstractContextManager[None]
 Change = Callable[[Site, Tensor, Int[Tensor, " chosen"]], "Tensor | None"]
+
+
+class Scope(edit):
+    """An intervention on a model, and whether it is on: within `with`, or between `.on()` and `.off()`.
+
+    It does nothing before. `with ablate(...) as scope` gives the scope itself. In a notebook, where it is to last over
+    several cells, `scope = ablate(...).on()` switches it on by hand and `scope.off()` off again, once each.
+
+    Args:
+        model: the opened model.
+        sites: what is changed.
+        function: as of `edit`.
+        what: what it does, for its repr.
+    """
+
+    def __init__(self, model: Model, sites: Sequence[Site], function: Edit, what: str) -> None:
+        super().__init__(sites, function)
+        self._model, self._what = model, what
+        self._was_entered = self._is_by_hand = False
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if not any(error):
+            self._check_same()
+
+    def on(self) -> Self:
+        """Switch it on until `off`, in this thread.
+
+        Raises:
+            ModelError: it is on.
+        """
+        if self._entries:
+            raise ModelError(f"switch on: {self._what}", "it is on", "switch it off first: scope.off()")
+        self._begin(by_hand=True)
+        self._is_by_hand = True
+        return self
+
+    def off(self) -> None:
+        """Switch it off after `on`.
+
+        Raises:
+            ModelError: it is not on by hand.
+        """
+        if not self._is_by_hand:
+            found = "on, by `with`, whose end switches it off" if self._entries else "it is off"
+            raise ModelError(f"switch off: {self._what}", found, "switch it on first: scope = ablate(...).on()")
+        self._is_by_hand = False
+        self.__exit__()
+
+    def _begin(self, by_hand: bool = False) -> None:
+        if self._sites:
+            now = self._model.sites(self._sites[0].unit)
+            gone = next((s for s in self._sites if s.address not in now or now[s.address].width != s.width), None)
+            if gone is not None:
+                found = f"a network that was changed since, without {gone.address} as it was"
+                raise ModelError(f"enter: {self._what}", found, "make mask and intervention for the model as it is now")
+            self._sites = tuple(now[s.address] for s in self._sites)
+        self._enter(by_hand)
+        self._was_entered = True
+
+    def _check_same(self) -> None:
+        """Refuse what was measured while the network was exchanged under the hooks."""
+        inside = {id(part) for part in parts(self._model.root)}
+        gone = next((s for s in self._sites if id(s.module) not in inside), None)
+        if gone is not None:
+            found = f"the network was changed inside the scope: {gone.address} is a layer that is no longer in it"
+            raise ModelError(self._what, found, "change the model before the intervention is entered")
+
+    def __repr__(self) -> str:
+        state = "on" if self._entries else "off; it acts within `with ...:`, or from .on() to .off()"
+        return f"<{self._what}: {state}>"
+
+    def __del__(self) -> None:
+        if sys.is_finalizing() or not hasattr(self, "_was_entered"):
+            return
+        if not self._was_entered:
+            warnings.warn(f"dropped without being entered, so nothing happened: {self._what}; use `with`", stacklevel=2)
+        elif self._is_by_hand:
+            self.__exit__(GeneratorExit)
+            warnings.warn(f"switched off, as nothing holds it: {self._what}; keep what .on() returns", stacklevel=2)
+
+
+def refuse_a_name(model: Any, asked: str) -> None:
+    """Refuse a model's name where the model's state is set: each call that is given a name opens a copy of its own."""
+    if isinstance(model, str | Path):
+        found = f"the name {str(model)!r}, for which every call opens a copy of its own, so that this one would be lost"
+        raise ArgumentError(asked, found, f"open it once: model = ns.load({str(model)!r}), and give the model to both")
 
 
 @dataclass(frozen=True)
@@ -38,18 +133,27 @@ class MaskSites:
         """Open the model, and look the mask's neurons up in it.
 
         Raises:
-            ArgumentError: no mask.
+            ArgumentError: no mask, or a model's name.
             MaskError: the mask is of a model of another shape.
         """
-        opened = resolve(model)
+        refuse_a_name(model, asked)
+        if isinstance(model, NeuronMask | Task):
+            raise ArgumentError(asked, f"a {type(model).__name__} in place of a model", "give the model first")
         check_mask(mask, asked)
+        opened = resolve(model)
         every = opened.sites(mask.unit)
         mask.fits(every, asked)
         sites = {a: s for a, s in every.items() if len(mask[a])}
         return cls(opened, sites, {a: s.coordinates(mask[a]) for a, s in sites.items()})
 
-    def changed(self, change: Change) -> Scope:
-        """A scope in which `change(site, h, coordinates)` gives the new vector of every site, or None to leave it."""
+    def changed(self, change: Change, what: str, kind: Callable[..., Scope] = Scope) -> Scope:
+        """A scope in which `change(site, h, coordinates)` gives the new vector of every site, or None to leave it.
+
+        Args:
+            change: gives the new vector.
+            what: what is done to the neurons, such as "ablate(value='zero')".
+            kind: the class of the scope.
+        """
         coordinates = dict(self.coordinates)
 
         def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor | None:
@@ -58,7 +162,9 @@ class MaskSites:
                 chosen = coordinates[site.address] = chosen.to(h.device)
             return change(site, h, chosen)
 
-        return edit(self.sites.values(), on_site)
+        n, where = sum(len(c) // self.sites[a].group for a, c in coordinates.items()), len(self.sites)
+        text = f"{what} of {n:,} neurons at {where} sites of {self.model.name}"
+        return kind(self.model, tuple(self.sites.values()), on_site, text)
 
     def observe(self, inputs: dict[str, Tensor], look: Edit, keep: Tensor | None = None) -> None:
         """One forward pass without gradients, in which `look(site, h, tokens)` is shown every site's vector."""

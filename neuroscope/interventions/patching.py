@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from neuroscope.errors import ArgumentError, MaskError, ModelError
 from neuroscope.interventions.mask_sites import MaskSites, Scope
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
-from neuroscope.models.sites import Site
+from neuroscope.models.sites import NotCopied, Site
 from neuroscope.tasks.prompts import Batch
 from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
@@ -36,7 +37,7 @@ def patch(
             is given to every example; otherwise batch and length must be those of the run that is patched.
         positions: token positions to patch (None: all); negative ones count from the end.
 
-    While generating, the pass over the prompt is patched, and the single-token steps after it are left alone.
+    While generating, the pass over the prompt is patched; the steps that go on from its cache are left alone.
 
     Raises:
         ArgumentError: source and run differ in shape, a position is outside, or prompts of different lengths.
@@ -47,13 +48,13 @@ def patch(
         found = "neurons of experts, which exist at some tokens only"
         raise ModelError("patch", found, "patch unit='output' or 'head'")
     cached = _cached(places, source)
-    length = [0]  # of the run that is patched, for models that flatten tokens
+    seen = _Seen()
 
     def replace(site: Site, h: Tensor, coordinates: Tensor) -> Tensor | None:
+        if seen.goes_on:
+            return None
         source_h = cached[site.address].to(h)
-        run = h if h.ndim == 3 else h.unflatten(0, (-1, length[0]))
-        if run.shape[1] == 1 < source_h.shape[1]:
-            return None  # a generation step
+        run = h if h.ndim == 3 else h.unflatten(0, (-1, seen.length))
         if run.shape[1] != source_h.shape[1] or source_h.shape[0] not in (1, run.shape[0]):
             found = f"source {tuple(source_h.shape[:2])}, run {tuple(run.shape[:2])} [batch, pos]"
             do = "give one prompt, or as many as the run has, all of the same number of tokens"
@@ -65,22 +66,63 @@ def patch(
         new[rows, at[None, :, None], coordinates] = values.expand(len(run), -1, -1)
         return new.reshape(h.shape)
 
-    return _noting_length(places.model, length, places.changed(replace))
+    return places.changed(replace, "patch", partial(_Patch, seen))
 
 
-@contextlib.contextmanager
-def _noting_length(model: Model, length: list[int], scope: Scope) -> Iterator[None]:
-    """`scope`, in which `length[0]` is the number of tokens that the model is being shown."""
+@dataclass
+class _Seen:
+    """What the run that is patched looks like: its number of tokens, and whether it goes on from a cache."""
 
-    def note(module: Any, args: Any, embedded: Tensor) -> None:
-        length[0] = embedded.shape[-2]
+    length: int = 0
+    goes_on: bool = False
 
-    handle = model.base.get_input_embeddings().register_forward_hook(note)
-    try:
-        with scope:
-            yield
-    finally:
-        handle.remove()
+    def embedded(self, module: Any, args: Any, output: Tensor) -> None:
+        """After the embedding."""
+        self.length = output.shape[-2]
+
+    def begins(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Before the model."""
+        cache = kwargs.get("past_key_values")
+        self.goes_on = cache is not None and cache.get_seq_length() > 0
+
+    def ends(self, *passed: Any) -> None:
+        """After the model, also after an error."""
+        self.goes_on = False
+
+
+class _Look(NotCopied):
+    """A hook that only looks."""
+
+    def __init__(self, at: Callable[..., None]) -> None:
+        self.at = at
+
+    def __call__(self, *passed: Any) -> None:
+        self.at(*passed)
+
+
+class _Patch(Scope):
+    """A scope that also looks at what the model is given."""
+
+    def __init__(self, seen: _Seen, *args: Any) -> None:
+        super().__init__(*args)
+        self._seen = seen
+        self._looking: list[list[Any]] = []
+
+    def _begin(self, by_hand: bool = False) -> None:
+        super()._begin(by_hand)
+        model, seen = self._model, self._seen
+        handles = [model.base.get_input_embeddings().register_forward_hook(_Look(seen.embedded))]
+        for module in {
+            id(m): m for m in (model.root, model.base)
+        }.values():  # PEFT runs the one, generates by the other
+            handles.append(module.register_forward_pre_hook(_Look(seen.begins), with_kwargs=True))
+            handles.append(module.register_forward_hook(_Look(seen.ends), always_call=True))
+        self._looking.append(handles)
+
+    def __exit__(self, *error: Any) -> None:
+        for handle in self._looking.pop():
+            handle.remove()
+        super().__exit__(*error)
 
 
 def _positions(positions: Sequence[int] | None, length: int, device: torch.device) -> Tensor:

@@ -177,7 +177,25 @@ class _Entry:
         return self in _entered.get() or self.thread == threading.get_ident()
 
 
-class _Hook:
+class NotCopied:
+    """A hook that is not in a copy of the model, nor in a pickled one, as torch.save writes it."""
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return _nothing
+
+    def __reduce__(self) -> Any:
+        return _hook_of_a_copy, ()
+
+
+def _nothing(*args: Any) -> None:
+    """The hook of a copy of the model."""
+
+
+def _hook_of_a_copy() -> Any:
+    return _nothing
+
+
+class _Hook(NotCopied):
     """What stands on a site's module while a scope is entered; `again` in what a checkpoint runs again."""
 
     def __init__(self, site: Site, entry: _Entry, again: Again | None = None) -> None:
@@ -215,17 +233,3 @@ class _Hook:
         for checkpoint in around:
             checkpoint.leave(self)
         return True
-
-    def __deepcopy__(self, memo: dict) -> Any:
-        return _nothing
-
-    def __reduce__(self) -> Any:  # a pickled model, as torch.save writes one, is not edited either
-        return _hook_of_a_copy, ()
-
-
-def _nothing(*args: Any) -> None:
-    """The hook of a copy of the model."""
-
-
-def _hook_of_a_copy() -> Any:
-    return _nothing
