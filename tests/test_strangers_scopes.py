@@ -106,9 +106,9 @@ def test_a_layer_replaced_after_the_scope_was_made_or_within_it(llama):
     with scope:
         inside = logits(llama)
     assert torch.equal(inside, ablated(ns.load(llama), mask))
-    with pytest.raises(ns.NeuroscopeError, match=r"changed inside the scope: blocks\.0\.mlp\.hook_post"):
-        with ns.ablate(model, mask):
-            mlp.down_proj = copy.deepcopy(mlp.down_proj)
+    inside = r"changed inside the scope: blocks\.0\.mlp\.hook_post"
+    with pytest.raises(ns.NeuroscopeError, match=inside), ns.ablate(model, mask):
+        mlp.down_proj = copy.deepcopy(mlp.down_proj)
     mlp.down_proj = torch.nn.Linear(24, 32, bias=False)
     mlp.gate_proj, mlp.up_proj = torch.nn.Linear(32, 24, bias=False), torch.nn.Linear(32, 24, bias=False)
     with pytest.raises(ns.NeuroscopeError, match="a network that was changed since"), scope:
@@ -143,7 +143,7 @@ def undo_mlp(h):
 
 
 @pytest.mark.parametrize(
-    "change, undo, advice",
+    ("change", "undo", "advice"),
     [
         (compiled_forward, undo_forward, "del module.forward"),
         (compiled_layer, undo_layer, "module._compiled_call_impl = None"),
@@ -348,22 +348,28 @@ def test_a_scope_says_what_it_would_do_and_whether_it_is_on(llama):
     assert torch.equal(logits(llama), clean)
 
 
+def del_(scope):
+    """Nothing holds the argument when this returns."""
+
+
 def test_a_scope_that_is_dropped_says_so(llama):
     model, clean = ns.load(llama), logits(llama)
     with pytest.warns(UserWarning, match="without being entered, so nothing happened: ablate"):
-        ns.ablate(model, masked(model))
-        gc.collect()
+        del_(ns.ablate(model, masked(model)))
     with pytest.warns(UserWarning, match="switched off, as nothing holds it: patch"):
-        ns.patch(model, masked(model), source=IDS).on()
-        gc.collect()
+        del_(ns.patch(model, masked(model), source=IDS).on())
     assert torch.equal(logits(llama), clean)
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in llama.modules())
 
 
 @pytest.mark.parametrize(
     "call",
-    [lambda m, k: ns.ablate(m, k), lambda m, k: ns.scale(m, k, 2.0), lambda m, k: ns.add(m, k, 1.0)]
-    + [lambda m, k: ns.patch(m, k, source="the food")],
+    [
+        ns.ablate,
+        lambda m, k: ns.scale(m, k, 2.0),
+        lambda m, k: ns.add(m, k, 1.0),
+        lambda m, k: ns.patch(m, k, source="the food"),
+    ],
 )
 def test_a_name_is_refused_where_state_is_set(llama, call):
     mask = masked(ns.load(llama))

@@ -65,14 +65,21 @@ class Model:
         """The model itself, its sites found again if the network was changed (a layer replaced, LoRA added or merged).
 
         Raises:
-            ModelError: a part that was compiled, or a change after which no neurons can be found.
+            ModelError: a part that was compiled.
         """
         now = parts(self.root)
         if same(now, self.parts):
             return self
         if self.find is not None and not has_shards(self.root):  # the modules of a sharded model are still its own
-            with unedited():
-                units, problems = self.find()
+            try:
+                with unedited():
+                    units, problems = self.find()
+            except Exception as error:  # a network that cannot be run raises whatever its layers raise
+                found = f"a network that was changed since, and cannot be run: {str(error)[:200]}"
+                broken = ModelError(
+                    f"find the neurons of {self.name}", found, "undo the change, or load the model anew"
+                )
+                units, problems = dict.fromkeys(UNITS, {}), dict.fromkeys(UNITS, broken)
             object.__setattr__(self, "units", units)
             object.__setattr__(self, "problems", problems)
         object.__setattr__(self, "parts", now)

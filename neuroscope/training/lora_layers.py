@@ -54,9 +54,6 @@ def refuse(model: Model, asked: str) -> None:
     """Refuse a model whose layers cannot be wrapped."""
     require_parameters(model, asked)
     refuse_shards(model, asked)
-    if any(getattr(m, "_compiled_call_impl", None) is not None for m in model.root.modules()):
-        found = "a model under torch.compile, which does not see layers that are wrapped later"
-        raise ModelError(asked, found, "compile it afterwards")
     tuners = [m for m in model.root.modules() if isinstance(m, BaseTunerLayer)]
     if model.base is not model.root or any(not _is_ours(layer) for layer in tuners):
         raise ModelError(asked, "a PEFT wrapper", "call merge_and_unload() on it, and open what that returns")
