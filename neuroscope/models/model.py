@@ -79,7 +79,7 @@ class Model:
                 broken = ModelError(
                     f"find the neurons of {self.name}", found, "undo the change, or load the model anew"
                 )
-                units, problems = dict.fromkeys(UNITS, {}), dict.fromkeys(UNITS, broken)
+                units, problems = {unit: {} for unit in UNITS}, dict.fromkeys(UNITS, broken)
             object.__setattr__(self, "units", units)
             object.__setattr__(self, "problems", problems)
         object.__setattr__(self, "parts", now)
