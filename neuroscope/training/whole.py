@@ -16,8 +16,9 @@ from neuroscope.checks import public
 from neuroscope.errors import FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, require_parameters, resolve
+from neuroscope.models.structure import SLOT
 from neuroscope.training.checkpoint import refuse_loras, save_checkpoint, training_only, write_tensors
-from neuroscope.training.deltas import SLOT, refuse_shards
+from neuroscope.training.deltas import refuse_shards
 
 
 class WholeModel:
