@@ -159,16 +159,20 @@ class Model:
             else getattr(self.tokenizer, "eos_token_id", None)
         )
         first_eos = eos[0] if isinstance(eos, list) else eos
-        pad = settings.pad_token_id if settings.pad_token_id is not None else first_eos
         config = GenerationConfig(
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
             eos_token_id=eos,
-            pad_token_id=pad,
+            pad_token_id=settings.pad_token_id if settings.pad_token_id is not None else first_eos,
             decoder_start_token_id=settings.decoder_start_token_id,
         )
-        out = self.root.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+        # the model's own settings would stand in for whatever these leave open, such as a penalty for repetition
+        self.base.generation_config = config
+        try:
+            out = self.root.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+        finally:
+            self.base.generation_config = settings
         return out[:, 1:] if self.style == "seq2seq" else out[:, input_ids.shape[1] :]
 
     def quiet(self) -> contextlib.AbstractContextManager[None]:
