@@ -14,6 +14,7 @@ from typing import Any
 from neuroscope.errors import FileError
 
 FORMAT = 1  # of every file that neuroscope writes
+LONGEST_NAME = 120  # characters of a user's text in the name of a file
 PACKAGES = ("neuroscope", "torch", "transformers", "transformer-lens", "nnsight", "peft")
 
 
@@ -25,18 +26,23 @@ def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any])
     Raises:
         FileError: the folder cannot be made or written to.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+    path = Path(os.path.realpath(path))  # what a link leads to is written, and the link stays
+    partial = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode  # what the user's new files have; safetensors gives its own less
         if callable(content):
             content(partial)
         elif isinstance(content, bytes):
             partial.write_bytes(content)
         else:
             partial.write_text(content, encoding="utf-8")
+        partial.chmod(mode)
         os.replace(partial, path)
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
         raise FileError(f"write {path}", str(error), "give a path that can be written to") from error
     finally:
         with contextlib.suppress(OSError):  # where there is no folder, there is no partial file
@@ -54,6 +60,22 @@ def read_json(path: str | os.PathLike, kind: str) -> Any:
         raise FileError(
             f"read {kind} from {path}", f"not JSON: {error}", "the file is truncated or of another kind; write it again"
         ) from None
+
+
+def encoded(name: str) -> str:
+    """A text of a user's as part of a file's name: lower-case letters, digits, `-` and `_`, all else by its bytes.
+
+    `urllib.parse.unquote` gives it back. Of a long one the beginning stays, and a digest tells it from others.
+
+    Example:
+        >>> encoded("nli-food"), encoded("../Evil name")
+        ('nli-food', '%2E%2E%2F%45vil%20name')
+    """
+    plain = "abcdefghijklmnopqrstuvwxyz0123456789-_"
+    text = "".join(
+        c if c in plain else "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogatepass")) for c in str(name)
+    )
+    return text if 0 < len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 20]}%{digest(name)}"
 
 
 def digest(*parts: Any) -> str:

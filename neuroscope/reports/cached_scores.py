@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from neuroscope import files
 from neuroscope.attribution import METHODS, attribute
 from neuroscope.checks import Progress
 from neuroscope.errors import NeuroscopeError, choose
@@ -37,14 +38,14 @@ def cached_scores(
     wanted |= {"method": method, "objective": objective}
     scores: dict[str, Scores] = {}
     for name, task in tasks.items():
-        known = _known(folder / f"{name}.safetensors", wanted | {"data_hash": task.data_hash})
+        known = _known(folder / f"{files.encoded(name)}.safetensors", wanted | {"data_hash": task.data_hash})
         if known is not None:
             scores[name] = known
     missing = {} if len(scores) == len(tasks) else {n: t for n, t in tasks.items() if together or n not in scores}
     for group in [missing] if together and missing else [{name: task} for name, task in missing.items()]:
         for name, fresh in attribute(model, group, batch_size=batch_size, progress=progress, **settings).items():
             scores[name] = replace(fresh, manifest={**fresh.manifest, **asked})
-            scores[name].save(folder / f"{name}.safetensors")
+            scores[name].save(folder / f"{files.encoded(name)}.safetensors")
     return {name: scores[name] for name in tasks}
 
 

@@ -75,7 +75,7 @@ def run(
         scores = cached_scores(model, named, folder / "scores", **how, **shared)
         masks = {name: s.top(k) for name, s in scores.items()}
         for name, mask in masks.items():
-            mask.save(folder / "masks" / f"{name}.safetensors")
+            mask.save(folder / "masks" / f"{files.encoded(name)}.safetensors")
         shared |= {"n": n, "n_random": n_random, "output": folder}
         results: dict[str, Result] = {
             "deactivation": deactivation(model, named, masks, **shared),

@@ -7,7 +7,6 @@ of all, the JSON file that says that it is finished.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,8 @@ Array = NDArray[Any]
 
 
 def file_name(number: int, task: str) -> str:
-    """Of a task's array: its number keeps names apart that differ only in characters that files cannot have."""
-    return f"{number:03d}-" + re.sub(r"[^\w.-]+", "_", task)[:60] + ".npy"
+    """Of a task's array."""
+    return f"{number:03d}-{files.encoded(task)}.npy"
 
 
 def save_array(path: Path, array: Array) -> None:
