@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.tokenizers import DefaultTokenizer
 
 from neuroscope.evaluation.ranking import rank_labels
-from neuroscope.tasks.metrics import METRICS, accuracy, exact_match, rouge_l
+from neuroscope.tasks.metrics import METRICS, Words, accuracy, exact_match, rouge_l
 
 texts = st.text(alphabet="ab cd\n", max_size=20)
 
@@ -50,3 +51,31 @@ def test_every_metric_is_a_share_and_full_at_identity(prediction, reference):
         assert metric(prediction, [reference]) <= metric(prediction, [reference, prediction])
         if prediction.strip():
             assert metric(prediction, [prediction]) == pytest.approx(1), name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "今天天气很好",
+        "मौसम आज अच्छा है",
+        "الطقس جميل اليوم",
+        "погода сегодня хорошая",
+        "วันนี้อากาศดี",
+        "今日はいい天気です",
+        "오늘 날씨가 좋다",
+    ],
+)
+def test_a_text_of_any_script_is_like_itself_and_unlike_nothing(text):
+    assert METRICS["rouge-l"](text, [text]) == 1
+    assert METRICS["rouge-l"](text, ["food"]) == METRICS["rouge-l"]("food", [text]) == 0
+    assert 0 < METRICS["rouge-l"](text[: len(text) // 2 + 1], [text]) < 1
+
+
+def test_words_in_two_scripts_are_all_counted():
+    assert METRICS["rouge-l"]("3 яблока", ["3 груши"]) == 0.5  # one of two words
+    assert Words().tokenize("ไทย é e\u0301 x2") == ["ไ", "ท", "ย", "é", "é", "x2"]
+
+
+@given(st.text(alphabet="abcXYZ 019.,;:!?'-_\n", max_size=60))
+def test_english_is_cut_as_rouge_score_cuts_it(text):
+    assert Words().tokenize(text) == DefaultTokenizer().tokenize(text)

@@ -17,6 +17,7 @@ from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval
 from neuroscope.tasks import Task
+from neuroscope.tasks.metrics import METRICS
 from neuroscope.tasks.task import check_task
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def evaluate(
         "n": len(outcomes),
         "split": split,
         "metric": task.metric,
+        "judged_by": str(METRICS[task.metric].__doc__).partition("\n")[0],
         "seed": seed,
         "versions": files.versions(),
     }
