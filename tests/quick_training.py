@@ -17,7 +17,7 @@ from neuroscope.models import resolve
 from neuroscope.tasks import tasks_of
 from neuroscope.training import NeuronAdapter, Recipe, every_ffn
 from neuroscope.training.continual_learning.learner import Setting
-from neuroscope.training.whole import WholeModel
+from neuroscope.training.whole_model import WholeModel
 
 SIZE = 0.3  # of a change, in weights
 TOO_FAST = 1e3  # a learning rate that diverges

@@ -30,8 +30,9 @@ from neuroscope.models import load, resolve
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.prompts import UNSCORED, encode
 from neuroscope.training import NeuronAdapter, NeuronTrainerMixin, WholeModel, finetune
+from neuroscope.training.checkpoints import last_checkpoint
 from neuroscope.training.finetuning import train
-from neuroscope.training.trainer import collate, last_checkpoint
+from neuroscope.training.trainer import collate
 
 NOUNS = ("food", "film", "soup", "story", "plot")
 MOOD = {"good": "yes", "great": "yes", "bad": "no", "awful": "no"}

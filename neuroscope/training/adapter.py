@@ -26,8 +26,9 @@ from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
-from neuroscope.training.checkpoint import refuse_loras, save_checkpoint, training_only, write_tensors
 from neuroscope.training.deltas import attach, bare, places_of, remove
+from neuroscope.training.saving import save_checkpoint, write_tensors
+from neuroscope.training.trainable import refuse_loras, training_only
 
 
 class NeuronAdapter:
@@ -74,7 +75,7 @@ class NeuronAdapter:
 
     @property
     def identity(self) -> str:
-        """Of its mask."""
+        """Identity of its mask."""
         return self.mask.identity
 
     @property
@@ -149,9 +150,8 @@ class NeuronAdapter:
         distributed.settle(self.model.root)
         tensors |= {f"deltas/{k}": distributed.gathered(p).to("cpu", dtype).clone() for k, p in self._named().items()}
         manifest = self.manifest | {"base": self.base, "scale": self.scale, "mask": dict(self.mask.manifest)}
-        about: dict[str, Any] = {"kind": "NeuronAdapter", "unit": self.mask.unit}
-        about |= {"widths": dict(self.mask.widths), "manifest": manifest}
-        return write_tensors(self.model.root, path, tensors, about)
+        unit, widths = self.mask.unit, self.mask.widths
+        return write_tensors(path, "NeuronAdapter", tensors, manifest, root=self.model.root, unit=unit, widths=widths)
 
     @classmethod
     def load(cls, model: Any, path: str | PathLike) -> Self:

@@ -12,12 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroscope.distributed import fill, gathered, has_shards, is_sharded
+from neuroscope.distributed import fill, gathered, is_sharded
 from neuroscope.errors import MaskError, ModelError
 from neuroscope.masks import NeuronMask
-from neuroscope.models import Model, require_parameters
+from neuroscope.models import Model
 from neuroscope.models.sites import LEVEL, Rows, Site
 from neuroscope.models.structure import SLOT
+from neuroscope.training.trainable import require_plain
 
 Side = Literal["rows", "columns"]
 
@@ -119,14 +120,7 @@ class Place:
 def places_of(model: Model, mask: NeuronMask) -> dict[tuple[str, Side], Place]:
     """The rows and columns of the mask's neurons, by the path of the linear layer and the side."""
     asked = f"train neurons of {model.name}"
-    require_parameters(model, asked)
-    refuse_shards(model, asked)
-    if any(getattr(m, "_compiled_call_impl", None) is not None for m in model.root.modules()):
-        raise ModelError(
-            asked, "a model under torch.compile, which ignores hooks that are added later", "compile it afterwards"
-        )
-    if model.base is not model.root:
-        raise ModelError(asked, "a PEFT wrapper", "call merge_and_unload() on it, and open what that returns")
+    require_plain(model, asked)
     if mask.unit not in ("hidden", "output"):
         raise MaskError(asked, f"a mask of {mask.unit} neurons", "give a mask of hidden or output units")
     sites = model.sites(mask.unit)
@@ -143,13 +137,6 @@ def places_of(model: Model, mask: NeuronMask) -> dict[tuple[str, Side], Place]:
             for rows in _rows(sites[address], asked):
                 _note(places, owners[id(rows.param)], address, rows, neurons, asked)
     return places
-
-
-def refuse_shards(model: Model, asked: str) -> None:
-    """Refuse a model that is sharded already, whose new parameters FSDP would not know about."""
-    if has_shards(model.root):
-        do = "load the model again, and let finetune (or fully_shard, after the adapter) shard it"
-        raise ModelError(asked, "a model whose parameters are sharded over processes", do)
 
 
 def _rows(site: Site, asked: str) -> list[Rows]:

@@ -7,75 +7,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
+from torch import Tensor
+from transformers import EarlyStoppingCallback, PrinterCallback
 
 from neuroscope import files
 from neuroscope.checks import Progress, public
 from neuroscope.distributed import gathered
-from neuroscope.errors import ArgumentError, FileError, NumericalError
+from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
+from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.tasks.prompts import Encoded, encode, pad_id
-from neuroscope.tasks.task import Task, tasks_of
 from neuroscope.tasks.tokens import tokenizer_of
 from neuroscope.training.adapter import NeuronAdapter
-from neuroscope.training.processes import check_shards, divide, shards_elsewhere
+from neuroscope.training.arguments import training_arguments
+from neuroscope.training.checkpoints import checkpoint_of
+from neuroscope.training.processes import check_shards, divide
 from neuroscope.training.recipe import LR, Recipe
-from neuroscope.training.trainer import (
-    NeuronTrainer,
-    Watch,
-    collate,
-    is_complete,
-    last_checkpoint,
-    refuse_other_run,
-    untouched,
-)
-from neuroscope.training.whole import WholeModel
-
-Tasks = Task | Sequence[Task] | Mapping[str, Task]
-LOGS, CHECKS = 50, 10  # per run: entries of the loss curve; checkpoints and judgements of the held-out examples
-
-
-class Trainable(Protocol):
-    """A handle on what is trained: a `NeuronAdapter`, a `WholeModel`, or LoRA."""
-
-    model: Model
-    base: str
-    manifest: dict[str, Any]
-
-    @property
-    def identity(self) -> str | None:
-        """What tells it from another handle of its kind on the same base."""
-
-    @property
-    def n_parameters(self) -> int:
-        """How many numbers are trained."""
-
-    def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters."""
-
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """A scope in which they alone require gradients."""
-
-    def save(self, path: str | PathLike) -> Path:
-        """Write them to a file."""
-
-    def restore(self, path: str | PathLike) -> None:
-        """Read them back."""
-
-    def detach(self) -> None:
-        """Leave the base as it was."""
+from neuroscope.training.trainable import Trainable
+from neuroscope.training.trainer import NeuronTrainer, Watch, collate, untouched
+from neuroscope.training.whole_model import WholeModel
 
 
 @public
@@ -166,40 +125,20 @@ def train(
     asked = f"finetune {model.name}"
     try:
         recipe, named = Recipe.of(recipe, lr=LR), tasks_of(tasks, asked)
-        if seed >= 2**32:
-            raise ArgumentError(f"{asked} with seed={seed}", "too large", "give a whole number from 0 to 2**32 - 1")
-        learnt, held_out = _split([item for task in named.values() for item in _encoded(model, task)], recipe.dev, seed)
+        encoded = [item for task in named.values() for item in _encoded(model, task)]
+        learnt, held_out = _split(encoded, recipe.dev, seed)
         run = {
             "base": adapter.base,
             "mask": adapter.identity,
             "tasks": [task.data_hash for task in named.values()],
             "settings": recipe.settings() | {"seed": seed},
         }
-        checkpoint = _checkpoint(resume_from_checkpoint, output, run)
-        with untouched(model.root), contextlib.ExitStack() as stack:
-            folder = output
-            if output is None and held_out:  # the best state is kept there meanwhile
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-            arguments = _arguments(recipe, seed, folder, len(learnt), bool(held_out), model)
-            divide(arguments, recipe, asked)
-            if isinstance(adapter, NeuronAdapter) and "ddp_find_unused_parameters" not in recipe.arguments:
-                arguments.ddp_find_unused_parameters = False  # every delta is used in every pass
-            callbacks: list[Any] = [EarlyStoppingCallback(recipe.patience)] if held_out else []
+        checkpoint = checkpoint_of(resume_from_checkpoint, output, run)
+        with untouched(model.root), tempfile.TemporaryDirectory() as meanwhile:
+            folder = output or (meanwhile if held_out else None)  # the best state is kept there
+            trainer = _trainer(adapter, recipe, seed, folder, learnt, held_out, run, penalty)
             if progress is not None:
-                callbacks.append(Watch(progress))
-            trainer = NeuronTrainer(
-                adapter=adapter,
-                run=run,
-                penalty=penalty,
-                model=model.root,
-                args=arguments,
-                train_dataset=learnt,
-                eval_dataset=held_out or None,
-                data_collator=partial(collate, pad=pad_id(tokenizer_of(model)), style=model.style),
-                callbacks=callbacks,
-            )
-            check_shards(trainer, recipe, asked)
-            trainer.remove_callback(PrinterCallback)  # the library never prints
+                trainer.add_callback(Watch(progress))
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             trainer.accelerator.wait_for_everyone()  # before a folder of one is taken away
             history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
@@ -217,6 +156,38 @@ def train(
         "history": history,
         "versions": files.versions(),
     }
+
+
+def _trainer(
+    adapter: Trainable,
+    recipe: Recipe,
+    seed: int,
+    folder: str | PathLike | None,
+    learnt: list[Encoded],
+    held_out: list[Encoded],
+    run: Mapping[str, Any],
+    penalty: Callable[[], Tensor] | None,
+) -> NeuronTrainer:
+    model = adapter.model
+    asked = f"finetune {model.name}"
+    arguments = training_arguments(recipe, seed, folder, len(learnt), bool(held_out), model)
+    divide(arguments, recipe, asked)
+    if isinstance(adapter, NeuronAdapter) and "ddp_find_unused_parameters" not in recipe.arguments:
+        arguments.ddp_find_unused_parameters = False  # every delta is used in every pass
+    trainer = NeuronTrainer(
+        adapter=adapter,
+        run=run,
+        penalty=penalty,
+        model=model.root,
+        args=arguments,
+        train_dataset=learnt,
+        eval_dataset=held_out or None,
+        data_collator=partial(collate, pad=pad_id(tokenizer_of(model)), style=model.style),
+        callbacks=[EarlyStoppingCallback(recipe.patience)] if held_out else [],
+    )
+    check_shards(trainer, recipe, asked)
+    trainer.remove_callback(PrinterCallback)  # the library never prints
+    return trainer
 
 
 def _encoded(model: Model, task: Task) -> list[Encoded]:
@@ -239,65 +210,3 @@ def every_ffn(model: Model) -> NeuronMask:
     """All hidden neurons of a model."""
     widths = {a: s.width for a, s in model.sites("hidden").items()}
     return NeuronMask({a: torch.arange(w) for a, w in widths.items()}, widths, "hidden", {"selection": "ffn"})
-
-
-def _checkpoint(wanted: bool | str | PathLike, output: str | PathLike | None, run: Mapping[str, Any]) -> Path | None:
-    if wanted is False:
-        if output is not None and last_checkpoint(output) is not None:
-            do = "give resume_from_checkpoint=True to go on with it, or another folder"
-            raise FileError(f"start a run in {output}", "checkpoints of an earlier run", do)
-        return None
-    if not isinstance(wanted, (bool, str, PathLike)):
-        raise ArgumentError(
-            f"resume_from_checkpoint={wanted!r}", f"a {type(wanted).__name__}", "give a folder, or True"
-        )
-    if wanted is True and output is None:
-        raise ArgumentError("resume_from_checkpoint=True", "output=None", "give the run's output folder")
-    path = last_checkpoint(output or "") if wanted is True else Path(wanted)
-    if path is None:
-        return None
-    if not is_complete(path):
-        raise FileError(f"resume from {path}", "no complete checkpoint", "give a checkpoint's folder, or True")
-    refuse_other_run(path, run)  # before anything of it is read
-    return path
-
-
-def _arguments(
-    recipe: Recipe, seed: int, folder: str | PathLike | None, examples: int, has_held_out: bool, model: Model
-) -> TrainingArguments:
-    total = recipe.steps if recipe.steps is not None else -(-examples // recipe.batch_size) * recipe.epochs
-    every = recipe.every or max(1, int(total) // CHECKS)
-    values: dict[str, Any] = {
-        "output_dir": str(folder) if folder is not None else tempfile.gettempdir(),  # nothing is written there
-        "max_steps": recipe.steps if recipe.steps is not None else -1,
-        "num_train_epochs": recipe.epochs,
-        "learning_rate": recipe.lr,
-        "per_device_train_batch_size": recipe.batch_size,
-        "per_device_eval_batch_size": recipe.batch_size,
-        "weight_decay": recipe.weight_decay,
-        "seed": seed,
-        "optim": "adamw_torch",
-        "logging_steps": max(1, every * CHECKS // LOGS),
-        "save_strategy": "no" if folder is None else "steps",
-        "save_steps": every,
-        "save_total_limit": 2,
-        "eval_strategy": "steps" if has_held_out else "no",
-        "eval_steps": every,
-        "load_best_model_at_end": has_held_out,
-        "metric_for_best_model": "eval_loss" if has_held_out else None,
-        "prediction_loss_only": True,
-        "label_names": ["labels"],
-        "remove_unused_columns": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "log_level": "error",
-        "use_cpu": model.device.type == "cpu" and not shards_elsewhere(recipe),
-        "dataloader_pin_memory": model.device.type != "cpu",
-    }
-    if folder is None and str(recipe.arguments.get("save_strategy", "no")) not in ("no", "SaveStrategy.NO"):
-        raise ArgumentError("arguments['save_strategy']", "output=None", "give a folder for checkpoints: output=...")
-    try:
-        return TrainingArguments(**values | dict(recipe.arguments))
-    except (TypeError, ValueError) as error:
-        asked, do = f"arguments={dict(recipe.arguments)}", "see transformers.TrainingArguments"
-        raise ArgumentError(asked, str(error), do) from error

@@ -25,8 +25,9 @@ from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, resolve
-from neuroscope.training.checkpoint import training_only, write_tensors
 from neuroscope.training.lora_layers import SIDES, activate, inject, plain, refuse, remove
+from neuroscope.training.saving import write_tensors
+from neuroscope.training.trainable import training_only
 
 
 class LoraAdapter:
@@ -124,9 +125,7 @@ class LoraAdapter:
         distributed.settle(self.model.root)
         tensors = {key: distributed.gathered(p).cpu().clone() for key, p in self._named().items()}
         settings = {"base": self.base, "rank": self.rank, "alpha": self.alpha, "seed": self.seed}
-        about = {"kind": "LoraAdapter", "unit": "", "widths": {}}
-        about["manifest"] = self.manifest | settings
-        return write_tensors(self.model.root, path, tensors, about)
+        return write_tensors(path, "LoraAdapter", tensors, self.manifest | settings, root=self.model.root)
 
     @classmethod
     def load(cls, model: Any, path: str | PathLike) -> Self:

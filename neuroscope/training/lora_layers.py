@@ -15,8 +15,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from neuroscope.errors import ModelError
-from neuroscope.models import Model, require_parameters
-from neuroscope.training.deltas import bare, refuse_shards
+from neuroscope.models import Model
+from neuroscope.training.deltas import bare
+from neuroscope.training.trainable import require_plain
 
 PREFIX = "neuroscope-"  # of what peft calls our LoRAs
 SIDES = ("lora_A", "lora_B")
@@ -52,10 +53,9 @@ def plain(root: nn.Module) -> Iterator[None]:
 
 def refuse(model: Model, asked: str) -> None:
     """Refuse a model whose layers cannot be wrapped."""
-    require_parameters(model, asked)
-    refuse_shards(model, asked)
+    require_plain(model, asked)
     tuners = [m for m in model.root.modules() if isinstance(m, BaseTunerLayer)]
-    if model.base is not model.root or any(not _is_ours(layer) for layer in tuners):
+    if any(not _is_ours(layer) for layer in tuners):
         raise ModelError(asked, "a PEFT wrapper", "call merge_and_unload() on it, and open what that returns")
     wrong = [name for name, p in model.root.named_parameters() if not p.is_floating_point()]
     if wrong or getattr(model.config, "quantization_config", None) is not None:

@@ -7,7 +7,6 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,9 @@ from transformers.utils import logging
 from neuroscope import files
 from neuroscope.checks import Progress, watched
 from neuroscope.distributed import has_shards
-from neuroscope.errors import FileError
 from neuroscope.tasks.prompts import UNSCORED, Encoded, batches
+from neuroscope.training.checkpoints import RUN, WEIGHTS, refuse_other_run
 from neuroscope.training.processes import save_optimizer, weight_of
-
-WEIGHTS = "adapter.safetensors"
-RUN = "run.json"
-STATE = "trainer_state.json"  # the last file of a checkpoint that Trainer writes
 
 
 class NeuronTrainerMixin:
@@ -121,36 +116,6 @@ class NeuronTrainerMixin:
 
 class NeuronTrainer(NeuronTrainerMixin, Trainer):
     """The Trainer that `finetune` uses."""
-
-
-def refuse_other_run(checkpoint: str | PathLike, run: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose run differs, naming what differs."""
-    saved = files.read_json(Path(checkpoint) / RUN, "the run of a checkpoint")
-    if not isinstance(saved, dict):
-        raise FileError(f"resume from {checkpoint}", f"{RUN} holds a {type(saved).__name__}", "the file is damaged")
-    now = json.loads(json.dumps(dict(run)))
-    different = [k for k in {**now, **saved} if now.get(k) != saved.get(k)]
-    if different:
-        found = "a checkpoint of another run: " + "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in different)
-        raise FileError(f"resume from {checkpoint}", found, "repeat the run's arguments, or give another output folder")
-
-
-def last_checkpoint(output: str | PathLike) -> Path | None:
-    """The latest complete checkpoint of a run's folder; one that a kill cut off is passed over."""
-    found = [p for p in Path(output).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda p: -int(p.name.removeprefix("checkpoint-"))):
-        if is_complete(path):
-            return path
-    return None
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether the checkpoint was written to its end."""
-    try:
-        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return (checkpoint / WEIGHTS).is_file() and (checkpoint / RUN).is_file()
 
 
 def collate(items: list[Encoded], pad: int, style: str) -> dict[str, Tensor]:

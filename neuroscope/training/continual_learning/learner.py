@@ -6,23 +6,21 @@ train. The sequence calls these, and saves, restores and takes off the parts; a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from neuroscope import files
 from neuroscope.checks import Progress
 from neuroscope.evaluation import Outcomes, Prepared, judge, prepare_task
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model
 from neuroscope.tasks.task import Task
 from neuroscope.training import Recipe, Trainable, train
+from neuroscope.training.saving import write_tensors
 
 Log = dict[str, Any]
 
@@ -126,9 +124,8 @@ class Tensors(dict[str, Tensor]):
 
     def save(self, path: str | PathLike) -> Path:
         """Write them to a file, atomically."""
-        about = {"format": files.FORMAT, "kind": "Tensors", "unit": "", "widths": {}, "manifest": {}}
-        on_cpu = {name: values.cpu().contiguous() for name, values in self.items()}
-        return files.write(path, lambda partial: save_file(on_cpu, partial, {"neuroscope": json.dumps(about)}))
+        tensors = {name: values.cpu().contiguous() for name, values in self.items()}
+        return write_tensors(path, "Tensors", tensors, {})
 
     def restore(self, path: str | PathLike) -> None:
         """Read them back, onto the CPU."""

@@ -17,9 +17,9 @@ from neuroscope.errors import ArgumentError, FileError
 from neuroscope.evaluation import Outcomes
 from neuroscope.statistics import bootstrap_interval
 from neuroscope.tasks.task import Task
+from neuroscope.training.checkpoints import RUN, refuse_other_run
 from neuroscope.training.continual_learning.cost import measure_cost
 from neuroscope.training.continual_learning.learner import Learner, Setting
-from neuroscope.training.trainer import RUN, refuse_other_run
 
 Record = dict[str, Any]
 FIELDS = {"stage", "learnt", "tasks", "scores", "cost", "log"}

@@ -17,8 +17,8 @@ from neuroscope.errors import FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, require_parameters, resolve
 from neuroscope.models.structure import SLOT
-from neuroscope.training.checkpoint import refuse_loras, save_checkpoint, training_only, write_tensors
-from neuroscope.training.deltas import refuse_shards
+from neuroscope.training.saving import save_checkpoint, write_tensors
+from neuroscope.training.trainable import refuse_loras, refuse_shards, training_only
 
 
 class WholeModel:
@@ -61,7 +61,7 @@ class WholeModel:
 
     @property
     def identity(self) -> None:
-        """There is only one whole."""
+        """None: there is only one way to train all parameters."""
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -95,9 +95,7 @@ class WholeModel:
         """
         self._check_kept("save the trained weights")
         tensors = {n: distributed.gathered(w).cpu().clone() for n, w in self._trained().items()}
-        about = {"kind": "WholeModel", "unit": "", "widths": {}}
-        about["manifest"] = self.manifest | {"base": self.base}
-        return write_tensors(self.model.root, path, tensors, about)
+        return write_tensors(path, "WholeModel", tensors, self.manifest | {"base": self.base}, root=self.model.root)
 
     @classmethod
     def load(cls, model: Any, path: str | PathLike) -> Self:

@@ -1,0 +1,81 @@
+"""What can be trained: the protocol of a handle on trained numbers, the scope of training, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from neuroscope.distributed import has_shards
+from neuroscope.errors import ModelError
+from neuroscope.models import Model, require_parameters
+
+
+class Trainable(Protocol):
+    """A handle on what is trained: a `NeuronAdapter`, a `LoraAdapter`, or a `WholeModel`."""
+
+    model: Model
+    base: str
+    manifest: dict[str, Any]
+
+    @property
+    def identity(self) -> str | None:
+        """What tells it from another handle of its kind on the same base."""
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers are trained."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters."""
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """A scope in which they alone require gradients."""
+
+    def save(self, path: str | PathLike) -> Path:
+        """Write them to a file."""
+
+    def restore(self, path: str | PathLike) -> None:
+        """Read them back."""
+
+    def detach(self) -> None:
+        """Leave the base as it was."""
+
+
+@contextlib.contextmanager
+def training_only(root: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A scope in which these parameters of a model require gradients and no others do."""
+    before = {name: p.requires_grad for name, p in root.named_parameters()}
+    try:
+        root.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for name, parameter in root.named_parameters():  # FSDP has put others in their place
+            parameter.requires_grad_(before[name])
+
+
+def require_plain(model: Model, asked: str) -> None:
+    """Refuse a model that nothing can be added to: without parameters of its own, sharded, or wrapped."""
+    require_parameters(model, asked)
+    refuse_shards(model, asked)
+    if model.base is not model.root:
+        raise ModelError(asked, "a PEFT wrapper", "call merge_and_unload() on it, and open what that returns")
+
+
+def refuse_shards(model: Model, asked: str) -> None:
+    """Refuse a model that is sharded already, whose new parameters FSDP would not know about."""
+    if has_shards(model.root):
+        do = "load the model again, and let finetune (or fully_shard, after the adapter) shard it"
+        raise ModelError(asked, "a model whose parameters are sharded over processes", do)
+
+
+def refuse_loras(model: Model, asked: str) -> None:
+    """Refuse a model with LoRAs on it, under which its weights have other names."""
+    if any(".base_layer." in name for name, _ in model.root.named_parameters()):
+        raise ModelError(asked, "a LoRA on the model", "call its detach() first")
