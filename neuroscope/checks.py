@@ -7,10 +7,12 @@ means the same, takes the same values and is refused in the same way everywhere.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
 import numbers
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -23,6 +25,7 @@ T = TypeVar("T")
 Progress = Callable[..., Iterable[Any]]  # called as progress(iterable, desc="..."); tqdm is one
 SHOWN = 80  # characters of a refused argument in the error
 SEEDS = 2**32  # a seed is below: what every generator takes
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # kinds of devices
 FEWEST_RANDOM = 3  # random masks: fewer do not tell how much random masks differ
 
 
@@ -243,9 +246,35 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
                 bound.arguments[name] = VOCABULARY[name](bound.arguments[name], name, default)
             except ArgumentError as error:
                 raise ArgumentError(f"{function.__name__}({error.asked})", error.found, error.do) from None
-        return function(*bound.args, **bound.kwargs)
+        with as_by_default():
+            return function(*bound.args, **bound.kwargs)
 
     return checked
+
+
+@contextlib.contextmanager
+def as_by_default() -> Iterator[None]:
+    """A scope in which torch's ambient settings are its defaults, so that they do not change a result.
+
+    Those are the default dtype and device, autocast, and inference mode (whose tensors later uses would refuse).
+    """
+    torch = sys.modules.get("torch")  # what has not been imported has not been set
+    if torch is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        dtype = torch.get_default_dtype()
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            stack.callback(torch.set_default_dtype, dtype)
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        yield
 
 
 def _brief(args: tuple, kwargs: dict) -> str:

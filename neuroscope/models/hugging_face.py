@@ -35,6 +35,7 @@ def open_hugging_face(
         backend: how the model was given.
         original: the object that the user opened (None: `root`).
     """
+    refuse_prompt_learning(root)
     base: Any = root.get_base_model() if hasattr(root, "get_base_model") else root
     style = style_of(base)
     with torch.inference_mode(False), quiet(root):
@@ -106,14 +107,24 @@ def _problems(
     return problems
 
 
+def refuse_prompt_learning(root: Any) -> None:
+    """Refuse prompt, p- and prefix tuning: they put positions of their own before a text's, where no text is."""
+    config = getattr(root, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        found = f"{str(config.peft_type).partition('.')[2].lower()} of PEFT, whose virtual tokens are before every text"
+        do = "open the model without it (model.get_base_model()), or tune with LoRA"
+        raise ModelError(f"open a {type(root).__name__}", found, do)
+
+
 def style_of(base: Any) -> Style:
     """ "causal", "seq2seq" or "masked", by the model's head."""
     config, name = getattr(base, "config", None), type(base).__name__
     if config is not None and getattr(config, "is_encoder_decoder", False) and base.get_output_embeddings() is not None:
         return "seq2seq"
-    if name.endswith("MaskedLM"):
+    heads = " ".join(kind.__name__ for kind in type(base).__mro__)  # a subclass may have any name
+    if re.search(r"MaskedLM\b", heads):
         return "masked"
-    if config is not None and re.search(r"(CausalLM|LMHeadModel|ConditionalGeneration)$", name):
+    if config is not None and re.search(r"(CausalLM|LMHeadModel|ConditionalGeneration)\b", heads):
         return "causal"
     raise ModelError(
         f"open a {name}",

@@ -124,6 +124,18 @@ class Model:
                 return getattr(config, name) - offset
         return None
 
+    def check_ids(self, largest: int) -> None:
+        """Refuse a token id that the model has no embedding for.
+
+        Raises:
+            ModelError: a vocabulary smaller than the tokenizer's.
+        """
+        size = self.base.get_input_embeddings().weight.shape[0]
+        if largest >= size:
+            found = f"token {largest} of a text, where the model's vocabulary has {size}"
+            do = "give the model's own tokenizer, or model.resize_token_embeddings(len(tokenizer))"
+            raise ModelError(f"run {self.name}", found, do)
+
     def logits(
         self, inputs: dict[str, Tensor], keep: Int[Tensor, " kept"] | None = None
     ) -> Float[Tensor, "batch pos vocab"]:
@@ -132,6 +144,7 @@ class Model:
         The logits are where the inputs are, also of a model on several devices.
         """
         device = inputs["input_ids"].device
+        self.check_ids(int(inputs["input_ids"].max()))
         signature = inspect.signature(self.base.forward).parameters
         settings: dict[str, Any] = {"use_cache": False} if "use_cache" in signature else {}
         if keep is None:
@@ -159,6 +172,7 @@ class Model:
             else getattr(self.tokenizer, "eos_token_id", None)
         )
         first_eos = eos[0] if isinstance(eos, list) else eos
+        self.check_ids(int(input_ids.max()))
         config = GenerationConfig(
             do_sample=False,
             num_beams=1,

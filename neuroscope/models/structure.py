@@ -17,7 +17,8 @@ def parts(root: nn.Module) -> tuple[Any, ...]:
     """Every module and parameter, but for adapters of this package, which do not change where neurons are.
 
     Raises:
-        ModelError: a module under torch.compile, which ignores hooks that are added later.
+        ModelError: a module under torch.compile, which ignores hooks that are added later, or parameters made under
+            inference mode.
     """
     found: list[Any] = []
     left: list[Any] = [root]
@@ -27,7 +28,12 @@ def parts(root: nn.Module) -> tuple[Any, ...]:
             continue
         _refuse_compiled(module)
         found.append(module)
-        found += module._parameters.values()
+        parameters = [p for p in module._parameters.values() if p is not None]
+        if any(p.is_inference() for p in parameters):
+            made = "parameters made under torch.inference_mode, which gradients cannot pass"
+            do = "make the model outside of it; copy.deepcopy(model) outside of it is such a model"
+            raise ModelError(f"use a model with a {type(module).__name__}", made, do)
+        found += parameters
         left += [child for name, child in module._modules.items() if name != SLOT]
     return tuple(found)
 

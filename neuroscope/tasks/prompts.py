@@ -122,6 +122,7 @@ def encode(
         raise ArgumentError("encode(examples, answers)", found, "give one answer for each example")
     prompts = [example.prompt for example in examples]
     encoded = _pair(model, task, prompts, answers, end)
+    model.check_ids(max((i for e in encoded for i in (*e.inputs, *e.answer, *e.decoder)), default=0))
     if not corrupt:
         return encoded
     for i, example in enumerate(examples):

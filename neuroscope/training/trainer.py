@@ -70,7 +70,8 @@ class NeuronTrainerMixin:
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own `train`, with everything but the adapter frozen meanwhile."""
         try:
-            with self.adapter.alone():
+            # whatever the caller's mode
+            with self.adapter.alone(), torch.inference_mode(False), torch.enable_grad():
                 return super().train(*args, **kwargs)  # type: ignore[misc]
         finally:
             self.adapter.model.weights_changed()

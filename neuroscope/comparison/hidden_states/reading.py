@@ -48,6 +48,7 @@ class Reader:
             streams[site.address] = _pick(h, weights, place)
 
         inputs = {k: v for k, v in batch.inputs.items() if k in ("input_ids", "attention_mask")}
+        self.model.check_ids(int(inputs["input_ids"].max()))
         with self.model.quiet(), torch.no_grad(), edit(self.sites, pick):
             last = self.inner(**inputs).last_hidden_state
         if self.normed:
