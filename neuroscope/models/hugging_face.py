@@ -109,7 +109,7 @@ def _problems(
 
 def refuse_prompt_learning(root: Any) -> None:
     """Refuse prompt, p- and prefix tuning: they put positions of their own before a text's, where no text is."""
-    config = getattr(root, "active_peft_config", None)
+    config: Any = getattr(root, "active_peft_config", None)
     if getattr(config, "is_prompt_learning", False):
         found = f"{str(config.peft_type).partition('.')[2].lower()} of PEFT, whose virtual tokens are before every text"
         do = "open the model without it (model.get_base_model()), or tune with LoRA"
