@@ -149,6 +149,8 @@ def test_no_file_touches_global_state(path):
         "torch.use_deterministic_algorithms", "transformers.set_seed", "warnings.simplefilter", "logging.disable",
     }  # fmt: skip
     calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    if path.name == "checks.py":  # sets the default dtype for one call, and restores the caller's
+        forbidden.remove("torch.set_default_dtype")
     found = [f"{ast.unparse(c.func)} at line {c.lineno}" for c in calls if ast.unparse(c.func) in forbidden]
     assert not found or path.name == "__main__.py"
 
