@@ -21,7 +21,8 @@ PACKAGES = ("neuroscope", "torch", "transformers", "transformer-lens", "nnsight"
 def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any]) -> Path:
     """Write a file atomically: a reader sees the old file or the whole new one, also after a kill.
 
-    `content` is the text, the bytes, or a function that writes to the temporary path it is given.
+    `content` is the text, the bytes, or a function that writes a file, or a folder, to the temporary
+    path it is given.
 
     Raises:
         FileError: the folder cannot be made or written to.
@@ -33,12 +34,14 @@ def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any])
         partial.touch()
         mode = partial.stat().st_mode  # what the user's new files have; safetensors gives its own less
         if callable(content):
+            partial.unlink()  # it may write a folder
             content(partial)
         elif isinstance(content, bytes):
             partial.write_bytes(content)
         else:
             partial.write_text(content, encoding="utf-8")
-        partial.chmod(mode)
+        if partial.is_file():
+            partial.chmod(mode)
         os.replace(partial, path)
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":

@@ -27,7 +27,7 @@ from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.deltas import attach, bare, places_of, remove
-from neuroscope.training.saving import save_checkpoint, write_tensors
+from neuroscope.training.saving import guard, save_checkpoint, unguard, write_tensors
 from neuroscope.training.trainable import refuse_loras, training_only
 
 
@@ -36,7 +36,8 @@ class NeuronAdapter:
 
     Several adapters may be on one model; their changes add. Take one off with `detach` before training anew. The
     model's own parameters are not written unless `merge` is called. A deep copy of the model carries copies of the
-    deltas.
+    deltas. The model's own `save_pretrained` refuses until the adapter is merged or detached; `export` writes a plain
+    checkpoint.
 
     Args:
         model: anything that can be opened, with parameters of its own.
@@ -46,7 +47,8 @@ class NeuronAdapter:
     Raises:
         MaskError: the mask is of a model of another shape, or empty.
         ModelError: the parameters are out of reach: a TransformerBridge, a compiled, PEFT-wrapped or quantised model,
-            or neurons of an expert.
+            neurons of an expert, or a layer whose output is not x W^T + b of parameters of its own (weight_norm,
+            parametrizations, weights that are quantised on the way). The model is as it was.
 
     Attributes:
         base: fingerprint of the model without adapters.
@@ -63,6 +65,7 @@ class NeuronAdapter:
         with bare(self.model.root):
             self.base = self.model.fingerprint()
         self.parts = attach(self.model.root, places)
+        guard(self.model.root)
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters: the deltas."""
@@ -75,7 +78,7 @@ class NeuronAdapter:
 
     @property
     def identity(self) -> str:
-        """Identity of its mask."""
+        """The mask's: adapters of one mask on one base go on from each other's checkpoints."""
         return self.mask.identity
 
     @property
@@ -137,6 +140,7 @@ class NeuronAdapter:
         """Take the adapter off the model. What is merged stays merged; call `unmerge` before to have the base back."""
         for part in self.parts:
             remove(part)
+        unguard(self.model.root)
 
     def save(self, path: str | PathLike, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write mask, deltas, scale and manifest as one safetensors file, atomically.

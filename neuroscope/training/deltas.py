@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
 from neuroscope.models.sites import LEVEL, Rows, Site
 from neuroscope.models.structure import SLOT
+from neuroscope.training.linears import is_linear, refuse_other_linears
 from neuroscope.training.trainable import require_plain
 
 Side = Literal["rows", "columns"]
@@ -134,19 +135,22 @@ def places_of(model: Model, mask: NeuronMask) -> dict[tuple[str, Side], Place]:
     places: dict[tuple[str, Side], Place] = {}
     for address, neurons in mask.items():
         if len(neurons):
-            for rows in _rows(sites[address], asked):
+            for rows in _rows(model, sites[address], asked):
                 _note(places, owners[id(rows.param)], address, rows, neurons, asked)
     return places
 
 
-def _rows(site: Site, asked: str) -> list[Rows]:
+def _rows(model: Model, site: Site, asked: str) -> list[Rows]:
     """Every slice of a parameter that belongs to the site's neurons."""
-    if site.expert is not None or (site.unit == "output" and not site.out):
+    in_mixture = site.expert is not None or not is_linear(site.module)
+    if in_mixture and (site.expert is not None or not site.out):
         found = f"{site.address}, of a mixture of experts"
         raise ModelError(asked, found, "give a mask without it: neurons of dense FFNs can be trained, experts' cannot")
-    if not site.out or (site.unit == "hidden" and not site.ins):
-        do = "open the model in float32 or bfloat16, not quantised"
-        raise ModelError(asked, f"{site.address}, whose parameters are out of reach", do)
+    refuse_other_linears(model.root, site, asked)
+    has_weights = site.unit == "output" or any(not role.endswith(".bias") for role in site.ins)
+    if not site.out or not has_weights:
+        found = f"{site.address}, whose weights were not found in linear layers of the model"
+        raise ModelError(asked, found, "train the whole model (mask=None) or a LoRA")
     return [*site.out, *(rows for role in site.ins.values() for rows in role)]
 
 
@@ -160,8 +164,7 @@ def _note(
 ) -> None:
     path, module, name = owners[0]
     is_conv1d = hasattr(module, "nf")
-    is_linear = isinstance(module, nn.Linear) or is_conv1d
-    if len(owners) > 1 or rows.lead or not is_linear or name not in ("weight", "bias"):
+    if len(owners) > 1 or rows.lead or not is_linear(module) or name not in ("weight", "bias"):
         found = f"{path}.{name}, a parameter of {len(owners)} modules (the first a {type(module).__name__})"
         raise ModelError(asked, found, "give a mask without it: weights of one linear layer each can be trained")
     side: Side = "rows" if name == "bias" or rows.dim == int(is_conv1d) else "columns"
@@ -170,26 +173,38 @@ def _note(
 
 
 def attach(root: nn.Module, places: Mapping[tuple[str, Side], Place]) -> list[Part]:
-    """Give every place a delta of zeros, and the hook that adds it."""
+    """Give every place a delta of zeros, and the hook that adds it; after an error, none has one."""
     slots = [slot for m in root.modules() if (slot := m._modules.get(SLOT)) is not None]
     taken = [int(name.split("-")[0]) for slot in slots for name in slot._modules]
     number = max(taken, default=-1) + 1  # never one of another adapter
-    parts = []
-    for (path, side), place in places.items():
-        index, biases = (
-            torch.cat([indices for _, indices in sorted(found, key=lambda one: one[0])]) if found else None
-            for found in (place.weight, place.bias)
-        )
-        assert index is not None  # no bias without its weight
-        assert biases is None or torch.equal(index, biases)
-        delta = Delta(place.linear, side, index, biases is not None)
-        if SLOT not in place.linear._modules:
-            place.linear.add_module(SLOT, nn.ModuleDict())
-        name = f"{number}-{side}"
-        place.linear.get_submodule(SLOT).add_module(name, delta)
-        hook = place.linear.register_forward_hook(_adder(name), prepend=True)  # before what edits the layer's output
-        parts.append(Part(path, place.address, place.linear, delta, hook))
+    parts: list[Part] = []
+    try:
+        for (path, side), place in places.items():
+            index, biases = _in_order(place.weight), _in_order(place.bias)
+            if index is None or not (biases is None or torch.equal(index, biases)):
+                found = f"{path}, whose bias belongs to other neurons than its weight"
+                raise ModelError("train neurons", found, "give a mask without it, or train the whole model (mask=None)")
+            delta = Delta(place.linear, side, index, biases is not None)
+            name = f"{number}-{side}"
+            hook = place.linear.register_forward_hook(_adder(name), prepend=True)  # before what edits the output
+            parts.append(Part(path, place.address, place.linear, delta, hook))
+            if SLOT not in place.linear._modules:
+                place.linear.add_module(SLOT, nn.ModuleDict())
+            place.linear.get_submodule(SLOT).add_module(name, delta)
+    except BaseException:
+        for part in parts:
+            remove(part)
+        raise
     return parts
+
+
+def _in_order(found: Sequence[tuple[int, Tensor]]) -> Tensor | None:
+    return torch.cat([indices for _, indices in sorted(found, key=lambda one: one[0])]) if found else None
+
+
+def are_live(root: nn.Module) -> bool:
+    """Whether there is a change on the model that counts and is not merged."""
+    return any(isinstance(module, Delta) and module.live for module in root.modules())
 
 
 def _adder(name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
@@ -30,6 +31,7 @@ from neuroscope.tasks.tokens import tokenizer_of
 from neuroscope.training.adapter import NeuronAdapter
 from neuroscope.training.arguments import training_arguments
 from neuroscope.training.checkpoints import checkpoint_of
+from neuroscope.training.deltas import are_live
 from neuroscope.training.processes import check_shards, divide
 from neuroscope.training.recipe import LR, Recipe
 from neuroscope.training.trainable import Trainable
@@ -63,7 +65,8 @@ def finetune(
     `arguments={"fsdp": True}`: then the model stays sharded, and every process must call `save`, `merge` and the like).
 
     Args:
-        model: anything that can be opened, with parameters of its own.
+        model: anything that can be opened, with parameters of its own. On one that has an adapter already, the new one
+            is trained on top of it, with a warning unless that is merged.
         tasks: whose training examples to learn, mixed.
         mask: hidden neurons or output units; "ffn": all hidden neurons; None: every parameter of the model.
         seed: of dropout, of the order of the examples, and of the choice of those held out.
@@ -93,6 +96,9 @@ def finetune(
     named = tasks_of(tasks, f"finetune {model.name}")
     for task in named.values():
         task.split("train")
+    if are_live(model.root):
+        text = f"{model.name} has an adapter on it, and this one is trained on top; detach() that to train anew"
+        warnings.warn(text, stacklevel=3)
     adapter = WholeModel(model) if mask is None else NeuronAdapter(model, every_ffn(model) if mask == "ffn" else mask)
     train(
         adapter, named, recipe, seed=seed, output=output, resume_from_checkpoint=resume_from_checkpoint,

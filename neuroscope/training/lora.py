@@ -26,7 +26,7 @@ from neuroscope.errors import ArgumentError, FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.lora_layers import SIDES, activate, inject, plain, refuse, remove
-from neuroscope.training.saving import write_tensors
+from neuroscope.training.saving import guard, unguard, write_tensors
 from neuroscope.training.trainable import training_only
 
 
@@ -34,7 +34,7 @@ class LoraAdapter:
     """A LoRA on every linear layer but the LM head, live from construction to `detach`.
 
     Sites of the model lie within the wrappers: an intervention edits what the base layer reads, not what the LoRA
-    reads. Detach it before looking for neurons.
+    reads. Detach it before looking for neurons. The model's own `save_pretrained` refuses until then.
 
     Args:
         model: anything that can be opened, with parameters of its own.
@@ -74,6 +74,7 @@ class LoraAdapter:
         with plain(self.model.root):
             self.base = self.model.fingerprint()
         self.name, self.slots = inject(self.model.root, rank, alpha, seed, asked)
+        guard(self.model.root)
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters: A and B of every layer."""
@@ -115,6 +116,7 @@ class LoraAdapter:
     def detach(self) -> None:
         """Take the LoRA off the model; with the last one, every module is where it was before."""
         remove(self.slots, self.name)
+        unguard(self.model.root)
 
     def save(self, path: str | PathLike) -> Path:
         """Write A and B of every layer and the manifest as one safetensors file, atomically.

@@ -8,14 +8,17 @@ import shutil
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 from transformers.utils import logging
 
 from neuroscope import distributed, files
-from neuroscope.errors import FileError
+from neuroscope.errors import FileError, ModelError
 from neuroscope.models import Model
+from neuroscope.models.structure import SLOT
+from neuroscope.training.deltas import are_live, bare
 
 
 def save_checkpoint(model: Model, folder: str | PathLike, weights: dict[str, Tensor]) -> Path:
@@ -28,6 +31,37 @@ def save_checkpoint(model: Model, folder: str | PathLike, weights: dict[str, Ten
         return _write(model, folder, weights) if writes else folder
 
 
+def guard(root: nn.Module) -> None:
+    """Let the model's own `save_pretrained`, which knows nothing of adapters, refuse while a change is not merged.
+
+    It would write the base, or with a LoRA on it, weights by names that no model has. What is merged is written.
+    """
+    if hasattr(type(root), "save_pretrained"):
+        vars(root).setdefault("save_pretrained", MethodType(_save_pretrained, root))  # a deep copy gets its own
+
+
+def unguard(root: nn.Module) -> None:
+    """Give the model its own `save_pretrained` back when the last adapter has gone."""
+    own = vars(root).get("save_pretrained")
+    if getattr(own, "__func__", None) is _save_pretrained and not _is_adapted(root):
+        del vars(root)["save_pretrained"]
+
+
+def _is_adapted(root: nn.Module) -> bool:
+    return any(f".{SLOT}." in f".{name}." or ".base_layer." in f".{name}." for name, _ in root.named_modules())
+
+
+def _save_pretrained(root: Any, *args: Any, **kwargs: Any) -> Any:
+    asked = f"save_pretrained of {type(root).__name__}"
+    has_lora = any(".base_layer." in name for name, _ in root.named_parameters())
+    if has_lora or are_live(root):
+        found = f"{'a LoRA' if has_lora else 'an adapter'} on the model, which a plain checkpoint would lack"
+        do = "call the LoRA's save(path)" if has_lora else "call the adapter's merge() first, or its export(folder)"
+        raise ModelError(asked, found, f"{do}, or detach() to save the base")
+    with bare(root):
+        return type(root).save_pretrained(root, *args, **kwargs)
+
+
 def _write(model: Model, folder: Path, weights: dict[str, Tensor]) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileError(f"export to {folder}", "something is there already", "give a folder that is new or empty")
@@ -36,7 +70,7 @@ def _write(model: Model, folder: Path, weights: dict[str, Tensor]) -> Path:
 
     def write(partial: Path) -> None:
         begun.append(partial)
-        model.root.save_pretrained(partial, state_dict=weights)
+        type(model.root).save_pretrained(model.root, partial, state_dict=weights)  # not the guard's
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(partial)
 

@@ -1,0 +1,211 @@
+"""What strangers train: linear layers that are none, plain saving with an adapter on, a second adapter on the first."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+import transformers
+from conftest import tiny_model
+from families import build
+from sequences import A, B
+from state import unchanged
+from test_adapter import fill, logits, mask_of
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, weight_norm
+
+from neuroscope.errors import ModelError
+from neuroscope.models import resolve
+from neuroscope.training import LoraAdapter, NeuronAdapter, WholeModel, finetune
+
+pytestmark = pytest.mark.usefixtures("frozen_garbage")
+
+
+class Quantising(nn.Linear):
+    """A BitLinear: -1, 0 or 1 times one scale, rounded anew from the weights whenever it is called."""
+
+    def forward(self, x):
+        scale = self.weight.abs().mean()
+        return functional.linear(x, (self.weight / scale).round().clamp(-1, 1) * scale, self.bias)
+
+
+class BiasTwice(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + self.bias
+
+
+class Noisy(nn.Linear):
+    """Counts its calls and draws, which a trial must not do to the model."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) + torch.rand(())
+
+
+class Shifted(nn.Linear):
+    """Adds a number of its own: a change of the weights is still a change of the output."""
+
+    def __init__(self, inputs, outputs, bias):
+        super().__init__(inputs, outputs, bias=False)
+        self.shift = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x):
+        return functional.linear(x, self.weight) + self.shift
+
+
+class Named(nn.Linear):
+    def forward(self, x):
+        return super().forward(x)
+
+
+def replaced(family, name, cls):
+    """A tiny model whose linear layers of that name are of another class, with the same weights."""
+    root = build(family)
+    for module in list(root.modules()):
+        if name in module._modules:
+            old = module._modules[name]
+            new = cls(old.in_features, old.out_features, old.bias is not None)
+            new.load_state_dict(old.state_dict(), strict=False)
+            module._modules[name] = new
+    return root
+
+
+def normalised(family, name, way):
+    root = build(family)
+    with warnings.catch_warnings(action="ignore"):
+        for path, module in root.named_modules():
+            if path.endswith(name):
+                way(module)
+    return root
+
+
+COMPUTED, OTHER = "whose weight is computed from other parameters", r"whose output is not x W\^T \+ b"
+REFUSED = {
+    "weight_norm": (lambda: normalised("opt", ("fc1", "fc2"), weight_norm), "hidden", f"fc1.*{COMPUTED}"),
+    "parametrized fc1": (lambda: normalised("opt", "fc1", parametrizations.weight_norm), "hidden", f"fc1.*{COMPUTED}"),
+    "parametrized fc2": (lambda: normalised("opt", "fc2", parametrizations.weight_norm), "hidden", f"fc2.*{COMPUTED}"),
+    "spectral": (lambda: normalised("opt", "fc2", parametrizations.spectral_norm), "output", f"fc2.*{COMPUTED}"),
+    # a part of every neuron, which was left out without a word
+    "up": (lambda: normalised("llama", "up_proj", parametrizations.weight_norm), "hidden", f"up_proj.*{COMPUTED}"),
+    "BitLinear fc1": (lambda: replaced("opt", "fc1", Quantising), "hidden", rf"fc1 \(a Quantising\), {OTHER}"),
+    "BitLinear fc2": (lambda: replaced("opt", "fc2", Quantising), "hidden", rf"fc2 \(a Quantising\), {OTHER}"),
+    "BitLinear output": (lambda: replaced("opt", "fc2", Quantising), "output", rf"fc2 \(a Quantising\), {OTHER}"),
+    "BitLinear gate": (lambda: replaced("llama", "gate_proj", Quantising), "hidden", f"gate_proj.*{OTHER}"),
+    "BitLinear up": (lambda: replaced("llama", "up_proj", Quantising), "hidden", f"up_proj.*{OTHER}"),
+    "bias twice": (lambda: replaced("opt", "fc2", BiasTwice), "output", f"fc2.*{OTHER}"),
+    "noise": (lambda: replaced("opt", "fc2", Noisy), "hidden", f"fc2.*{OTHER}"),
+    "not found": (lambda: replaced("opt", "fc1", Shifted), "hidden", "weights were not found in linear layers"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_layers_that_a_change_would_not_reach_are_refused_and_nothing_is_left(case):
+    make, unit, text = REFUSED[case]
+    model = resolve(make())
+    mask = mask_of(model, unit)
+    for _ in range(2):  # and again: nothing has piled up
+        with unchanged(model.root), pytest.raises(ModelError, match=f"(?s){text}"):
+            NeuronAdapter(model, mask)
+    assert "save_pretrained" not in vars(model.root)
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "unit"),
+    [("fc1", Named, "hidden"), ("fc2", Named, "output"), ("fc2", Shifted, "hidden"), ("fc2", Shifted, "output")],
+)
+def test_subclasses_that_compute_the_same_are_trained(name, cls, unit):
+    model = resolve(replaced("opt", name, cls))
+    base, adapter = logits(model), NeuronAdapter(model, mask_of(model, unit))
+    fill(adapter)
+    live = logits(model)
+    assert float((live - base).abs().max()) > 1e-2
+    adapter.merge()
+    torch.testing.assert_close(logits(model), live, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_trial_of_a_layer_knows_its_dtype(dtype):
+    NeuronAdapter(m := resolve(replaced("opt", "fc2", Named).to(dtype)), mask_of(m)).detach()
+    with pytest.raises(ModelError, match=OTHER):
+        NeuronAdapter(m := resolve(replaced("opt", "fc2", Quantising).to(dtype)), mask_of(m))
+
+
+def test_an_error_in_the_middle_of_construction_takes_back_what_was_put_on(monkeypatch):
+    model = resolve(build("llama"))
+    hook, calls = nn.Module.register_forward_hook, []
+
+    def failing(module, *args, **kwargs):
+        calls.append(module)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return hook(module, *args, **kwargs)
+
+    mask = mask_of(model)
+    with unchanged(model.root), pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "register_forward_hook", failing)
+        NeuronAdapter(model, mask)
+    assert len(calls) == 4
+
+
+# --- save_pretrained
+
+
+def reloaded(root, folder):
+    return resolve(type(root).from_pretrained(folder))
+
+
+def test_save_pretrained_refuses_while_an_adapter_is_live_and_writes_what_is_merged(tmp_path):
+    model = resolve(build("llama"))
+    base, adapter = logits(model), NeuronAdapter(model, mask_of(model))
+    fill(adapter)
+    for root in (model.root, copy.deepcopy(model.root)):
+        with pytest.raises(ModelError, match=r"(?s)an adapter on the model.*merge\(\) first, or its export"):
+            root.save_pretrained(tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    adapter.export(tmp_path / "exported")
+    adapter.merge()
+    model.root.save_pretrained(tmp_path / "merged")
+    for folder in ("exported", "merged"):
+        assert torch.equal(logits(reloaded(model.root, tmp_path / folder)), logits(model))
+        loading = type(model.root).from_pretrained(tmp_path / folder, output_loading_info=True)[1]
+        assert not any(loading["unexpected_keys"]) and not any(loading["missing_keys"])
+    adapter.unmerge()
+    adapter.detach()
+    model.root.save_pretrained(tmp_path / "base")
+    assert torch.equal(logits(reloaded(model.root, tmp_path / "base")), base)
+    assert "save_pretrained" not in vars(model.root)
+    pickle.loads(pickle.dumps(model.root))
+
+
+def test_save_pretrained_refuses_with_a_lora_on(tmp_path):
+    model = tiny_model()
+    first, second = LoraAdapter(model), LoraAdapter(model)
+    for lora in (first, second):
+        with pytest.raises(ModelError, match=r"(?s)a LoRA on the model.*save\(path\), or detach"):
+            model.root.save_pretrained(tmp_path / "refused")
+        lora.detach()
+    model.root.save_pretrained(tmp_path / "base")
+    assert isinstance(model.root, transformers.PreTrainedModel) and (tmp_path / "base").exists()
+
+
+# --- a second one
+
+
+def test_a_second_finetune_says_that_it_is_trained_on_top():
+    model = tiny_model()
+    short = {"steps": 1, "batch_size": 4}
+    first = finetune(model, A, "ffn", **short)
+    with pytest.warns(UserWarning, match=r"has an adapter on it, and this one is trained on top") as seen:
+        second = finetune(model, B, "ffn", **short)
+    assert seen[0].filename == __file__
+    with pytest.raises(ModelError, match="an adapter on the model"):
+        WholeModel(model)
+    second.detach()
+    first.merge()  # on purpose: no warning
+    finetune(model, B, "ffn", **short).detach()
