@@ -142,15 +142,16 @@ def places_of(model: Model, mask: NeuronMask) -> dict[tuple[str, Side], Place]:
 
 def _rows(model: Model, site: Site, asked: str) -> list[Rows]:
     """Every slice of a parameter that belongs to the site's neurons."""
-    in_mixture = site.expert is not None or not is_linear(site.module)
-    if in_mixture and (site.expert is not None or not site.out):
+    has_experts = site.expert is not None or any("experts" in name for name, _ in site.module.named_modules())
+    if has_experts:
         found = f"{site.address}, of a mixture of experts"
         raise ModelError(asked, found, "give a mask without it: neurons of dense FFNs can be trained, experts' cannot")
     refuse_other_linears(model.root, site, asked)
     has_weights = site.unit == "output" or any(not role.endswith(".bias") for role in site.ins)
     if not site.out or not has_weights:
         found = f"{site.address}, whose weights were not found in linear layers of the model"
-        raise ModelError(asked, found, "train the whole model (mask=None) or a LoRA")
+        do = "open the model in float32 or bfloat16, not quantised, or train all of it (mask=None) or a LoRA"
+        raise ModelError(asked, found, do)
     return [*site.out, *(rows for role in site.ins.values() for rows in role)]
 
 

@@ -1,4 +1,4 @@
-"""Whether a model's linear layers compute what a change of their weights assumes: x W^T + b, of parameters of their own.
+"""Whether a model's linear layers compute what a change of their weights assumes: x W^T + b, of their own parameters.
 
 Layers of torch's own class (and GPT-2's) do. Others are tried on a small input: a layer that quantises its weights on
 the way, scales them, or computes them from others would take a change that is added to its output for one of its
