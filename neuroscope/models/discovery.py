@@ -26,6 +26,9 @@ POINTWISE = re.compile(
     r"|NativeDropout)Backward\d*$"
 )
 LINEAR_IN_X = re.compile(r"Mul|Add|Sub|Div|Copy|Clone|View|Reshape|Alias|Split|Slice|Select|queeze|Dropout")
+NORM = re.compile(
+    r"(NativeLayerNorm|FusedRmsNorm|RmsNorm|Pow|Mean|Rsqrt|Sqrt|Expand)Backward\d*$"
+)  # on the way of neurons
 PRODUCT = re.compile(r"(Mm|Addmm|Linear)Backward0$")
 RESHAPE = re.compile(r"(View|UnsafeView|Reshape\w*|Transpose|Permute|Clone|Alias|ToCopy)Backward\d*$")
 AFTER_SOFTMAX = re.compile(r"(View|UnsafeView|Reshape\w*|Clone|Alias|ToCopy|Slice|Expand|NativeDropout)Backward\d*$")
@@ -98,6 +101,9 @@ def _classify(fn: Any, place: tuple, linears: list, producers: dict) -> Reader |
     if sources and any(s.nonlinear for s in sources):
         ins, gate = _input_rows(sources, width, producers)
         return Reader(path, module, weight, width, ins, gate) if ins else None
+    normed = _sources(fn, through=NORM)  # neurons that are normed: none has input weights that are its alone
+    if normed and any(s.nonlinear for s in normed):
+        return Reader(path, module, weight, width)
     heads = _heads(fn, width)
     return Reader(path, module, weight, width, heads=heads) if heads else None
 
@@ -112,22 +118,30 @@ class Source:
     chunk: int
 
 
-def _sources(fn: Any, nonlinear: bool = False, chunk: int = 0, seen: dict | None = None) -> list[Source] | None:
-    """The parameters behind a vector, or None if anything but point-wise operations lies between."""
+def _sources(
+    fn: Any, nonlinear: bool = False, chunk: int = 0, seen: dict | None = None, through: re.Pattern | None = None
+) -> list[Source] | None:
+    """The parameters behind a vector, or None if anything but point-wise operations lies between.
+
+    Those that `through` matches may lie between as well, and are no non-linearity.
+    """
     seen = {} if seen is None else seen
     name = type(fn).__name__
     if PRODUCT.match(name):
         return _operands(fn, name.startswith("Linear"), nonlinear, chunk)
-    if not POINTWISE.match(name):
+    is_norm = through is not None and bool(through.match(name))
+    if not POINTWISE.match(name) and not is_norm:
         return None
     leaves: list[Source] = []
     for parent, output_index in fn.next_functions:
-        passed = nonlinear or not LINEAR_IN_X.search(name)
+        passed = nonlinear or not (is_norm or LINEAR_IN_X.search(name))
         if parent is None or seen.get((parent, output_index), -1) >= passed:
             continue
         seen[parent, output_index] = passed
         is_split = type(parent).__name__.startswith("Split")
-        sources = _sources(parent, passed, output_index if is_split else chunk, seen)
+        if through is not None and type(parent).__name__ == "AccumulateGrad":
+            continue  # the norm's own weights
+        sources = _sources(parent, passed, output_index if is_split else chunk, seen, through)
         if sources is None:
             return None
         leaves += sources

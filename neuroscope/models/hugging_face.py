@@ -86,11 +86,7 @@ def _problems(
     asked = f"the {{}} of {type(base).__name__}"
     names: dict[Unit, str] = {"hidden": "FFN neurons", "output": "FFN outputs", "head": "attention heads"}
     problems = {
-        unit: ModelError(
-            asked.format(what), "none that could be recognised", "open the model in float32 or bfloat16, not quantised"
-        )
-        for unit, what in names.items()
-        if not units[unit]
+        unit: ModelError(asked.format(what), *_why(base, unit)) for unit, what in names.items() if not units[unit]
     }
     if closed:
         problems["hidden"] = ModelError(
@@ -105,6 +101,17 @@ def _problems(
             "use transformers' own class for this model (stacked experts), then ns.interop.tap_experts(model)",
         )
     return problems
+
+
+def _why(base: Any, unit: Unit) -> tuple[str, str]:
+    """Why no neurons were recognised, and what to do."""
+    if any(not p.is_floating_point() for p in base.parameters()):
+        return "none that could be recognised, and quantised weights", "open the model in float32 or bfloat16"
+    if unit == "head":
+        return "none that could be recognised", "use unit='hidden' or unit='output'"
+    found = "none that could be recognised: no block has a linear layer that reads what a non-linearity gives"
+    do = "write the block's last map as a torch.nn.Linear that reads the neurons, in place of a Conv1d or an einsum"
+    return found, do
 
 
 def refuse_prompt_learning(root: Any) -> None:
@@ -263,6 +270,10 @@ def in_order(sites: Iterable[Site]) -> dict[str, Site]:
     named: dict[str, Site] = {}
     for site in order:
         if site.address in named:
+            if named[site.address].module is site.module:
+                found = f"{site.path} in more than one block: one layer, run several times in a pass"
+                do = "give each block a layer of its own, such as copy.deepcopy(blocks[0].mlp); ALBERT has none"
+                raise ModelError(f"name the site {site.address}", found, do)
             raise ModelError(
                 f"name the site {site.path}",
                 f"{site.address} is {named[site.address].path} already",

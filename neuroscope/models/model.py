@@ -148,11 +148,11 @@ class Model:
         signature = inspect.signature(self.base.forward).parameters
         settings: dict[str, Any] = {"use_cache": False} if "use_cache" in signature else {}
         if keep is None:
-            return self.root(**inputs, **settings).logits.to(device)
+            return logits_of(self.root(**inputs, **settings)).to(device)
         if "logits_to_keep" in signature:
             kept = keep.cpu()  # the last layer may be elsewhere
-            return self.root(**inputs, **settings, logits_to_keep=kept).logits.to(device)
-        return self.root(**inputs, **settings).logits[:, keep.cpu()].to(device)
+            return logits_of(self.root(**inputs, **settings, logits_to_keep=kept)).to(device)
+        return logits_of(self.root(**inputs, **settings))[:, keep.cpu()].to(device)
 
     @torch.no_grad()
     def generate(
@@ -165,7 +165,10 @@ class Model:
             raise ModelError(
                 f"generate with {self.name}", "a masked language model", "use a classification task, or a causal model"
             )
-        settings = self.base.generation_config
+        settings = getattr(self.base, "generation_config", None)
+        if settings is None:
+            found = f"a {type(self.base).__name__} without generation_config, which does not generate"
+            raise ModelError(f"generate with {self.name}", found, "use a classification task, or add GenerationMixin")
         eos = (
             settings.eos_token_id
             if settings.eos_token_id is not None
@@ -229,6 +232,21 @@ class Model:
             span = f", {sites[0].address} .. {sites[-1].address}" if sites else ""
             lines.append(f"  {unit:7} {total:,} neurons at {len(sites)} sites{span}")
         return "\n".join(lines)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model returns: its `logits`, the output itself, or the first of a tuple.
+
+    Raises:
+        ModelError: anything else.
+    """
+    first = output[0] if isinstance(output, tuple) and output else output
+    logits = getattr(output, "logits", first)
+    if not isinstance(logits, Tensor) or logits.ndim != 3:
+        found = f"a {type(output).__name__} without logits of [batch, pos, vocabulary]"
+        do = "have forward return a transformers output, the logits, or a tuple that begins with them"
+        raise ModelError("read a model's logits", found, do)
+    return logits
 
 
 @contextlib.contextmanager
@@ -305,7 +323,7 @@ def check_finite(root: nn.Module, inputs: dict[str, Tensor]) -> None:
     with torch.no_grad():
         doubtful = {n: p for n, p in root.named_parameters() if p.is_floating_point() and not p.sum().isfinite()}
         bad = [name for name, p in doubtful.items() if not torch.isfinite(p).all()]
-        overflow = not bad and not torch.isfinite(root(**inputs).logits).all()
+        overflow = not bad and not torch.isfinite(logits_of(root(**inputs))).all()
     if bad or overflow:
         where = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
         raise NumericalError(
