@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from neuroscope.errors import NeuroscopeError, choose
+from neuroscope.errors import ArgumentError, NeuroscopeError, choose
 from neuroscope.experiments.table import EXPERIMENTS
 
 SELDOM = 30  # seconds between two lines of progress where nobody watches it
@@ -91,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, model: str, dtype: str, device: str | None, device_map: str | None, **options: Any) -> str:
     if command == "reproduce":
-        choose(options["experiment"] or "", EXPERIMENTS, "experiment")
+        if not options["experiment"]:
+            raise ArgumentError("neuroscope reproduce", "no ID", "name one; `--list` shows them all")
+        choose(options["experiment"], EXPERIMENTS, "experiment")
         recipe = {name: options.pop(name) for name in RECIPE}
         options["recipe"] = {name: value for name, value in recipe.items() if value is not None} or None
     from tqdm.auto import tqdm  # heavy imports wait until the arguments are known to be right

@@ -101,8 +101,8 @@ def _cell(value: object) -> str:
     """Numbers to four digits and to the right, missing values as a dash, everything else as escaped text."""
     if isinstance(value, (str, bool)):
         return f"<td>{html.escape(str(value))}</td>"
-    if value is None or (isinstance(value, Real) and math.isnan(value)):
+    if value is None or str(value) == "<NA>" or (isinstance(value, Real) and math.isnan(value)):
         return '<td class="number">&ndash;</td>'
     if isinstance(value, Real):
-        return f'<td class="number">{value if isinstance(value, Integral) else format(value, ".4g")}</td>'
+        return f'<td class="number">{value if isinstance(value, Integral) else format(value + 0.0, ".4g")}</td>'
     return f"<td>{html.escape(str(value))}</td>"

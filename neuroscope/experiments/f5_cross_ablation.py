@@ -99,7 +99,7 @@ class CrossAblation(Result):
         names = {verdict: list(rows["task"]) for verdict, rows in verdicts.groupby("verdict", sort=False)}
         specific, selective = (len(names.get(verdict, [])) for verdict in ("specific", "selective"))
         lines = [
-            f"Each mask switched off under every task: in **{specific} of {len(verdicts)}** task(s) its neurons are "
+            f"Each mask switched off under every task: in **{specific} of {len(verdicts)}** tasks its neurons are "
             "**specific**, breaking their task beyond chance and more than those of any other family do; in "
             f"**{selective}** more they are **selective**: another family's break the task as much, but these break it "
             "more than they break tasks in general.\n",
@@ -110,17 +110,18 @@ class CrossAblation(Result):
             lines.append(f"- **A negative**: the neurons were not shown to be the task's own in {by_whom}.")
         if "not shown" in names:
             lines.append(
-                "- **A negative**: switching them off was not shown to do anything beyond chance in "
-                f"{', '.join(names['not shown'])}."
+                "- **A negative**: once corrected over all "
+                f"{len(self.table)} cells of this matrix (q), switching a task's own neurons off was not shown to do "
+                f"anything to it beyond chance in {', '.join(names['not shown'])}."
             )
         if "not compared" in names:
             lines.append(f"- Without another family to compare with: {', '.join(names['not compared'])}.")
         return "\n".join(
             [
                 *lines,
-                "- An effect is the score lost beyond random neurons of the same layers, between 0 and 1. Two kinds of "
-                "neurons hide in a mask: those that matter for everything (a coloured row), and those that matter for "
-                "this task (the diagonal, and the blocks of a family).",
+                "- An effect is the score lost beyond random neurons of the same layers, a share of 1; below zero, "
+                "random ones break more. Two kinds of neurons hide in a mask: those that matter for everything (a "
+                "coloured row), and those that matter for this task (the diagonal, and the blocks of a family).",
                 "- A verdict is about the tasks compared here: with other tasks it can be another.",
             ]
         )

@@ -70,16 +70,16 @@ class Deactivation(Result):
         hurt = tests[(tests["q"] < ALPHA) & (tests["off"] < tests["random-layer"])]
         rest = [name for name in tests.index if name not in set(hurt.index)]
         lines = [
-            f"With each task's own neurons off, the mean score of {len(tests)} task(s) goes from "
+            f"With each task's own neurons off, the mean score over tasks ({len(tests)}) goes from "
             f"**{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same layers "
             f"off it is {total['random-layer']:.1%}, and drawn from the whole model {total['random-uniform']:.1%}.\n",
             f"- The task's own neurons break more than random ones of the same layers (q < {ALPHA}) in "
-            f"**{len(hurt)} of {len(tests)}** task(s).",
+            f"**{len(hurt)} of {len(tests)}** tasks.",
         ]
         if rest:
             lines.append(
-                f"- **A negative**: this was not shown, with {self.manifest['n_random']} random masks, in "
-                f"{', '.join(rest)}."
+                f"- **A negative**: with {self.manifest['n_random']} random masks, the task's own neurons were not "
+                f"shown to break more than random ones of the same layers in {', '.join(rest)}."
             )
         lines.append(
             "- p compares the task's own neurons with layer-matched random ones, over examples and over random masks; "

@@ -141,7 +141,7 @@ class TrainOnly(Result):
         worse = [n for n in names if any(_beats(-tests.loc[(n, c)], tests.loc[(n, c), "q"]) for c in CONTROLS)]
         rest = [n for n in names if n not in better and n not in worse]
         lines = [
-            f"Trained on each of {len(names)} task(s) alone, its own neurons bring the mean score from "
+            f"Trained on each task alone ({len(names)} of them), its own neurons bring the mean score from "
             f"**{total['zero-shot']:.1%}** to **{total['task']:.1%}**; as many random neurons of the same layers bring "
             f"it to {total['random-layer']:.1%}, and drawn from the whole model to {total['random-uniform']:.1%}.\n",
             f"- The own neurons do better than **both** kinds of random ones (q < {ALPHA}) in **{len(better)} of "
@@ -149,7 +149,8 @@ class TrainOnly(Result):
         ]
         if rest:
             lines.append(
-                f"- **A negative**: this was not shown, with {runs} random masks of each kind, in {', '.join(rest)}."
+                f"- **A negative**: with {runs} random masks of each kind, the own neurons were not shown to do better "
+                f"than both kinds of random ones in {', '.join(rest)}."
             )
         if worse:
             lines.append(f"- **A negative**: random neurons did better in {', '.join(worse)}.")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from neuroscope.checks import public
-from neuroscope.errors import ArgumentError, ModelError
+from neuroscope.errors import ArgumentError, ModelError, choose
 from neuroscope.models.experts import tap
 from neuroscope.models.hugging_face import architecture, open_hugging_face, saved_tokenizer
 from neuroscope.models.lens import open_bridge
@@ -84,6 +84,9 @@ def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: An
 
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ModelError(f"load model {name!r}", "no such folder", "give the folder that holds config.json")
+    if isinstance(dtype, str) and dtype != "auto":
+        names = ("float32", "bfloat16", "float16", "float64")
+        choose(dtype.removeprefix("torch."), names, "dtype")
     kwargs = {"revision": revision} if revision else {}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **kwargs)

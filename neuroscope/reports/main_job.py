@@ -136,7 +136,7 @@ def names_by_family(tasks: Mapping[str, Task]) -> dict[str, list[str]] | None:
 def _intro(
     name: str, tasks: Mapping[str, Task], results: Mapping[str, Result], examples: int | None, n: int | None
 ) -> str:
-    """How it was done, and of every result the first finding and the negatives."""
+    """How it was done, and what every result found, negatives among it."""
     how = "Neurons were found on discovery examples and judged on test examples."
     if name == "mini":
         how += BUNDLED
@@ -149,7 +149,5 @@ def _intro(
 
 
 def _findings(result: Result) -> list[str]:
-    """Of its words, the first line with a number in bold, and every negative."""
-    lines = [line.removeprefix("- ") for line in result.in_words().splitlines() if "**" in line]
-    negatives = [line for line in lines if line.startswith("**A negative**")]
-    return [line for line in lines if line not in negatives][:1] + negatives
+    """Of its words, the lines with something in bold: findings and negatives."""
+    return [line.removeprefix("- ") for line in result.in_words().splitlines() if "**" in line]

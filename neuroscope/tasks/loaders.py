@@ -12,13 +12,19 @@ from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, FileError, suggest
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.mini import NAMES, mini_tasks
-from neuroscope.tasks.mini_sequence import sequence_tasks
+from neuroscope.tasks.mini_sequence import CONFLICTING, DISTINCT, sequence_tasks
 from neuroscope.tasks.task import Task
 
 BUNDLED: dict[str, Callable[..., dict[str, Task]]] = {
     "mini": mini_tasks,
     "mini-sequence": partial(sequence_tasks, "distinct"),
     "mini-conflict": partial(sequence_tasks, "conflicting"),
+}
+# name of a bundled task -> its suite
+SUITE_OF = {
+    **dict.fromkeys(CONFLICTING, "mini-conflict"),
+    **dict.fromkeys(DISTINCT, "mini-sequence"),
+    **dict.fromkeys(NAMES, "mini"),
 }
 
 
@@ -27,9 +33,9 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
     """Several tasks by name.
 
     Args:
-        source: "mini" (the bundled suite) or names of its tasks; "mini-sequence" or "mini-conflict" (tasks to
-            learn one after the other, see `sequence_tasks`); a folder of task folders (`train.jsonl`, `test.jsonl`);
-            or names from the catalogue of the papers' tasks, or of its groups, as a list or separated by commas.
+        source: a bundled suite, "mini", or "mini-sequence" or "mini-conflict" (tasks to learn one after the other, see
+            `sequence_tasks`); a folder of task folders (`train.jsonl`, `test.jsonl`); or names, as a list or separated
+            by commas: of bundled tasks, of the catalogue of the papers' tasks, or of its groups.
         options: arguments of `mini_tasks`, `sequence_tasks`, `Task.from_jsonl` or `Task.from_hub`, such as `seed`, and
             `train`, `discovery`, `test`: how many examples of each split (of files: at most).
 
@@ -49,14 +55,29 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
                 f"tasks in {source}", "no folder with .jsonl files", "give each task a folder with train.jsonl"
             )
         return {task.name: task for task in (Task.from_jsonl(folder, **options) for folder in folders)}
-    names = str(source).split(",") if isinstance(source, (str, PathLike)) else list(source)
-    known = [*BUNDLED, *NAMES, *GROUPS, *CATALOGUE]
-    if names and all(name.strip() in NAMES for name in names):
-        bundled = mini_tasks(**options)
-        return {name.strip(): bundled[name.strip()] for name in names}
-    tasks = {}
-    for name in (member for entry in names for member in GROUPS.get(entry.strip(), (entry.strip(),))):
-        if name not in CATALOGUE:
-            raise ArgumentError(f"tasks {name!r}", "no such folder, group or catalogue name", suggest(name, known))
-        tasks[name] = Task.from_hub(**{"name": name, **CATALOGUE[name], **options})
+    asked = str(source).split(",") if isinstance(source, (str, PathLike)) else list(source)
+    names = [member for name in asked for member in GROUPS.get(str(name).strip(), (str(name).strip(),))]
+    known = [*BUNDLED, *SUITE_OF, *GROUPS, *CATALOGUE]
+    for name in names:
+        if name not in SUITE_OF and name not in CATALOGUE:
+            if name in BUNDLED:
+                raise ArgumentError(
+                    f"tasks {asked}", f"a suite, {name!r}, among them", "load it alone, or name its tasks"
+                )
+            raise ArgumentError(f"tasks {name!r}", _no_such(name), suggest(name, known))
+    tasks: dict[str, Task] = {}
+    suites: dict[str, dict[str, Task]] = {}
+    for name in names:
+        if name in CATALOGUE:
+            tasks[name] = Task.from_hub(**{"name": name, **CATALOGUE[name], **options})
+            continue
+        suite = SUITE_OF[name]
+        suites[suite] = suites.get(suite) or BUNDLED[suite](**options)
+        tasks[name] = suites[suite][name]
     return tasks
+
+
+def _no_such(name: str) -> str:
+    if Path(name).is_file():
+        return "a file; tasks are folders with train.jsonl and test.jsonl"
+    return "no such folder, bundled task, group or catalogue name"
