@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,28 +63,6 @@ def read_json(path: str | os.PathLike, kind: str) -> Any:
         raise FileError(
             f"read {kind} from {path}", f"not JSON: {error}", "the file is truncated or of another kind; write it again"
         ) from None
-
-
-def keep_settings(path: Path, settings: Mapping[str, Any], asked: str) -> None:
-    """Note in a file what the numbers beside it are made with; refuse to mix in numbers that are made otherwise.
-
-    Args:
-        settings: what JSON can say.
-
-    Raises:
-        FileError: the file holds other settings; the text names those that differ.
-    """
-    settings = json.loads(json.dumps(settings))
-    if not path.exists():
-        write(path, json.dumps(settings, indent=1))
-        return
-    before = read_json(path, "the settings of a run")
-    before = before if isinstance(before, dict) else {}
-    changed = [name for name in settings if before.get(name) != settings[name]]
-    other = [f"{name} {before.get(name)!r:.60} instead of {settings[name]!r:.60}" for name in changed]
-    if changed:
-        do = "give another output folder, or the same settings to go on with that run"
-        raise FileError(f"{asked} into {path.parent.parent}", f"an earlier run with {'; '.join(other)}", do)
 
 
 def encoded(name: str) -> str:

@@ -32,12 +32,6 @@ HOSTILE = [
 ]
 
 
-def food_task(name, offset):
-    words = [" ".join(WORDS[i + offset : i + offset + 3]) for i in range(6)]
-    return Task(name, train=[Example(w, "good") for w in words], test=[Example(f"so {w}", "bad") for w in words],
-                labels=("good", "bad"))  # fmt: skip
-
-
 @given(st.text(min_size=1, max_size=30))
 def test_a_name_is_encoded_and_read_back(name):
     encoded = files.encoded(name)
@@ -53,7 +47,12 @@ def test_names_stay_apart_and_short():
 
 
 def test_a_run_writes_inside_its_folder_only(tmp_path):
-    tasks = {name: food_task(name, i) for i, name in enumerate(HOSTILE[:4])}
+    def task(name, offset):
+        words = [" ".join(WORDS[i + offset : i + offset + 3]) for i in range(6)]
+        return Task(name, train=[Example(w, "good") for w in words], test=[Example(f"so {w}", "bad") for w in words],
+                    labels=("good", "bad"))  # fmt: skip
+
+    tasks = {name: task(name, i) for i, name in enumerate(HOSTILE[:4])}
     output = tmp_path / "inner" / "output"
     before = set(tmp_path.rglob("*"))
     ns.run(tiny_model(), tasks, output=output, examples=4, n=4, n_random=3)
@@ -104,24 +103,3 @@ def test_a_folder_that_is_a_file_is_told(tmp_path):
     mask = ns.NeuronMask.of({"blocks.0.mlp.hook_post": [1]}, {"blocks.0.mlp.hook_post": 4})
     with pytest.raises(FileError, match="write .*mask"):
         mask.save(tmp_path / "file" / "mask.safetensors")
-
-
-def test_a_folder_belongs_to_one_set_of_settings(tmp_path):
-    tasks = {name: food_task(name, i) for i, name in enumerate(("one", "two"))}
-    model, small = tiny_model(), {"output": tmp_path, "examples": 4, "n": 4, "n_random": 3}
-    page = ns.run(model, tasks, **small).read_bytes()
-    assert ns.run(model, tasks, **small).read_bytes() == page  # the same again goes on where it was
-    for other, text in (
-        ({"tasks": {"one": tasks["one"]}}, "tasks"),
-        ({"k": 0.2}, "k 0.1 instead of 0.2"),
-        ({"n_random": 4}, "n_random 3 instead of 4"),
-        ({"model": tiny_model(seed=1)}, "fingerprint"),
-    ):
-        with pytest.raises(FileError, match=f"an earlier run with .*{text}") as error:
-            ns.run(**{"model": model, "tasks": tasks, **small, **other})
-        assert "another output folder" in error.value.do
-    assert (tmp_path / "report.html").read_bytes() == page
-    again = {"output": tmp_path, "examples": 4, "n": 4}
-    ns.reproduce("T8", model, tasks, **again)  # an experiment beside it has settings of its own
-    with pytest.raises(FileError, match="reproduce T8 into .*"):
-        ns.reproduce("T8", model, tasks, **again | {"examples": 3})

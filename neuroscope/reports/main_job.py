@@ -62,9 +62,6 @@ def run(
 
     Returns:
         Path of the report.
-
-    Raises:
-        FileError: the folder holds a run with other tasks or settings.
     """
     named = named_tasks(tasks, "run")
     for task in named.values():  # refused before the first forward pass, not after the last one
@@ -72,10 +69,8 @@ def run(
         task.split("test", n)
     model, folder = resolve(model), Path(output)
     families = {name: task.family for name, task in named.items()}
-    how: dict[str, Any] = {"method": method, "objective": objective, "unit": unit, "examples": examples}
     with model.unchanged():
-        settings = settings_of(model, named) | how | {"k": k, "n": n, "n_random": n_random}
-        files.keep_settings(folder / "settings" / "run.json", settings, "run")
+        how: dict[str, Any] = {"method": method, "objective": objective, "unit": unit, "examples": examples}
         shared: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
         scores = cached_scores(model, named, folder / "scores", **how, **shared)
         masks = {name: s.top(k) for name, s in scores.items()}
@@ -109,12 +104,6 @@ def run(
             "versions": files.versions(),
         },
     )
-
-
-def settings_of(model: Model, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """What a folder's settings say of the model and the tasks."""
-    weights = {name: model.provenance()[name] for name in ("fingerprint", "dtype")}
-    return weights | {"tasks": {name: task.data_hash for name, task in tasks.items()}}
 
 
 def named_tasks(tasks: Any, asked: str) -> dict[str, Task]:

@@ -7,13 +7,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from neuroscope import files
 from neuroscope.checks import Progress, public
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.table import EXPERIMENTS, Experiment
 from neuroscope.models import resolve
 from neuroscope.reports.bench import Bench
-from neuroscope.reports.main_job import named_tasks, settings_of
+from neuroscope.reports.main_job import named_tasks
 from neuroscope.reports.page import write_report
 from neuroscope.reports.saved_tables import save_tables
 from neuroscope.tasks import Task, Tasks
@@ -66,7 +65,6 @@ def reproduce(
 
     Raises:
         ArgumentError: an unknown experiment, or no task left to train on.
-        FileError: the folder holds this experiment with other tasks or settings.
     """
     row = EXPERIMENTS[choose(experiment, EXPERIMENTS, "experiment")]
     named = named_tasks(row.tasks if tasks is None else tasks, "reproduce")
@@ -82,10 +80,6 @@ def reproduce(
     arguments |= {"methods": methods, "progress": progress, "held_out": _held_out(row, named, held_out)}
     with model.unchanged():
         bench = Bench(model, named, folder, arguments)
-        settings = {name: value for name, value in arguments.items() if name != "progress"}
-        settings["recipe"] = None if recipe is None else dict(vars(Recipe.of(recipe)))
-        settings |= settings_of(model, named)
-        files.keep_settings(folder / "settings" / f"{row.id}.json", settings, f"reproduce {row.id}")
         result = bench.run(row)
     save_tables({row.id: result}, folder / "tables")
     how_found = " Neurons were found on discovery examples." if bench.finds_neurons(row) else ""
