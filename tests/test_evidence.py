@@ -259,11 +259,13 @@ def test_words_say_what_is_beyond_chance_and_what_is_not(off):
     summary = off.summary().set_index("name")
     total, tests = summary.loc["mean (all)"], summary[summary["q"].notna()]
     words = off.in_words()
-    assert words.startswith("With each task's own neurons off, the mean score of 3 task(s) goes from ")
+    assert words.startswith("With each task's own neurons off, the mean score over tasks (3) goes from ")
     assert f"**{total['original']:.1%}** to **{total['off']:.1%}**" in words
     shown = (tests["q"] < 0.05) & (tests["off"] < tests["random-layer"])
     assert f"**{shown.sum()} of 3**" in words
-    assert f"with 3 random masks, in {', '.join(tests.index[~shown])}." in words  # no effect is clear with so few
+    assert (
+        f"than random ones of the same layers in {', '.join(tests.index[~shown])}." in words
+    )  # no effect is clear with so few
     table = off.table.copy()
     own = table["condition"] == "task"
     clear = dataclasses.replace(off, table=table.assign(q=np.where(own, 0.01, np.nan), score=table["score"] - 9 * own))
@@ -277,11 +279,12 @@ def test_words_of_the_verdicts():
     found = constructed(effects, families)  # selective, shared, shared, not shown: see above
     words = found.in_words()
     assert (
-        "in **0 of 4** task(s) its neurons are **specific**" in words
-        and "in **1** more they are **selective**" in words
+        "in **0 of 4** tasks its neurons are **specific**" in words and "in **1** more they are **selective**" in words
     )
     assert "**A negative**: the neurons were not shown to be the task's own in a2 (compare those of b), b1" in words
-    assert "**A negative**: switching them off was not shown to do anything beyond chance in c1." in words
+    assert (
+        "once corrected over all 16 cells of this matrix (q), switching a task's own neurons off was not shown" in words
+    )
     assert (
         list(found.tables()) == ["verdicts", "runs"]
         and found.sections()[0].title == "Are the neurons their task's own?"

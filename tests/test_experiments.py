@@ -219,7 +219,7 @@ def test_train_only_says_who_won():
     ]  # fmt: skip
     text = TrainOnly(pd.DataFrame(rows), {"seeds": [0, 1]}).in_words()
     assert "from **50.0%** to **53.3%**" in text and "**1 of 3** tasks: up" in text
-    assert re.search(r"\*\*A negative\*\*: this was not shown.* in same\.", text)
+    assert re.search(r"\*\*A negative\*\*: with 2 random masks.* were not shown to do better.* in same\.", text)
     assert "random neurons did better in down." in text
 
 
