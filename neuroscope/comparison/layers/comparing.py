@@ -63,6 +63,7 @@ def compare(
             option, a device that is not there, or too little memory for the smallest block.
 
     Example:
+        >>> import numpy as np
         >>> x = {"t": np.random.default_rng(0).normal(size=(2, 30, 5))}
         >>> compare(x, x).to_frame()["value"].round(6).tolist()
         [1.0, 1.0]
