@@ -145,7 +145,7 @@ def test_gradients_are_the_base_weights_gradients_at_the_neurons():
         loss = lambda: model.logits(inputs(model.style)).logsumexp(-1).pow(2).mean()  # noqa: E731
         loss().backward()  # everything requires gradients: the base's are the reference
         total = 0
-        for part in adapter.parts:
+        for part in adapter.placed:
             for name, delta in part.delta.named_parameters():
                 whole = part.linear._parameters[name].grad
                 picked = whole.index_select(part.delta.dim if name == "weight" else 0, part.delta.index)

@@ -52,7 +52,7 @@ class NeuronAdapter:
 
     Attributes:
         base: fingerprint of the model without adapters.
-        parts: the deltas in their places, in forward order.
+        placed: the deltas in their places, in forward order.
     """
 
     @public
@@ -64,12 +64,12 @@ class NeuronAdapter:
         places = places_of(self.model, mask)
         with bare(self.model.root):
             self.base = self.model.fingerprint()
-        self.parts = attach(self.model.root, places)
+        self.placed = attach(self.model.root, places)
         guard(self.model.root)
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters: the deltas."""
-        return [p for part in self.parts for p in part.delta.parameters()]
+        return [p for placed in self.placed for p in placed.delta.parameters()]
 
     @property
     def n_parameters(self) -> int:
@@ -84,12 +84,12 @@ class NeuronAdapter:
     @property
     def is_merged(self) -> bool:
         """Whether the change is written into the model's own weights."""
-        return any(part.kept for part in self.parts)
+        return any(placed.before for placed in self.placed)
 
     @property
     def scale(self) -> float:
         """Factor of the change: 1 as trained, 0 for the base model. It can be set while the adapter is not merged."""
-        return self.parts[0].delta.strength
+        return self.placed[0].delta.strength
 
     @scale.setter
     def scale(self, factor: float) -> None:
@@ -97,8 +97,8 @@ class NeuronAdapter:
             raise ModelError(f"scale = {factor}", "an adapter that is merged", "call unmerge() first")
         if not isinstance(factor, (int, float)) or not math.isfinite(factor):
             raise ArgumentError(f"scale = {factor!r}", "not a finite number", "give a number, such as 0.5")
-        for part in self.parts:
-            part.delta.strength = float(factor)
+        for placed in self.placed:
+            placed.delta.strength = float(factor)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -113,10 +113,10 @@ class NeuronAdapter:
         if self.is_merged:
             raise ModelError("merge an adapter", "it is merged already", "call unmerge() first")
         distributed.settle(self.model.root)
-        for part in self.parts:
-            part.kept = part.delta.touched(part.linear)
-            part.delta.put(part.linear._parameters, part.delta.added_to(part.kept))
-            part.delta.live = False
+        for placed in self.placed:
+            placed.before = placed.delta.touched(placed.linear)
+            placed.delta.put(placed.linear._parameters, placed.delta.added_to(placed.before))
+            placed.delta.live = False
 
     def unmerge(self) -> None:
         """Put the touched rows back as they were, to the bit; the hooks add the change again.
@@ -127,19 +127,19 @@ class NeuronAdapter:
         if not self.is_merged:
             raise ModelError("unmerge an adapter", "it is not merged", "call merge() first")
         distributed.settle(self.model.root)
-        for part in self.parts:
-            now, written = part.delta.touched(part.linear), part.delta.added_to(part.kept)
+        for placed in self.placed:
+            now, written = placed.delta.touched(placed.linear), placed.delta.added_to(placed.before)
             if not all(torch.equal(now[name], written[name]) for name in now):
                 do = "unmerge adapters in the reverse order of merging, and train none that is merged"
-                raise ModelError("unmerge an adapter", f"rows of {part.path} that changed since merge()", do)
-        for part in self.parts:
-            part.delta.put(part.linear._parameters, part.kept)
-            part.delta.live, part.kept = True, {}
+                raise ModelError("unmerge an adapter", f"rows of {placed.path} that changed since merge()", do)
+        for placed in self.placed:
+            placed.delta.put(placed.linear._parameters, placed.before)
+            placed.delta.live, placed.before = True, {}
 
     def detach(self) -> None:
         """Take the adapter off the model. What is merged stays merged; call `unmerge` before to have the base back."""
-        for part in self.parts:
-            remove(part)
+        for placed in self.placed:
+            remove(placed)
         unguard(self.model.root)
 
     def save(self, path: str | PathLike, *, dtype: torch.dtype = torch.float32) -> Path:
@@ -165,8 +165,8 @@ class NeuronAdapter:
             ModelError: the model is another one than the adapter's base.
             FileError: the file is missing, damaged, or holds something else.
         """
-        tensors, about, manifest = _read(path)
-        adapter = cls(model, _mask(tensors, about, path), manifest=manifest)
+        tensors, header, manifest = _read(path)
+        adapter = cls(model, _mask(tensors, header, path), manifest=manifest)
         try:
             adapter._fill(tensors, manifest, path)
         except Exception:
@@ -177,8 +177,8 @@ class NeuronAdapter:
 
     def restore(self, path: str | PathLike) -> None:
         """Overwrite the deltas with those of a file that was saved for the same mask on the same base."""
-        tensors, about, manifest = _read(path)
-        if _mask(tensors, about, path) != self.mask:
+        tensors, header, manifest = _read(path)
+        if _mask(tensors, header, path) != self.mask:
             raise FileError(f"restore an adapter from {path}", "another mask", "give a file of the same run")
         self._fill(tensors, manifest, path)
 
@@ -198,15 +198,15 @@ class NeuronAdapter:
         with bare(root):
             weights = {name: distributed.gathered(weight) for name, weight in root.state_dict().items()}
         if not self.is_merged:
-            for part in self.parts:
-                for name, entries in part.delta.added_to(part.delta.touched(part.linear)).items():
-                    own = f"{part.path}.{name}"
-                    weights[own] = weights[own].clone()  # a copy of the touched matrices, not of the model
-                    part.delta.put({name: weights[own]}, {name: entries})
+            for placed in self.placed:
+                for name, entries in placed.delta.added_to(placed.delta.touched(placed.linear)).items():
+                    full = f"{placed.path}.{name}"
+                    weights[full] = weights[full].clone()  # a copy of the touched matrices, not of the model
+                    placed.delta.put({name: weights[full]}, {name: entries})
         return save_checkpoint(self.model, folder, weights)
 
     def _named(self) -> dict[str, nn.Parameter]:
-        return {f"{part.key}.{name}": p for part in self.parts for name, p in part.delta.named_parameters()}
+        return {f"{placed.key}.{name}": p for placed in self.placed for name, p in placed.delta.named_parameters()}
 
     @torch.no_grad()
     def _fill(self, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], path: str | PathLike) -> None:
@@ -236,17 +236,17 @@ def _is_mask(mask: Any) -> None:
 
 
 def _read(path: str | PathLike) -> tuple[dict[str, Tensor], dict, dict]:
-    tensors, about, manifest = read_safetensors(path, "NeuronAdapter")
+    tensors, header, manifest = read_safetensors(path, "NeuronAdapter")
     if not {"base", "scale"} <= manifest.keys():
         raise FileError(f"read an adapter from {path}", "no base or scale in its manifest", "write it with save()")
-    return tensors, about, manifest
+    return tensors, header, manifest
 
 
-def _mask(tensors: Mapping[str, Tensor], about: Mapping[str, Any], path: str | PathLike) -> NeuronMask:
-    found = {a: tensors[f"values/{a}"] for a in about["widths"] if f"values/{a}" in tensors}
-    if len(found) < len(about["widths"]):
+def _mask(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | PathLike) -> NeuronMask:
+    neurons = {a: tensors[f"values/{a}"] for a in header["widths"] if f"values/{a}" in tensors}
+    if len(neurons) < len(header["widths"]):
         raise FileError(f"read an adapter from {path}", "sites without values", "the file is damaged; save it again")
     try:
-        return NeuronMask.of(found, about["widths"], about["unit"], about["manifest"].get("mask"))
+        return NeuronMask.of(neurons, header["widths"], header["unit"], header["manifest"].get("mask"))
     except MaskError as error:
         raise FileError(f"read an adapter from {path}", error.found, "the file is damaged; save it again") from None

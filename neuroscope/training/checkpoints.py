@@ -64,8 +64,8 @@ def refuse_other_run(checkpoint: str | PathLike, run: Mapping[str, Any]) -> None
 
 def last_checkpoint(output: str | PathLike) -> Path | None:
     """The latest complete checkpoint of a run's folder; one that a kill cut off is passed over."""
-    found = [p for p in Path(output).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda p: -int(p.name.removeprefix("checkpoint-"))):
+    numbered = [p for p in Path(output).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(numbered, key=lambda p: -int(p.name.removeprefix("checkpoint-"))):
         if is_complete(path):
             return path
     return None

@@ -67,10 +67,10 @@ class Delta(nn.Module):
 
     def touched(self, linear: Any) -> dict[str, Tensor]:
         """A copy of the entries of the layer's parameters that the change is for."""
-        kept = {"weight": gathered(linear.weight).index_select(self.dim, self.index)}
-        return kept if self.bias is None else kept | {"bias": gathered(linear.bias)[self.index]}
+        entries = {"weight": gathered(linear.weight).index_select(self.dim, self.index)}
+        return entries if self.bias is None else entries | {"bias": gathered(linear.bias)[self.index]}
 
-    def added_to(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def added_to(self, touched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`touched` with the change added, summed in the wider dtype and rounded once."""
         changes = {"weight": gathered(self.weight) if self.dim == 0 else gathered(self.weight).t()}
         if self.bias is not None:
@@ -79,7 +79,7 @@ class Delta(nn.Module):
             name: (entries.to(torch.promote_types(entries.dtype, torch.float32)) + self.strength * changes[name]).to(
                 entries.dtype
             )
-            for name, entries in kept.items()
+            for name, entries in touched.items()
         }
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ class Delta(nn.Module):
 
 
 @dataclass
-class Part:
+class PlacedDelta:
     """One delta in its place."""
 
     path: str
@@ -101,7 +101,7 @@ class Part:
     linear: Any
     delta: Delta
     hook: Any
-    kept: dict[str, Tensor] = field(default_factory=dict)  # the touched entries as they were, while merged
+    before: dict[str, Tensor] = field(default_factory=dict)  # the touched entries as they were, while merged
 
     @property
     def key(self) -> str:
@@ -173,12 +173,12 @@ def _note(
     getattr(place, name).append((rows.start, rows.start + rows.step * neurons))
 
 
-def attach(root: nn.Module, places: Mapping[tuple[str, Side], Place]) -> list[Part]:
+def attach(root: nn.Module, places: Mapping[tuple[str, Side], Place]) -> list[PlacedDelta]:
     """Give every place a delta of zeros, and the hook that adds it; after an error, none has one."""
     slots = [slot for m in root.modules() if (slot := m._modules.get(SLOT)) is not None]
     taken = [int(name.split("-")[0]) for slot in slots for name in slot._modules]
     number = max(taken, default=-1) + 1  # never one of another adapter
-    parts: list[Part] = []
+    placed: list[PlacedDelta] = []
     try:
         for (path, side), place in places.items():
             index, biases = _in_order(place.weight), _in_order(place.bias)
@@ -188,19 +188,19 @@ def attach(root: nn.Module, places: Mapping[tuple[str, Side], Place]) -> list[Pa
             delta = Delta(place.linear, side, index, biases is not None)
             name = f"{number}-{side}"
             hook = place.linear.register_forward_hook(_adder(name), prepend=True)  # before what edits the output
-            parts.append(Part(path, place.address, place.linear, delta, hook))
+            placed.append(PlacedDelta(path, place.address, place.linear, delta, hook))
             if SLOT not in place.linear._modules:
                 place.linear.add_module(SLOT, nn.ModuleDict())
             place.linear.get_submodule(SLOT).add_module(name, delta)
     except BaseException:
-        for part in parts:
-            remove(part)
+        for one in placed:
+            remove(one)
         raise
-    return parts
+    return placed
 
 
-def _in_order(found: Sequence[tuple[int, Tensor]]) -> Tensor | None:
-    return torch.cat([indices for _, indices in sorted(found, key=lambda one: one[0])]) if found else None
+def _in_order(slices: Sequence[tuple[int, Tensor]]) -> Tensor | None:
+    return torch.cat([indices for _, indices in sorted(slices, key=lambda one: one[0])]) if slices else None
 
 
 def are_live(root: nn.Module) -> bool:
@@ -229,11 +229,11 @@ def bare(root: nn.Module) -> Iterator[None]:
             module._modules[SLOT] = deltas
 
 
-def remove(part: Part) -> None:
+def remove(placed: PlacedDelta) -> None:
     """Take one delta and its hook off the model."""
-    part.hook.remove()
-    deltas = part.linear._modules.get(SLOT)
-    for name in [n for n, delta in (deltas.named_children() if deltas is not None else ()) if delta is part.delta]:
+    placed.hook.remove()
+    deltas = placed.linear._modules.get(SLOT)
+    for name in [n for n, delta in (deltas.named_children() if deltas is not None else ()) if delta is placed.delta]:
         del deltas._modules[name]
     if deltas is not None and not deltas._modules:
-        del part.linear._modules[SLOT]
+        del placed.linear._modules[SLOT]

@@ -95,8 +95,8 @@ def inject(root: nn.Module, rank: int, alpha: float, seed: int, asked: str) -> t
     generator = torch.Generator().manual_seed(seed)  # peft draws from the global one
     for slot in slots:
         for side in SIDES:
-            own = getattr(slot.layer, side)[name]
-            own.to(torch.promote_types(own.weight.dtype, torch.float32)).requires_grad_(False)
+            side_layer = getattr(slot.layer, side)[name]
+            side_layer.to(torch.promote_types(side_layer.weight.dtype, torch.float32)).requires_grad_(False)
         down = slot.layer.lora_A[name].weight.detach()
         drawn = torch.empty(down.shape, dtype=torch.float32)  # on the CPU: the same on every device
         down.copy_(nn.init.kaiming_uniform_(drawn, math.sqrt(5), generator=generator))  # as peft does
@@ -109,10 +109,10 @@ def _linears(root: Any, asked: str) -> list[str]:
     head = root.get_output_embeddings() if hasattr(root, "get_output_embeddings") else None
     with plain(root):
         named = [(path, module) for path, module in root.named_modules() if module is not head]
-    found = [path for path, module in named if isinstance(module, nn.Linear) or hasattr(module, "nf")]  # nf: GPT-2's
-    if not found:
+    linears = [path for path, module in named if isinstance(module, nn.Linear) or hasattr(module, "nf")]  # nf: GPT-2's
+    if not linears:
         raise ModelError(asked, "no linear layer", "open a model with linear layers of torch's own class")
-    return found
+    return linears
 
 
 def _slots(root: nn.Module, name: str) -> list[Slot]:

@@ -82,8 +82,8 @@ def weight_of(trainer: Any, inputs: Mapping[str, Any]) -> Tensor | float:
     arguments = trainer.args
     if arguments.world_size == 1 or trainer.model_accepts_loss_kwargs or not arguments.average_tokens_across_devices:
         return 1.0
-    own = (inputs["labels"] != -100).sum().to(arguments.device)
-    return own * arguments.world_size / trainer.accelerator.gather(own).sum()
+    tokens = (inputs["labels"] != -100).sum().to(arguments.device)
+    return tokens * arguments.world_size / trainer.accelerator.gather(tokens).sum()
 
 
 def save_optimizer(trainer: Any, folder: str) -> None:

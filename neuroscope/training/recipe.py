@@ -109,15 +109,15 @@ def _number(value: Any, name: str, positive: bool = False) -> float:
     return number
 
 
-def _training_arguments(given: Any) -> dict[str, Any]:
+def _training_arguments(arguments: Any) -> dict[str, Any]:
     """Their names are checked here, their values where `TrainingArguments` are made of them."""
-    if given is None:
+    if arguments is None:
         return {}
-    if not isinstance(given, Mapping):
+    if not isinstance(arguments, Mapping):
         do = "give a mapping of transformers.TrainingArguments by name"
-        raise ArgumentError(f"arguments={given!r:.60}", f"a {type(given).__name__}", do)
+        raise ArgumentError(f"arguments={arguments!r:.60}", f"a {type(arguments).__name__}", do)
     known = [one.name for one in dataclasses.fields(TrainingArguments) if one.init]
-    for name, value in given.items():
+    for name, value in arguments.items():
         if name not in known:
             raise ArgumentError(f"arguments[{name!r}]", "no TrainingArguments of that name", suggest(name, known))
         if name in NAMED:
@@ -125,4 +125,4 @@ def _training_arguments(given: Any) -> dict[str, Any]:
             raise ArgumentError(f"arguments[{name!r}]", "an argument that has a name of its own here", do)
         if name in PROCESS_WIDE and value:
             raise ArgumentError(f"arguments[{name!r}]", "a switch for the whole process", "set it in torch yourself")
-    return dict(given)
+    return dict(arguments)

@@ -64,8 +64,8 @@ class NeuronTrainerMixin:
         parts = self.current_gradient_accumulation_steps if self._is_scaled(kwargs) else 1  # type: ignore[attr-defined]
         return loss + self.penalty() / parts
 
-    def _is_scaled(self, given: Mapping[str, Any]) -> bool:
-        return self.model_accepts_loss_kwargs and given.get("num_items_in_batch") is not None
+    def _is_scaled(self, keywords: Mapping[str, Any]) -> bool:
+        return self.model_accepts_loss_kwargs and keywords.get("num_items_in_batch") is not None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own `train`, with everything but the adapter frozen meanwhile."""

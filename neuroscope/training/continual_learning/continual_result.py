@@ -94,13 +94,13 @@ class Continual(Result):
 
     def _labels(self) -> dict[Variant, str]:
         keys = list(dict.fromkeys(self.table[VARIANT].itertuples(index=False, name=None)))
-        found = {}
+        labels = {}
         for method, options, lr in keys:
-            own = [key for key in keys if key[0] == method]
-            several = [len({key[i] for key in own}) > 1 for i in (1, 2)]
+            same_method = [key for key in keys if key[0] == method]
+            several = [len({key[i] for key in same_method}) > 1 for i in (1, 2)]
             more = [text for text, wanted in zip((options, f"{lr:g}"), several, strict=True) if wanted and text]
-            found[method, options, lr] = " ".join([method, *more])
-        return found
+            labels[method, options, lr] = " ".join([method, *more])
+        return labels
 
     def runs(self) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
         """(method, options, lr, order, seed) and the rows of each run."""
@@ -210,13 +210,12 @@ class Continual(Result):
         """Retention (LX24, Eq. 5, Figure 4) after every stage, one curve per method; the band is over runs."""
         curves = {}
         for variant, label in self._labels().items():
-            own = [matrix(run) for key, run in self.runs() if key[:3] == variant]
-            kept = [retention(a) for a in own if not np.isnan(a).any()]
-            if kept:
-                values = np.array(kept)[:, 1:]
-                low, high = (
-                    zip(*(mean_interval(column) for column in values.T), strict=True) if len(kept) > 1 else (None,) * 2
-                )
+            matrices = [matrix(run) for key, run in self.runs() if key[:3] == variant]
+            staged = [retention(a) for a in matrices if not np.isnan(a).any()]
+            if staged:
+                values = np.array(staged)[:, 1:]
+                intervals = [mean_interval(column) for column in values.T]
+                low, high = zip(*intervals, strict=True) if len(staged) > 1 else (None, None)
                 curves[label] = (list(range(2, values.shape[1] + 2)), (values.mean(0).tolist(), low, high))
         if not curves:
             raise ArgumentError("retention by stage", "no method with a score after every stage", STAGES)
@@ -341,8 +340,8 @@ class Continual(Result):
         more = f" and {len(orders) - 1} other order(s)" if len(orders) > 1 else ""
         lines = [f"{len(self.runs())} run(s) over {', '.join(orders[0])}{more}"]
         for (key, label), row in zip(self._labels().items(), self.summary().to_dict("records"), strict=True):
-            about = f"  {label:12} average accuracy {row['average accuracy']:.3f}"
-            lines.append(f"{about} [{row['low']:.3f}, {row['high']:.3f}]{self._weighting(key)}")
+            line = f"  {label:12} average accuracy {row['average accuracy']:.3f}"
+            lines.append(f"{line} [{row['low']:.3f}, {row['high']:.3f}]{self._weighting(key)}")
         return "\n".join(lines)
 
     def _weighting(self, key: Variant) -> str:

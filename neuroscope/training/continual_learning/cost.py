@@ -51,5 +51,5 @@ def _reset_peak() -> float:
 def _peak() -> float:
     if os.name != "posix" or not Path("/proc/self/status").exists():
         return float("nan")
-    found = PEAK.search(Path("/proc/self/status").read_text())
-    return int(found[1]) / 1024 if found else float("nan")
+    line = PEAK.search(Path("/proc/self/status").read_text())
+    return int(line[1]) / 1024 if line else float("nan")

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -147,5 +148,7 @@ def distances(
         1.0
     """
     factor = torch.linalg.cholesky(covariance.double())  # S = L L^T, so that the distance is |L^-1 (x - m)|
-    apart = x.double()[:, None] - means.double()  # [example, task, dim]
-    return torch.linalg.solve_triangular(factor, apart.flatten(0, 1).t(), upper=False).norm(dim=0).view(apart.shape[:2])
+    apart = rearrange(x.double(), "example dim -> example 1 dim") - means.double()
+    pairs = rearrange(apart, "example task dim -> dim (example task)")
+    lengths = torch.linalg.solve_triangular(factor, pairs, upper=False).norm(dim=0)
+    return rearrange(lengths, "(example task) -> example task", task=len(means))

@@ -89,7 +89,7 @@ def fisher(model: Model, weights: Sequence[Tensor], task: Task, n: int) -> list[
     """Diagonal empirical Fisher information: mean over examples of the squared gradient of log p(answer | prompt)."""
     examples = task.split("train", n)
     encoded = encode(model, task, examples, end=model.style != "masked")
-    found = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
+    information = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
     with model.quiet(), torch.enable_grad():
         before = [w.requires_grad for w in weights]
         try:
@@ -102,10 +102,10 @@ def fisher(model: Model, weights: Sequence[Tensor], task: Task, n: int) -> list[
                     logits.flatten(0, 1), targets.flatten().to(logits.device), ignore_index=UNSCORED, reduction="sum"
                 )
                 grads = torch.autograd.grad(loss, list(weights), allow_unused=True)
-                for total, grad in zip(found, grads, strict=True):
+                for total, grad in zip(information, grads, strict=True):
                     if grad is not None:
                         total += grad.float().square() / len(examples)
         finally:
             for w, required in zip(weights, before, strict=True):
                 w.requires_grad_(required)
-    return found
+    return information

@@ -28,7 +28,7 @@ def prompt_features(
         NumericalError: a feature that is not finite.
     """
     encoded = _encoded(model, task, examples)
-    found = torch.empty(len(encoded), 0)
+    features = torch.empty(len(encoded), 0)
     with model.quiet(), torch.no_grad():
         for batch in batches(encoded, batch_size or AT_ONCE, pad_id(model.tokenizer), model.device, model.style):
             inputs = {k: v for k, v in batch.inputs.items() if k in ("input_ids", "attention_mask")}
@@ -36,14 +36,14 @@ def prompt_features(
             last = encoder(**inputs).last_hidden_state.float()  # [example, pos, dim]
             real = inputs["attention_mask"][..., None].to(last)
             means = ((last * real).sum(1) / real.sum(1)).cpu()
-            if not found.shape[1]:
-                found = torch.empty(len(encoded), means.shape[1])
-            found[batch.index.cpu()] = means
-    if not found.isfinite().all():
-        bad = int((~found.isfinite().all(1)).nonzero()[0])
+            if not features.shape[1]:
+                features = torch.empty(len(encoded), means.shape[1])
+            features[batch.index.cpu()] = means
+    if not features.isfinite().all():
+        bad = int((~features.isfinite().all(1)).nonzero()[0])
         do = "open the model in float32 or bfloat16"
         raise NumericalError(f"features of {task!r}", f"a prompt ({bad}) whose features are not finite", do)
-    return found
+    return features
 
 
 def _encoded(model: Model, task: Task, examples: Sequence[Example]) -> list[Encoded]:

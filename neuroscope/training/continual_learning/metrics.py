@@ -46,12 +46,12 @@ def retention(a: Matrix) -> Float[NDArray[np.float64], " stage"]:
         >>> retention(np.array([[0.8, 0.0], [0.4, 0.9]])).tolist()
         [nan, 0.5]
     """
-    own = np.diagonal(a)
-    kept = np.full(len(a), np.nan)
+    learnt = np.diagonal(a)
+    shares = np.full(len(a), np.nan)
     for j in range(1, len(a)):
-        if (own[:j] > 0).all():
-            kept[j] = (a[j, :j] / own[:j]).mean()
-    return kept
+        if (learnt[:j] > 0).all():
+            shares[j] = (a[j, :j] / learnt[:j]).mean()
+    return shares
 
 
 def final_retention(a: Matrix) -> float:

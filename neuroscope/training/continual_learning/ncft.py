@@ -184,8 +184,8 @@ def unmerged(adapters: Sequence[NeuronAdapter]) -> Iterator[None]:
         adapter.unmerge()
     try:
         for adapter in adapters:
-            for part in adapter.parts:
-                part.delta.live = False
+            for placed in adapter.placed:
+                placed.delta.live = False
         yield
     finally:
         for adapter in adapters:
@@ -205,8 +205,8 @@ def best(scores: Scores, claims: Claims, out: NeuronMask | None, k: float, overl
     if out:  # relevance is not negative: what is left out goes below all
         values = {a: v.index_fill(0, out[a], -1.0) for a, v in values.items()}
     mask = replace(scores, values_by_site=values).top(k)
-    about = {"overlap_penalty": overlap_penalty, "left_out": len(out) if out else 0}
-    return replace(mask, manifest={**mask.manifest, **about})
+    settings = {"overlap_penalty": overlap_penalty, "left_out": len(out) if out else 0}
+    return replace(mask, manifest={**mask.manifest, **settings})
 
 
 def random_instead(mask: NeuronMask, out: NeuronMask | None, seed: int) -> NeuronMask:

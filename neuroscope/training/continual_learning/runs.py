@@ -81,7 +81,8 @@ def continual(
         if name not in entry.options:
             raise _no_such_option(method, name, options[name])
     recipe = Recipe.of(recipe, lr=entry.lr)
-    to_learn, to_keep = _checked(tasks, known, split, n)
+    to_learn, before = _checked(tasks, known, split, n)
+    known = list(before.values())
     orders = orders_of(list(to_learn), orders)
     model = resolve(model)
     require_parameters(model, f"continual(method={method!r})")
@@ -91,21 +92,21 @@ def continual(
     prepared: dict[str, Any] = {}  # the examples to measure on, made ready once for all runs
     records = []
     for number, order in enumerate(orders):
-        sequence, kept = [to_learn[name] for name in order], list(to_keep.values())
+        sequence = [to_learn[name] for name in order]
         for seed in seeds_of(seeds):
-            setting = Setting(model, sequence, kept, recipe, seed, split, n, batch_size, progress, prepared)
+            setting = Setting(model, sequence, known, recipe, seed, split, n, batch_size, progress, prepared)
             run = {"fingerprint": provenance["fingerprint"], **settings, "seed": seed}
-            run |= {"tasks": [task.data_hash for task in sequence], "known": [task.data_hash for task in kept]}
+            run |= {"tasks": [task.data_hash for task in sequence], "known": [task.data_hash for task in known]}
             folder = None if output is None else Path(output) / f"{method}-order{number}-seed{seed}"
             start = partial(entry.start, **options)
             for record in learn_sequence(setting, start, entry.at_once, folder, run):
                 records.append(record | {"order": number, "seed": seed})
-    given = " ".join(f"{name}={value}" for name, value in sorted(options.items()) if value != entry.options[name])
-    run_of = {"method": method, "options": given}
+    changed = " ".join(f"{name}={value}" for name, value in sorted(options.items()) if value != entry.options[name])
+    run_of = {"method": method, "options": changed}
     manifest = {
         **provenance,
         "data_hash": {name: task.data_hash for name, task in to_learn.items()},
-        "known": {name: task.data_hash for name, task in to_keep.items()},
+        "known": {name: task.data_hash for name, task in before.items()},
         "orders": orders,
         **measured_on,
         "runs": [

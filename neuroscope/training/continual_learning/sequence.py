@@ -33,20 +33,20 @@ def orders_of(names: Sequence[str], orders: Sequence[Sequence[str]] | None) -> l
     if not listed or not all(isinstance(order, Sequence) and not isinstance(order, str) for order in orders):
         found_there = "a text, or no list of lists"
         raise ArgumentError(f"orders={orders!r}", found_there, "give a list of orders, each a list of names of tasks")
-    found = [list(order) for order in orders]
-    for order in found:
+    chosen = [list(order) for order in orders]
+    for order in chosen:
         unknown = [name for name in order if name not in names]
         if unknown or len(set(order)) != len(order) or len(order) < 2:
             asked = f"the order {order}"
             do = f"name two or more of {', '.join(names)}, each once"
             raise ArgumentError(asked, f"no task {unknown[0]!r}" if unknown else "too few, or one twice", do)
-    if not found:
+    if not chosen:
         raise ArgumentError("orders=[]", "no order", "give one or more, or None for the order of the tasks")
-    if len({len(order) for order in found}) > 1 or any(found.count(order) > 1 for order in found):
+    if len({len(order) for order in chosen}) > 1 or any(chosen.count(order) > 1 for order in chosen):
         raise ArgumentError(
-            f"orders={found}", "different lengths, or an order twice", "give each length a call of its own"
+            f"orders={chosen}", "different lengths, or an order twice", "give each length a call of its own"
         )
-    return found
+    return chosen
 
 
 def learn_sequence(

@@ -147,28 +147,30 @@ def weighted(
     base, changes = factors(owned, weights, weighting)
     places: dict[str, list[tuple[int, Any]]] = {}
     for m, adapter in enumerate(adapters):
-        for part in adapter.parts:
-            places.setdefault(part.key, []).append((m, part))
+        for placed in adapter.placed:
+            places.setdefault(placed.key, []).append((m, placed))
     with unmerged(adapters):
-        held = [(part, part.delta.touched(part.linear)) for found in places.values() for _, part in found]
+        before = [
+            (placed, placed.delta.touched(placed.linear)) for of_layer in places.values() for _, placed in of_layer
+        ]
         try:
-            for found in places.values():
-                _write(found, base, changes, adapters)
+            for of_layer in places.values():
+                _write(of_layer, base, changes, adapters)
             yield
         finally:
-            for part, entries in held:
-                part.delta.put(part.linear._parameters, entries)
+            for placed, entries in before:
+                placed.delta.put(placed.linear._parameters, entries)
 
 
 @torch.no_grad()
 def _write(
-    found: Sequence[tuple[int, Any]], base: Factors, changes: Sequence[Factors], adapters: Sequence[NeuronAdapter]
+    of_layer: Sequence[tuple[int, Any]], base: Factors, changes: Sequence[Factors], adapters: Sequence[NeuronAdapter]
 ) -> None:
     """The weighted rows (or columns) of one linear layer: summed in float32 at least, rounded once."""
-    linear = found[0][1].linear
+    linear = of_layer[0][1].linear
     sums: dict[str, Tensor] = {}
-    for m, part in found:
-        delta, neurons = part.delta, adapters[m].mask[part.address]
+    for m, placed in of_layer:
+        delta, neurons = placed.delta, adapters[m].mask[placed.address]
         repeats = len(delta.index) // len(neurons)  # a fused projection has several rows per neuron
         for name, entries in delta.touched(linear).items():
             dim = delta.dim if name == "weight" else 0
@@ -176,18 +178,18 @@ def _write(
             if name not in sums:
                 sums[name] = linear._parameters[name].detach().to(wide).clone()
             # the base's share, once per entry: written, not added, and from the untouched weights
-            own = _along(base[part.address][neurons].repeat(repeats), entries, dim)
-            sums[name].index_copy_(dim, delta.index, entries.to(wide) * own)
-    for m, part in found:
-        delta, neurons = part.delta, adapters[m].mask[part.address]
+            factor = _along(base[placed.address][neurons].repeat(repeats), entries, dim)
+            sums[name].index_copy_(dim, delta.index, entries.to(wide) * factor)
+    for m, placed in of_layer:
+        delta, neurons = placed.delta, adapters[m].mask[placed.address]
         repeats = len(delta.index) // len(neurons)
         for name in sums:
             if name == "bias" and delta.bias is None:
                 continue
             change = delta.bias if name == "bias" else delta.weight if delta.dim == 0 else delta.weight.t()
             dim = delta.dim if name == "weight" else 0
-            own = _along(changes[m][part.address][neurons].repeat(repeats), change, dim)
-            sums[name].index_add_(dim, delta.index, (change.detach() * own).to(sums[name].dtype))
+            factor = _along(changes[m][placed.address][neurons].repeat(repeats), change, dim)
+            sums[name].index_add_(dim, delta.index, (change.detach() * factor).to(sums[name].dtype))
     for name, values in sums.items():
         linear._parameters[name].copy_(values)
 
