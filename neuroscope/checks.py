@@ -40,9 +40,9 @@ def whole(value: Any, name: str, least: int = 0, do: str = "") -> int:
         >>> whole(np.int64(4), "n", 1)
         4
     """
-    number = _plain(value)
+    number = plain(value)
     if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < least:
-        raise ArgumentError(_shown(name, value), f"not a whole number from {least} up", do or f"give {least} or more")
+        raise ArgumentError(shown(name, value), f"not a whole number from {least} up", do or f"give {least} or more")
     return int(number)
 
 
@@ -54,7 +54,7 @@ def finite(value: Any, name: str, do: str = "give a finite number") -> float:
     """
     number = _real(value)
     if number is None or not math.isfinite(number):
-        raise ArgumentError(_shown(name, value), "not a finite number", do)
+        raise ArgumentError(shown(name, value), "not a finite number", do)
     return number
 
 
@@ -66,7 +66,7 @@ def share(value: Any, name: str = "k", do: str = "give a share in (0, 1], such a
     """
     number = _real(value)
     if number is None or not 0 < number <= 1:
-        raise ArgumentError(_shown(name, value), f"not a share: 0 < {name} <= 1", do)
+        raise ArgumentError(shown(name, value), f"not a share: 0 < {name} <= 1", do)
     return number
 
 
@@ -76,14 +76,14 @@ def shares(values: Any, name: str = "k", with_zero: bool = False) -> tuple[float
     Raises:
         ArgumentError: anything else.
     """
-    listed = [values] if _real(values) is not None else _plain(values)
+    listed = [values] if _real(values) is not None else plain(values)
     if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
-        raise ArgumentError(_shown(name, values), "no shares", "give growing shares, such as (0.1, 0.5, 1.0)")
+        raise ArgumentError(shown(name, values), "no shares", "give growing shares, such as (0.1, 0.5, 1.0)")
     read = [_real(value) for value in listed]
     good = [number for number in read if number is not None and 0 <= number <= 1 and (number or with_zero)]
     if not read or len(good) < len(read) or good != sorted(set(good)):
         what = f"not growing shares in {'[' if with_zero else '('}0, 1]"
-        raise ArgumentError(_shown(name, values), what, "give some, such as (0.1, 0.5, 1.0)")
+        raise ArgumentError(shown(name, values), what, "give some, such as (0.1, 0.5, 1.0)")
     return tuple(good)
 
 
@@ -92,7 +92,7 @@ def seed_of(value: Any, name: str = "seed") -> int:
     do = "give a whole number from 0 to 2**32 - 1, such as 0"
     seed = whole(value, name, 0, do)
     if seed >= SEEDS:
-        raise ArgumentError(_shown(name, value), "more than 2**32 - 1", do)
+        raise ArgumentError(shown(name, value), "more than 2**32 - 1", do)
     return seed
 
 
@@ -106,14 +106,14 @@ def seeds_of(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
         >>> seeds_of(3), seeds_of([5, 7])
         ((0, 1, 2), (5, 7))
     """
-    listed = _plain(seeds)
+    listed = plain(seeds)
     if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
         return tuple(range(whole(listed, name, 1, "give how many runs, or their seeds, such as 3 or (0, 1, 2)")))
     chosen = tuple(seed_of(seed, name) for seed in listed)
     if not chosen:
-        raise ArgumentError(_shown(name, seeds), "no seed", "give how many runs, or their seeds, such as (0, 1, 2)")
+        raise ArgumentError(shown(name, seeds), "no seed", "give how many runs, or their seeds, such as (0, 1, 2)")
     if len(set(chosen)) < len(chosen):
-        raise ArgumentError(_shown(name, seeds), "a seed twice", "give different ones: equal seeds give equal runs")
+        raise ArgumentError(shown(name, seeds), "a seed twice", "give different ones: equal seeds give equal runs")
     return chosen
 
 
@@ -125,7 +125,7 @@ def names_of(value: Any, name: str) -> tuple[str, ...]:
     """
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, Iterable) or isinstance(listed, Mapping) or not all(isinstance(v, str) for v in listed):
-        raise ArgumentError(_shown(name, value), "not names", "give names, such as ['nli-food']")
+        raise ArgumentError(shown(name, value), "not names", "give names, such as ['nli-food']")
     return tuple(dict.fromkeys(listed))
 
 
@@ -148,26 +148,26 @@ def folder_of(value: Any, name: str = "output") -> Path | None:
     if value is None:
         return None
     if not isinstance(value, str | PathLike) or not fspath(value):
-        raise ArgumentError(_shown(name, value), f"a {type(value).__name__}, no path", "give a folder, or None")
+        raise ArgumentError(shown(name, value), f"a {type(value).__name__}, no path", "give a folder, or None")
     path = Path(value)
     if path.is_file():
-        raise ArgumentError(_shown(name, value), "a file", "give a folder; it is made where there is none")
+        raise ArgumentError(shown(name, value), "a file", "give a folder; it is made where there is none")
     return path
 
 
 def progress_of(value: Any, name: str = "progress") -> Progress | None:
     """What shows progress, called as `progress(iterable, desc="...")`; None is silent."""
     if value is not None and not callable(value):
-        raise ArgumentError(_shown(name, value), f"a {type(value).__name__}", "give a callable such as tqdm, or None")
+        raise ArgumentError(shown(name, value), f"a {type(value).__name__}", "give a callable such as tqdm, or None")
     return value
 
 
 def flag(value: Any, name: str) -> bool:
     """True or False, of Python or numpy, and nothing else."""
-    plain = _plain(value)
-    if isinstance(plain, bool):
-        return plain
-    raise ArgumentError(_shown(name, value), f"a {type(value).__name__}", "give True or False")
+    switch = plain(value)
+    if isinstance(switch, bool):
+        return switch
+    raise ArgumentError(shown(name, value), f"a {type(value).__name__}", "give True or False")
 
 
 def watched(items: Iterable[T], progress: Progress | None, desc: str) -> Iterable[T]:
@@ -175,14 +175,14 @@ def watched(items: Iterable[T], progress: Progress | None, desc: str) -> Iterabl
     return progress(items, desc=desc) if progress is not None else items
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A scalar of numpy or torch, or an array without dimensions, as Python's own; anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def _real(value: Any) -> float | None:
     """A real number of Python, numpy or torch as a float; None for anything else, bools among them."""
-    number = _plain(value)
+    number = plain(value)
     if isinstance(number, bool) or not isinstance(number, numbers.Real):
         return None
     try:
@@ -191,9 +191,12 @@ def _real(value: Any) -> float | None:
         return math.inf  # too large for a float
 
 
-def _shown(name: str, value: Any) -> str:
+def shown(name: str, value: Any) -> str:
     """An argument as an error shows it: on one line, and not longer than is read."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a repr of somebody else's may fail in any way
+        text = f"a {type(value).__name__}"
     return f"{name}={text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}"
 
 

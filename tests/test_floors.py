@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "neuroscope"
 FLOORS = [
     {"errors", "markup"},
     {"checks", "files"},
-    {"distributed", "figures", "results", "statistics"},
+    {"arrays", "distributed", "figures", "results", "statistics"},
     {"models"},
     {"masks"},
     {"tasks"},

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from neuroscope.arrays import array_of
 from neuroscope.checks import finite, public
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.interventions.mask_sites import MaskSites, Scope
@@ -138,15 +139,21 @@ def add(model: Any, mask: NeuronMask, amount: float | Mapping[str, Tensor]) -> S
     if not isinstance(amount, Mapping):
         number = finite(amount, "add(amount)", "give a number, or a tensor by address")
         return places.changed(lambda s, h, c: h.index_copy(-1, c, h.index_select(-1, c) + number), f"add {number}")
+    terms: dict[str, Tensor] = {}
     for address, site in places.sites.items():
         width = site.width * site.group
-        shape = tuple(amount[address].shape) if address in amount else "nothing"
-        if shape != (width,):
-            found = f"{shape} for {address}, which has {width} coordinates"
+        values = array_of(amount[address], f"add(amount[{address!r}])") if address in amount else None
+        if values is None or values.shape != (width,) or values.dtype == torch.bool:
+            found = (
+                f"{'nothing' if values is None else tuple(values.shape)} for {address}, which has {width} coordinates"
+            )
             raise ArgumentError(asked, found, "give one number per coordinate for every site of the mask")
+        if not bool(torch.isfinite(values).all()):
+            raise ArgumentError(f"add(amount[{address!r}])", "a number that is not finite", "give finite numbers")
+        terms[address] = values
 
     def plus(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
-        terms = amount[site.address].to(h)[coordinates]
-        return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) + terms)
+        more = terms[site.address].to(h)[coordinates]
+        return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) + more)
 
     return places.changed(plus, "add")

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuroscope.arrays import array_of
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, MaskError, ModelError
 from neuroscope.interventions.mask_sites import MaskSites, Scope
@@ -48,6 +49,8 @@ def patch(
         found = "neurons of experts, which exist at some tokens only"
         raise ModelError("patch", found, "patch unit='output' or 'head'")
     cached = _cached(places, source)
+    if positions is not None:
+        positions = _integers(positions)
     seen = _Seen()
 
     def replace(site: Site, h: Tensor, coordinates: Tensor) -> Tensor | None:
@@ -125,6 +128,15 @@ class _Patch(Scope):
         super().__exit__(*error)
 
 
+def _integers(positions: Any) -> list[int]:
+    """Positions as plain integers; one alone is a list of one."""
+    array = array_of(positions, "patch(positions)")
+    if array.ndim > 1 or array.dtype == torch.bool or (array.is_floating_point() and array.numel()):
+        found = f"{str(array.dtype)[6:]} numbers of shape {tuple(array.shape)}"
+        raise ArgumentError("patch(positions)", found, "give whole numbers, such as [-1]")
+    return [int(position) for position in array.flatten().tolist()]
+
+
 def _positions(positions: Sequence[int] | None, length: int, device: torch.device) -> Tensor:
     """The positions counted from the start."""
     if positions is None:
@@ -138,12 +150,15 @@ def _positions(positions: Sequence[int] | None, length: int, device: torch.devic
 def _cached(places: MaskSites, source: Any) -> Mapping[str, Float[Tensor, "batch pos coordinate"]]:
     """The activations of the source at every site that has a chosen neuron."""
     if isinstance(source, Mapping) and "input_ids" not in source:
+        cached: dict[str, Tensor] = {}
         for address, site in places.sites.items():
-            shape = tuple(source[address].shape) if address in source else ()
-            if len(shape) != 3 or shape[-1] != site.width * site.group:
+            values = array_of(source[address], f"patch(source[{address!r}])") if address in source else torch.zeros(())
+            shape = tuple(values.shape)
+            if len(shape) != 3 or shape[-1] != site.width * site.group or values.dtype == torch.bool:
                 do = f"give every site of the mask its [batch, pos, {site.width * site.group}] activations"
                 raise MaskError("patch from cached activations", f"{shape or 'none'} for {address}", do)
-        return source
+            cached[address] = values
+        return cached
     inputs = _inputs(places.model, source, places.sites)
     cache: dict[str, Tensor] = {}
 

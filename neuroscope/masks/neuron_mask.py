@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 from neuroscope import figures, files
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, MaskError, choose
-from neuroscope.masks.per_neuron import PerNeuron, by_name, frame_of, shape
-from neuroscope.models import Unit
+from neuroscope.masks.by_hand import check_indices, neurons_of
+from neuroscope.masks.per_neuron import UNITS, PerNeuron, by_name, frame_of, shape, widths_of
+from neuroscope.models import Model, Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,31 +34,45 @@ class NeuronMask(PerNeuron):
         (3, [2], 2, 0.333)
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_indices(self.values_by_site, self.widths)
+
     @classmethod
     def of(
         cls,
-        neurons: Mapping[str, Sequence[int] | Tensor],
-        widths: Mapping[str, int],
+        neurons: Any,
+        widths: Any,
         unit: Unit = "hidden",
         manifest: Mapping[str, Any] | None = None,
     ) -> Self:
-        """A mask from plain indices; sites that are not named have no neuron in it.
+        """A mask from neurons written down by hand, or by another tool; a neuron named twice is in it once.
+
+        Args:
+            neurons: `{address: indices}` or `{layer: indices}` (sites that are not named have no neuron in the mask),
+                where indices may be a list, set, array, series or tensor of whole numbers, or a flag for every neuron
+                of the site; pairs `(layer, neuron)` or names such as "11.1229"; a frame with the columns layer (or
+                address) and neuron; or one flag per neuron of the model, in forward order, as `flags()` gives.
+            widths: the number of neurons by address; or scores, a mask or an opened model that has them.
+            unit: "hidden", "output" or "head".
+            manifest: where the mask comes from.
 
         Raises:
-            MaskError: an address or an index that the widths do not have.
+            MaskError: another form, or an address, layer or index that the widths do not have.
+
+        Example:
+            >>> widths = {"blocks.0.mlp.hook_post": 4, "blocks.1.mlp.hook_post": 4}
+            >>> same = [{1: [0, 2]}, {(1, 0), (1, 2)}, ["1.0", "1.2"], [False] * 4 + [True, False, True, False]]
+            >>> len({NeuronMask.of(neurons, widths) for neurons in same})
+            1
         """
-        unknown = [a for a in neurons if a not in widths]
-        if unknown:
-            raise MaskError("a mask", f"address {unknown[0]!r}", f"use one of {', '.join(list(widths)[:3])}, ...")
-        chosen = {}
-        for address, width in widths.items():
-            indices = torch.as_tensor(neurons.get(address, []), dtype=torch.long).flatten().unique()
-            outside = indices[(indices < 0) | (indices >= width)].tolist()
-            if outside:
-                found = f"neuron {outside[0]}; the site has {width}"
-                raise MaskError(f"a mask at {address}", found, f"use indices from 0 to {width - 1}")
-            chosen[address] = indices
-        return cls(chosen, dict(widths), unit, manifest or {})
+        if isinstance(widths, PerNeuron):
+            widths = widths.widths
+        elif isinstance(widths, Model):
+            widths = {a: s.width for a, s in widths.sites(choose(unit, UNITS, "unit")).items()}
+        return cls(
+            neurons_of(neurons, widths_of(widths)), widths_of(widths), unit, {} if manifest is None else manifest
+        )
 
     def flags(self) -> Bool[Tensor, " neuron"]:
         """Membership of every neuron of the model, in forward order."""

@@ -7,20 +7,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, FileError, MaskError
+from neuroscope.arrays import array_of
+from neuroscope.checks import whole
+from neuroscope.errors import ArgumentError, FileError, MaskError, choose
 from neuroscope.models.sites import Site, Unit
 
 if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T", bound="PerNeuron")
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,6 +43,16 @@ class PerNeuron(Mapping[str, Tensor]):
     unit: Unit = "hidden"
     manifest: Mapping[str, Any] = field(default_factory=dict)
     means: Mapping[str, Float[Tensor, " coordinate"]] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", widths_of(self.widths))
+        choose(self.unit, UNITS, "unit")
+        if not isinstance(self.manifest, Mapping):
+            raise ArgumentError("manifest", f"a {type(self.manifest).__name__}", "give a dict")
+        if self.means is not None:
+            means = _means_of(self.means, self.widths)
+            if any(means[a] is not v for a, v in self.means.items()):
+                object.__setattr__(self, "means", means)
 
     def __getitem__(self, address: str) -> Tensor:
         return self.values_by_site[address]
@@ -106,6 +119,30 @@ class PerNeuron(Mapping[str, Tensor]):
             raise MaskError(
                 asked, f"{shape(self.widths)}; the model has {shape(theirs)}", "find the neurons on this model"
             )
+
+
+def widths_of(widths: Any) -> dict[str, int]:
+    """The number of neurons of every site, by address.
+
+    Raises:
+        ArgumentError: no dict of whole numbers by address.
+    """
+    if isinstance(widths, PerNeuron) or not isinstance(widths, Mapping) or not widths:
+        found = "an empty dict" if widths == {} else f"a {type(widths).__name__}"
+        raise ArgumentError("widths", found, "give {address: number of neurons}, such as scores.widths")
+    unnamed = next((a for a in widths if not isinstance(a, str)), None)
+    if unnamed is not None:
+        raise ArgumentError("widths", f"{unnamed!r} for an address", "give {address: number of neurons}")
+    return {str(a): whole(w, f"widths[{a!r}]") for a, w in widths.items()}
+
+
+def _means_of(means: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    if not isinstance(means, Mapping) or isinstance(means, PerNeuron):
+        raise ArgumentError("means", f"a {type(means).__name__}", "give a tensor by address")
+    unknown = next((a for a in means if a not in widths), None)
+    if unknown is not None:
+        raise ArgumentError("means", f"{unknown!r} for an address", "give a tensor by address")
+    return {a: array_of(v, f"means[{a!r}]") for a, v in means.items()}
 
 
 def shape(widths: Mapping[str, int]) -> str:

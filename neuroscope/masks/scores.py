@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neuroscope import figures
+from neuroscope.arrays import array_of
 from neuroscope.checks import finite, flag, public
 from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.masks.neuron_mask import NeuronMask
@@ -26,6 +27,8 @@ class Scores(PerNeuron):
     """One relevance per neuron: address -> float tensor `[width]`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "values_by_site", _relevance(self.values_by_site, self.widths))
         bad = {a: int((~torch.isfinite(v)).sum()) for a, v in self.items() if not torch.isfinite(v).all()}
         if sum(bad.values()) != len(self) - self.n_scored:
             raise NumericalError(
@@ -104,6 +107,23 @@ class Scores(PerNeuron):
         known = [n for n in ("method", "task", "reduction", "examples") if n in self.manifest]
         parts = [f"{len(self):,} {self.unit} neurons at {len(self.widths)} sites"]
         return f"Scores({', '.join(parts + [f'{n}={self.manifest[n]}' for n in known])})"
+
+
+def _relevance(values: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """A tensor per site, of lists, arrays, series or tensors.
+
+    Raises:
+        ArgumentError: other sites than the widths, or another number of relevances.
+    """
+    if isinstance(values, NeuronMask) or not isinstance(values, Mapping) or set(values) != set(widths):
+        found = f"a {type(values).__name__}" if not isinstance(values, Mapping) else "other sites than its widths"
+        raise ArgumentError("scores", found, "give {address: relevances} for every site")
+    read = {a: array_of(values[a], f"scores[{a!r}]") for a in widths}
+    for address, relevance in read.items():
+        if relevance.shape != (widths[address],) or relevance.dtype == torch.bool:
+            found = f"{str(relevance.dtype)[6:]} numbers of shape {tuple(relevance.shape)}"
+            raise ArgumentError(f"scores[{address!r}]", found, f"give {widths[address]} relevances")
+    return {a: v if v.is_floating_point() else v.float() for a, v in read.items()}
 
 
 def scores_of(scores: object, asked: str) -> dict[str, Scores]:

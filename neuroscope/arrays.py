@@ -1,0 +1,120 @@
+"""Numbers in the containers that people keep them in, as tensors; a meaning that a tensor cannot carry is refused."""
+
+from __future__ import annotations
+
+import functools
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuroscope.checks import plain, shown
+from neuroscope.errors import ArgumentError
+
+
+def array_of(value: Any, name: str) -> Tensor:
+    """Numbers or flags as a tensor: of lists, tuples, ranges, arrays of numpy, series and columns of pandas, tensors.
+
+    A meaning that a tensor cannot carry (masked or missing entries, an order of a series' own, units) is refused and
+    never dropped. Integers come as int64, flags as bool.
+
+    Raises:
+        ArgumentError: anything else.
+
+    Example:
+        >>> array_of([3, 1], "neurons")
+        tensor([3, 1])
+    """
+    refuse = functools.partial(_not_numbers, value, name)
+    if isinstance(value, torch.Tensor):
+        ordinary = type(value) is torch.Tensor or isinstance(value, torch.nn.Parameter)
+        if not ordinary or value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+            raise refuse("a tensor of a special kind", "give a plain, dense one")
+        if value.is_complex():
+            raise refuse("complex numbers", "give real ones")
+        tensor = value.detach() if value.requires_grad else value
+        is_number = tensor.dtype == torch.bool or tensor.is_floating_point()
+        return tensor if is_number else tensor.long()
+    array = value
+    if hasattr(value, "to_numpy") and hasattr(value, "isna"):  # of pandas
+        if bool(np.asarray(value.isna()).any()):
+            raise refuse("missing entries", "fill or drop them")
+        index = getattr(value, "index", None)
+        if index is not None and getattr(value.dtype, "kind", "O") in "bf" and index.tolist() != [*range(len(value))]:
+            value = value.sort_index()
+            if value.index.tolist() != [*range(len(value))]:
+                raise refuse("a series whose index is not 0, 1, 2, ...", "give its values for all neurons in order")
+        kind = {"b": bool, "i": np.int64, "u": np.int64, "f": np.float64}.get(getattr(value.dtype, "kind", "O"))
+        if kind is None:
+            raise refuse(f"a {type(value).__name__} of {value.dtype}", "give numbers")
+        array = value.to_numpy(kind)
+    elif isinstance(value, list | tuple | range):
+        array = _nested(value, refuse)
+    elif type(value) in (bool, int, float):
+        array = np.asarray(_nested([value], refuse)[0])
+    if isinstance(array, np.ma.MaskedArray):
+        if np.ma.getmaskarray(array).any():
+            raise refuse("masked entries", "fill them, or leave them out: array.compressed()")
+        array = np.ma.getdata(array)
+    if isinstance(array, np.generic):
+        array = np.asarray(array)
+    if type(array) not in (np.ndarray, np.memmap):
+        raise refuse(f"a {type(value).__name__}", "give a list, an array or a tensor of numbers")
+    if array.dtype.kind not in "biuf":
+        raise refuse(f"an array of {array.dtype}", "give numbers")
+    if array.dtype.kind in "iu":
+        if array.size and int(array.max()) > 2**63 - 1:
+            raise refuse("a number above 2**63 - 1", "give smaller ones")
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def _nested(value: Any, refuse: Callable[[str, str], ArgumentError]) -> Any:
+    """A list of numbers, or of lists of numbers, as an array; flags and numbers never mixed."""
+
+    def read(items: Any) -> Any:
+        scalars = [
+            item
+            if isinstance(item, list | tuple | range)
+            else array_of(item, "value").tolist()
+            if getattr(item, "ndim", 0)
+            else plain(item)
+            for item in items
+        ]
+        return [read(item) if isinstance(item, list | tuple | range) else item for item in scalars]
+
+    def kinds(items: Any) -> set[str]:
+        flat = set()
+        for item in items:
+            if isinstance(item, list):
+                flat |= kinds(item)
+            elif isinstance(item, bool):
+                flat.add("flags")
+            elif isinstance(item, numbers.Integral):
+                flat.add("whole numbers")
+            elif isinstance(item, float | np.floating):
+                flat.add("numbers")
+            else:
+                flat.add(f"a {type(item).__name__}")
+        return flat
+
+    try:
+        table = read(value)
+        found = kinds(table)
+    except RecursionError:
+        raise refuse("a list that holds itself", "give a list of numbers") from None
+    if found - {"whole numbers", "numbers", "flags"} or ("flags" in found and len(found) > 1):
+        raise refuse(" and ".join(sorted(found)), "give numbers, or flags, and nothing else")
+    try:
+        return np.array(table, dtype=np.float64 if "numbers" in found else bool if "flags" in found else np.int64)
+    except (ValueError, OverflowError):
+        raise refuse("rows of different lengths, or numbers that are too large", "give a full table") from None
+
+
+def _not_numbers(value: Any, name: str, found: str, do: str) -> ArgumentError:
+    return ArgumentError(shown(name, value), found, do)

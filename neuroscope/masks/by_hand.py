@@ -1,0 +1,147 @@
+"""Neurons as people write them down: lists of indices, flags, sets of pairs, frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neuroscope.arrays import array_of
+from neuroscope.checks import whole
+from neuroscope.errors import MaskError
+
+FORMS = (
+    "give {address or layer: indices, or a flag per neuron}, pairs (layer, neuron), names such as '11.1229', a frame "
+    "with columns layer (or address) and neuron, or one flag per neuron of the model"
+)
+
+
+def neurons_of(neurons: Any, widths: Mapping[str, int]) -> dict[str, Int[Tensor, " chosen"]]:
+    """Sorted indices by address, for every site, of neurons in any form that `FORMS` names.
+
+    Raises:
+        MaskError: something else, or a site or neuron that the widths do not have.
+    """
+    chosen: dict[str, list[Tensor]] = {address: [] for address in widths}
+    for place, indices in _by_place(neurons, widths):
+        address = address_of(place, widths)
+        chosen[address].append(_indices(indices, address, widths[address]))
+    empty = torch.zeros(0, dtype=torch.long)
+    return {address: torch.cat([empty, *parts]).unique() for address, parts in chosen.items()}
+
+
+def address_of(place: Any, widths: Mapping[str, int]) -> str:
+    """The address of a site that is named by its address, or by its layer where the layer has one site.
+
+    Raises:
+        MaskError: there is none, or several.
+    """
+    if isinstance(place, str) and place in widths:
+        return place
+    known = f"use one of {', '.join(list(widths)[:3])}, ..."
+    if isinstance(place, str) and not (place.isascii() and place.isdigit()):
+        raise MaskError("a mask", f"address {place!r}", known)
+    try:
+        layer = whole(int(place) if isinstance(place, str) else place, "layer")
+    except ValueError:
+        raise MaskError("a mask", f"{place!r} for an address or a layer", known) from None
+    sites = [a for a in widths if next((p for p in a.split(".") if p.isdigit()), "") == str(layer)]
+    if len(sites) != 1:
+        raise MaskError("a mask", f"{len(sites)} sites in layer {layer}", known)
+    return sites[0]
+
+
+def _by_place(neurons: Any, widths: Mapping[str, int]) -> Iterable[tuple[Any, Any]]:
+    """(site, indices) of every form."""
+    if isinstance(neurons, Mapping):
+        return neurons.items()
+    if hasattr(neurons, "columns") and hasattr(neurons, "iloc"):  # a frame
+        column = next((name for name in ("address", "layer") if name in neurons.columns), "")
+        if not column or "neuron" not in neurons.columns:
+            raise MaskError("a mask", f"a frame with columns {list(neurons.columns)[:8]}", FORMS)
+        return list(zip(neurons[column].tolist(), neurons["neuron"].tolist(), strict=True))
+    if isinstance(neurons, list | tuple | AbstractSet) and not _are_flags(neurons):
+        return [_pair(neuron) for neuron in neurons]
+    if isinstance(neurons, str | bytes) or not (hasattr(neurons, "__len__") or hasattr(neurons, "__iter__")):
+        raise MaskError("a mask", f"a {type(neurons).__name__}", FORMS)
+    array = array_of(neurons, "neurons")
+    if array.dtype == torch.bool and array.numel() == sum(widths.values()):
+        flat = array.flatten() if array.ndim == 1 or tuple(array.shape[1:]) == (*set(widths.values()),) else None
+        if flat is not None:
+            return list(zip(widths, flat.split(list(widths.values())), strict=True))
+    if array.dtype != torch.bool and not array.is_floating_point() and array.ndim == 2 and array.shape[1] == 2:
+        return [(layer, neuron) for layer, neuron in array.tolist()]
+    raise MaskError("a mask", f"{str(array.dtype)[6:]} numbers of shape {tuple(array.shape)}", FORMS)
+
+
+def _are_flags(values: Iterable[Any]) -> bool:
+    listed = list(values)
+    return bool(listed) and all(isinstance(getattr(v, "item", lambda v=v: v)(), bool) for v in listed if _single(v))
+
+
+def _single(value: Any) -> bool:
+    return getattr(value, "ndim", 0) == 0
+
+
+def _pair(neuron: Any) -> tuple[Any, Any]:
+    """(site, index) of a pair, or of a name such as "11.1229"."""
+    if isinstance(neuron, str):
+        place, _, index = neuron.rpartition(".")
+        if place and index.isascii() and index.isdigit():
+            return place, int(index)
+    elif isinstance(neuron, tuple | list) and len(neuron) == 2:
+        return neuron[0], neuron[1]
+    raise MaskError("a mask", f"{str(neuron)[:80]!r} for a neuron", FORMS)
+
+
+def _indices(values: Any, address: str, width: int) -> Int[Tensor, " chosen"]:
+    """Indices at one site, checked."""
+    asked, do = f"a mask at {address}", f"use indices from 0 to {width - 1}, or one flag for each neuron"
+    if isinstance(values, AbstractSet):
+        values = list(values)
+    try:
+        array = array_of(values, "neurons")
+    except ValueError as error:
+        raise MaskError(asked, getattr(error, "found", str(error)), do) from None
+    if array.dtype == torch.bool:
+        if tuple(array.shape) != (width,):
+            raise MaskError(asked, f"flags of shape {tuple(array.shape)}; the site has {width}", do)
+        return array.nonzero().flatten()
+    if array.numel() == 0 and array.ndim == 1:
+        return torch.zeros(0, dtype=torch.long)
+    if array.is_floating_point():
+        raise MaskError(asked, "numbers that are not whole by their type", f"{do}; convert them with .astype(int)")
+    if array.ndim > 1:
+        raise MaskError(asked, f"indices of shape {tuple(array.shape)}", do)
+    indices = array.flatten().long()
+    outside = indices[(indices < 0) | (indices >= width)].tolist()
+    if outside:
+        raise MaskError(asked, f"neuron {outside[0]}; the site has {width}", do)
+    return indices
+
+
+def check_indices(values: Mapping[str, Any], widths: Mapping[str, int]) -> None:
+    """Refuse what is not a sorted LongTensor of different neurons for every site.
+
+    Raises:
+        MaskError: names the site.
+    """
+    do = "make masks with NeuronMask.of, which understands lists, flags, sets and frames"
+    if not isinstance(values, Mapping) or list(values) != list(widths):
+        raise MaskError("a mask", "other sites than its widths", do)
+    for address, indices in values.items():
+        asked = f"a mask at {address}"
+        if not isinstance(indices, Tensor) or indices.dtype != torch.long or indices.ndim != 1:
+            found = f"a {type(indices).__name__}" + (f" of {indices.dtype}" if isinstance(indices, Tensor) else "")
+            raise MaskError(asked, f"{found}, not a LongTensor of one dimension", do)
+        if not len(indices):
+            continue
+        if int(indices[0]) < 0 or int(indices[-1]) >= widths[address]:
+            found = f"neurons {int(indices[0])} to {int(indices[-1])}; the site has {widths[address]}"
+            raise MaskError(asked, found, do)
+        if not bool((indices[1:] > indices[:-1]).all()):
+            raise MaskError(asked, "neurons out of order, or one twice", do)
