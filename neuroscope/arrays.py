@@ -29,10 +29,10 @@ def array_of(value: Any, name: str) -> Tensor:
         tensor([3, 1])
     """
     refuse = functools.partial(_not_numbers, value, name)
+    problem = lost_meaning(value)
+    if problem:
+        raise refuse(*problem)
     if isinstance(value, torch.Tensor):
-        ordinary = type(value) is torch.Tensor or isinstance(value, torch.nn.Parameter)
-        if not ordinary or value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
-            raise refuse("a tensor of a special kind", "give a plain, dense one")
         if value.is_complex():
             raise refuse("complex numbers", "give real ones")
         tensor = value.detach() if value.requires_grad else value
@@ -56,8 +56,6 @@ def array_of(value: Any, name: str) -> Tensor:
     elif type(value) in (bool, int, float):
         array = np.asarray(_nested([value], refuse)[0])
     if isinstance(array, np.ma.MaskedArray):
-        if np.ma.getmaskarray(array).any():
-            raise refuse("masked entries", "fill them, or leave them out: array.compressed()")
         array = np.ma.getdata(array)
     if isinstance(array, np.generic):
         array = np.asarray(array)
@@ -72,6 +70,20 @@ def array_of(value: Any, name: str) -> Tensor:
     elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def lost_meaning(value: Any) -> tuple[str, str] | None:
+    """What an array or a tensor says that its plain numbers would not, and what to do; None for all other things."""
+    if isinstance(value, torch.Tensor):
+        ordinary = type(value) is torch.Tensor or isinstance(value, torch.nn.Parameter)
+        if not ordinary or value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+            return "a tensor of a special kind", "give a plain, dense one"
+    elif isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            return "masked entries", "fill them, or leave them out"
+    elif isinstance(value, np.ndarray) and type(value) not in (np.ndarray, np.memmap):
+        return f"a {type(value).__name__}, whose meaning would be lost", "give a plain array: numpy.asarray(x)"
+    return None
 
 
 def _nested(value: Any, refuse: Callable[[str, str], ArgumentError]) -> Any:

@@ -191,3 +191,25 @@ def test_lists_that_hold_themselves_and_ragged_ones():
     for bad in (loop, [[1], [1, 2]], [1, "a"], [None]):
         with pytest.raises(ArgumentError, match="^x="):
             array_of(bad, "x")
+
+
+class Metres(np.ndarray):
+    """An array that means something."""
+
+
+def test_measures_refuse_arrays_whose_meaning_they_would_drop():
+    x = np.random.default_rng(0).normal(size=(8, 3))
+    right = ns.similarity.cka(x, x * 2)
+    assert ns.similarity.cka(np.ma.masked_array(x), torch.tensor(x * 2)) == right
+    for bad in (
+        np.ma.masked_array(x, x > 1),
+        x.view(Metres),
+        torch.tensor(x).to_sparse(),
+        torch.empty(8, 3).to("meta"),
+    ):
+        with pytest.raises(ArgumentError):
+            ns.similarity.cka(bad, x)
+        with pytest.raises(ArgumentError):
+            ns.similarity.two_nn(bad)
+        with pytest.raises(ArgumentError):
+            array_of(bad, "x")

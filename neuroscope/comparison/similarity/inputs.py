@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neuroscope.arrays import lost_meaning
 from neuroscope.errors import ArgumentError, NumericalError
 
 FEWEST = 4  # examples: the unbiased HSIC divides by n - 3
@@ -79,6 +80,9 @@ def real(x: Any, what: str) -> Any:
         raise ArgumentError(what, str(error), do) from None
     if array.is_complex() if isinstance(array, Tensor) else array.dtype.kind not in "fiub":
         raise ArgumentError(what, f"activations of type {array.dtype}", do)
+    problem = lost_meaning(array)
+    if problem:
+        raise ArgumentError(what, *problem)
     return array
 
 
