@@ -165,7 +165,8 @@ class Model:
             raise ModelError(
                 f"generate with {self.name}", "a masked language model", "use a classification task, or a causal model"
             )
-        settings = getattr(self.base, "generation_config", None)
+        with _generating:
+            settings = getattr(self.base, "generation_config", None)
         if settings is None:
             found = f"a {type(self.base).__name__} without generation_config, which does not generate"
             raise ModelError(f"generate with {self.name}", found, "use a classification task, or add GenerationMixin")
@@ -185,11 +186,12 @@ class Model:
             decoder_start_token_id=settings.decoder_start_token_id,
         )
         # the model's own settings would stand in for whatever these leave open, such as a penalty for repetition
-        self.base.generation_config = config
-        try:
-            out = self.root.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
-        finally:
-            self.base.generation_config = settings
+        with _generating:  # one thread at a time, or another one would restore these
+            self.base.generation_config = config
+            try:
+                out = self.root.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+            finally:
+                self.base.generation_config = settings
         return out[:, 1:] if self.style == "seq2seq" else out[:, input_ids.shape[1] :]
 
     def quiet(self) -> contextlib.AbstractContextManager[None]:
@@ -296,6 +298,7 @@ class _Found:
 
 _quiet: WeakKeyDictionary[nn.Module, list[_Found]] = WeakKeyDictionary()
 _lock = threading.Lock()
+_generating = threading.RLock()
 
 
 def require_parameters(model: Model, asked: str) -> None:
