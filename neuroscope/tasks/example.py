@@ -31,8 +31,19 @@ class Example:
             if not isinstance(getattr(self, name), str):
                 found = f"a {type(getattr(self, name)).__name__} for {name}"
                 raise TaskError("an Example", found, "give texts: Example(prompt, answer)")
+        for name in ("prompt", "answer", "corrupt"):
+            _check_characters(getattr(self, name) or "", name)
         if not self.references:
             object.__setattr__(self, "references", (self.answer,))
+
+
+def _check_characters(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"half of a surrogate pair, {text[error.start]!r}, at character {error.start}"
+        do = "read the text again in its own encoding, or leave that character out"
+        raise TaskError(f"the {name} of an Example", found, do) from None
 
 
 # a dataclass makes its own constructor: unknown arguments are refused as everywhere

@@ -43,6 +43,8 @@ def read_jsonl(
     if key == "label":
         shuffled = {split: [r for r in part if has_gold(r[1], key, labels)] for split, part in shuffled.items()}
         every = [located for part in shuffled.values() for located in part]
+        if not every:
+            raise FileError(f"a task in {path}", "no row with a gold label", "give rows labels other than -1 and '-'")
         # Of all rows: the first few may miss some.
         labels = labels or sorted({answer(row, key, None, where) for where, row in every})
     first = {split: part[: sizes[split]] for split, part in shuffled.items()}
@@ -59,7 +61,7 @@ def _split_off(rows: list[Located], holdout: float) -> dict[str, list[Located]]:
 def _read(path: Path) -> list[Located]:
     """Every line of a JSON-lines file, with its place."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a byte-order mark is no text
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"read a task from {path}", str(error), "check the path; the file must be UTF-8") from None
     rows = []
@@ -79,6 +81,8 @@ def _read(path: Path) -> list[Located]:
             found = f"fields {sorted(row)}"
             raise FileError(f"an example in {where}", found, 'give "text" and "label", or "text" and "target"')
         rows.append((where, row))
+    if not rows:
+        raise FileError(f"read a task from {path}", "no lines", "write one JSON object a line")
     return rows
 
 

@@ -245,7 +245,10 @@ def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[st
     tokens = tokenize(tokenizer, [prompt for prompt, _ in texts] + wholes)
     last = end_ids(tokenizer, end)
     encoded = []
-    for i, ((prompt, _), whole) in enumerate(zip(texts, wholes, strict=True)):
+    for i, ((prompt, rest), whole) in enumerate(zip(texts, wholes, strict=True)):
+        joint = rest[: len(rest) - len(answers[i])]
+        if style != "seq2seq" and not any(c.isspace() for c in joint + answers[i][:1]):
+            _check_joint(tokens[prompt].body, tokens[whole].body, answers[i], _where(task, i))
         item = _assemble(model, style, tokens[prompt], tokens[whole].body, last)
         if not item.answer[: len(item.answer) - len(last)]:
             raise TaskError(
@@ -272,6 +275,15 @@ def _assemble(model: Model, style: str, prompt: Pieces, whole: list[int], last: 
     if mask is None:
         raise ModelError("score answers at mask tokens", "a tokenizer without one", "use the model's own tokenizer")
     return Encoded(before + [mask] * len(answer) + prompt.suffix, answer, len(before))
+
+
+def _check_joint(prompt: list[int], whole: list[int], answer: str, where: str) -> None:
+    if whole[: len(prompt)] != prompt:
+        raise TaskError(
+            f"the answer {answer!r} of {where}",
+            "a token that is part of the prompt and of the answer at once",
+            "set them apart: give the task separator=' ', or end the prompt with a space or a line break",
+        )
 
 
 def _check_length(model: Model, task: Task, i: int, length: int, what: str) -> None:

@@ -6,6 +6,7 @@ texts reads as one text, joined by commas.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -58,6 +59,9 @@ def answer(row: Row, key: str, labels: Sequence[str] | None, where: str) -> str:
     if value is None or value == "":
         found = f"no {key!r} among the fields {sorted(row)}"
         raise TaskError(f"an answer in {where}", found, 'give every row a "label", or every row a "target"')
+    if isinstance(value, float) and (key != "target" or math.isnan(value)):
+        do = "write texts or whole numbers (a table with gaps makes 1 into 1.0, a gap into NaN), or leave the row out"
+        raise TaskError(f"an answer in {where}", f"{value!r} as {key!r}", do)
     if isinstance(value, int) and not isinstance(value, bool) and labels:
         if not 0 <= value < len(labels):
             raise TaskError(f"label {value} in {where}", f"{len(labels)} labels: {list(labels)}", "number them from 0")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -74,6 +74,9 @@ class Task:
         choose(self.metric or METRIC_OF[kind], METRICS, "metric")
         if isinstance(self.labels, str):
             raise TaskError(f"labels={self.labels!r}", "one text", "give a list of labels")
+        if isinstance(self.labels, Set):  # its order is another one in every process, and ties go to the first
+            found = f"a {type(self.labels).__name__}, which has no order"
+            raise TaskError(f"labels of task {self.name!r}", found, "give a list, such as sorted(labels)")
         values = {
             "kind": kind,
             "metric": self.metric or METRIC_OF[kind],
@@ -94,6 +97,13 @@ class Task:
             self._check_labels()
 
     def _check_labels(self) -> None:
+        for label in self.labels:
+            if not isinstance(label, str):
+                found = f"{label!r}, a {type(label).__name__}"
+                raise TaskError(f"labels of task {self.name!r}", found, "give texts")
+        if len({label.strip() for label in self.labels}) < len(set(self.labels)):
+            found = f"{list(self.labels)}, of which two differ by spaces at an end only"
+            raise TaskError(f"labels of task {self.name!r}", found, "strip them, and the examples' answers")
         if len(set(self.labels)) < 2 or len(set(self.labels)) != len(self.labels):
             raise TaskError(
                 f"classification task {self.name!r}", f"labels {self.labels}", "give at least two labels, each once"

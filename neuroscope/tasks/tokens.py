@@ -20,7 +20,11 @@ class Pieces(NamedTuple):
 
 
 def tokenize(tokenizer: Any, texts: Iterable[str]) -> dict[str, Pieces]:
-    """Every distinct text in pieces. Special tokens written out in a text belong to its body."""
+    """Every distinct text in pieces. Special tokens written out in a text belong to its body.
+
+    But for those that begin every text, such as `<s>`: a text that begins with them (as chat templates write it) has
+    them once.
+    """
     distinct = list(dict.fromkeys(texts))
     if not distinct:
         return {}
@@ -35,7 +39,10 @@ def _pieces(ids: list[int], special: list[int]) -> Pieces:
     text = [i for i, flag in enumerate(special) if not flag]
     # A text without tokens: a lone start token is a prefix, and of a pair (BERT's [CLS] [SEP]) the second closes.
     start, stop = (text[0], text[-1] + 1) if text else (min(1, len(ids)),) * 2
-    return Pieces(list(ids[:start]), list(ids[start:stop]), list(ids[stop:]))
+    prefix, body = list(ids[:start]), list(ids[start:stop])
+    if prefix and body[: len(prefix)] == prefix:
+        body = body[len(prefix) :]
+    return Pieces(prefix, body, list(ids[stop:]))
 
 
 def tokenizer_of(model: Model) -> Any:

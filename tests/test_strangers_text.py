@@ -1,0 +1,108 @@
+"""Texts at the edges: what has one meaning is scored by it, and what has none is refused."""
+
+import json
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from conftest import tiny_model
+
+import neuroscope as ns
+from neuroscope import evaluation
+from neuroscope.errors import FileError, TaskError
+from neuroscope.tasks import Example, Task
+from neuroscope.tasks.prompts import encode, encode_prompts
+
+
+def reviews(prompt="the food was", labels=("good", "bad"), **options):
+    examples = [Example(prompt, label) for label in labels]
+    return Task("reviews", train=examples, test=examples, labels=labels, **options)
+
+
+def written(folder, *rows, encoding="utf-8"):
+    path = folder / "reviews.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding=encoding)
+    return path
+
+
+@pytest.mark.parametrize("style", ["causal", "masked"])
+def test_a_prompt_that_begins_with_the_start_token_has_it_once(style):
+    model = tiny_model(style)
+    start = model.tokenizer("food")["input_ids"][0]
+    plain, templated = reviews(), reviews(f"{model.tokenizer.decode([start])} the food was")
+    tokens = encode(model, templated, templated.test)
+    assert tokens == encode(model, plain, plain.test)
+    assert tokens[0].inputs.count(start) == 1
+    loglik = [evaluation.label_loglik(model, evaluation.prepare_task(model, task)) for task in (plain, templated)]
+    assert torch.equal(*loglik)
+    if style == "causal":
+        assert encode_prompts(model, templated, templated.test) == encode_prompts(model, plain, plain.test)
+
+
+def joining_model():
+    """A tiny causal model whose tokenizer makes one token of "a" and "b" where nothing is between them."""
+    vocabulary = {"<unk>": 0, "a": 1, "b": 2, "ab": 3, "c": 4}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("a", "b")], unk_token="<unk>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<unk>")
+    return ns.load(tiny_model().root, tokenizer=tokenizer)
+
+
+def test_a_token_of_prompt_and_label_at_once_is_refused():
+    model, together = joining_model(), reviews("c a", ("b", "c"), separator="")
+    with pytest.raises(TaskError, match=r"(?s)the answer 'b' of example 0.*part of the prompt and of the answer"):
+        ns.evaluate(model, together)
+    apart = reviews("c a", ("c", "a"), separator="")  # nothing joins
+    assert [item.answer for item in encode(model, apart, apart.test)] == [[4], [1]]
+    for task in (reviews("c a", ("b", "c")), reviews("c a\n", ("b", "c"), separator="")):
+        assert [item.answer for item in encode(model, task, task.test)] == [[2], [4]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ({"good", "bad"}, "a set, which has no order"),
+        (frozenset(["good", "bad"]), "a frozenset, which has no order"),
+        (("good", "good "), "differ by spaces at an end only"),
+        ((0.0, 1.0), "0.0, a float"),
+    ],
+)
+def test_labels_that_are_no_list_of_different_texts_are_refused(labels, found):
+    with pytest.raises(TaskError, match=rf"(?s)labels of task 'reviews'.*{found}"):
+        Task("reviews", labels=labels)
+
+
+@pytest.mark.parametrize("field", ["prompt", "answer", "corrupt"])
+def test_half_of_a_surrogate_pair_is_refused(field):
+    with pytest.raises(TaskError, match=rf"the {field} of an Example"):
+        Example(**{"prompt": "the food was", "answer": "good", field: "a \ud800"})
+
+
+@pytest.mark.parametrize("label", [float("nan"), 1.0, 0.5])
+@pytest.mark.parametrize("labels", [None, ["bad", "good"]])
+def test_floats_as_labels_are_refused(tmp_path, label, labels):
+    path = written(tmp_path, {"text": "food", "label": "good"}, {"text": "film", "label": label})
+    with pytest.raises(TaskError, match=rf"(?s)reviews.jsonl, line 2.*{label!r} as 'label'"):
+        Task.from_jsonl(path, labels=labels)
+
+
+def test_numbers_as_targets_are_texts_and_gaps_are_refused(tmp_path):
+    path = written(tmp_path, {"text": "half", "target": 0.5}, {"text": "one", "target": 1})
+    assert {e.answer for e in Task.from_jsonl(path, holdout=0).train} == {"0.5", "1"}
+    path = written(tmp_path, {"text": "half", "target": float("nan")})
+    with pytest.raises(TaskError, match="nan as 'target'"):
+        Task.from_jsonl(path)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    rows = [{"text": "food", "label": "good"}, {"text": "film", "label": "bad"}]
+    plain = Task.from_jsonl(written(tmp_path, *rows))
+    assert Task.from_jsonl(written(tmp_path, *rows, encoding="utf-8-sig")).data_hash == plain.data_hash
+
+
+def test_a_file_without_examples_is_refused(tmp_path):
+    with pytest.raises(FileError, match=r"(?s)reviews.jsonl.*no lines"):
+        Task.from_jsonl(written(tmp_path))
+    with pytest.raises(FileError, match="no row with a gold label"):
+        Task.from_jsonl(written(tmp_path, {"text": "food", "label": -1}))
