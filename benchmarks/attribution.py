@@ -24,9 +24,9 @@ from neuroscope.attribution.scoring import Scoring
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, bundled, load
 from neuroscope.models.sites import edit
+from neuroscope.tasks.encoding import Batch, batches, encode, pad_id
 from neuroscope.tasks.mini import CONTEXT, mini_tasks, mini_tokenizer
 from neuroscope.tasks.mini_words import vocabulary
-from neuroscope.tasks.prompts import Batch, batches, encode, pad_id
 from neuroscope.tasks.task import Task
 
 EXAMPLES, LENGTH, VOCABULARY = 8, 128, 8000

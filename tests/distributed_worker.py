@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-from conftest import tiny_model, tiny_tokenizer
 from families import build
 from safetensors.torch import load_file, save_file
+from tiny import tiny_model, tiny_tokenizer
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from neuroscope.evaluation import engine as evaluation
 from neuroscope.evaluation import label_loglik

@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 import torch
 import transformers
-from conftest import TINY_SPECIAL, TINY_WORDS, tiny_tokenizer
+from tiny import TINY_SPECIAL, TINY_WORDS, tiny_tokenizer
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -23,8 +23,8 @@ from neuroscope.errors import ArgumentError, ModelError, NeuroscopeError, Numeri
 from neuroscope.models import load, tap_experts
 from neuroscope.models.sites import edit
 from neuroscope.tasks import Example, Task
+from neuroscope.tasks.encoding import batches, encode
 from neuroscope.tasks.loaders import load_tasks
-from neuroscope.tasks.prompts import batches, encode
 
 VOCABULARY = {word: i for i, word in enumerate(TINY_SPECIAL + TINY_WORDS)}
 STYLE = {"t5": "seq2seq", "bert": "masked"}

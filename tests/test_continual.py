@@ -7,9 +7,9 @@ from itertools import pairwise
 import families
 import pytest
 import torch
-from conftest import tiny_model
 from sequences import KNOWN, A, B, C, fine_outcomes, learn, made
 from state import unchanged
+from tiny import tiny_model
 from transformer_lens.model_bridge import TransformerBridge
 
 from neuroscope import files

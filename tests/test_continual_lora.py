@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 from scipy.spatial.distance import mahalanobis
 from sequences import KNOWN, A, B, C
 from state import unchanged
+from tiny import tiny_model
 from torch import nn
 
 from neuroscope.errors import ArgumentError, NumericalError

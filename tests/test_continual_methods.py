@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_model
 from sequences import KNOWN, A, B, C, bare, fine_outcomes, inside, learn
 from state import unchanged
+from tiny import tiny_model
 
 from neuroscope.attribution import attribute
 from neuroscope.evaluation import judge, prepare_task
 from neuroscope.masks import NeuronMask, Scores
-from neuroscope.tasks.prompts import encode
+from neuroscope.tasks.encoding import encode
 from neuroscope.training import finetune
 from neuroscope.training.continual_learning import ncft as ncft_module
 from neuroscope.training.continual_learning.ewc import fisher, quadratic, tied

@@ -6,9 +6,9 @@ import families
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 from sequences import KNOWN, A, C, bare, fine_outcomes, inside, learn
 from state import changed, snapshot, unchanged
+from tiny import tiny_model
 
 from neuroscope.masks import NeuronMask
 from neuroscope.models import resolve

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import disk_offload, dispatch_model
-from conftest import tiny_model, tiny_tokenizer
 from distributed_worker import CHECKS, REVIEWS, RUNS, close, reference
+from tiny import tiny_model, tiny_tokenizer
 
 from neuroscope import distributed
 from neuroscope.attribution import attribute

@@ -10,7 +10,7 @@ import torch
 import neuroscope.evaluation as evaluation
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError
 from neuroscope.evaluation import ranking
-from neuroscope.tasks import Example, Task, prompts
+from neuroscope.tasks import Example, Task, encoding
 
 STYLES = ("causal", "seq2seq", "masked")
 TEXT = "the food was very good so the film was not a great story and the plot was awful"
@@ -78,14 +78,14 @@ def test_shared_rows_and_single_rows_agree(tiny_model, style, monkeypatch):
 
 def test_a_batch_of_no_given_size_is_as_many_tokens_as_fit(monkeypatch, tiny_model):
     lengths = [3, 30, 5, 8, 8, 2, 2, 2, 2]
-    items = [prompts.Encoded(list(range(n)), [1], n - 1) for n in lengths]
-    monkeypatch.setattr(prompts, "TOKENS", 20)
-    monkeypatch.setattr(prompts, "ROWS", 4)
-    cut = list(prompts.batches(items, None, 0, "cpu", "causal"))
+    items = [encoding.Encoded(list(range(n)), [1], n - 1) for n in lengths]
+    monkeypatch.setattr(encoding, "TOKENS", 20)
+    monkeypatch.setattr(encoding, "ROWS", 4)
+    cut = list(encoding.batches(items, None, 0, "cpu", "causal"))
     # 30 alone is too long and still one batch; 8 + 8; 5, 3, 2 and 2 are four rows of 5; 2 and 2 are left
     assert [batch.index.tolist() for batch in cut] == [[1], [3, 4], [2, 0, 5, 6], [7, 8]]
-    decoders = [prompts.Encoded([1], [1], 0, list(range(n))) for n in (10, 10, 10)]
-    assert [len(batch.index) for batch in prompts.batches(decoders, None, 0, "cpu", "seq2seq")] == [2, 1]
+    decoders = [encoding.Encoded([1], [1], 0, list(range(n))) for n in (10, 10, 10)]
+    assert [len(batch.index) for batch in encoding.batches(decoders, None, 0, "cpu", "seq2seq")] == [2, 1]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -93,7 +93,7 @@ def test_a_batch_of_no_given_size_is_as_many_tokens_as_fit(monkeypatch, tiny_mod
 def test_outcomes_do_not_depend_on_the_batch(tiny_model, style, tokens, monkeypatch):
     model, task = tiny_model(style), make_task(("good", "very good", "so so so"))
     expected = evaluation.judge(model, evaluation.prepare_task(model, task, batch_size=1))
-    monkeypatch.setattr(prompts, "TOKENS", tokens)
+    monkeypatch.setattr(encoding, "TOKENS", tokens)
     prepared = evaluation.prepare_task(model, task)
     assert len(prepared.parts) > 1 if tokens < 8192 else len(prepared.parts) == 1
     assert evaluation.judge(model, prepared).tolist() == expected.tolist()
@@ -208,16 +208,16 @@ def test_targets_line_up_with_logits(tiny_model):
     model = tiny_model()
     word = model.tokenizer.convert_tokens_to_ids
     task = Task("t", test=[Example("good food", "a b"), Example("a", "the plot ")])
-    items = prompts.encode(model, task, [Example("good food", "so bad"), Example("a ", "plot")])
-    assert items[0] == prompts.Encoded([1, *map(word, ["good", "food", "so"])], [word("so"), word("bad")], 2)
-    assert items[1] == prompts.Encoded([1, word("a")], [word("plot")], 1)
-    (batch,) = prompts.batches(items[::-1], 2, 0, "cpu", "causal")
+    items = encoding.encode(model, task, [Example("good food", "so bad"), Example("a ", "plot")])
+    assert items[0] == encoding.Encoded([1, *map(word, ["good", "food", "so"])], [word("so"), word("bad")], 2)
+    assert items[1] == encoding.Encoded([1, word("a")], [word("plot")], 1)
+    (batch,) = encoding.batches(items[::-1], 2, 0, "cpu", "causal")
     assert batch.index.tolist() == [1, 0]
     assert batch.targets.tolist() == [[-100, -100, word("so"), word("bad")], [-100, word("plot"), -100, -100]]
     assert batch.keep.tolist() == [1, 2, 3]
     assert batch.real.tolist() == [[True] * 4, [True, True, False, False]]
     assert batch.inputs["attention_mask"].tolist() == batch.real.long().tolist()
-    (left,) = prompts.batches(items, 2, 0, "cpu", "causal", side="left")
+    (left,) = encoding.batches(items, 2, 0, "cpu", "causal", side="left")
     assert left.targets.tolist()[1] == [-100, -100, -100, word("plot")]
     assert left.real.tolist()[1] == [False, False, True, True]
 
@@ -225,7 +225,7 @@ def test_targets_line_up_with_logits(tiny_model):
 def test_end_token_is_scored_when_asked_for(tiny_model):
     task = make_task()
     for style in STYLES:
-        plain, closed = (prompts.encode(tiny_model(style), task, task.test[:1], end=end)[0] for end in (False, True))
+        plain, closed = (encoding.encode(tiny_model(style), task, task.test[:1], end=end)[0] for end in (False, True))
         assert closed.answer == [*plain.answer, 2] and closed.first == plain.first
 
 
@@ -238,41 +238,41 @@ def test_corrupt_prompts_are_paired_position_for_position(tiny_model):
     for style in STYLES:
         model = tiny_model(style)
         word = model.tokenizer.convert_tokens_to_ids
-        items = prompts.encode(model, task, examples, corrupt=True)
-        (batch,) = prompts.batches(items, 8, 0, "cpu", style)
+        items = encoding.encode(model, task, examples, corrupt=True)
+        (batch,) = encoding.batches(items, 8, 0, "cpu", style)
         clean, corrupt = batch.inputs["input_ids"], batch.corrupt["input_ids"]
         changed = clean != corrupt
         assert changed.sum(1).tolist() == [1, 1] and set(clean[changed].tolist()) == {word("good")}
         assert set(corrupt[changed].tolist()) == {word("bad")}
     with pytest.raises(TaskError, match="example 0 of task 'reviews'"):
-        prompts.encode(model, task, [Example("a b c", "good", corrupt="a b")], corrupt=True)
+        encoding.encode(model, task, [Example("a b c", "good", corrupt="a b")], corrupt=True)
     with pytest.raises(TaskError, match="corrupt prompt of example 0"):
-        prompts.encode(model, task, [Example("a b c", "good")], corrupt=True)
+        encoding.encode(model, task, [Example("a b c", "good")], corrupt=True)
 
 
 def test_errors_say_which_example_and_what_to_do(tiny_model):
     model, task = tiny_model(), make_task()
     with pytest.raises(TaskError, match=r"66 tokens for prompt and answer in example 1 of task(.|\n)*64 tokens"):
-        prompts.encode(model, task, [task.test[0], Example("good " * 65, "bad")])
+        encoding.encode(model, task, [task.test[0], Example("good " * 65, "bad")])
     with pytest.raises(TaskError, match="no tokens"):
-        prompts.encode(model, task, task.test[:1], [""])
+        encoding.encode(model, task, task.test[:1], [""])
     with pytest.raises(TaskError, match=r"60 prompt tokens and 32 new"):
-        prompts.encode_prompts(model, task, [Example("good " * 59, "bad")])
+        encoding.encode_prompts(model, task, [Example("good " * 59, "bad")])
     with pytest.raises(ModelError, match=r"ns.load\(model, tokenizer=...\)"):
-        prompts.encode(dataclasses.replace(model, tokenizer=None), task, task.test)
+        encoding.encode(dataclasses.replace(model, tokenizer=None), task, task.test)
     with pytest.raises(ModelError, match="masked"):
         evaluation.prepare_task(tiny_model("masked"), make_task(()))
     with pytest.raises(ArgumentError, match="unexpected keyword"):
         evaluation.evaluate(model, task, batchsize=3)
     with pytest.raises(ArgumentError, match="2 examples, 1 answers"):
-        prompts.encode(model, task, task.test[:2], ["good"])
+        encoding.encode(model, task, task.test[:2], ["good"])
 
 
 def test_the_tokenizer_is_left_as_it_was(tiny_model):
     model = tiny_model()
     model.tokenizer.pad_token = None
     before = dict(model.tokenizer.special_tokens_map)
-    assert prompts.pad_id(model.tokenizer) == 2  # the end-of-text token
+    assert encoding.pad_id(model.tokenizer) == 2  # the end-of-text token
     task = make_task(("good", "very bad"))
     scores = evaluation.label_loglik(model, evaluation.prepare_task(model, task))
     assert dict(model.tokenizer.special_tokens_map) == before

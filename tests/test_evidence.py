@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
-from conftest import WORDS
-from conftest import tiny_model as build_tiny_model
+from tiny import WORDS
+from tiny import tiny_model as build_tiny_model
 
 from neuroscope import files
 from neuroscope.attribution import attribute

@@ -5,7 +5,7 @@ import importlib
 import families
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from tiny import tiny_tokenizer
 from torch import nn
 
 from neuroscope.attribution import METHODS, Request, attribute
@@ -14,7 +14,7 @@ from neuroscope.masks import NeuronMask
 from neuroscope.models import load, tap_experts
 from neuroscope.models.sites import edit
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.prompts import batches, encode, pad_id
+from neuroscope.tasks.encoding import batches, encode, pad_id
 
 exact = importlib.import_module("neuroscope.attribution.exact")  # the package has a function of that name
 TEXT = "the food was very good so the film was not a great story and the plot was awful"

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
-from conftest import tiny_model
 from quick_training import finetune as quick_finetune
 from quick_training import quick  # noqa: F401 (for the whole file)
 from state import unchanged
+from tiny import tiny_model
 
 from neuroscope import training
 from neuroscope.attribution import attribute
@@ -32,8 +32,8 @@ from neuroscope.experiments import (
     train_only,
     trials,
 )
-from neuroscope.experiments.draws import draw_with_overlap
 from neuroscope.experiments.judging import JOURNAL
+from neuroscope.experiments.t9_draws import draw_with_overlap
 from neuroscope.experiments.trials import over_tasks
 from neuroscope.masks import NeuronMask
 from neuroscope.statistics import (

@@ -8,9 +8,9 @@ import shutil
 import families
 import pytest
 import torch
-from conftest import tiny_model
 from safetensors.torch import load_file
 from state import changed, snapshot, unchanged
+from tiny import tiny_model
 from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import Trainer, TrainingArguments
@@ -28,7 +28,7 @@ from neuroscope.evaluation import evaluate
 from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.prompts import UNSCORED, encode
+from neuroscope.tasks.encoding import UNSCORED, encode
 from neuroscope.training import NeuronAdapter, NeuronTrainerMixin, WholeModel, finetune
 from neuroscope.training.checkpoints import last_checkpoint
 from neuroscope.training.finetuning import train

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import WORDS
+from tiny import WORDS
 
 from neuroscope.attribution import attribute
 from neuroscope.evaluation import evaluate

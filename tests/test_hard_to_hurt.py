@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WORDS
-from conftest import tiny_model as build_tiny_model
 from state import changed, snapshot, unchanged
+from tiny import WORDS
+from tiny import tiny_model as build_tiny_model
 
 import neuroscope as ns
 from neuroscope.errors import FileError, NeuroscopeError

@@ -8,10 +8,10 @@ import nnsight
 import pytest
 import torch
 import transformers
-from conftest import WORDS, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from state import unchanged
+from tiny import WORDS, tiny_tokenizer
 from transformer_lens.model_bridge import TransformerBridge
 
 from neuroscope.attribution import attribute
@@ -22,7 +22,7 @@ from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve, tap_experts
 from neuroscope.models.sites import edit
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.prompts import batches, encode, pad_id
+from neuroscope.tasks.encoding import batches, encode, pad_id
 
 STYLES = ("causal", "seq2seq", "masked")
 TASK = Task(

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from neuroscope.comparison.layers import Dimensions, Similarity, blocks, compare, dimensions, layer_pairs
 from neuroscope.comparison.similarity import (
     MEASURES,
-    alignment,
+    cka_formulas,
     participation_ratio,
     permutation_null,
     two_nn,
@@ -447,10 +447,10 @@ def test_misspelt_options_are_told_of_all_there_are():
 
 def test_the_grids_null_takes_the_form_with_fewer_multiplications(monkeypatch):
     """Many examples of few features: no [example, example] matrix is made, nor counted in the memory."""
-    assert [alignment.cheaper_form(60, 2, 3, null) for null in (0, 19)] == ["features", "features"]
-    assert [alignment.cheaper_form(60, 20, 30, null) for null in (0, 19)] == ["features", "gram"]
+    assert [cka_formulas.cheaper_form(60, 2, 3, null) for null in (0, 19)] == ["features", "features"]
+    assert [cka_formulas.cheaper_form(60, 20, 30, null) for null in (0, 19)] == ["features", "gram"]
     a, b = models(n=60, widths=(2, 3))
-    monkeypatch.setattr(alignment, "gram", None)  # would fail if it were called
+    monkeypatch.setattr(cka_formulas, "gram", None)  # would fail if it were called
     found = compare(a, b, null=19, memory=3 * 32 * 60 * 3)
     assert cells(found) == pytest.approx(loop(a, b, "same"), abs=1e-6)
     assert found.manifest["options"] == {"kernel": "linear", "debiased": True, "bandwidth": 1.0}

@@ -7,12 +7,12 @@ import shutil
 import peft
 import pytest
 import torch
-from conftest import tiny_model
 from families import DENSE, MOE, build, inputs
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sequences import A
 from state import changed, snapshot, unchanged
+from tiny import tiny_model
 from torch import nn
 from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge

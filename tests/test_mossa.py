@@ -60,7 +60,7 @@ def changed(base, layer, seed=0, scale=0.4):
 
 @pytest.fixture(scope="module")
 def base():
-    from conftest import tiny_model
+    from tiny import tiny_model
 
     return tiny_model()
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny_model
 from quick_training import quick  # noqa: F401 (for the whole file)
 from state import unchanged
 from test_experiments import FOUR, RECIPE, TASKS, never
 from test_parameters import saved
+from tiny import tiny_model
 
 from neuroscope.attribution import attribute
 from neuroscope.comparison.parameters import parameter_similarity

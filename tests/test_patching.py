@@ -4,8 +4,8 @@ import families
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
 from state import unchanged
+from tiny import tiny_tokenizer
 
 from neuroscope.errors import ArgumentError, ModelError, NeuroscopeError, TaskError
 from neuroscope.interventions import patch

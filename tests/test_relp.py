@@ -6,7 +6,7 @@ import families
 import pytest
 import torch
 import transformers
-from conftest import tiny_tokenizer
+from tiny import tiny_tokenizer
 from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN

@@ -9,9 +9,9 @@ import families
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
 from nnsight.modeling.transformers import TransformersModel
 from state import unchanged
+from tiny import tiny_tokenizer
 from transformer_lens.model_bridge import TransformerBridge
 
 from neuroscope.comparison.hidden_states import Representations, reading, recording, representations
@@ -214,7 +214,7 @@ def test_a_journal_without_its_file_is_refused(tiny_model, tmp_path):
 KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from conftest import tiny_model
+from tiny import tiny_model
 from neuroscope.comparison.hidden_states import reading, representations
 from neuroscope.tasks import Example, Task
 real, count = reading.Reader.__call__, []
@@ -392,7 +392,7 @@ def test_the_batch_size_is_chosen_by_tokens_where_none_is_given(tiny_model, monk
     many = task(texts=TEXTS * 5)
     whole = representations(tiny_model(), many)["mood"]
     assert sizes == [1, 25]  # the first pass tells the shape
-    monkeypatch.setattr("neuroscope.tasks.prompts.TOKENS", 20)
+    monkeypatch.setattr("neuroscope.tasks.encoding.TOKENS", 20)
     sizes.clear()
     np.testing.assert_allclose(representations(tiny_model(), many)["mood"], whole, atol=1e-5)
     assert sizes[1] == 20 // (1 + max(len(text.split()) for text in TEXTS))  # the start token is one more

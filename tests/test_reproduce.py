@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import tiny_model
 from quick_training import quick  # noqa: F401 (for the whole file)
 from state import unchanged
 from test_experiments import TASKS, never
+from tiny import tiny_model
 
 from neuroscope.__main__ import main, parser
 from neuroscope.errors import ArgumentError

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from neuroscope.comparison.similarity import (
     CKA,
     MEASURES,
-    alignment,
+    cka_formulas,
     cka,
     neighbour_overlap,
     participation_ratio,
@@ -22,7 +22,7 @@ from neuroscope.comparison.similarity import (
     two_nn,
     variance_dimension,
 )
-from neuroscope.comparison.similarity.measures import complete
+from neuroscope.comparison.similarity.measure_table import complete
 from neuroscope.errors import ArgumentError, NeuroscopeError, NumericalError
 
 SEEDS = st.integers(0, 10_000)
@@ -95,19 +95,20 @@ def test_cka_is_the_textbooks(shape, kernel, bandwidth, debiased):
 
 @pytest.mark.parametrize("debiased", [True, False])
 def test_both_forms_of_the_linear_kernel_agree(debiased):
-    x, y = alignment.pair(*related(20, 9, 14), "test")
+    x, y = cka_formulas.pair(*related(20, 9, 14), "test")
     options = {"kernel": "linear", "debiased": debiased, "bandwidth": 1.0}
     values = [
-        alignment.between(*(alignment.state(s, **options, form=form) for s in (x, y))) for form in ("gram", "features")
+        cka_formulas.between(*(cka_formulas.state(s, **options, form=form) for s in (x, y)))
+        for form in ("gram", "features")
     ]
     assert values[0] == pytest.approx(values[1], abs=1e-12)
-    assert alignment.cheaper_form(1000, 64, 64) == "features"
-    assert alignment.cheaper_form(1000, 1024, 1024) == "gram"
+    assert cka_formulas.cheaper_form(1000, 64, 64) == "features"
+    assert cka_formulas.cheaper_form(1000, 1024, 1024) == "gram"
 
 
 def test_u_centred_products_are_the_unbiased_hsic():
     k, q = (torch.from_numpy(s @ s.T) for s in related(9, 4, 5))
-    product = float((alignment.u_centre(k) * alignment.u_centre(q)).sum()) / (9 * 6)
+    product = float((cka_formulas.u_centre(k) * cka_formulas.u_centre(q)).sum()) / (9 * 6)
     assert product == pytest.approx(song_hsic(k.numpy(), q.numpy()), rel=1e-10)
 
 
@@ -365,7 +366,7 @@ def test_a_permuted_state_is_that_of_permuted_examples(name):
     variants = [{}, {"form": "features"}] if name == "cka" else [{}]
     for extra in variants:
         settings_ = {**complete("compare", MEASURES[name].function, {}), **extra}
-        a, b = (measure.state(s, **settings_) for s in alignment.pair(x, y, "test"))
+        a, b = (measure.state(s, **settings_) for s in cka_formulas.pair(x, y, "test"))
         permuted = measure.between(a, measure.permute(b, torch.from_numpy(order)))
         assert permuted == pytest.approx(measure.function(x, y[order]), abs=1e-9)
         assert measure.between(a, b) == pytest.approx(measure.function(x, y), abs=1e-9)
@@ -487,7 +488,7 @@ def test_the_null_is_that_of_permuted_examples_and_leaves_the_global_generators_
 
 def test_the_null_of_many_examples_needs_no_gram_matrix(monkeypatch):
     x, y = related(60, 2, 3)
-    monkeypatch.setattr(alignment, "gram", None)  # would fail if it were called
+    monkeypatch.setattr(cka_formulas, "gram", None)  # would fail if it were called
     assert permutation_null(x, y, null=19).value == pytest.approx(textbook_cka(x, y), abs=1e-9)
 
 

@@ -5,10 +5,10 @@ import stat
 from urllib.parse import unquote
 
 import pytest
-from conftest import WORDS, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
+from tiny import WORDS, tiny_model
 
 import neuroscope as ns
 from neuroscope import files

@@ -1,7 +1,7 @@
 """Answers are decoded greedily, whatever the model's own settings for generation are."""
 
 import pytest
-from conftest import WORDS, tiny_model
+from tiny import WORDS, tiny_model
 
 from neuroscope.evaluation import evaluate
 from neuroscope.tasks import Example, Task

@@ -6,13 +6,13 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from conftest import tiny_model
+from tiny import tiny_model
 
 import neuroscope as ns
 from neuroscope import evaluation
 from neuroscope.errors import FileError, TaskError
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.prompts import encode, encode_prompts
+from neuroscope.tasks.encoding import encode, encode_prompts
 
 
 def reviews(prompt="the food was", labels=("good", "bad"), **options):

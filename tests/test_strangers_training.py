@@ -7,11 +7,11 @@ import warnings
 import pytest
 import torch
 import transformers
-from conftest import tiny_model
 from families import build
 from sequences import A, B
 from state import unchanged
 from test_adapter import fill, logits, mask_of
+from tiny import tiny_model
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, weight_norm

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny_model
 from quick_training import quick  # noqa: F401 (for the whole file)
 from state import unchanged
 from test_experiments import FOUR, RECIPE, never
+from tiny import tiny_model
 
 from neuroscope.attribution import attribute
 from neuroscope.comparison.correlation import correlate

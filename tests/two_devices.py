@@ -9,9 +9,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
 from distributed_worker import PLOTS, REVIEWS, close
 from families import build
+from tiny import tiny_model, tiny_tokenizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map

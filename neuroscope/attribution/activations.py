@@ -13,7 +13,7 @@ from neuroscope.attribution.scoring import Scoring
 from neuroscope.checks import finite
 from neuroscope.errors import ArgumentError
 from neuroscope.models.sites import Site, edit
-from neuroscope.tasks.prompts import Batch
+from neuroscope.tasks.encoding import Batch
 
 
 def activation(scoring: Scoring) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from neuroscope.errors import choose
 from neuroscope.masks import Scores
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.tasks import Task, tasks_of
-from neuroscope.tasks.prompts import batches, encode, pad_id
+from neuroscope.tasks.encoding import batches, encode, pad_id
 
 ByAddress = Mapping[str, Tensor]
 

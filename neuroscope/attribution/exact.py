@@ -27,7 +27,7 @@ from neuroscope.checks import whole
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.masks import NeuronMask
 from neuroscope.models.sites import Site, edit
-from neuroscope.tasks.prompts import UNSCORED, Batch
+from neuroscope.tasks.encoding import UNSCORED, Batch
 
 ROWS = 4096  # tokens in one large batch: enough to keep the processor busy, little enough to stay in its cache
 Forward = Callable[..., Any]

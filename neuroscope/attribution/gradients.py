@@ -19,7 +19,7 @@ from torch import Tensor
 from neuroscope.attribution.scoring import Scoring
 from neuroscope.checks import whole
 from neuroscope.models.sites import Edit, Site, edit
-from neuroscope.tasks.prompts import Batch
+from neuroscope.tasks.encoding import Batch
 
 Times = Callable[[Site, Tensor, "Tensor | None"], Tensor]
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuroscope.tasks.prompts import Batch
+from neuroscope.tasks.encoding import Batch
 
 
 def owners(h: Tensor, tokens: Tensor | None, batch: Batch) -> Tensor | None:

@@ -18,7 +18,7 @@ from neuroscope.checks import watched
 from neuroscope.errors import NumericalError
 from neuroscope.models import Model
 from neuroscope.models.sites import Site
-from neuroscope.tasks.prompts import UNSCORED, Batch
+from neuroscope.tasks.encoding import UNSCORED, Batch
 from neuroscope.tasks.task import Task
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError
 from neuroscope.models import require_parameters
 from neuroscope.models.sites import Rows, Site
-from neuroscope.tasks.prompts import UNSCORED, Batch
+from neuroscope.tasks.encoding import UNSCORED, Batch
 
 
 def weight_x_grad(scoring: Scoring) -> dict[str, Tensor]:

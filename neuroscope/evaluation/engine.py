@@ -23,8 +23,8 @@ from neuroscope.errors import ArgumentError, NumericalError, TaskError
 from neuroscope.evaluation.ranking import Candidates, candidates_of, rank_labels, score, share_rows
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
+from neuroscope.tasks.encoding import Batch, batches, encode, encode_prompts, pad_id
 from neuroscope.tasks.metrics import METRICS
-from neuroscope.tasks.prompts import Batch, batches, encode, encode_prompts, pad_id
 
 Outcomes = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import LongTensor, Tensor
 
-from neuroscope.tasks.prompts import Batch, Encoded
+from neuroscope.tasks.encoding import Batch, Encoded
 
 
 @dataclass(frozen=True)

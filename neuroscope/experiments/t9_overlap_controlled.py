@@ -26,8 +26,8 @@ from neuroscope import figures
 from neuroscope.checks import Progress, public, seeds_of, watched, whole
 from neuroscope.checks import shares as shares_of
 from neuroscope.errors import ArgumentError, choose
-from neuroscope.experiments.draws import draw_with_overlap
 from neuroscope.experiments.judging import tasks_and_masks
+from neuroscope.experiments.t9_draws import draw_with_overlap
 from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words, trained_row
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve

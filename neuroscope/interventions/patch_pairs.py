@@ -13,7 +13,7 @@ from torch import Tensor
 from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.prompts import Batch, Encoded, batches, encode, pad_id
+from neuroscope.tasks.encoding import Batch, Encoded, batches, encode, pad_id
 from neuroscope.tasks.tokens import tokenizer_of
 
 

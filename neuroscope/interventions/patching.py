@@ -18,7 +18,7 @@ from neuroscope.interventions.mask_sites import MaskSites, Scope
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
 from neuroscope.models.sites import NotCopied, Site
-from neuroscope.tasks.prompts import Batch
+from neuroscope.tasks.encoding import Batch
 from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
 

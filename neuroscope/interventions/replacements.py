@@ -11,8 +11,8 @@ from torch import Tensor
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.interventions.mask_sites import MaskSites
 from neuroscope.models.sites import Site
+from neuroscope.tasks.encoding import Batch, batches, encode, pad_id
 from neuroscope.tasks.example import Example
-from neuroscope.tasks.prompts import Batch, batches, encode, pad_id
 from neuroscope.tasks.task import Task
 from neuroscope.tasks.tokens import tokenizer_of
 

@@ -17,7 +17,7 @@ from neuroscope.masks.mask_depth import mask_depth
 from neuroscope.models import Unit, resolve
 from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.reports.page import write_report
-from neuroscope.reports.saved_tables import save_tables
+from neuroscope.reports.table_files import save_tables
 from neuroscope.results import Result
 from neuroscope.tasks import Task, Tasks, load_tasks, tasks_of
 

@@ -14,7 +14,7 @@ from neuroscope.models import resolve
 from neuroscope.reports.bench import Bench
 from neuroscope.reports.main_job import named_tasks
 from neuroscope.reports.page import write_report
-from neuroscope.reports.saved_tables import save_tables
+from neuroscope.reports.table_files import save_tables
 from neuroscope.tasks import Task, Tasks
 from neuroscope.training import Recipe
 

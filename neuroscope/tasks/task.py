@@ -97,7 +97,8 @@ class Task:
             self._check_labels()
 
     def _check_labels(self) -> None:
-        for label in self.labels:
+        labels: Sequence[Any] = self.labels
+        for label in labels:
             if not isinstance(label, str):
                 found = f"{label!r}, a {type(label).__name__}"
                 raise TaskError(f"labels of task {self.name!r}", found, "give texts")

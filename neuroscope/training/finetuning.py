@@ -26,14 +26,14 @@ from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.tasks import Task, Tasks, tasks_of
-from neuroscope.tasks.prompts import Encoded, encode, pad_id
+from neuroscope.tasks.encoding import Encoded, encode, pad_id
 from neuroscope.tasks.tokens import tokenizer_of
 from neuroscope.training.adapter import NeuronAdapter
 from neuroscope.training.arguments import training_arguments
 from neuroscope.training.checkpoints import checkpoint_of
 from neuroscope.training.deltas import are_live
 from neuroscope.training.processes import check_shards, divide
-from neuroscope.training.recipe import LR, Recipe
+from neuroscope.training.recipe import FINETUNE_LR, Recipe
 from neuroscope.training.trainable import Trainable
 from neuroscope.training.trainer import NeuronTrainer, Watch, collate, untouched
 from neuroscope.training.whole_model import WholeModel
@@ -51,7 +51,7 @@ def finetune(
     progress: Progress | None = None,
     steps: int | None = None,
     epochs: float = 3,
-    lr: float = LR,
+    lr: float = FINETUNE_LR,
     batch_size: int = 16,
     weight_decay: float = 0.0,
     dev: float = 0.0,
@@ -130,7 +130,7 @@ def train(
     model = adapter.model
     asked = f"finetune {model.name}"
     try:
-        recipe, named = Recipe.of(recipe, lr=LR), tasks_of(tasks, asked)
+        recipe, named = Recipe.of(recipe, lr=FINETUNE_LR), tasks_of(tasks, asked)
         encoded = [item for task in named.values() for item in _encoded(model, task)]
         learnt, held_out = _split(encoded, recipe.dev, seed)
         run = {

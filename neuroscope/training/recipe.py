@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from neuroscope.checks import finite, public, whole
 from neuroscope.errors import ArgumentError, suggest
 
-LR = 3e-4  # of `finetune`
+FINETUNE_LR = 3e-4
 NAMED = {  # TrainingArguments that have a name of their own here: given twice, the run's record would be wrong
     "output_dir": "output", "max_steps": "steps", "num_train_epochs": "epochs", "learning_rate": "lr",
     "weight_decay": "weight_decay", "seed": "seed",

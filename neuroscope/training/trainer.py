@@ -19,7 +19,7 @@ from transformers.utils import logging
 from neuroscope import files
 from neuroscope.checks import Progress, watched
 from neuroscope.distributed import has_shards
-from neuroscope.tasks.prompts import UNSCORED, Encoded, batches
+from neuroscope.tasks.encoding import UNSCORED, Encoded, batches
 from neuroscope.training.checkpoints import RUN, WEIGHTS, refuse_other_run
 from neuroscope.training.processes import save_optimizer, weight_of
 

@@ -16,7 +16,7 @@ from neuroscope.errors import ModelError, TaskError
 from neuroscope.models import Model
 from neuroscope.models.sites import Site, edit
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.prompts import Batch, Encoded, batches, pad_id
+from neuroscope.tasks.encoding import Batch, Encoded, batches, pad_id
 from neuroscope.tasks.tokens import tokenize, tokenizer_of
 
 At = int | Literal["last", "mean"]

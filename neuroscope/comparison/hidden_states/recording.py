@@ -35,7 +35,7 @@ from neuroscope.comparison.hidden_states.reading import At, Prompts, Reader, pas
 from neuroscope.errors import ArgumentError, NumericalError, choose
 from neuroscope.models import Model, resolve
 from neuroscope.tasks import Task, tasks_of
-from neuroscope.tasks.prompts import Batch
+from neuroscope.tasks.encoding import Batch
 
 ASKED = "representations of tasks"
 IN_MEMORY = 1 << 30  # bytes of representations beyond which they go to a file even where none was asked for

@@ -27,7 +27,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from neuroscope.comparison.similarity.alignment import unbias
+from neuroscope.comparison.similarity.cka_formulas import unbias
 from neuroscope.comparison.similarity.inputs import fault
 from neuroscope.errors import ArgumentError
 

@@ -16,8 +16,8 @@ from neuroscope import files
 from neuroscope.checks import Progress, public, watched, whole
 from neuroscope.comparison.layers.layer_pairs import Comparison, Row, rows_of
 from neuroscope.comparison.layers.layer_similarity import Similarity
-from neuroscope.comparison.similarity import alignment, inputs
-from neuroscope.comparison.similarity.measures import complete, find
+from neuroscope.comparison.similarity import cka_formulas, inputs
+from neuroscope.comparison.similarity.measure_table import complete, find
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.statistics import benjamini_hochberg
 
@@ -72,7 +72,7 @@ def compare(
     choose(pairs, ("same", "all"), "pairs")
     settings = complete(f"compare by {measure}", function, options, ("pairs", "null", "seed", "device", "memory"))
     if measure == "cka":
-        alignment.check(**settings)
+        cka_formulas.check(**settings)
     origins = _origins(a, b)
     shapes = {task: _shapes(a, b, task, pairs) for task in _tasks(a, b)}
     how = Comparison(measure, settings, null, seed, _device(a, device), whole(memory, "memory", 1, "give bytes"))

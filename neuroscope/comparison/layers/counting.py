@@ -16,7 +16,7 @@ from neuroscope.checks import Progress, public, watched
 from neuroscope.comparison.layers.dimension_curves import Dimensions
 from neuroscope.comparison.similarity.dimension import DIMENSIONS
 from neuroscope.comparison.similarity.inputs import as_batch, names_of, shape
-from neuroscope.comparison.similarity.measures import complete
+from neuroscope.comparison.similarity.measure_table import complete
 from neuroscope.errors import ArgumentError, NumericalError, choose
 
 ASKED = "dimensions of representations"

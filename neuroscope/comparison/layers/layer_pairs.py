@@ -17,7 +17,7 @@ import torch
 
 from neuroscope.comparison.layers import blocks
 from neuroscope.comparison.similarity import inputs
-from neuroscope.comparison.similarity.measures import MEASURES, with_form
+from neuroscope.comparison.similarity.measure_table import MEASURES, with_form
 from neuroscope.comparison.similarity.null import band, permutations
 from neuroscope.errors import ArgumentError, NumericalError
 

@@ -18,10 +18,10 @@ do the same at every layer of whole models.
 """
 
 from neuroscope.comparison.similarity.accumulation import CKA
-from neuroscope.comparison.similarity.alignment import cka
 from neuroscope.comparison.similarity.canonical import procrustes, pwcca, svcca
+from neuroscope.comparison.similarity.cka_formulas import cka
 from neuroscope.comparison.similarity.dimension import DIMENSIONS, participation_ratio, two_nn, variance_dimension
-from neuroscope.comparison.similarity.measures import MEASURES
+from neuroscope.comparison.similarity.measure_table import MEASURES
 from neuroscope.comparison.similarity.neighbours import neighbour_overlap
 from neuroscope.comparison.similarity.null import permutation_null
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuroscope.checks import public
-from neuroscope.comparison.similarity import alignment
+from neuroscope.comparison.similarity import cka_formulas
 from neuroscope.comparison.similarity.inputs import ADVICE, FEWEST, NOT_FINITE, as_batch, same_examples
 from neuroscope.errors import ArgumentError, NumericalError, choose
 
@@ -39,7 +39,7 @@ class CKA:
         >>> batched = CKA()
         >>> for start in range(0, 40, 10):
         ...     batched.update(x[start : start + 10], y[start : start + 10])
-        >>> abs(batched.value() - alignment.cka(x, y)) < 1e-9
+        >>> abs(batched.value() - cka_formulas.cka(x, y)) < 1e-9
         True
     """
 
@@ -53,7 +53,7 @@ class CKA:
         bandwidth: float = 1.0,
     ) -> None:
         choose(estimator, ("features", "batches"), "estimator")
-        alignment.check(kernel, debiased, bandwidth)
+        cka_formulas.check(kernel, debiased, bandwidth)
         if estimator == "features" and kernel != "linear":
             raise ArgumentError(
                 f"kernel={kernel!r} with estimator='features'", "no finite set of features", "use estimator='batches'"
@@ -106,7 +106,7 @@ class CKA:
             of_x, of_y, cross = self._means.tolist()
             scale = [0.0, 0.0]
         for what, value, biased in (("x", of_x, scale[0]), ("y", of_y, scale[1])):
-            if not value > alignment.ROUNDING * biased:
+            if not value > cka_formulas.ROUNDING * biased:
                 raise NumericalError(
                     f"CKA, {what}",
                     f"a self-similarity of {value:.3g}",
@@ -124,8 +124,8 @@ class CKA:
         if n < FEWEST:
             found = f"a batch of {n} examples"
             raise ArgumentError("CKA as a mean over batches", found, f"give batches of {FEWEST} or more")
-        centre = alignment.u_centre if self.debiased else alignment.centre
-        k, l = (centre(alignment.gram(s - s.mean(0), self.kernel, self.bandwidth)) for s in (x, y))  # noqa: E741
+        centre = cka_formulas.u_centre if self.debiased else cka_formulas.centre
+        k, l = (centre(cka_formulas.gram(s - s.mean(0), self.kernel, self.bandwidth)) for s in (x, y))  # noqa: E741
         count = n * (n - 3) if self.debiased else (n - 1) ** 2
         new = torch.stack([(a * b).sum() for a, b in ((k, k), (l, l), (k, l))]).cpu() / count
         self._batches += 1
@@ -161,4 +161,4 @@ class _Sums:
         kl += -2 * s["qu"] @ m + 4 * m @ s["uv"] @ w - 2 * ww * n * mm
         kl += mm * s["q"] - 2 * mm * n * ww + n * mm * ww
         k, l = s["p"] - n * mm, s["q"] - n * ww  # noqa: E741
-        return float(alignment.unbias(product, kl, k * l, n))
+        return float(cka_formulas.unbias(product, kl, k * l, n))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuroscope.checks import public, whole
 from neuroscope.comparison.similarity.inputs import pair
-from neuroscope.comparison.similarity.measures import complete, find, with_form
+from neuroscope.comparison.similarity.measure_table import complete, find, with_form
 from neuroscope.statistics import permutation_p
 
 LEVEL = 0.95  # share of the null between low and high

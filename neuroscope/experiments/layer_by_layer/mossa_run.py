@@ -41,7 +41,7 @@ from neuroscope.models import Model
 from neuroscope.statistics import benjamini_hochberg
 from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.training import Recipe
-from neuroscope.training.recipe import LR
+from neuroscope.training.recipe import FINETUNE_LR
 
 FOLDER, RUN = "mossa", "mossa.json"  # in the output folder: one of a run's own; and in that, what it is of
 
@@ -117,7 +117,7 @@ def mossa(
     _check(named, reading, out, controls, tuned)
     taught = [named[t] for t in named if controls is None or (train_tuned and t in learnt)]
     share, debiased = share_of(share, "share", "give a share of the variance in (0, 1]"), flag(debiased, "debiased")
-    tuning = Tuning(method, Recipe.of(recipe, lr=LR), seed, options or {})
+    tuning = Tuning(method, Recipe.of(recipe, lr=FINETUNE_LR), seed, options or {})
     for task in taught:
         task.split("train")
     if recipe is not None and not taught:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from neuroscope.checks import finite, whole
 from neuroscope.errors import ArgumentError
 from neuroscope.models import Model
-from neuroscope.tasks.prompts import UNSCORED, batches, encode, pad_id
+from neuroscope.tasks.encoding import UNSCORED, batches, encode, pad_id
 from neuroscope.tasks.task import Task
 from neuroscope.training import WholeModel
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting, Tensors

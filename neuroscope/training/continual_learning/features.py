@@ -12,7 +12,7 @@ from torch import Tensor
 from neuroscope.errors import NumericalError
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.prompts import Encoded, batches, encode, encode_prompts, pad_id
+from neuroscope.tasks.encoding import Encoded, batches, encode, encode_prompts, pad_id
 
 AT_ONCE = 64  # prompts per forward pass where the caller does not say
 

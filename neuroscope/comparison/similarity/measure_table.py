@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from neuroscope.comparison.similarity import alignment, canonical, neighbours
+from neuroscope.comparison.similarity import canonical, cka_formulas, neighbours
 from neuroscope.errors import ArgumentError, choose, suggest
 
 
@@ -42,7 +42,7 @@ LINEAR = TURNS | {"invertible"}
 
 MEASURES: dict[str, Measure] = {
     "cka": Measure(
-        alignment.cka, alignment.state, alignment.between, alignment.permute, (TURNS, TURNS), {},
+        cka_formulas.cka, cka_formulas.state, cka_formulas.between, cka_formulas.permute, (TURNS, TURNS), {},
     ),
     "svcca": Measure(
         canonical.svcca, canonical.space, canonical.mean_correlation, canonical.permute_space, (LINEAR, LINEAR),
@@ -85,4 +85,4 @@ def complete(
 def with_form(settings: Mapping[str, Any], n: int, d: int, e: int, null: int) -> dict[str, Any]:
     """The settings, with the cheaper of linear CKA's two forms."""
     linear = settings.get("kernel") == "linear"
-    return {**settings, "form": alignment.cheaper_form(n, d, e, null)} if linear else dict(settings)
+    return {**settings, "form": cka_formulas.cheaper_form(n, d, e, null)} if linear else dict(settings)
