@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from neuroscope.comparison.similarity import (
     CKA,
     MEASURES,
-    cka_formulas,
     cka,
+    cka_formulas,
     neighbour_overlap,
     participation_ratio,
     permutation_null,
