@@ -123,8 +123,9 @@ def names_of(value: Any, name: str) -> tuple[str, ...]:
     Raises:
         ArgumentError: something that is no name.
     """
-    listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, Iterable) or isinstance(listed, Mapping) or not all(isinstance(v, str) for v in listed):
+    is_several = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+    listed = list(value) if is_several else [value]
+    if not all(isinstance(name_, str) for name_ in listed):
         raise ArgumentError(shown(name, value), "not names", "give names, such as ['nli-food']")
     return tuple(dict.fromkeys(listed))
 
@@ -132,6 +133,11 @@ def names_of(value: Any, name: str) -> tuple[str, ...]:
 def n_random_of(value: Any, name: str = "n_random") -> int:
     """How many random masks stand beside a mask."""
     return whole(value, name, FEWEST_RANDOM, f"give {FEWEST_RANDOM} or more: fewer do not tell how random masks differ")
+
+
+def batch_size_of(value: Any, name: str = "batch_size") -> int | None:
+    """Examples per forward pass; None: cut by tokens."""
+    return None if value is None else whole(value, name, 1, "give 1 or more, or None to cut batches by tokens")
 
 
 def number_of_examples(value: Any, name: str) -> int | None:
@@ -212,7 +218,7 @@ VOCABULARY: dict[str, Callable[[Any, str, Any], Any]] = {
     "seeds": lambda value, name, default: seeds_of(value, name),
     "held_out": lambda value, name, default: names_of(value, name),
     "n_random": lambda value, name, default: n_random_of(value, name),
-    "batch_size": lambda value, name, default: number_of_examples(value, name),
+    "batch_size": lambda value, name, default: batch_size_of(value, name),
     "output": lambda value, name, default: folder_of(value, name),
     "progress": lambda value, name, default: progress_of(value, name),
     "k": _k,
@@ -245,6 +251,8 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
             default = signature.parameters[name].default
             if bound.arguments[name] is None and default is None:
                 continue  # as it is without this argument
+            if bound.arguments[name] is None and name == "output":
+                raise ArgumentError(f"{function.__name__}(output=None)", "no folder", "give the folder to write into")
             try:
                 bound.arguments[name] = VOCABULARY[name](bound.arguments[name], name, default)
             except ArgumentError as error:

@@ -13,7 +13,7 @@ import torch
 
 import neuroscope as ns
 from neuroscope import checks
-from neuroscope.checks import VOCABULARY, public, vocabulary_of
+from neuroscope.checks import VOCABULARY, names_of, public, vocabulary_of
 from neuroscope.errors import ArgumentError
 
 HOUSES = {"ns": ns, "ns.experiments": ns.experiments, "ns.similarity": ns.similarity, "ns.interop": ns.interop}
@@ -203,3 +203,14 @@ def test_a_long_value_is_cut_in_the_error():
     with pytest.raises(ArgumentError) as caught:
         checks.whole(np.zeros((50, 50)), "n")
     assert caught.value.asked.endswith("...") and len(caught.value.asked) < 90 and "\n" not in caught.value.asked
+
+
+def test_names_from_a_generator_are_all_taken():
+    assert names_of((name for name in ["a", "b"]), "held_out") == ("a", "b") == names_of(["a", "b", "a"], "held_out")
+    with pytest.raises(ArgumentError, match="not names"):
+        names_of({"a": 1}, "held_out")
+
+
+def test_an_output_that_is_needed_is_asked_for():
+    with pytest.raises(ArgumentError, match="no folder"):
+        ns.run("mini", output=None)

@@ -11,6 +11,7 @@ from neuroscope.attribution import attribute
 from neuroscope.evaluation import evaluate
 from neuroscope.interventions import ablate, patch_sweep
 from neuroscope.models import fingerprints
+from neuroscope.models.fingerprints import fingerprint
 from neuroscope.tasks import Example, Task
 from neuroscope.training import LoraAdapter, NeuronAdapter, WholeModel, finetune
 
@@ -182,3 +183,16 @@ def test_a_copy_is_another_model(tiny_model):
             next(twin.parameters()).mul_(math.pi)
         assert fingerprints.fingerprint(twin) != before == model.fingerprint()
     assert not fingerprints._readings
+
+
+def test_weights_that_change_places_are_noticed():
+    root = torch.nn.Linear(64, 64)
+    before = fingerprint(root)
+    swapped = root.weight.detach().clone()
+    swapped[:, [3, 5]] = swapped[:, [5, 3]]  # the same numbers elsewhere
+    with torch.no_grad():
+        root.weight.copy_(swapped)
+    assert fingerprint(root) != before
+    with torch.no_grad():
+        root.weight[:, [3, 5]] = root.weight[:, [5, 3]].clone()
+    assert fingerprint(root) == before

@@ -101,8 +101,8 @@ class CrossAblation(Result):
         lines = [
             f"Each mask switched off under every task: in **{specific} of {len(verdicts)}** tasks its neurons are "
             "**specific**, breaking their task beyond chance and more than those of any other family do; in "
-            f"**{selective}** more they are **selective**: another family's break the task as much, but these break it "
-            "more than they break tasks in general.\n",
+            f"**{selective}** more they are **selective**: not shown to break it more than another family's do, but "
+            "breaking it more than they break tasks in general.\n",
         ]
         shared = verdicts[verdicts["verdict"] == "shared"]
         if len(shared):

@@ -36,9 +36,10 @@ def draw_with_overlap(
     for i, count in wanted.items():
         free = (~inside if i < 0 else ~inside & (site == i)).nonzero().flatten()
         if len(free) < count:
-            where = list(target.widths)[i]
-            do = "give a smaller size, or match='uniform'"
-            raise MaskError(f"{count} neurons outside the mask at {where}", f"{len(free)} there", do)
+            where, do = "", "give a smaller size"
+            if i >= 0:
+                where, do = f" at {list(target.widths)[i]}", f"{do}, or match='uniform'"
+            raise MaskError(f"{count} neurons outside the mask{where}", f"{len(free)} there", do)
         chosen.append(free[torch.randperm(len(free), generator=generator)[:count]])
     flags = torch.zeros_like(inside)
     flags[torch.cat(chosen)] = True

@@ -63,7 +63,7 @@ class Trials:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Of the model as it is before any training."""
+        """What the model is, before any training."""
         return self.model.provenance()
 
     def train(self, mask: NeuronMask, on: Sequence[str], seed: int) -> NeuronAdapter:

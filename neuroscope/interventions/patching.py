@@ -114,13 +114,16 @@ class _Patch(Scope):
     def _begin(self, by_hand: bool = False) -> None:
         super()._begin(by_hand)
         model, seen = self._model, self._seen
-        handles = [model.base.get_input_embeddings().register_forward_hook(_Look(seen.embedded))]
-        for module in {
-            id(m): m for m in (model.root, model.base)
-        }.values():  # PEFT runs the one, generates by the other
-            handles.append(module.register_forward_pre_hook(_Look(seen.begins), with_kwargs=True))
-            handles.append(module.register_forward_hook(_Look(seen.ends), always_call=True))
+        handles: list[Any] = []
         self._looking.append(handles)
+        try:
+            handles.append(model.base.get_input_embeddings().register_forward_hook(_Look(seen.embedded)))
+            for module in {id(m): m for m in (model.root, model.base)}.values():  # PEFT generates by the other
+                handles.append(module.register_forward_pre_hook(_Look(seen.begins), with_kwargs=True))
+                handles.append(module.register_forward_hook(_Look(seen.ends), always_call=True))
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *error: Any) -> None:
         for handle in self._looking.pop():

@@ -1,9 +1,10 @@
 """A model's fingerprint: digits that change with its weights; and a scope in which the weights are read for it once.
 
-Of each parameter, 64 evenly spaced entries and the sum of its bits read as integers go into the fingerprint: the sum is
-the same on every device and for every order of summation, but takes a reading of all weights. Within `read_once` a
-reading is kept and given again as long as the parameters are the same tensors, have not been written to, and have the
-same 64 entries: what torch notices of a change (not every optimizer tells it) and what the entries show of one.
+Of each parameter, 64 evenly spaced entries and two sums of its bits read as integers go into the fingerprint, one of
+them weighted by place: sums of integers are the same on every device and in every order, but take a reading of all
+weights. Within `read_once` a reading is kept and given again as long as the parameters are the same tensors, have not
+been written to, and have the same 64 entries: what torch notices of a change (not every optimizer tells it) and what
+the entries show of one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from neuroscope.distributed import gathered, has_shards
 
 ENTRIES = 64
+CHUNK = 1 << 22  # weights added at a time
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a weight
 
 _readings: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()  # of the models within `read_once`
@@ -67,10 +69,20 @@ def read_weights(root: nn.Module) -> str:
         digits.update(f"{name.replace('._original_component', '')}{tuple(parameter.shape)}".encode())
         digits.update(_entries(flat))
         if flat.element_size() in INTEGERS:
-            digits.update(str(int(flat.view(INTEGERS[flat.element_size()]).sum(dtype=torch.int64))).encode())
+            digits.update(str(_sums(flat.view(INTEGERS[flat.element_size()]))).encode())
     for note in _notes(root):
         digits.update(note.encode())
     return digits.hexdigest()[:16]
+
+
+def _sums(bits: Tensor) -> tuple[int, int]:
+    """The sum of the bits, and one in which each counts by its place: it tells weights that changed places."""
+    plain = by_place = 0
+    for start in range(0, bits.numel(), CHUNK):
+        part = bits[start : start + CHUNK].long()
+        place = torch.arange(start + 1, start + 1 + part.numel(), device=part.device)
+        plain, by_place = plain + int(part.sum()), by_place + int((part * place).sum())  # each modulo 2**64
+    return plain % 2**64, by_place % 2**64
 
 
 def _state(root: nn.Module) -> str:

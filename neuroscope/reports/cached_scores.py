@@ -34,6 +34,7 @@ def cached_scores(
     asked: dict[str, Any] = {"asked": {"unit": unit, "examples": examples}}
     if together:
         asked["together"] = [task.data_hash for task in tasks.values()]
+    asked["version"] = files.versions().get("neuroscope")
     wanted = {key: model.provenance()[key] for key in ("fingerprint", "dtype")} | asked
     wanted |= {"method": method, "objective": objective}
     scores: dict[str, Scores] = {}

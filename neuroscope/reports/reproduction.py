@@ -88,7 +88,7 @@ def reproduce(
         title=f"{row.id} on {Path(model.name).name}",
         intro=f"{row.citation}: {row.title}. Model `{model.name}`, tasks {', '.join(named)}.{how_found}",
         sections=result.sections(),
-        manifest={**result.manifest, "k": k, "examples": examples},
+        manifest=({"k": k, "examples": examples} if bench.finds_neurons(row) else {}) | result.manifest,
     )
 
 

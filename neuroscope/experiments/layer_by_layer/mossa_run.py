@@ -128,6 +128,7 @@ def mossa(
         "tasks": {name: task.data_hash for name, task in named.items()}, "held_out": out,
         "at": at, "split": split, "n": n, "normed": normed, "method": tuning.name, "options": dict(options or {}),
         "recipe": tuning.recipe.settings() if taught else {}, "seed": seed, "trained_controls": controls is None,
+        "tuned": "trained here" if train_tuned else None if tuned is None else "given",
     }  # fmt: skip
     folder = None if output is None else _folder(Path(output), model, settings)
     models = {PRE: read(model, named, reading, folder and folder / "pre-trained")}

@@ -6,6 +6,7 @@ train. The sequence calls these, and saves, restores and takes off the parts; a 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -112,10 +113,9 @@ class Learner:
 
     def take_off(self) -> None:
         """Leave the model as it was, to the bit: the last part goes first, out of the weights if it is merged."""
-        for part in [*self.carried.values(), *reversed(self.parts)]:
-            if getattr(part, "is_merged", False):
-                part.unmerge()
-            part.detach()
+        with contextlib.ExitStack() as every:  # also the others, where one fails; the last that is put on comes first
+            for part in [*self.parts, *reversed(list(self.carried.values()))]:
+                every.callback(_take_off, part)
         self.parts.clear()
 
 
@@ -135,6 +135,13 @@ class Tensors(dict[str, Tensor]):
 
     def detach(self) -> None:
         """They are not on the model."""
+
+
+def _take_off(part: Any) -> None:
+    """Out of the weights, if it is merged, and off the model."""
+    if getattr(part, "is_merged", False):
+        part.unmerge()
+    part.detach()
 
 
 def _file(folder: Path, name: str, stage: int) -> Path:

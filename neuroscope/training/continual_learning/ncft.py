@@ -180,16 +180,17 @@ def _protected(
 @contextlib.contextmanager
 def unmerged(adapters: Sequence[NeuronAdapter]) -> Iterator[None]:
     """A scope in which the model is the base, to the bit: merged adapters are taken out, and add nothing."""
-    for adapter in reversed(adapters):
-        adapter.unmerge()
     try:
+        for adapter in reversed(adapters):
+            adapter.unmerge()
         for adapter in adapters:
             for placed in adapter.placed:
                 placed.delta.live = False
         yield
     finally:
         for adapter in adapters:
-            adapter.merge()
+            if not adapter.is_merged:
+                adapter.merge()
 
 
 def best(scores: Scores, claims: Claims, out: NeuronMask | None, k: float, overlap_penalty: float) -> NeuronMask:
