@@ -92,7 +92,8 @@ def _blocks(model: Model) -> list[torch.nn.Module]:
             if numbered and site.address.split(".")[0] == stack:
                 paths.setdefault(site.layer, numbered[1])
     if not paths or sorted(paths) != list(range(len(paths))):
-        found = f"blocks {sorted(paths)}" if paths else "no numbered blocks"
+        reasons = "; ".join(dict.fromkeys(" ".join(problem.found.split()) for problem in model.problems.values()))
+        found = f"blocks {sorted(paths)}" if paths else f"no numbered blocks ({reasons})"
         raise ModelError(f"the residual stream of {model.name}", found, "use a model with a numbered block per layer")
     return [model.base.get_submodule(paths[i]) for i in range(len(paths))]
 
