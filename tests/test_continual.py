@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import families
 import pytest
+import quick_training
 import torch
 from sequences import KNOWN, A, B, C, fine_outcomes, learn, made
 from state import unchanged
@@ -18,11 +19,12 @@ from neuroscope.evaluation import engine as evaluation
 from neuroscope.evaluation import evaluate
 from neuroscope.tasks.task import Task
 from neuroscope.training import finetune
-from neuroscope.training.continual_learning import METHODS, Continual
+from neuroscope.training.continual_learning import METHODS, Continual, learner
 from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.trainer import NeuronTrainer
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
+TRAINED = ("ncft", "o-lora", "ewc")  # with real training too: neurons, a LoRA per task, the whole model
 COLUMNS = [
     "method",
     "options",
@@ -55,13 +57,28 @@ def fine_fixture(monkeypatch):
     fine_outcomes(monkeypatch)
 
 
+@pytest.fixture(name="made_up")
+def made_up_fixture(monkeypatch):
+    """Nothing is trained: what a stage changes is drawn in milliseconds, the same for the same stage."""
+    monkeypatch.setattr(learner, "train", quick_training.train)
+
+
+@pytest.fixture(name="method", params=[*METHODS, *(f"{method} trained" for method in TRAINED)])
+def method_fixture(request, monkeypatch):
+    """Every method with training that is made up, and some with real training."""
+    method, _, is_trained = request.param.partition(" ")
+    if not is_trained:
+        monkeypatch.setattr(learner, "train", quick_training.train)
+    return method
+
+
 @functools.cache
-def uninterrupted(method):
-    """Two seeds of a run over three tasks, with fine outcomes."""
+def uninterrupted(method, train):
+    """Two seeds of a run over three tasks, with fine outcomes, by one way to train."""
+    assert learner.train is train
     return learn(method, seeds=(0, 1))
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_a_run_leaves_no_trace_and_fills_the_table(method):
     model = tiny_model()
     with unchanged(model.root):
@@ -94,14 +111,16 @@ def test_a_run_leaves_no_trace_and_fills_the_table(method):
 
 
 class Nth:
-    """Stands in for a function, and interrupts its n-th call (never, if that is 0)."""
+    """Stands in for a function, and interrupts its n-th call (never, if that is 0), before or after it."""
 
-    def __init__(self, function, at=0, error=KeyboardInterrupt):
-        self.function, self.at, self.error, self.calls = function, at, error, 0
+    def __init__(self, function, at=0, error=KeyboardInterrupt, after=False):
+        self.function, self.at, self.error, self.after, self.calls = function, at, error, after, 0
 
     def __call__(self, *args, **kwargs):
         self.calls += 1
         if self.calls == self.at:
+            if self.after:
+                self.function(*args, **kwargs)
             raise self.error
         return self.function(*args, **kwargs)
 
@@ -109,30 +128,35 @@ class Nth:
         return functools.partial(self, instance)
 
 
-@pytest.mark.parametrize("method", METHODS)
+def cut_training(patch, stage, step, error):
+    """Interrupt training at a step, counted over all stages; where it is made up, at the end of the stage."""
+    if learner.train is quick_training.train:
+        patch.setattr(learner, "train", Nth(quick_training.train, stage, error, after=True))
+    else:
+        patch.setattr(NeuronTrainer, "training_step", Nth(NeuronTrainer.training_step, step, error))
+
+
 def test_an_error_in_the_middle_leaves_no_trace(method, monkeypatch):
     model, at_once = tiny_model(), METHODS[method].at_once
-    cuts = {
-        (NeuronTrainer, "training_step"): 3 if at_once else 6,  # in the last stage
-        (evaluation, "predict"): 3 if at_once else 5,  # when the first stage has been learnt (or in its end)
-    }
-    for (place, name), at in cuts.items():
-        with monkeypatch.context() as patch, unchanged(model.root), pytest.raises(NumericalError, match="planned"):
-            patch.setattr(place, name, Nth(getattr(place, name), at, NumericalError("this", "as planned", "nothing")))
-            learn(method, model, tasks=[A, B])
+    error = NumericalError("this", "as planned", "nothing")
+    with monkeypatch.context() as patch, unchanged(model.root), pytest.raises(NumericalError, match="planned"):
+        cut_training(patch, *((1, 3) if at_once else (2, 6)), error)  # in the last stage
+        learn(method, model, tasks=[A, B])
+    with monkeypatch.context() as patch, unchanged(model.root), pytest.raises(NumericalError, match="planned"):
+        at = 3 if at_once else 5  # when the first stage has been learnt (or in its end)
+        patch.setattr(evaluation, "predict", Nth(evaluation.predict, at, error))
+        learn(method, model, tasks=[A, B])
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_training_that_diverges_leaves_no_trace(method):
     model = tiny_model()
     with unchanged(model.root), pytest.raises(NumericalError, match=r"not finite"):
         learn(method, model, tasks=[A, B], lr=1e30, arguments={"optim": "sgd", "max_grad_norm": 0.0})
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_goes_on_and_equals_the_uninterrupted_one(method, fine, tmp_path, monkeypatch):
     stages = 1 if METHODS[method].at_once else 3
-    model, whole = tiny_model(), uninterrupted(method)
+    model, whole = tiny_model(), uninterrupted(method, learner.train)
     train = Nth(Setting.train)
     monkeypatch.setattr(Setting, "train", train)
     # 1. while the first seed's last record is written: what the stage has added is there, its record is not
@@ -142,10 +166,9 @@ def test_a_killed_run_goes_on_and_equals_the_uninterrupted_one(method, fine, tmp
         learn(method, model, seeds=(0, 1), output=tmp_path)
     assert train.calls == stages
     # 2. in the middle of the second seed's last stage
-    steps = 4 if stages > 1 else 12  # per stage
-    train.calls, step = 0, Nth(NeuronTrainer.training_step, steps * (1 + stages) - 1)
+    train.calls, steps = 0, 4 if stages > 1 else 12  # per stage
     with monkeypatch.context() as patch, unchanged(model.root), pytest.raises(KeyboardInterrupt):
-        patch.setattr(NeuronTrainer, "training_step", step)
+        cut_training(patch, 1 + stages, steps * (1 + stages) - 1, KeyboardInterrupt)
         learn(method, model, seeds=(0, 1), output=tmp_path)
     assert train.calls == 1 + stages
     # 3. to the end
@@ -158,7 +181,7 @@ def test_a_killed_run_goes_on_and_equals_the_uninterrupted_one(method, fine, tmp
     assert train.calls == 1  # nothing was left
 
 
-def test_a_kill_at_any_file_costs_one_stage(fine, tmp_path, monkeypatch):
+def test_a_kill_at_any_file_costs_one_stage(fine, made_up, tmp_path, monkeypatch):
     """Of the method with the most files per stage: cut off at every one of them in turn."""
     model, write, written = tiny_model(), files.write, []
     monkeypatch.setattr(files, "write", lambda path, content: (written.append(path.name), write(path, content))[1])
@@ -184,9 +207,9 @@ def test_a_kill_at_any_file_costs_one_stage(fine, tmp_path, monkeypatch):
     assert train.calls == 2 * (3 + 1)  # each stage is lost at each of its three files, and kept once
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_every_stage_changes_the_model_and_every_seed_is_another_run(method, fine):
-    tables = [run.pivot(index="stage", columns="task", values="score") for _, run in uninterrupted(method).runs()]
+    runs = uninterrupted(method, learner.train).runs()
+    tables = [run.pivot(index="stage", columns="task", values="score") for _, run in runs]
     for table in tables:
         for before, after in pairwise(table.index):
             assert table.loc[after, "abc"[after - 1]] != table.loc[before, "abc"[after - 1]]
@@ -268,7 +291,7 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path):
         learn("ncft", torch.compile(tiny_model().root))
 
 
-def test_the_output_of_another_run_is_refused(tmp_path):
+def test_the_output_of_another_run_is_refused(made_up, tmp_path):
     model = tiny_model()
     run = {"model": model, "tasks": [A, B], "output": tmp_path}
     learn(**run)
@@ -302,7 +325,7 @@ def test_the_output_of_another_run_is_refused(tmp_path):
         ("part-0.safetensors", None, "read NeuronAdapter"),
     ],
 )
-def test_a_damaged_stage_is_told(name, damage, text, tmp_path):
+def test_a_damaged_stage_is_told(name, damage, text, made_up, tmp_path):
     model = tiny_model()
     learn(model=model, tasks=[A, B], output=tmp_path, steps=1)
     folder = tmp_path / "ncft-order0-seed0"
@@ -315,7 +338,7 @@ def test_a_damaged_stage_is_told(name, damage, text, tmp_path):
 # --- one call, several runs
 
 
-def test_orders_and_seeds_are_runs_of_their_own(tmp_path):
+def test_orders_and_seeds_are_runs_of_their_own(made_up, tmp_path):
     orders = [["a", "b"], ["c", "a"]]
     result = learn(orders=orders, seeds=(0, 3), known={"known": KNOWN}, n=5, k=0.2, output=tmp_path, steps=2)
     assert result.manifest["orders"] == orders
@@ -330,7 +353,7 @@ def test_orders_and_seeds_are_runs_of_their_own(tmp_path):
     assert mine.to_dict("records") == alone.table.drop(columns=["order", "seconds", "peak_mib"]).to_dict("records")
 
 
-def test_scores_on_another_split():
+def test_scores_on_another_split(made_up):
     found = learn("seqft", tasks=[A, B], split="train", n=6, steps=1).table
     assert found["score"].tolist()[:2] == [evaluate(tiny_model(), t, split="train", n=6).score for t in (A, B)]
 

@@ -4,6 +4,7 @@ import functools
 from dataclasses import replace
 
 import pytest
+import quick_training
 import torch
 from sequences import KNOWN, A, B, C, bare, fine_outcomes, inside, learn
 from state import unchanged
@@ -14,6 +15,7 @@ from neuroscope.evaluation import judge, prepare_task
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.tasks.encoding import encode
 from neuroscope.training import finetune
+from neuroscope.training.continual_learning import learner
 from neuroscope.training.continual_learning import ncft as ncft_module
 from neuroscope.training.continual_learning.ewc import fisher, quadratic, tied
 from neuroscope.training.continual_learning.learner import Setting
@@ -27,6 +29,12 @@ SITES = {"0": 4, "1": 2}
 def fine_fixture(monkeypatch):
     """Outcomes that tell models apart to the last bit."""
     fine_outcomes(monkeypatch)
+
+
+@pytest.fixture(name="made_up")
+def made_up_fixture(monkeypatch):
+    """Nothing is trained: what a stage changes is drawn in milliseconds, the same for the same stage."""
+    monkeypatch.setattr(learner, "train", quick_training.train)
 
 
 @pytest.fixture
@@ -83,7 +91,7 @@ def test_every_stage_changes_its_own_neurons_and_nothing_else(method, stages):
 
 
 @pytest.mark.parametrize("method", ["ncft", "ncft-random"])
-def test_excluded_masks_are_disjoint(method, stages, monkeypatch):
+def test_excluded_masks_are_disjoint(method, stages, made_up, monkeypatch):
     scored = []
     original = attribute
     monkeypatch.setattr(
@@ -129,7 +137,7 @@ def test_best_ranks_what_is_left():
 
 
 @pytest.mark.parametrize("method", ["ncft", "w-ncft", "ncft-random"])
-def test_protected_neurons_are_those_of_the_known_tasks_in_the_base(stages, method, monkeypatch):
+def test_protected_neurons_are_those_of_the_known_tasks_in_the_base(stages, method, made_up, monkeypatch):
     known = [attribute(tiny_model(), task).top(0.2).flags() for task in (C, KNOWN)]
     kept, settings = known[0] | known[1], {"tasks": (A, B), "known": [C, KNOWN], "k": 0.2}
     learn(method, protect=True, **settings)
@@ -176,7 +184,7 @@ def test_masks_of_the_base_and_of_the_current_model(stages):
     assert masks_of(stages)[2] == attribute(model, C).top(0.2)  # in the model that two stages have changed
 
 
-def test_ffn_trains_all_hidden_neurons(stages):
+def test_ffn_trains_all_hidden_neurons(stages, made_up):
     learn("ffn", tasks=[A, B])
     assert all(len(mask) == 96 for mask in masks_of(stages))
 
@@ -252,7 +260,7 @@ def lessons(monkeypatch):
     return seen
 
 
-def test_replay_mixes_in_a_share_of_every_earlier_task(monkeypatch):
+def test_replay_mixes_in_a_share_of_every_earlier_task(made_up, monkeypatch):
     seen = lessons(monkeypatch)
     result = learn("replay", share=0.25)
     (first, _), (second, _), (third, _) = seen
