@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroscope import distributed
-from neuroscope.checks import public
+from neuroscope.checks import finite, public
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
@@ -95,10 +94,9 @@ class NeuronAdapter:
     def scale(self, factor: float) -> None:
         if self.is_merged:
             raise ModelError(f"scale = {factor}", "an adapter that is merged", "call unmerge() first")
-        if not isinstance(factor, (int, float)) or not math.isfinite(factor):
-            raise ArgumentError(f"scale = {factor!r}", "not a finite number", "give a number, such as 0.5")
+        strength = finite(factor, "scale", "give a number, such as 0.5")
         for placed in self.placed:
-            placed.delta.strength = float(factor)
+            placed.delta.strength = strength
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

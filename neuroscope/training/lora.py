@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroscope import distributed
-from neuroscope.checks import public
+from neuroscope.checks import finite, public, whole
 from neuroscope.errors import ArgumentError, FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, resolve
@@ -64,8 +64,6 @@ class LoraAdapter:
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
         check_rank(rank, alpha)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ArgumentError(f"seed={seed!r}", "no seed", "give a whole number from 0 up")
         self.model: Model = resolve(model)
         self.rank, self.alpha, self.seed = rank, alpha, seed
         self.manifest = dict(manifest or {})
@@ -181,10 +179,9 @@ class LoraAdapter:
 
 
 def check_rank(rank: int, alpha: float) -> None:
-    """Refuse what is no rank or no scale."""
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ArgumentError(f"rank={rank!r}", "not a positive integer", "give 1 or more, such as 8")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not alpha > 0:
+    """Refuse a rank that is not a positive whole number, and a scale that is not a positive number."""
+    whole(rank, "rank", 1, "give 1 or more, such as 8")
+    if not finite(alpha, "alpha") > 0:
         raise ArgumentError(f"alpha={alpha!r}", "not positive", "give more than 0, such as twice the rank")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from neuroscope.checks import SEEDS
 from neuroscope.training import LoraAdapter
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting
 from neuroscope.training.lora import check_rank
@@ -46,7 +47,7 @@ def lora_per_task(
     loras: list[LoraAdapter] = []
 
     def learn(stage: int) -> Log:
-        seed = setting.seed * len(setting.tasks) + stage  # other matrices A for every task
+        seed = (setting.seed * len(setting.tasks) + stage) % SEEDS  # other matrices A for every task
         loras.append(LoraAdapter(setting.model, rank, alpha, seed=seed))
         added = None if penalty is None else penalty(loras[-1])
         setting.train(loras[-1], [setting.tasks[stage]], penalty=added)
