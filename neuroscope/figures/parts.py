@@ -67,6 +67,7 @@ def bottom_legend() -> dict[str, Any]:
 
 
 def axes_of_layers(figure: Any, layers: Sequence[str], y_label: str, limits: tuple[float, float] | None) -> None:
+    """Layers along the axis, each a category of its own, in their order."""
     figure.update_xaxes(
         type="category", categoryorder="array", categoryarray=list(layers), title_text="layer", showgrid=False,
         range=[-0.5, len(layers) - 0.5], tickangle=0 if len(layers) < 14 else -40,
@@ -75,6 +76,7 @@ def axes_of_layers(figure: Any, layers: Sequence[str], y_label: str, limits: tup
 
 
 def task_hover(task: str, label: str) -> str:
+    """The text under the pointer of a task's curve; names stay text."""
     return f"<b>{html.escape(task)}</b><br>layer %{{x}}: %{{y:.3g}}<extra>{html.escape(label)}</extra>"
 
 
