@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ROWS = 50  # of a table that are shown
+NEGATIVE = "**A negative**"  # how words mark what was not found
+LONG = 40  # characters of a cell above which its text is broken into lines
 # plotly.js would offer a button that sends the chart to a server of its makers.
 CONFIG = {
     "responsive": True,
@@ -41,6 +43,32 @@ def markup(text: str) -> str:
             else:
                 blocks.append("<p>" + " ".join(run) + "</p>")
     return "\n".join(blocks)
+
+
+def lead_and_rest(text: str) -> tuple[str, str]:
+    """The first sentence, and what follows it.
+
+    Example:
+        >>> lead_and_rest("It is **0.5** of all. More so in a.\\n- **A negative**: not in b.")
+        ('It is **0.5** of all.', 'More so in a.\\n- **A negative**: not in b.')
+    """
+    text = text.strip().removeprefix("- ")
+    ends = re.finditer(r"[.!?](\*\*)?\s+(?=[A-Z*`])|\n\s*\n|\n(?=\s*- )", text)
+    cut = next((end.end() for end in ends if text[: end.end()].count("**") % 2 == 0), len(text))  # not within bold
+    return text[:cut].strip(), text[cut:].strip()
+
+
+def told(text: str) -> str:
+    """The first sentence in sight; the rest folded below it, with the number of its negatives on the fold."""
+    lead, rest = lead_and_rest(text)
+    count = rest.count(NEGATIVE)
+    summary = "More" + (f", with {count} negative{'s' * (count > 1)}" if count else "")
+    return markup(lead) + (fold(summary, markup(rest)) if rest else "")
+
+
+def fold(summary: str, body: str) -> str:
+    """HTML that a reader opens."""
+    return f"<details><summary>{html.escape(summary)}</summary>{body}</details>"
 
 
 def _runs(lines: Sequence[str]) -> list[tuple[bool, list[str]]]:
@@ -75,8 +103,35 @@ def figure_html(figure: go.Figure, anchor: str) -> str:
     return f'<figure class="plot">{drawn}</figure>'
 
 
+# Of tables, in pages and notebooks. Where columns are out of sight the edge has a shadow, which is part of the ground:
+# what lies over it moves with the table. Browsers that can (scroll timelines) say so in words as well.
+TABLE_STYLE = """
+.ns-table { margin: 1.25rem 0 .5rem; timeline-scope: --ns-columns; color: #1f2933; }
+.ns-table figcaption { display: flow-root; color: #52606d; font-size: .88rem; padding-bottom: .4rem; }
+.ns-table figcaption::after { content: "scroll for more columns \\2192"; float: right; visibility: hidden;
+  animation: ns-more linear; animation-timeline: --ns-columns; }
+@keyframes ns-more { from, 95% { visibility: visible; } to { visibility: hidden; } }
+.ns-scroll { overflow: auto; max-height: 30rem; scroll-timeline: --ns-columns inline; scrollbar-width: thin;
+  background: linear-gradient(to left, white 60%, transparent) right / 3rem 100% no-repeat local,
+    linear-gradient(to top, white 60%, transparent) bottom / 100% 3rem no-repeat local,
+    linear-gradient(to left, rgba(31, 41, 51, .3), transparent) right / 1.1rem 100% no-repeat scroll,
+    linear-gradient(to top, rgba(31, 41, 51, .3), transparent) bottom / 100% 1.1rem no-repeat scroll, white; }
+.ns-scroll table { border-collapse: separate; border-spacing: 0; margin: 0; font-size: .88rem; }
+.ns-scroll th, .ns-scroll td { text-align: left; vertical-align: top; white-space: nowrap; max-width: none;
+  padding: .25rem 1.2rem .25rem 0; border: 0; border-bottom: 1px solid #e4e7eb; }
+.ns-scroll thead th { position: sticky; top: 0; background: white; border-bottom: 2px solid #1f2933; z-index: 1; }
+.ns-scroll tr > :first-child { position: sticky; left: 0; background: white; padding-right: .8rem; }
+.ns-scroll thead tr > :first-child { z-index: 2; }
+.ns-scroll .number { text-align: right; font-variant-numeric: tabular-nums; }
+.ns-scroll .long { white-space: normal; min-width: 20rem; }
+.ns-scroll .long:first-child { min-width: 12rem; }
+@media (max-width: 46rem) { .ns-scroll tr > :first-child { white-space: normal; min-width: 0; max-width: 40vw;
+  overflow-wrap: break-word; } }
+"""
+
+
 def table_html(caption: str, frame: pd.DataFrame) -> str:
-    """The first ROWS rows of a frame, its index included where it has names."""
+    """The first ROWS rows of a frame, its index included where it has names; wide ones scroll under their caption."""
     if frame.index.name is not None or frame.index.nlevels > 1 or frame.index.dtype.kind not in "iu":
         frame = frame.reset_index(names=None if any(frame.index.names) else "")
     head = "".join(
@@ -86,10 +141,11 @@ def table_html(caption: str, frame: pd.DataFrame) -> str:
         "<tr>" + "".join(_cell(value) for value in row) + "</tr>"
         for row in frame.head(ROWS).itertuples(index=False, name=None)
     )
-    note = f" (first {ROWS} of {len(frame)} rows)" if len(frame) > ROWS else ""
+    named = html.escape(caption + (f" (first {ROWS} of {len(frame)} rows)" if len(frame) > ROWS else ""))
     return (
-        f'<div class="table"><table><caption>{html.escape(caption)}{note}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<figure class="ns-table"><figcaption>{named}</figcaption>'
+        f'<div class="ns-scroll" role="region" aria-label="{named}" tabindex="0">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></figure>"
     )
 
 
@@ -100,7 +156,8 @@ def _number_class(kind: Any) -> str:
 def _cell(value: object) -> str:
     """Numbers to four digits and to the right, missing values as a dash, everything else as escaped text."""
     if isinstance(value, (str, bool)):
-        return f"<td>{html.escape(str(value))}</td>"
+        broken = ' class="long"' if len(str(value)) > LONG else ""
+        return f"<td{broken}>{html.escape(str(value))}</td>"
     if value is None or str(value) == "<NA>" or (isinstance(value, Real) and math.isnan(value)):
         return '<td class="number">&ndash;</td>'
     if isinstance(value, Real):

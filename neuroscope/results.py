@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from neuroscope import files
 from neuroscope.checks import public
 from neuroscope.errors import FileError
-from neuroscope.markup import CONFIG, markup, table_html
+from neuroscope.markup import CONFIG, TABLE_STYLE, table_html, told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +28,10 @@ class Section:
 
     Attributes:
         title: its heading, also in the table of contents.
-        text: paragraphs parted by blank lines; lines that start with "- " are a list; **bold** and `code`.
+        text: paragraphs parted by blank lines; lines that start with "- " are a list; **bold** and `code`. Its first
+            sentence, the verdict, is in sight, and the rest is folded.
         figures: plotly Figures, shown below the text.
-        tables: (caption, frame) pairs, shown below the figures.
+        tables: (caption, frame) pairs, shown below the figures; all but the first are folded.
     """
 
     title: str
@@ -67,6 +68,8 @@ class Result:
 
     def in_words(self) -> str:
         """What was found: sentences computed from the numbers, as text with `**bold**` and lists; negatives are marked.
+
+        The first sentence is the verdict, in plain words: reports and notebooks show it, and fold what follows it.
 
         Raises:
             TypeError: a kind of result that has no words.
@@ -109,7 +112,8 @@ class Result:
     def _words_and_table(self) -> str:
         name, frame = next(iter(self.tables().items()))
         table = table_html(self.captions.get(name, name.capitalize()), frame)
-        return f"<h3>{html.escape(self.title or type(self).__name__)}</h3>{markup(self.in_words())}{table}"
+        heading = f"<h3>{html.escape(self.title or type(self).__name__)}</h3>"
+        return f"<style>{TABLE_STYLE}</style>{heading}{told(self.in_words())}{table}"
 
     def save(self, path: str | PathLike) -> Path:
         """Write the result as one JSON file, atomically. Numbers keep every digit; missing ones become null."""

@@ -1,5 +1,6 @@
 """The report: escaped, complete, without a network, and drawn by a real browser."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from neuroscope import figures
 from neuroscope.errors import ArgumentError
-from neuroscope.markup import ROWS, markup
+from neuroscope.markup import ROWS, lead_and_rest, markup, told
 from neuroscope.reports.page import write_report
 from neuroscope.results import Section
 
@@ -106,7 +107,7 @@ def test_nothing_is_fetched(page):
 
 
 def test_long_tables_are_cut_and_say_so(page):
-    assert page.text("caption") == [f"All tasks (first {ROWS} of {ROWS + 5} rows)"]
+    assert page.text("figcaption") == [f"All tasks (first {ROWS} of {ROWS + 5} rows)"]
     assert len(page.all("tr")) == ROWS + 1
     assert page.text("td")[:4] == ["t0", "0", "t1", f"{1 / (ROWS + 4):.4g}"]
 
@@ -117,7 +118,7 @@ def test_cells_and_index(tmp_path):
     page = Page(write_report(tmp_path / "r.html", title="t", sections=[section]).read_text(encoding="utf-8"))
     assert page.text("td") == ["a", "1", "\u2013", "True", "b", "2", "1.235e+06", "False"]
     assert page.text("th") == ["n", "x", "ok"]
-    assert not page.all("script") and not page.all("details")  # plotly.js only where there is a figure
+    assert not page.all("script")  # plotly.js only where there is a figure
 
 
 def test_same_content_same_bytes(report, tmp_path):
@@ -142,6 +143,30 @@ def test_markup(text, html):
     assert (markup(text) if text else "") == html
 
 
+@pytest.mark.parametrize(
+    ("text", "lead"),
+    [
+        ("It is **0.5** of all (q < 0.05). More.", "It is **0.5** of all (q < 0.05)."),
+        ("**A. Bold**: one. Two", "**A. Bold**: one."),
+        ("- First.\n- Second.", "First."),
+        ("No end\n\nnext", "No end"),
+        ("Of two models:\n- one", "Of two models:"),
+        ("Alone", "Alone"),
+        ("", ""),
+    ],
+)
+def test_the_first_sentence_leads(text, lead):
+    first, rest = lead_and_rest(text)
+    assert first == lead and f"{first}{rest}".replace(" ", "") in text.replace("\n", "").replace(" ", "")
+
+
+def test_what_follows_the_first_sentence_is_folded_and_its_negatives_are_counted():
+    text = "It is so. By **0.5**.\n- **A negative**: not in a.\n- **A negative**: not in b."
+    lead, rest = told(text).split("<details><summary>More, with 2 negatives</summary>")
+    assert lead == "<p>It is so.</p>" and rest.count("<li>") == 2 and rest.startswith("<p>By <strong>")
+    assert told("It is so.") == "<p>It is so.</p>" and ">More<" in told("It is so. Why not?")
+
+
 def test_refusals(tmp_path):
     with pytest.raises(ArgumentError, match="section 0 of a report"):
         write_report(tmp_path / "r.html", title="t", sections=[("title", "text")])
@@ -155,4 +180,32 @@ def test_a_browser_draws_every_figure(report, tmp_path):
     assert drawn == ["section-1-figure-1", "section-2-figure-1", "section-2-figure-2", "section-2-figure-3"]
     assert len(re.findall(r'<svg class="main-svg"[^>]*style="background', body)) == len(drawn)
     assert 'class="trace bars"' in body and 'class="trace scatter' in body and 'class="hm"' in body
+    assert errors == []
+
+
+WIDE = pd.DataFrame({"task": [f"task-{i}" for i in range(20)]} | {f"column_{i}": [0.5] * 20 for i in range(30)})
+PROBE = """<script>addEventListener("load", () => requestAnimationFrame(() => requestAnimationFrame(() => {
+  document.body.append(JSON.stringify([...document.querySelectorAll("section")].map(section => {
+    const scroll = section.querySelector(".ns-scroll"), caption = section.querySelector("figcaption");
+    const cue = () => getComputedStyle(caption, "::after").visibility;
+    const shown = cue();
+    scroll.scrollLeft = 200;
+    const first = scroll.querySelector("td").getBoundingClientRect().left - scroll.getBoundingClientRect().left;
+    return [scroll.scrollWidth > scroll.clientWidth, shown, Math.round(first),
+            getComputedStyle(scroll).backgroundAttachment];
+  })) + " page " + (document.documentElement.scrollWidth - innerWidth))})))</script>"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1300, 600])
+def test_a_wide_table_scrolls_and_shows_it_and_its_first_column_stays(tmp_path, width):
+    sections = [Section("wide", tables=[("c", WIDE)]), Section("narrow", tables=[("c", WIDE[["task", "column_0"]])])]
+    path = write_report(tmp_path / "wide.html", title="t", sections=sections)
+    path.write_text(path.read_text().replace("</body>", PROBE + "</body>"))
+    body, _, errors = opened(path, tmp_path / "profile", width)
+    edge = "local, local, scroll, scroll, scroll"
+    wide, narrow = json.loads(re.search(r"\[\[.*\]\]", body).group())
+    assert wide == [True, "visible", 0, edge]
+    assert narrow == [False, "hidden", 0, edge]
+    assert int(body.split(" page ")[-1].split("<")[0]) <= 0  # the page itself does not scroll sideways
     assert errors == []

@@ -80,7 +80,7 @@ def test_a_notebook_shows_words_and_table_and_then_the_figure(monkeypatch):
     LENGTHS._ipython_display_()
     (kind, text), figure = shown
     assert kind == "html" and "<h3>Lengths of words</h3>" in text and "Letters in each word" in text
-    assert figure.layout.title.text == "<b>Letters</b>" and len(text) < 2000
+    assert figure.layout.title.text == "<b>Letters</b>" and len(text) < 5000
 
 
 @needs_chromium

@@ -12,6 +12,7 @@ from neuroscope.attribution.objectives import Objective
 from neuroscope.checks import Progress, public
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.t1_deactivation import deactivation
+from neuroscope.markup import NEGATIVE, lead_and_rest
 from neuroscope.masks import overlap, overlap_sweep
 from neuroscope.masks.mask_depth import mask_depth
 from neuroscope.models import Unit, resolve
@@ -125,7 +126,7 @@ def names_by_family(tasks: Mapping[str, Task]) -> dict[str, list[str]] | None:
 def _intro(
     name: str, tasks: Mapping[str, Task], results: Mapping[str, Result], examples: int | None, n: int | None
 ) -> str:
-    """How it was done, and what every result found, negatives among it."""
+    """What every result found, in a sentence each, negatives among it, and how it was done."""
     how = "Neurons were found on discovery examples and judged on test examples."
     if name == "mini":
         how += BUNDLED
@@ -133,10 +134,11 @@ def _intro(
     seen = sum(e.prompt in prompts for task in tasks.values() for e in task.split("test", n))
     if seen:
         how += f" **{seen}** of the test prompts are among the discovery prompts as well: those were not held out."
-    findings = [f"- {line}" for name in results if name != "overlap_sweep" for line in _findings(results[name])]
-    return "\n".join([how, "", *findings])
+    findings = [line for name in results if name != "overlap_sweep" for line in _findings(results[name])]
+    return "\n".join([*findings, "", how])
 
 
 def _findings(result: Result) -> list[str]:
-    """Of its words, the lines with something in bold: findings and negatives."""
-    return [line.removeprefix("- ") for line in result.in_words().splitlines() if "**" in line]
+    """Of its words, the verdict and the negatives."""
+    lead, rest = lead_and_rest(result.in_words())
+    return [f"- {lead}", *(line for line in rest.splitlines() if NEGATIVE in line)]

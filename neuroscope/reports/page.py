@@ -11,16 +11,13 @@ import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroscope import files
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError
-from neuroscope.markup import figure_html, markup, table_html
+from neuroscope.markup import TABLE_STYLE, figure_html, fold, markup, table_html, told
 from neuroscope.results import Section
-
-if TYPE_CHECKING:
-    pass
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -59,7 +56,7 @@ def write_report(
     parts = {
         "title": html.escape(title),
         "policy": POLICY,
-        "style": STYLE,
+        "style": STYLE + TABLE_STYLE,
         "plotly": _plotly() if any(section.figures for section in sections) else "",
         "contents": f'<nav aria-label="Contents"><p>Contents</p><ol>{links}</ol></nav>' if sections else "",
         "intro": markup(intro),
@@ -77,16 +74,17 @@ def _plotly() -> str:
 
 def _section(anchor: str, section: Section) -> str:
     drawn = [figure_html(figure, f"{anchor}-figure-{i}") for i, figure in enumerate(section.figures, 1)]
-    tables = [table_html(caption, frame) for caption, frame in section.tables]
+    tables = [table_html(*table) for table in section.tables[:1]]
+    tables += [fold(caption, table_html(caption, frame)) for caption, frame in section.tables[1:]]
     heading = f"<h2>{html.escape(section.title)}</h2>"
-    return "\n".join([f'<section id="{anchor}">', heading, markup(section.text), *drawn, *tables, "</section>"])
+    return "\n".join([f'<section id="{anchor}">', heading, told(section.text), *drawn, *tables, "</section>"])
 
 
 def _manifest(manifest: Mapping[str, Any] | None) -> str:
     if manifest is None:
         return ""
     text = html.escape(json.dumps(dict(manifest), indent=2, default=str, ensure_ascii=False))
-    return f"<details><summary>How these numbers were made</summary><pre>{text}</pre></details>"
+    return fold("How these numbers were made", f"<pre>{text}</pre>")
 
 
 STYLE = """
@@ -104,7 +102,7 @@ p, ul { max-width: 46rem; margin: 0 0 .9rem; }
 nav { position: sticky; top: 1.5rem; align-self: start; max-height: calc(100vh - 3rem); overflow-y: auto;
   font-size: .92rem; }
 nav p { margin: 0 0 .4rem; color: var(--soft); font-size: .8rem; text-transform: uppercase; letter-spacing: .08em; }
-nav ol { margin: 0; padding: 0 0 0 1.2rem; }
+nav ol { margin: 0; padding: 0 0 0 1.7rem; }
 nav li { margin: .3rem 0; color: var(--soft); }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
@@ -113,21 +111,19 @@ section { background: white; border: 1px solid var(--line); border-radius: 8px; 
   scroll-margin-top: 1rem; }
 figure.plot { margin: 1rem 0; overflow-x: auto; }
 figure.plot > div { min-width: 40rem; }
-.table { overflow: auto; max-height: 30rem; margin: 1.25rem 0 .5rem; }
-table { border-collapse: separate; border-spacing: 0; font-size: .88rem; }
-caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
-th, td { text-align: left; vertical-align: top; white-space: nowrap; padding: .25rem 1.2rem .25rem 0; }
-th { position: sticky; top: 0; background: white; border-bottom: 2px solid var(--ink); }
-td { border-bottom: 1px solid var(--line); }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
 code { background: #eef2f6; border-radius: 3px; padding: .05em .3em; font-size: .9em; }
-details { background: white; border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1.75rem; }
-summary { cursor: pointer; color: var(--soft); }
+main > details { background: white; border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1.75rem; }
+section details { margin: 0 0 .9rem; }
+details[open] > summary { margin-bottom: .5rem; }
+section > p:first-of-type { font-size: 1.08rem; }
+summary { cursor: pointer; color: var(--accent); font-size: .92rem; }
 pre { overflow-x: auto; font-size: .8rem; line-height: 1.45; }
 @media (max-width: 1150px) { .page { grid-template-columns: minmax(0, 1fr); gap: 1rem; padding: 1.25rem .75rem; }
   nav { position: static; max-height: none; } section { padding: 1rem; } }
+@media (max-width: 46rem) { figure.plot::before { content: "scroll for the whole figure \\2192"; position: sticky;
+  left: 0; color: var(--soft); font-size: .88rem; } }
 @media print { body { background: white; } nav { display: none; } .page { display: block; }
-  .table { max-height: none; }
+  .ns-scroll { max-height: none; } details::details-content { content-visibility: visible; }
   section { border: 0; break-inside: avoid-page; } }
 """
 
