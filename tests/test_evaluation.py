@@ -208,7 +208,7 @@ def test_targets_line_up_with_logits(tiny_model):
     model = tiny_model()
     word = model.tokenizer.convert_tokens_to_ids
     task = Task("t", test=[Example("good food", "a b"), Example("a", "the plot ")])
-    items = encoding.encode(model, task, [Example("good food", "so bad"), Example("a ", "plot")])
+    items = encoding.encode(model, task, [Example("good food", "so bad"), Example("a\n", "plot")])
     assert items[0] == encoding.Encoded([1, *map(word, ["good", "food", "so"])], [word("so"), word("bad")], 2)
     assert items[1] == encoding.Encoded([1, word("a")], [word("plot")], 1)
     (batch,) = encoding.batches(items[::-1], 2, 0, "cpu", "causal")
@@ -253,7 +253,7 @@ def test_corrupt_prompts_are_paired_position_for_position(tiny_model):
 def test_errors_say_which_example_and_what_to_do(tiny_model):
     model, task = tiny_model(), make_task()
     with pytest.raises(TaskError, match=r"66 tokens for prompt and answer in example 1 of task(.|\n)*64 tokens"):
-        encoding.encode(model, task, [task.test[0], Example("good " * 65, "bad")])
+        encoding.encode(model, task, [task.test[0], Example("good" + " good" * 64, "bad")])
     with pytest.raises(TaskError, match="no tokens"):
         encoding.encode(model, task, task.test[:1], [""])
     with pytest.raises(TaskError, match=r"60 prompt tokens and 32 new"):

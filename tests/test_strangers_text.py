@@ -1,5 +1,6 @@
 """Texts at the edges: what has one meaning is scored by it, and what has none is refused."""
 
+import contextlib
 import json
 
 import pytest
@@ -10,9 +11,10 @@ from tiny import tiny_model
 
 import neuroscope as ns
 from neuroscope import evaluation
-from neuroscope.errors import FileError, TaskError
+from neuroscope.errors import FileError, NumericalError, TaskError
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import encode, encode_prompts
+from neuroscope.tasks.metrics import exact_match, rouge_l
 
 
 def reviews(prompt="the food was", labels=("good", "bad"), **options):
@@ -57,6 +59,107 @@ def test_a_token_of_prompt_and_label_at_once_is_refused():
     assert [item.answer for item in encode(model, apart, apart.test)] == [[4], [1]]
     for task in (reviews("c a", ("b", "c")), reviews("c a\n", ("b", "c"), separator="")):
         assert [item.answer for item in encode(model, task, task.test)] == [[2], [4]]
+
+
+@pytest.mark.parametrize("style", ["causal", "masked"])
+@pytest.mark.parametrize(
+    ("prompt", "labels"),
+    [("the food was ", ("good", "bad")), ("the food was", (" good", " bad")), ("the food was  ", (" good", "bad"))],
+)
+def test_a_space_that_prompt_label_and_separator_all_bring_is_read_once(style, prompt, labels):
+    model, plain = tiny_model(style), reviews()
+    task = reviews(prompt, labels)
+    with pytest.warns(UserWarning, match="task 'reviews' end, or answers begin, with a space beside its separator"):
+        items = encode(model, task, task.test)
+    assert items == encode(model, plain, plain.test)
+
+
+def spaced_model():
+    """A tiny model whose tokenizer keeps every space as a token of its own."""
+    vocabulary = {"<unk>": 0, "a": 1, " ": 2, "b": 3, "\n": 4}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<unk>")
+    return ns.load(tiny_model().root, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "separator", "label", "tokens", "warns"),
+    [
+        ("a ", " ", "b", [1, 2, 3], True),
+        ("a", " ", "  b", [1, 2, 3], True),
+        ("a ", "", " b", [1, 2, 3], True),
+        ("a", "  ", "b", [1, 2, 2, 3], False),  # asked for
+        ("a\n", " ", "b", [1, 4, 2, 3], False),
+        ("a ", "", "b", [1, 2, 3], False),
+    ],
+)
+def test_spaces_at_the_joint(prompt, separator, label, tokens, warns):
+    task = reviews(prompt, (label, label + "a"), separator=separator)
+    with pytest.warns(UserWarning, match="reads one space") if warns else contextlib.nullcontext():
+        item = encode(spaced_model(), task, task.test)[0]
+    assert item.inputs + item.answer[-1:] == tokens
+
+
+@pytest.mark.parametrize("style", ["causal", "seq2seq", "masked"])
+def test_a_label_that_the_tokenizer_does_not_know_is_refused(style):
+    model, task = tiny_model(style), reviews(labels=("good", "very grape"))
+    for use in (ns.evaluate, ns.attribute):
+        with pytest.raises(TaskError, match=r"(?s)'very grape' of example . of task 'reviews'.*does not know"):
+            use(model, task)
+
+
+def test_texts_that_the_tokenizer_hardly_knows_are_told():
+    model = tiny_model()
+    with pytest.warns(UserWarning, match="60% of the tokens of task 'reviews' are unknown to the tokenizer"):
+        ns.evaluate(model, reviews("das war aber"))
+    partly = Task("colours", test=[Example("the food was", "good grapes")], max_new_tokens=2)
+    ns.attribute(model, partly, split="test")
+    unknown = Task("colours", test=[Example("the food was", "ripe grapes")], max_new_tokens=2)
+    with pytest.raises(TaskError, match="'ripe grapes' of example 0"):
+        ns.attribute(model, unknown, split="test")
+
+
+def test_an_evaluation_says_what_its_data_lack():
+    examples = [Example("the food was", "good"), Example("the food was", "bad"), Example("a film", "bad")]
+    result = ns.evaluate(tiny_model(), Task("t", train=examples[:1], test=examples, labels=("good", "bad")))
+    assert (result.manifest["seen"], result.manifest["ambiguous"]) == (2, 1)
+    assert "**2** of the test prompts are training prompts as well" in result.in_words()
+    assert "**1** prompt(s) have more than one right answer" in result.in_words()
+    clean = ns.evaluate(tiny_model(), Task("t", train=examples[2:], test=examples[1:2], labels=("good", "bad")))
+    assert (clean.manifest["seen"], clean.manifest["ambiguous"]) == (0, 0)
+    assert "prompt" not in clean.in_words()
+
+
+@pytest.mark.parametrize("style", ["causal", "seq2seq"])
+def test_weights_that_became_nan_are_found_when_a_text_is_generated(style):
+    model = tiny_model(style)
+    with torch.no_grad():
+        next(p for name, p in reversed([*model.root.named_parameters()]) if p.ndim == 2)[3, 3] = torch.nan
+    with pytest.raises(NumericalError, match=r"(?s)generate with.*not finite at token"):
+        ns.evaluate(model, Task("t", test=[Example("the food was", "good")], max_new_tokens=3))
+
+
+@pytest.mark.parametrize("measure", [exact_match, rouge_l])
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("caf\u00e9", "cafe\u0301"),  # composed or not
+        ("\uff11\uff12 \uff21", "12 a"),  # full width
+        ("the\u200b end\ufeff", "the end"),  # without width
+        ("stra\u00dfe", "STRASSE"),
+        ("", ""),
+        ("!!!", "!!!"),
+        ("\U0001f600", "\U0001f600"),
+    ],
+)
+def test_texts_that_read_the_same_are_equal(measure, text, reference):
+    assert measure(text, [reference]) == measure(reference, ["other", text]) == 1.0
+
+
+@pytest.mark.parametrize("measure", [exact_match, rouge_l])
+@pytest.mark.parametrize(("text", "reference"), [("", "the"), ("!!!", "?"), ("caf\u00e9", "cafe"), ("12", "1 2")])
+def test_texts_that_differ_are_not(measure, text, reference):
+    assert measure(text, [reference]) == 0.0
 
 
 @pytest.mark.parametrize(

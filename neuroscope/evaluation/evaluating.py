@@ -35,7 +35,9 @@ class Evaluation(Result):
 
     Attributes:
         table: one row per example: task, example (index in the split), prompt, answer, prediction, outcome in [0, 1].
-        manifest: task, data_hash, model, revision, fingerprint, backend, dtype, n, split, metric, seed, versions.
+        manifest: task, data_hash, model, revision, fingerprint, backend, dtype, n, split, metric, seed, versions; seen
+            (examples of the test split whose prompts are training prompts too) and ambiguous (prompts of a
+            classification task with several right answers).
     """
 
     title = "How well the model does the task"
@@ -80,7 +82,8 @@ class Evaluation(Result):
         lead = f"On {n} {self.manifest['split']} example(s) of {task} the model reaches **{score}**."
         if metric != "accuracy":
             full, none = int((self.outcomes == 1).sum()), int((self.outcomes == 0).sum())
-            return f"{lead} {full} answer(s) get the full score, and {none} get none."
+            lead = f"{lead} {full} answer(s) get the full score, and {none} get none."
+            return "\n\n".join([lead, *_doubts(self.manifest)])
         answer, count = Counter(self.table["answer"]).most_common(1)[0]
         lines = [
             f"- {row['answer']}: {row['score']:.0%} of {row['examples']}"
@@ -92,6 +95,7 @@ class Evaluation(Result):
             lead += f"\n\n**A negative**: this is not shown to be better than {always}."
         else:
             lead += f" That is more than {always}."
+        lead = "\n\n".join([lead, *_doubts(self.manifest)])
         return "\n".join([lead, "", "By right answer:", "", *lines])
 
     def figure(self) -> go.Figure:
@@ -127,6 +131,15 @@ class Evaluation(Result):
         low, high = self.interval
         task, metric, n = (self.manifest[key] for key in ("task", "metric", "n"))
         return f"{task}: {metric} {self.score:.2f} [{low:.2f}, {high:.2f}], n = {n}"
+
+
+def _doubts(manifest: Mapping[str, Any]) -> list[str]:
+    """What about the data makes the score less than it seems."""
+    seen, ambiguous = manifest.get("seen", 0), manifest.get("ambiguous", 0)
+    return [
+        *([f"**{seen}** of the test prompts are training prompts as well."] if seen else []),
+        *([f"**{ambiguous}** prompt(s) have more than one right answer: nobody gets all right."] if ambiguous else []),
+    ]
 
 
 @public
@@ -174,6 +187,8 @@ def evaluate(
             "outcome": outcomes,
         }
     )
+    answers = {(example.prompt, example.answer) for example in prepared.examples}
+    learnt = {example.prompt for example in task.train if split == "test"}
     manifest = {
         "task": task.name,
         "data_hash": task.data_hash,
@@ -181,6 +196,8 @@ def evaluate(
         "n": len(outcomes),
         "split": split,
         "metric": task.metric,
+        "seen": sum(example.prompt in learnt for example in prepared.examples),
+        "ambiguous": sum(count > 1 for count in Counter(p for p, _ in answers).values()) if task.labels else 0,
         "judged_by": str(METRICS[task.metric].__doc__).partition("\n")[0],
         "seed": seed,
         "versions": files.versions(),

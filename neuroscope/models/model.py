@@ -158,8 +158,15 @@ class Model:
     def generate(
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"], max_new_tokens: int
     ) -> Int[Tensor, "batch new"]:
-        """Greedy continuation of left-padded prompts; only the new tokens, padded after the end."""
-        from transformers import GenerationConfig  # transformers is heavy: only where a model is run
+        """Greedy continuation of left-padded prompts; only the new tokens, padded after the end.
+
+        Raises:
+            NumericalError: logits that are not finite.
+        """
+        from transformers import (
+            GenerationConfig,
+            LogitsProcessorList,
+        )  # transformers is heavy: only where a model is run
 
         if self.style == "masked":
             raise ModelError(
@@ -189,10 +196,22 @@ class Model:
         with _generating:  # one thread at a time, or another one would restore these
             self.base.generation_config = config
             try:
-                out = self.root.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+                out = self.root.generate(
+                    input_ids=input_ids,
+                    attention_mask=attention_mask,
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([self._finite]),
+                )
             finally:
                 self.base.generation_config = settings
         return out[:, 1:] if self.style == "seq2seq" else out[:, input_ids.shape[1] :]
+
+    def _finite(self, input_ids: Tensor, logits: Float[Tensor, "batch vocabulary"]) -> Tensor:
+        if not logits.max(-1).values.isfinite().all():
+            found = f"a logit that is not finite at token {input_ids.shape[1]}"
+            do = "look for overflow (float16 weights, a scaled or patched activation), or load the model in float32"
+            raise NumericalError(f"generate with {self.name}", found, do)
+        return logits
 
     def quiet(self) -> contextlib.AbstractContextManager[None]:
         """Evaluation mode and frozen parameters in the scope; every mode and `requires_grad` is restored on exit."""

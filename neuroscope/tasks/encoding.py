@@ -3,7 +3,8 @@
 1. `encode` splits prompt and answer into tokens, by the model's style. The ids that predict the answer's last token
    are the last ones shown: that token itself is never an input, so one-token answers to one prompt share their inputs.
    - causal: `prompt + separator + answer` is tokenized whole, the answer is what follows the prompt's tokens; trailing
-     whitespace of the prompt moves to the answer (as lm-evaluation-harness does).
+     whitespace of the prompt moves to the answer (as lm-evaluation-harness does). A space that two of the three bring
+     is read once.
    - seq2seq: the encoder reads the prompt, the decoder start token and the answer.
    - masked: one mask token per answer token stands before the tokenizer's closing special tokens.
 2. `batches` sorts by length, pads, and aligns targets with logits: `logits[b, t]` should predict `targets[b, t]`.
@@ -13,6 +14,7 @@ Padding is told from tokens by position, never by id, so the end-of-text token m
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -24,13 +26,14 @@ from torch import Tensor
 from neuroscope.errors import ArgumentError, ModelError, TaskError, choose
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.task import Task
-from neuroscope.tasks.tokens import Pieces, decoder_start, end_ids, tokenize, tokenizer_of
+from neuroscope.tasks.tokens import Pieces, decoder_start, end_ids, tokenize, tokenizer_of, unknown_id
 
 if TYPE_CHECKING:
     from neuroscope.models import Model
 
 STYLES = ("causal", "seq2seq", "masked")
 TOKENS, ROWS = 8192, 128  # in a batch whose size is not given: at most so many tokens (padding too), and examples
+MOSTLY = 0.5  # unknown tokens among those of all prompts, from which there is a warning
 UNSCORED = -100  # the target of a position that predicts no answer token
 
 
@@ -158,6 +161,7 @@ def encode_prompts(model: Model, task: Task, examples: Sequence[Example]) -> lis
         if not inputs:
             raise TaskError(f"a prompt to continue in {_where(task, i)}", "a prompt of no tokens", "give it some text")
         encoded.append(Encoded(inputs, [], len(inputs) - 1))
+    _mind_unknown_tokens(model, task, encoded)
     return encoded
 
 
@@ -238,12 +242,14 @@ def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[st
     """Each prompt with its answer, by the model's style."""
     style = choose(model.style, STYLES, "style")
     tokenizer = tokenizer_of(model)
+    if style != "seq2seq":
+        prompts, answers = _with_one_space(task, prompts, answers)
     texts = [(p.rstrip(), p[len(p.rstrip()) :] + task.separator + a) for p, a in zip(prompts, answers, strict=True)]
     if style == "seq2seq":  # the decoder starts afresh: no separator
         texts = [(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     wholes = [answer if style == "seq2seq" else prompt + answer for prompt, answer in texts]
     tokens = tokenize(tokenizer, [prompt for prompt, _ in texts] + wholes)
-    last = end_ids(tokenizer, end)
+    last, unknown = end_ids(tokenizer, end), unknown_id(tokenizer)
     encoded = []
     for i, ((prompt, rest), whole) in enumerate(zip(texts, wholes, strict=True)):
         joint = rest[: len(rest) - len(answers[i])]
@@ -254,12 +260,37 @@ def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[st
             raise TaskError(
                 f"the answer {answers[i]!r} of {_where(task, i)}", "no tokens", "give an answer the tokenizer can write"
             )
+        is_known = [token != unknown for token in item.answer]
+        if not (all if task.kind == "classification" else any)(is_known):
+            found = "a word that the tokenizer does not know, and would score as unknown"
+            do = "use words that it knows, or the model's own tokenizer"
+            raise TaskError(f"the answer {answers[i]!r} of {_where(task, i)}", found, do)
         if item.first < 0:
             raise TaskError(f"a prompt before the answer in {_where(task, i)}", "no tokens", "give it some text")
         longest = max(len(item.inputs), len(item.decoder))
         _check_length(model, task, i, longest, f"{longest} tokens for prompt and answer")
         encoded.append(item)
+    _mind_unknown_tokens(model, task, encoded)
     return encoded
+
+
+def _with_one_space(task: Task, prompts: Sequence[str], answers: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Prompts and answers without a space that the separator brings too; there is a warning where any had one."""
+    shorter = [prompt.rstrip(" ") if task.separator[:1] == " " else prompt for prompt in prompts]
+    bare = [a.lstrip(" ") if (p + task.separator)[-1:] == " " else a for p, a in zip(shorter, answers, strict=True)]
+    if shorter != list(prompts) or bare != list(answers):
+        found = f"some prompts of task {task.name!r} end, or answers begin, with a space beside its separator"
+        warnings.warn(f"{found}: the model reads one space; strip them, or give separator=''", stacklevel=2)
+    return shorter, bare
+
+
+def _mind_unknown_tokens(model: Model, task: Task, encoded: Sequence[Encoded]) -> None:
+    unknown = unknown_id(model.tokenizer)
+    texts = [ids for item in encoded for ids in (item.inputs, item.answer)]
+    share = sum(ids.count(unknown) for ids in texts) / max(1, sum(map(len, texts)))
+    if share > MOSTLY:
+        found = f"{share:.0%} of the tokens of task {task.name!r} are unknown to the tokenizer"
+        warnings.warn(f"{found}: is it the model's own, and does it know the language?", stacklevel=2)
 
 
 def _assemble(model: Model, style: str, prompt: Pieces, whole: list[int], last: list[int]) -> Encoded:

@@ -21,7 +21,7 @@ def accuracy(prediction: str, references: Sequence[str]) -> float:
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 where the text equals a reference, up to case and whitespace (runs of it count as one space, ends as none).
+    """1 where the text equals a reference, up to case, Unicode form and whitespace (runs of it count as one space).
 
     Example:
         >>> exact_match(" The  end", ["the end", "fin"])
@@ -40,6 +40,8 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
         >>> round(rouge_l("the cat sat", ["the cat"]), 3)  # the longest common subsequence is 2 of 3 and 2 of 2 words
         0.8
     """
+    if exact_match(prediction, references):  # also texts without words
+        return 1.0
     scorer = _scorer()
     return max(float(scorer.score(reference, prediction)["rougeL"].fmeasure) for reference in references)
 
@@ -63,7 +65,7 @@ class Words:
         """The words, in order."""
         words: list[str] = []
         goes_on = False  # whether the last word does
-        for c in unicodedata.normalize("NFC", text.lower()):
+        for c in _normal(text):
             if unicodedata.category(c).startswith("M") and words:
                 words[-1] += c  # a mark belongs to the letter before it
                 continue
@@ -77,7 +79,15 @@ class Words:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return " ".join(_normal(text).split())
+
+
+def _normal(text: str) -> str:
+    """One form of what reads the same: composed or not, of any width, in any case, with or without invisible marks."""
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c for c in unicodedata.normalize("NFKC", folded) if unicodedata.category(c) != "Cf")
 
 
 @functools.cache

@@ -52,6 +52,12 @@ def tokenizer_of(model: Model) -> Any:
     return model.tokenizer
 
 
+def unknown_id(tokenizer: Any) -> int:
+    """The id that stands for what the tokenizer does not know; -1 where it knows all (GPT-2's is its end of text)."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return -1 if unknown in (None, tokenizer.bos_token_id, tokenizer.eos_token_id) else int(unknown)
+
+
 def end_ids(tokenizer: Any, wanted: bool) -> list[int]:
     """The end-of-text token where it is wanted."""
     if not wanted:
