@@ -367,7 +367,7 @@ def test_attribution_patching_predicts_what_a_small_corruption_does():
 
 
 def test_attribution_patching_needs_corrupt_prompts():
-    for corrupt in (None, "far too many words for a partner"):
+    for corrupt in (None, "the food was so very good"):
         task = Task("t", train=[Example("the food", "good", corrupt=corrupt)])
         with pytest.raises(TaskError, match="corrupt"):
             attribute(open_family("llama"), task, method="attribution-patching")
@@ -625,7 +625,7 @@ def test_tasks_that_cannot_be_scored_are_refused():
     with pytest.raises(TaskError, match="discovery"):
         attribute(model, Task("empty", test=EXAMPLES))
     with pytest.raises(TaskError, match="context of 64"):
-        attribute(model, Task("long", train=[Example("the " * 70, "good")]))
+        attribute(model, Task("long", train=[Example("the" + " the" * 69, "good")]))
     with pytest.raises(ArgumentError, match="from 1 up"):
         attribute(model, TASK, examples=0)
     for tasks in ({}, [], [TASK, TASK], "reviews", None):

@@ -118,7 +118,10 @@ def bad_inputs(model, mask, folder):
     tasks, masks = {"reviews": task}, {"reviews": mask}
     foreign = NeuronMask.of({"blocks.0.mlp.hook_post": [1]}, {"blocks.0.mlp.hook_post": 7})
     long = Task(
-        "long", train=[Example("food " * 80, "good")], test=[Example("food " * 80, "good")], labels=("good", "bad")
+        "long",
+        train=[Example("food" + " food" * 79, "good")],
+        test=[Example("food" + " food" * 79, "good")],
+        labels=("good", "bad"),
     )
     half = folder / "half.safetensors"
     half.write_bytes(mask.save(folder / "whole.safetensors").read_bytes()[:200])
@@ -172,7 +175,7 @@ def bad_inputs(model, mask, folder):
         "evaluate": lambda: ns.evaluate(model, long),
         "attribute": lambda: ns.attribute(model, long),
         "ablate": lambda: ns.ablate(model, mask, value="mean", data=long),
-        "patch_sweep": lambda: ns.patch_sweep(model, "food " * 80, "film " * 80, answers=("good", "bad")),
+        "patch_sweep": lambda: ns.patch_sweep(model, " food" * 80, " film" * 80, answers=("good", "bad")),
         "patch": lambda: ns.patch(model, mask, source="food " * 80),
     }.items():
         yield f"{label} beyond the context", call, r"\d\d tokens|a prompt of", "a context of 64", "context|shorter"

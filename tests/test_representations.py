@@ -304,7 +304,7 @@ def test_what_cannot_be(tiny_model):
     with pytest.raises(TaskError, match="a prompt of 0 tokens"):
         representations(model, task(texts=[" "]))
     with pytest.raises(TaskError, match="71 tokens, and a context of 64"):
-        representations(model, task(texts=["the " * 70]))
+        representations(model, task(texts=["the" + " the" * 69]))
     with pytest.raises(ArgumentError, match="one array"):
         Representations({"a": np.zeros((3, 2, 4)), "b": np.zeros((2, 2, 4))})
     with pytest.raises(ArgumentError, match="1 prompts for 2 examples"):
