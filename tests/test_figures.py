@@ -6,7 +6,7 @@ import pytest
 
 from neuroscope import figures
 from neuroscope.errors import ArgumentError
-from neuroscope.figures import FIGURES, ranks, style
+from neuroscope.figures import FIGURES, labels, ranks, style
 
 VALUES = [[1.0, 2.0, 3.0], [4.0, float("nan"), 6.0]]
 
@@ -35,6 +35,19 @@ def test_diverging_scale_is_centred_on_zero():
     assert len(style.SCALES["diverging"]) % 2 == 1  # so that the middle colour, near white, is zero
     empty = figures.heatmap([[0.0]], ["a"], ["b"], title="", colour_label="", scale="diverging").data[0]
     assert (empty.zmin, empty.zmax) == (-1, 1)
+
+
+def test_outlines_are_explained_and_cells_of_signed_numbers_say_them():
+    names, groups = ["a1", "a2", "b1"], {"a1": "a", "a2": "a", "b1": "b"}
+    draw = {"title": "", "colour_label": "", "groups": groups, "subtitle": "s"}
+    square = figures.heatmap(np.eye(3), names, names, **draw)
+    assert square.layout.title.subtitle.text == "s; outlined: within one family"
+    assert {s.line.color for s in square.layout.shapes if s.type == "rect"} == {style.INK}  # no colour of the scales
+    by_layer = figures.heatmap(np.ones((2, 3)), names, ["1", "2"], **draw)
+    assert by_layer.layout.title.subtitle.text == "s" and not [s for s in by_layer.layout.shapes if s.type == "rect"]
+    assert heatmap(scale="diverging").data[0].texttemplate == "%{z:.2g}" and heatmap().data[0].texttemplate is None
+    wide = figures.heatmap([range(40)], list(map(str, range(40))), ["r"], title="", colour_label="", scale="diverging")
+    assert wide.data[0].texttemplate is None
 
 
 def test_families_are_separated_and_outlined():
@@ -158,6 +171,102 @@ def test_refusals(call, text):
     with pytest.raises(ArgumentError) as caught:
         call()
     assert text in str(caught.value)
+
+
+# ---- names beside points
+
+NEAR = {f"method-{i}": (0.70 + 0.002 * i, 0.80 + 0.003 * (i % 3)) for i in range(8)}
+SPREAD = {"one": (0.0, 0.0), "other": (0.5, 0.4), "third": (1.0, 1.0)}
+
+
+def boxes(points, width):
+    """Left, bottom, right and top of every name written, and of every marker, in pixels of axes of this width."""
+    names, marks = [], []
+    for name, offset in labels.offsets(points, (0, 1), (0, 1)).items():
+        x, y = width * points[name][0], labels.HEIGHT * points[name][1]
+        marks.append((x - 5, y - 5, x + 5, y + 5))
+        if offset:
+            half = 7 * len(name) / 2  # letters are about 7 pixels wide and 14 high
+            names.append((x + offset[0] - half, y + offset[1] - 7, x + offset[0] + half, y + offset[1] + 7))
+    return names, marks
+
+
+def meet(a, b):
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+@pytest.mark.parametrize("width", [560, 640, 720, 800, 880])
+@pytest.mark.parametrize(
+    "points", [NEAR, dict.fromkeys(NEAR, (0.5, 0.5)), {f"p{i}": (i % 7 / 9 + 0.1, 0.5) for i in range(40)}]
+)
+def test_no_name_covers_another_name_or_a_point_or_leaves_the_axes(points, width):
+    names, marks = boxes(points, width)
+    assert len(names) >= 4
+    assert not any(meet(a, b) for i, a in enumerate(names) for b in [*names[:i], *marks])
+    assert all(a[0] >= 0 and a[2] <= width and a[1] >= 0 and a[3] <= labels.HEIGHT for a in names)
+
+
+def test_names_without_room_stand_under_the_pointer_only():
+    crowd = {f"a rather long name {i}": (0.5, 0.5) for i in range(60)}
+    written = [o for o in labels.offsets(crowd, (0, 1), (0, 1)).values() if o]
+    assert 4 <= len(written) < 60
+    figure = figures.plane(
+        {name: ((x, None, None), (y, None, None)) for name, (x, y) in crowd.items()}, title="", x_label="x", y_label="y"
+    )
+    assert len(figure.layout.annotations) < 60
+    assert all(name in trace.hovertemplate for name, trace in zip(crowd, figure.data, strict=True))
+
+
+def test_a_name_beside_its_point_has_no_leader_and_one_further_off_has():
+    def leaders(points):
+        spans = {name: ((x, None, None), (y, None, None)) for name, (x, y) in points.items()}
+        figure = figures.plane(spans, title="", x_label="x", y_label="y")
+        return {a.text: a.arrowcolor for a in figure.layout.annotations}
+
+    assert set(leaders(SPREAD).values()) == {"rgba(0,0,0,0)"} and set(leaders(SPREAD)) == set(SPREAD)
+    assert "#7b8794" in leaders(NEAR | SPREAD).values()
+    assert list(leaders({"<b>x": (0, 0)})) == ["&lt;b&gt;x"]  # names stay text
+    figures.plane({}, title="", x_label="x", y_label="y")
+
+
+# ---- what is possible
+
+
+def test_bands_and_whiskers_end_where_the_measure_ends_and_the_hover_says_so():
+    band = ([0.5, 0.95], [-0.1, 0.9], [0.8, 1.2])
+    said = ["interval cut at 0: no value lies beyond", "interval cut at 1: no value lies beyond"]
+    axes = {"title": "", "y_label": "y"}
+    shaded, curve = figures.curves_with_band({"m": ([1, 2], band)}, x_label="x", within=(0, 1), **axes).data
+    assert list(shaded.y) == [0.8, 1, 0.9, 0] and list(curve.customdata) == said and list(curve.y) == band[0]
+    shaded, curve = figures.layer_curves({"m": band}, ["1", "2"], within=(0, 1), **axes).data
+    assert list(shaded.y) == [0.8, 1, 0.9, 0] and list(curve.customdata) == said
+    (bars,) = figures.bars_with_band(["a", "b"], {"m": band}, title="", value_label="y", within=(0, 1)).data
+    assert bars.error_y.array[1] == pytest.approx(0.05) and bars.error_y.arrayminus[0] == 0.5
+    assert bars.customdata[0] == f"m: 0.5<br>95 % interval: 0 to 0.8<br>{said[0]}"
+    (point,) = figures.plane(
+        {"m": ((0.0, -1.5, 0.5), (0.9, 0.7, 1.3))}, x_label="x", x_within=(-1, 1), y_within=(0, 1), **axes
+    ).data
+    assert point.error_x.arrayminus[0] == 1 and point.error_y.array[0] == pytest.approx(0.1)
+    assert "x: 0.000 (-1.000 to 0.500)<br>interval cut at -1" in point.hovertemplate
+    shaded, curve = figures.curves_with_band({"m": ([1, 2], band)}, x_label="x", **axes).data
+    assert max(shaded.y) == 1.2 and not any(curve.customdata)  # where nothing is known about the measure
+
+
+# ---- without colours
+
+
+def test_series_differ_without_their_colours():
+    four, axes = {str(i): ([1, 2], None, None) for i in range(4)}, {"title": "", "y_label": "y"}
+    bars = figures.bars_with_band(["a", "b"], four, ["2", "3"], title="", value_label="y").data
+    assert len({(t.marker.pattern.shape, t.error_y.width, t.marker.color[:4]) for t in bars}) == 4
+    curves = figures.curves_with_band({n: ([1, 2], v) for n, v in four.items()}, x_label="x", **axes).data
+    assert len({(t.line.dash, t.marker.symbol) for t in curves}) == 4
+    assert len({t.line.dash for t in figures.layer_curves(four, ["1", "2"], **axes).data}) == 4
+    entries = figures.layer_boxes({n: {"t": [1, 2]} for n in four}, ["1", "2"], **axes).data[:4]
+    assert len({(t.marker.symbol, t.marker.color.rsplit(",")[-1]) for t in entries}) == 4
+    tasks = {f"{family}-{i}": np.eye(2) for family in "abcd" for i in range(2)}
+    maps = figures.map_explorer([("1", tasks, ("", ""))], title="", groups={t: t[0] for t in tasks}).data
+    assert len({t.marker.symbol for t in maps}) == 8
 
 
 # ---- every kind of figure

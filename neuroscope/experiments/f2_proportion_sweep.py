@@ -130,6 +130,7 @@ class ProportionSweep(Result):
             f"{self.manifest['n']} test examples a task",
             x_label="neurons in each task's mask, %",
             y_label="score, %",
+            within=(0.0, 100.0),
             reference_label="not trained",
             hover=hover,
         )

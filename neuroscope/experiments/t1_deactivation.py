@@ -110,6 +110,7 @@ class Deactivation(Result):
             subtitle=f"{self.manifest['n_random']} random masks of the same size each; "
             f"{self.manifest['n']} test examples a task; whiskers: 95 % over examples",
             value_label="score, %",
+            within=(0.0, 100.0),
             band_label=f"range over {self.manifest['n_random']} random masks",
             hover={
                 LABELS["task"]: [

@@ -128,6 +128,7 @@ class TrainOnly(Result):
             subtitle=f"{runs} random masks of the same size each, {runs} runs of the own; {self.manifest['n']} test "
             "examples a task",
             value_label="score, %",
+            within=(0.0, 100.0),
             band_label=f"range over {runs} seeds",
             hover=hover,
         )

@@ -108,7 +108,8 @@ class ParameterTransfer(Result):
             traces.append(
                 go.Scatter(
                     name=str(task), x=cells["similarity"], y=100 * cells["score"], mode="markers", customdata=hover,
-                    marker={"color": styles[str(task)][0], "size": 10}, hovertemplate="%{customdata}<extra></extra>",
+                    marker={"color": styles[str(task)][0], "size": 10, "symbol": style.symbol(styles[str(task)][1])},
+                    hovertemplate="%{customdata}<extra></extra>",
                 )
             )  # fmt: skip
         subtitle = "a point: a model trained on one task, measured on another; colour: the task measured"

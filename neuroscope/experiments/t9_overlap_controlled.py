@@ -116,6 +116,7 @@ class OverlapControlled(Result):
             f"over examples and draws<br>{trends}",
             x_label="trained neurons inside the held-out tasks' mask, %",
             y_label="score, %",
+            within=(0.0, 100.0),
             reference_label="not trained",
             hover=hover,
         )

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from neuroscope.checks import public
 from neuroscope.errors import choose
-from neuroscope.figures import style
+from neuroscope.figures import intervals, style
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+PATTERNS = ("", "/", ".", "x", "-")
 
 
 @public
@@ -25,6 +27,7 @@ def bars_with_band(
     low_high: str = "95 % interval",
     band_label: str = "over seeds",
     hover: Mapping[str, Sequence[str]] | None = None,
+    within: intervals.Within = intervals.ANYTHING,
 ) -> go.Figure:
     """Groups of bars, one group per name: measurements with whiskers, controls with a shaded band.
 
@@ -34,29 +37,33 @@ def bars_with_band(
         bands: labels of the series that are controls, drawn pale with a shaded band from low to high.
         low_high: what the whiskers span; `band_label`: what the bands span. Both are shown in the hover.
         hover: label -> one more line of hover text for each name.
+        within: the least and the greatest value that there can be: whiskers and bands end there; the hover says so.
     """
     import plotly.graph_objects as go
 
     for label in [*bands, *(hover or {})]:
         choose(label, series, "series")
     colours, greys = iter(style.CATEGORIES * len(series)), iter(("#7b8794", "#b0bac5", "#52606d") * len(series))
+    patterns = {band: (_pattern(i, band) for i in range(len(series))) for band in (False, True)}
     traces = []
-    for label, (value, low, high) in series.items():
-        style.matrix([value], (1, len(names)), label)
+    for label, band_of in series.items():
+        style.matrix([band_of[0]], (1, len(names)), label)
+        (value, low, high), notes = intervals.cut(band_of, within)
         band = label in bands
         colour = next(greys if band else colours)
         span = band_label if band else low_high
-        more = (hover or {}).get(label, [""] * len(names))
+        more = intervals.joined((hover or {}).get(label, [""] * len(names)), notes)
+        filling = next(patterns[band])
         traces.append(
             go.Bar(
                 name=label,
                 x=list(names),
                 y=list(value),
-                marker={"color": style.fade(colour, 0.45) if band else colour},
-                error_y=style.error_bar(
+                marker={"color": style.fade(colour, 0.45) if band else colour, "pattern": filling},
+                error_y=intervals.error_bar(
                     value, low, high, colour=style.fade(colour, 0.75) if band else style.INK, band=band
                 ),
-                customdata=style.bar_hover(label, value, low, high, span, more),
+                customdata=intervals.bar_hover(label, value, low, high, span, more),
                 hovertemplate="<b>%{x}</b><br>%{customdata}<extra></extra>",
             )
         )
@@ -66,3 +73,16 @@ def bars_with_band(
     figure.update_xaxes(type="category", tickangle=-40 if len(names) > 4 else 0, showgrid=False)
     figure.update_yaxes(title_text=value_label, rangemode="tozero")
     return figure
+
+
+def _pattern(i: int, band: bool) -> dict[str, object]:
+    """What is drawn on the bars of the i-th series, so that they can be told apart without colours."""
+    ink = style.INK if band else "white"
+    return {
+        "shape": PATTERNS[i % len(PATTERNS)],
+        "fillmode": "overlay",
+        "fgcolor": ink,
+        "fgopacity": 0.6,
+        "size": 6,
+        "solidity": 0.25,
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,13 +47,13 @@ def layer_boxes(
     if band is not None:
         traces.append(shade_layers(band[0], layers, band[1], band[2], "#7b8794"))
         traces[0].update(name=band[0], showlegend=True, hoverinfo="skip")
-    styles = style.line_styles(series)
-    traces += [_entry(label, styles[label][0]) for label in series]
+    styles = _styles(series)
+    traces += [_entry(label, *styles[label]) for label in series]
     shared = len(traces)
     for i, tasks in enumerate(offered.values()):
         for label, rows in series.items():
             chosen = {t: rows[t] for t in tasks if t in rows}
-            traces.append(_box(label, chosen, layers, styles[label][0], visible=i == 0))
+            traces.append(_box(label, chosen, layers, *styles[label], visible=i == 0))
     figure = style.house_figure(traces, title, subtitle, height=460)
     axes_of_layers(figure, layers, y_label, limits)
     figure.update_layout(boxmode="group", boxgap=0.25, boxgroupgap=0.1)
@@ -83,11 +84,11 @@ def box_panels(
     columns = min(2, len(panels))
     figure = grid(list(panels), columns, title, subtitle, 240)
     labels = list(dict.fromkeys(label for tables in panels.values() for label in tables))
-    styles = style.line_styles(labels)
-    figure.add_traces([_entry(label, styles[label][0]) for label in labels])
+    styles = _styles(labels)
+    figure.add_traces([_entry(label, *styles[label]) for label in labels])
     for i, tables in enumerate(panels.values()):
         for label, rows in tables.items():
-            box = _box(label, rows, layers, styles[label][0], visible=True)
+            box = _box(label, rows, layers, *styles[label], visible=True)
             figure.add_trace(box, row=i // columns + 1, col=i % columns + 1)
     axes_of_layers(figure, layers, y_label, limits)
     figure.update_layout(boxmode="group", boxgap=0.25, boxgroupgap=0.1, legend=bottom_legend())
@@ -100,15 +101,24 @@ def box_panels(
     return figure
 
 
-def _entry(label: str, colour: str) -> Any:
+def _styles(labels: Collection[str]) -> dict[str, tuple[str, str, float]]:
+    """label -> colour, symbol of its points, and how full its boxes are: told apart without colours as well."""
+    fills, styles = cycle((0.55, 0.1, 0.3)), style.line_styles(labels)
+    return {n: (colour, style.symbol(dash), next(fills)) for n, (colour, dash) in styles.items()}
+
+
+def _entry(label: str, colour: str, symbol: str, fill: float) -> Any:
     """An entry of the legend: boxes without a line would have none to show."""
     import plotly.graph_objects as go
 
-    marker = {"color": style.fade(colour, 0.6), "size": 12, "symbol": "square", "line": {"color": colour, "width": 1.4}}
+    marker = {"color": style.fade(colour, fill), "size": 12, "symbol": symbol, "line": {"color": colour, "width": 1.4}}
     return go.Scatter(name=label, legendgroup=label, x=[None], y=[None], mode="markers", marker=marker)
 
 
-def _box(label: str, rows: Mapping[str, Sequence[float]], layers: Sequence[str], colour: str, *, visible: bool) -> Any:
+def _box(
+    label: str, rows: Mapping[str, Sequence[float]], layers: Sequence[str], colour: str, symbol: str, fill: float, *,
+    visible: bool,
+) -> Any:  # fmt: skip
     """Boxes over the tasks, or where they are few their points alone."""
     import plotly.graph_objects as go
 
@@ -118,8 +128,9 @@ def _box(label: str, rows: Mapping[str, Sequence[float]], layers: Sequence[str],
     boxed = len(rows) >= FEW
     return go.Box(
         name=label, x=[c[0] for c in cells], y=[c[1] for c in cells], customdata=[html.escape(c[2]) for c in cells],
-        marker={"color": colour, "size": 4 if boxed else 7}, line={"width": 1.4 if boxed else 0}, visible=visible,
-        fillcolor=style.fade(colour, 0.3 if boxed else 0.0), pointpos=0, jitter=0.35,
+        marker={"color": colour, "size": 4 if boxed else 7, "symbol": symbol}, visible=visible,
+        line={"width": 1.4 if boxed else 0},
+        fillcolor=style.fade(colour, fill if boxed else 0.0), pointpos=0, jitter=0.35,
         boxpoints="all" if len(rows) < 12 else "outliers",
         offsetgroup=label, legendgroup=label, showlegend=False,
         hovertemplate="<b>%{customdata}</b><br>layer %{x}: %{y:.3g}<extra>" + html.escape(label) + "</extra>",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from neuroscope.checks import public
 from neuroscope.errors import choose
-from neuroscope.figures import style
+from neuroscope.figures import intervals, style
 from neuroscope.figures.parts import axes_of_layers, choices_of, menu, shade_layers, task_hover
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def curves_with_band(
     subtitle: str = "",
     reference_label: str = "chance",
     hover: Mapping[str, Sequence[str]] | None = None,
+    within: intervals.Within = intervals.ANYTHING,
 ) -> go.Figure:
     """Curves with a shaded band each, and dashed reference curves in the colour of the curve they belong to.
 
@@ -33,17 +34,19 @@ def curves_with_band(
         curves: label -> (x, (y, low, high)); low and high may be None.
         reference: label of a curve -> (x, y) of its reference, for example its chance level.
         hover: label -> one more line of hover text for each point.
+        within: the least and the greatest value that there can be: bands end there, and the hover says so.
     """
     import plotly.graph_objects as go
 
     for label in [*(reference or {}), *(hover or {})]:
         choose(label, curves, "curve")
     styles, traces = style.line_styles(curves), []
-    for label, (x, (y, low, high)) in curves.items():
-        style.matrix([y], (1, len(x)), label)
+    for label, (x, band) in curves.items():
+        style.matrix([band[0]], (1, len(x)), label)
+        (y, low, high), notes = intervals.cut(band, within)
         colour, dash = styles[label]
         if low is not None and high is not None:
-            traces.append(style.shade(label, x, low, high, colour))
+            traces.append(intervals.shade(label, x, low, high, colour))
         traces.append(
             go.Scatter(
                 name=label,
@@ -52,7 +55,8 @@ def curves_with_band(
                 y=list(y),
                 mode="lines+markers",
                 line={"color": colour, "dash": dash},
-                customdata=list((hover or {}).get(label, [""] * len(x))),
+                marker={"symbol": style.symbol(dash)},
+                customdata=intervals.joined((hover or {}).get(label, [""] * len(x)), notes),
                 hovertemplate=f"{x_label}: %{{x}}<br>{y_label}: %{{y:.3g}}<br>%{{customdata}}"
                 "<extra>%{fullData.name}</extra>",
             )
@@ -88,6 +92,7 @@ def layer_curves(
     tasks: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     groups: Mapping[str, str] | None = None,
     limits: tuple[float, float] | None = None,
+    within: intervals.Within = intervals.ANYTHING,
 ) -> go.Figure:
     """Curves over layers with a shaded band each; a menu picks whose tasks are drawn thin: all, a cluster's, or one.
 
@@ -95,6 +100,7 @@ def layer_curves(
         curves: label -> (value, low, high) per layer; low and high may be None.
         tasks: label of a curve -> task -> value per layer.
         groups: task -> cluster.
+        within: the least and the greatest value that there can be: bands end there, and the hover says so.
     """
     import plotly.graph_objects as go
 
@@ -102,17 +108,20 @@ def layer_curves(
         choose(label, curves, "curve")
     styles, traces = style.line_styles(curves), []
     thin: list[str | None] = []  # the task of every trace, None for a curve or its band
-    for i, (label, (value, low, high)) in enumerate(curves.items()):
-        style.matrix([value], (1, len(layers)), label)
-        colour, dash = styles[label][0], style.DASHES[i % len(style.DASHES)]  # both, where one curve covers another
+    for label, band in curves.items():
+        style.matrix([band[0]], (1, len(layers)), label)
+        (value, low, high), notes = intervals.cut(band, within)
+        colour, dash = styles[label]
         if low is not None and high is not None:
             traces.append(shade_layers(label, layers, low, high, colour))
             thin.append(None)
         traces.append(
             go.Scatter(
                 name=label, legendgroup=label, x=list(layers), y=list(value), mode="lines+markers",
-                line={"color": colour, "dash": dash, "width": 2.4},
-                hovertemplate=f"layer %{{x}}<br>{y_label}: %{{y:.3g}}<extra>{html.escape(label)}</extra>",
+                line={"color": colour, "dash": dash, "width": 2.4}, customdata=notes,
+                marker={"symbol": style.symbol(dash)},
+                hovertemplate=f"layer %{{x}}<br>{y_label}: %{{y:.3g}}<br>%{{customdata}}"
+                f"<extra>{html.escape(label)}</extra>",
             )
         )  # fmt: skip
         thin.append(None)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SYMBOLS = (
-    "circle", "diamond", "square", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon",
+    "circle", "diamond", "square", "triangle-up", "cross", "x", "triangle-down", "star", "circle-open", "diamond-open",
+    "square-open", "triangle-up-open",
 )  # fmt: skip
 Maps = Sequence[tuple[str, Mapping[str, ArrayLike], tuple[str, str]]]  # layer, task -> [example, 2], titles of the axes
 
@@ -131,7 +132,7 @@ def _points(
         family = (groups or {}).get(task, task)
         member = seen[family] = seen.get(family, -1) + 1
         colour = style.CATEGORIES[families.index(family) % len(style.CATEGORIES)]
-        turn = families.index(family) // len(style.CATEGORIES)  # beyond seven clusters: other symbols
+        turn = families.index(family)  # other symbols in each cluster: they are told apart without colours as well
         texts = list((hover or {}).get(task, [""] * len(points[task])))
         if len(texts) != len(points[task]):
             found = f"{len(texts)} texts for {len(points[task])} examples"
@@ -141,7 +142,7 @@ def _points(
                 name=task, legendgroup=family, x=points[task][:, 0], y=points[task][:, 1], mode="markers",
                 legendgrouptitle={"text": html.escape(family), "font": {"size": 12}} if family != task else None,
                 marker={
-                    "color": colour, "symbol": SYMBOLS[(member + 3 * turn) % len(SYMBOLS)], "size": 7, "opacity": 0.8,
+                    "color": colour, "symbol": SYMBOLS[(member + 2 * turn) % len(SYMBOLS)], "size": 7, "opacity": 0.8,
                     "line": {"width": 0.5, "color": "white"},
                 },
                 customdata=texts,

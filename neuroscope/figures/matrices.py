@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Scale = Literal["sequential", "diverging"]
+FEW = 16  # columns whose cells have room for numbers
 
 
 @public
@@ -42,8 +43,9 @@ def heatmap(
         values: shape [len(y), len(x)]. NaN cells stay grey.
         hover: shape of `values`: the text under the pointer, line breaks as `<br>`.
         scale: "sequential" for amounts, "diverging" for signed numbers (zero is white, blue is positive).
-        text: shape of `values`: written into the cells.
-        groups: name -> family: neighbours of one family are bracketed, and the family's own block is outlined.
+        text: shape of `values`: written into the cells; None: signed numbers are, where cells have room for them.
+        groups: name -> family: neighbours of one family are bracketed, and the family's own block is outlined, which
+            the subtitle says.
         origin: where the first row goes.
         limits: the values at the two ends of the colour scale.
     """
@@ -60,7 +62,7 @@ def heatmap(
         y=list(y),
         customdata=None if hover is None else style.texts(hover, table.shape, "hover"),
         text=None if text is None else style.texts(text, table.shape, "text"),
-        texttemplate=None if text is None else "%{text}",
+        texttemplate="%{text}" if text is not None else "%{z:.2g}" if scale == "diverging" and len(x) <= FEW else None,
         hovertemplate=("%{customdata}" if hover is not None else "%{y} | %{x}<br>%{z:.3g}") + "<extra></extra>",
         colorscale=style.SCALES[scale],
         zmin=limits[0] if limits else None,
@@ -69,6 +71,8 @@ def heatmap(
         xgap=1,
         ygap=1,
     )
+    if groups and style.meet_themselves(x, y, groups):
+        subtitle = "; ".join(filter(None, [subtitle, "outlined: within one family"]))
     figure = style.house_figure([cells], title, subtitle, height=180 + max(190, 30 * len(y)))
     figure.update_xaxes(
         type="category", title_text=x_label, tickangle=-40 if len(x) > 4 and max(map(len, x)) > 3 else 0, showgrid=False

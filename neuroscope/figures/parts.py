@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroscope.figures import style
+from neuroscope.figures import intervals, style
 
 EVERY = "all tasks"
 ROW = 36  # pixels of the row that a menu takes above the legend
@@ -86,4 +86,4 @@ def shade_layers(label: str, layers: Sequence[str], low: Sequence[float], high: 
         style.matrix([edge], (1, len(layers)), f"the band of {label}")
     rows = [(name, a, b) for name, a, b in zip(layers, low, high, strict=True) if np.isfinite(a) and np.isfinite(b)]
     names: Any = [row[0] for row in rows]  # categories instead of numbers
-    return style.shade(label, names, [row[1] for row in rows], [row[2] for row in rows], colour)
+    return intervals.shade(label, names, [row[1] for row in rows], [row[2] for row in rows], colour)

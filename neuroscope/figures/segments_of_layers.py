@@ -66,7 +66,8 @@ def segmented(
         traces.append(
             go.Scatter(
                 name="boundaries, 95 % over tasks" if any(known) else "boundaries", mode="markers",
-                x=[s[0] for s in spans], y=[low - 0.09 * room] * len(spans),
+                x=[s[0] for s in spans],
+                y=[low - (0.09 + 0.05 * i) * room for i in range(len(spans))],  # else one interval would cover another
                 marker={"color": style.CATEGORIES[1], "size": 9, "symbol": "diamond"},
                 error_x={
                     "type": "data", "thickness": 3, "width": 6, "color": style.CATEGORIES[1],
@@ -90,5 +91,7 @@ def segmented(
     style.legend_on_top(figure)
     style.layer_ticks(figure, layers)
     figure.update_xaxes(title_text="layer", range=[min(layers) - 0.5, max(layers) + 0.5], showgrid=False)
-    figure.update_yaxes(title_text=y_label, range=[low - 0.16 * room, high + 0.24 * room])
+    figure.update_yaxes(
+        title_text=y_label, range=[low - (0.16 + 0.05 * max(len(boundaries) - 1, 0)) * room, high + 0.24 * room]
+    )
     return figure

@@ -131,12 +131,15 @@ def bracket(figure: go.Figure, x: Sequence[str], y: Sequence[str], groups: Mappi
             x=(start + end) / 2, y=1, yref="paper", yanchor="bottom", text=family, showarrow=False, yshift=2,
             font={"size": 11, "color": "#52606d"},
         )  # fmt: skip
-        for other, low, high in runs_y:
-            if other == family != "":
-                figure.add_shape(
-                    type="rect", x0=start - 0.5, x1=end + 0.5, y0=low - 0.5, y1=high + 0.5,
-                    line={"color": CATEGORIES[1], "width": 2}, fillcolor="rgba(0,0,0,0)",
-                )  # fmt: skip
+    for start, end, low, high in meet_themselves(x, y, groups):
+        box = {"x0": start - 0.5, "x1": end + 0.5, "y0": low - 0.5, "y1": high + 0.5}
+        figure.add_shape(type="rect", **box, line={"color": INK, "width": 2}, fillcolor="rgba(0,0,0,0)")
+
+
+def meet_themselves(x: Sequence[str], y: Sequence[str], groups: Mapping[str, str]) -> list[tuple[int, int, int, int]]:
+    """First and last column, first and last row, where a family of the columns is that of the rows as well."""
+    runs = [(a, b) for a in _runs(x, groups) for b in _runs(y, groups) if a[0] == b[0] != ""]
+    return [(*a[1:], *b[1:]) for a, b in runs]
 
 
 def _runs(names: Sequence[str], groups: Mapping[str, str]) -> list[tuple[str, int, int]]:
@@ -147,9 +150,9 @@ def _runs(names: Sequence[str], groups: Mapping[str, str]) -> list[tuple[str, in
 
 
 def line_styles(names: Collection[str], groups: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
-    """name -> (colour, dash), all different for 28 names: by family and member, or colours first, then dashes."""
+    """name -> (colour, dash), all different for 28 names: by family and member, or both another for each name."""
     if groups is None:
-        pairs = [(i % len(CATEGORIES), i // len(CATEGORIES)) for i in range(len(names))]
+        pairs = [(i % len(CATEGORIES), i) for i in range(len(names))]
     else:
         families = list(dict.fromkeys(groups.get(name, "") for name in names))
         seen: dict[str, int] = dict.fromkeys(families, -1)
@@ -164,56 +167,9 @@ def line_styles(names: Collection[str], groups: Mapping[str, str] | None = None)
     }
 
 
-SIDES = {  # of a label: by how many of its widths and heights its middle is off the point
-    "top center": (0, 1), "bottom center": (0, -1), "top right": (0.5, 1), "bottom right": (0.5, -1),
-    "top left": (-0.5, 1), "bottom left": (-0.5, -1), "middle right": (0.6, 0), "middle left": (-0.6, 0),
-}  # fmt: skip
-
-
-def label_sides(points: Mapping[str, tuple[float, float]]) -> dict[str, str]:
-    """On which side of each named point its label covers the least of other points and of labels before it.
-
-    In shares of a plot of about 900 by 360 pixels, whose axes fit the points.
-
-    Example:
-        >>> label_sides({"a": (0.0, 0.0), "b": (0.0, 0.01), "far": (1.0, 1.0)})
-        {'a': 'bottom center', 'b': 'top center', 'far': 'top center'}
-    """
-    names = list(points)
-    xy = np.array([points[name] for name in names], dtype=float).reshape(-1, 2)
-    xy = (xy - xy.min(0, initial=np.inf)) / np.maximum(np.ptp(xy, axis=0), 1e-12) if len(names) else xy
-    boxes = [(x, y, 0.014, 0.035) for x, y in xy]  # middle, width, height: of the markers, then of labels
-    sides: dict[str, str] = {}
-    for i, name in enumerate(names):
-        width, height = 0.009 * len(name), 0.05
-        tries = {s: (xy[i, 0] + dx * width, xy[i, 1] + dy * height, width, height) for s, (dx, dy) in SIDES.items()}
-        others = boxes[:i] + boxes[i + 1 :]
-        sides[name] = min(tries, key=lambda s: sum(_shared(tries[s], other) for other in others))
-        boxes.append(tries[sides[name]])
-    return sides
-
-
-def _shared(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """The area that two boxes have in common."""
-    return float(np.prod([max(0.0, (a[i + 2] + b[i + 2]) / 2 - abs(a[i] - b[i])) for i in (0, 1)]))
-
-
-def shade(label: str, x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> Any:
-    """The area between two curves, as one closed outline for each stretch without a gap (NaN)."""
-    import plotly.graph_objects as go
-
-    edges = list(zip(x, low, high, strict=True))
-    runs = [list(run) for defined, run in groupby(edges, lambda e: np.isfinite([*e[1:]]).all()) if defined]
-    across: list[Any] = []
-    along: list[Any] = []
-    for run in runs:
-        gap = [None] if across else []
-        across += [*gap, *(e[0] for e in run), *(e[0] for e in reversed(run))]
-        along += [*gap, *(e[2] for e in run), *(e[1] for e in reversed(run))]
-    return go.Scatter(
-        x=across, y=along, fill="toself", fillcolor=fade(colour, 0.18),
-        line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False, legendgroup=label, name=f"{label}: band",
-    )  # fmt: skip
+def symbol(dash: str) -> str:
+    """Of points, where curves have this dash."""
+    return SYMBOLS[DASHES.index(dash)]
 
 
 def marks(marks: Sequence[tuple[float, float, str, str]], name: str) -> Any:
@@ -226,28 +182,6 @@ def marks(marks: Sequence[tuple[float, float, str, str]], name: str) -> Any:
         marker={"color": colour, "size": 7, "line": {"color": "white", "width": 1}},
         hovertemplate="%{customdata}<br>threshold %{y:.3g}<extra></extra>",
     )  # fmt: skip
-
-
-def error_bar(
-    value: Sequence[float], low: Sequence[float] | None, high: Sequence[float] | None, *, colour: str, band: bool
-) -> dict[str, Any] | None:
-    """Whiskers, or (band) one thick stroke that reads as a shaded box."""
-    if low is None or high is None:
-        return None
-    shape = {"thickness": 9, "width": 0} if band else {"thickness": 1.3, "width": 3}
-    up, down = np.subtract(high, value), np.subtract(value, low)
-    return {"type": "data", "array": up, "arrayminus": down, "color": colour, **shape}
-
-
-def bar_hover(
-    label: str, value: Sequence[float], low: Sequence[float] | None, high: Sequence[float] | None, span: str,
-    more: Sequence[str],
-) -> list[str]:  # fmt: skip
-    """The hover text of each bar: value, span and one more line."""
-    lines = [f"{label}: {v:.4g}" for v in value]
-    if low is not None and high is not None:
-        lines = [f"{line}<br>{span}: {a:.4g} to {b:.4g}" for line, a, b in zip(lines, low, high, strict=True)]
-    return [f"{line}<br>{extra}" if extra else line for line, extra in zip(lines, more, strict=True)]
 
 
 def fade(colour: str, alpha: float) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from neuroscope import figures
 from neuroscope.comparison.correlation.views import PAIRS, SYMBOLS, TWO_WAY, written
-from neuroscope.figures import style
+from neuroscope.figures import intervals, style
 from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def forest(rows: list[dict[str, Any]], statistic: str, manifest: Mapping[str, An
                 y=[names[i] for i in chosen],
                 mode="markers",
                 marker={"color": colour, "size": 10, "symbol": shape, "line": {"width": 2, "color": colour}},
-                error_x=style.error_bar(r, low, high, colour=colour, band=False),
+                error_x=intervals.error_bar(r, low, high, colour=colour, band=False),
                 customdata=[f"<b>{rows[i]['test']}</b><br>{_hover(rows[i], symbol)}" for i in chosen],
                 hovertemplate="%{customdata}<extra></extra>",
             )

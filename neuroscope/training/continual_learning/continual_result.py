@@ -225,6 +225,7 @@ class Continual(Result):
             subtitle="mean over earlier tasks of the score now over the score when learnt; bands: 95 % over runs",
             x_label="stage",
             y_label="retention",
+            within=(0.0, np.inf),
         )
 
     def plane_figure(self) -> go.Figure:
@@ -246,6 +247,8 @@ class Continual(Result):
             subtitle="whiskers: 95 % intervals over orders and seeds; upper left is best",
             x_label="forgetting (peak minus final score)",
             y_label="average accuracy after the last stage",
+            x_within=(-1.0, 1.0),
+            y_within=(0.0, 1.0),
         )
 
     def beside_published(self) -> pd.DataFrame | None:
