@@ -48,11 +48,33 @@ class NumericalError(NeuroscopeError):
     """A number that must be finite is not."""
 
 
+class UnknownName(ArgumentError, KeyError):
+    """A name that a mapping does not have."""
+
+    __str__ = ValueError.__str__  # that of KeyError would be one quoted line
+
+
+class ByName(dict[str, T]):
+    """A dict that answers a name which it does not have with its own names.
+
+    Example:
+        >>> ByName({"nli-food": 1})["NLI-Food"]
+        Traceback (most recent call last):
+        neuroscope.errors.UnknownName: 'NLI-Food'
+          found: no such name
+          do:    choose from 'nli-food'
+    """
+
+    def __missing__(self, name: object) -> T:
+        raise UnknownName(repr(name), "no such name", suggest(str(name), self))
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`known` as one line for an error's last part, led by the nearest match to `name` if there is one."""
     known = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + "choose from " + ", ".join(map(repr, known))
+    by_lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    return (f"did you mean {by_lower[near[0]]!r}? " if near else "") + "choose from " + ", ".join(map(repr, known))
 
 
 def choose(name: object, known: Iterable[T], what: str) -> T:

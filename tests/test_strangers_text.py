@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import pickle
 
+import numpy as np
+import pandas as pd
 import pytest
 import tokenizers
 import torch
@@ -11,7 +14,7 @@ from tiny import tiny_model
 
 import neuroscope as ns
 from neuroscope import evaluation
-from neuroscope.errors import FileError, NumericalError, TaskError
+from neuroscope.errors import ArgumentError, FileError, NeuroscopeError, NumericalError, TaskError
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import encode, encode_prompts
 from neuroscope.tasks.metrics import exact_match, rouge_l
@@ -209,3 +212,149 @@ def test_a_file_without_examples_is_refused(tmp_path):
         Task.from_jsonl(written(tmp_path))
     with pytest.raises(FileError, match="no row with a gold label"):
         Task.from_jsonl(written(tmp_path, {"text": "food", "label": -1}))
+
+
+@pytest.mark.parametrize(
+    "line", ['{"text": "food", "text": "film", "label": "good"}', '{"text": {"a": 1, "a": 2}, "label": "good"}']
+)
+def test_a_key_twice_in_a_line_is_refused(tmp_path, line):
+    path = written(tmp_path, {"text": "food", "label": "bad"})
+    path.write_text(path.read_text() + line)
+    with pytest.raises(FileError, match=r"(?s)reviews.jsonl, line 2.*a key twice"):
+        Task.from_jsonl(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"text": None, "label": "good"}, "'text' is None: a gap in the data"),
+        ({"text": float("nan"), "label": "good"}, "'text' is nan: a gap in the data"),
+        ({"text": "food", "label": None}, "null as 'label'"),
+        ({"text": "food", "label": ""}, "an empty text as 'label'"),
+        ({"text": "food", "label": True}, "True as 'label'"),
+        ({"text": "food", "label": ["good"]}, r"\['good'\] as 'label'"),
+        ({"text": "food", "target": {"text": "good"}}, "as 'target'"),
+        ({"text": "food", "target": []}, r"\[\] as 'target'"),
+        ({"text": "food", "target": True}, "True as 'target'"),
+        ({"text": "food", "target": ["good", 3]}, "3, a int"),
+        ({"text": "food", "target": "good", "references": [None]}, "None, a NoneType"),
+        ({"text": "food", "target": "good", "references": {"a": 1}}, "a dict"),
+        ({"text": "food", "target": "good", "corrupt": "film", "corrupt_answer": ["bad"]}, "as 'corrupt_answer'"),
+    ],
+)
+def test_a_field_that_is_no_text_is_refused_with_its_line(tmp_path, row, found):
+    with pytest.raises(TaskError, match=rf"(?s)reviews.jsonl, line 1.*{found}"):
+        Task.from_jsonl(written(tmp_path, row))
+
+
+def test_truth_values_are_labels_where_they_are_named(tmp_path):
+    path = written(tmp_path, {"text": "food", "label": True}, {"text": "film", "label": False})
+    assert Task.from_jsonl(path, labels=["False", "True"], holdout=0).labels == ("False", "True")
+    with pytest.raises(TaskError, match="as 'label'"):
+        Task.from_jsonl(path, labels=["no", "yes"])
+
+
+def test_several_targets_are_references(tmp_path):
+    path = written(tmp_path, {"text": "food", "target": ["the end", "fin"]})
+    (example,) = Task.from_jsonl(path, holdout=0).train
+    assert (example.answer, example.references) == ("the end", ("the end", "fin"))
+    path = written(tmp_path, {"text": "food", "target": "fin", "references": "the end"})
+    (example,) = Task.from_jsonl(path, holdout=0).train
+    assert (example.answer, example.references) == ("fin", ("the end",))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("{text}", "so, good"),
+        ("{text[0]}", "so"),
+        ("{meta[a.b]!r:>5}", "  'x'"),
+        ("{text.__class__}", None),
+        ("{meta[a].real}", None),
+        ("{}", None),
+    ],
+)
+def test_templates_read_fields_and_their_keys_alone(tmp_path, prompt, text):
+    path = written(tmp_path, {"text": ["so", "good"], "meta": {"a.b": "x", "a": 1}, "target": "y"})
+    if text is None:
+        with pytest.raises(TaskError, match=r"(?s)the template .* in .*reviews.jsonl, line 1"):
+            Task.from_jsonl(path, prompt=prompt)
+    else:
+        assert Task.from_jsonl(path, prompt=prompt, holdout=0).train[0].prompt == text
+
+
+def test_one_text_for_labels_is_told_before_a_file_is_read():
+    for make in (Task.from_jsonl, Task.from_hub):
+        with pytest.raises(TaskError, match=r"(?s)labels=.*one text, 'yes,no'"):
+            make("nothing here", labels="yes,no")
+    with pytest.raises(ArgumentError, match="did you mean 'prompt'.*'holdout'.*'separator'"):
+        Task.from_jsonl("nothing here", promt="{text}")
+
+
+@pytest.mark.parametrize("make", [list, np.array, pd.Series, iter, lambda labels: pd.Series(labels, index=[3, 1])])
+def test_labels_and_references_in_any_sequence(make):
+    assert Task("t", labels=make(["yes", "no"])).labels == ("yes", "no")
+    assert Example("food", "yes", references=make(["yes", "no"])).references == ("yes", "no")
+
+
+@pytest.mark.parametrize(
+    "labels", ["yes", {0: "yes", 1: "no"}, 3, [1, 2], np.array([1, 2]), [True, False], ["yes", None]]
+)
+def test_labels_that_are_no_texts_are_refused(labels):
+    with pytest.raises(TaskError, match="labels of task 't'"):
+        Task("t", labels=labels)
+
+
+@pytest.mark.parametrize("references", [3, {"yes"}, {"a": "b"}, [None], [3], ["\ud800"]])
+def test_references_that_are_no_texts_are_refused(references):
+    with pytest.raises(TaskError, match="reference"):
+        Example("food", "yes", references=references)
+
+
+@pytest.mark.parametrize("field", ["prompt", "separator", "family", "domain", "source"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_fields_of_a_task_are_texts(field, value):
+    with pytest.raises(ArgumentError, match=rf"{field}={value} of task 't'"):
+        Task("t", labels=("yes", "no"), **{field: value})
+
+
+def test_examples_of_a_task():
+    example = Example("food", "yes")
+    assert Task("t", test=example, train=None, discovery=iter([example])).test == (example,)
+    for wrong in (3, "food", [("food", "yes")]):
+        with pytest.raises(TaskError, match="the examples of task 't'"):
+            Task("t", test=wrong)
+    for field in ("corrupt", "corrupt_answer"):
+        with pytest.raises(TaskError, match=f"a int for {field}"):
+            Example("food", "yes", **{field: 5})
+
+
+def test_labels_that_differ_by_case_only_are_told():
+    with pytest.warns(UserWarning, match="two differ by case only"):
+        Task("t", labels=("Yes", "yes"))
+
+
+def test_a_task_that_is_not_there_is_told_with_the_near_ones(tmp_path):
+    tasks = ns.load_tasks("mini", train=1, discovery=1, test=1)
+    for mapping in (
+        tasks,
+        pickle.loads(pickle.dumps(tasks)),
+        ns.load_tasks(["nli-food"], train=1, discovery=1, test=1),
+    ):
+        with pytest.raises(NeuroscopeError, match=r"(?s)'NLI-Food'.*did you mean 'nli-food'\?") as caught:
+            mapping["NLI-Food"]
+        assert isinstance(caught.value, KeyError) and "NLI-Food" not in mapping and mapping.get("NLI-Food") is None
+    with pytest.raises(ArgumentError, match=r"tasks 'sst3'(.|\n)*did you mean 'sst2'"):
+        ns.load_tasks("nli-food,sst3")
+    path = written(tmp_path, {"text": "food", "label": "good"}, {"text": "film", "label": "bad"})
+    assert list(ns.load_tasks(path)) == list(ns.load_tasks(str(path))) == ["reviews"]
+    (tmp_path / "notes.txt").write_text("food")
+    with pytest.raises(ArgumentError, match=r"a file; tasks are .jsonl files, or folders"):
+        ns.load_tasks(tmp_path / "notes.txt")
+
+
+def test_scores_that_are_not_there_are_told_with_the_near_ones():
+    task = reviews()
+    scores = ns.attribute(tiny_model(), {"reviews": task, "others": task}, split="test")
+    with pytest.raises(NeuroscopeError, match="did you mean 'reviews'"):
+        scores["Reviews"]

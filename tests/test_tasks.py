@@ -122,7 +122,7 @@ def test_max_words_cuts_fields_and_keeps_their_whitespace(tmp_path):
             TaskError,
             r"line 2(.|\n)*KeyError: 'text'; the fields are \['label', 'txt'\]",
         ),
-        ('{"text": "a", "label": null}', TaskError, r"line 2(.|\n)*no 'label'"),
+        ('{"text": "a", "label": null}', TaskError, r"line 2(.|\n)*null as 'label'"),
         ('{"text": "a", "label": "ugly"}', TaskError, r"label 'ugly' in .*train.jsonl, line 2"),
     ],
 )

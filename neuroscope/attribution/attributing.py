@@ -16,7 +16,7 @@ from neuroscope.attribution.objectives import Objective
 from neuroscope.attribution.request import Request, Split
 from neuroscope.attribution.scoring import Scoring
 from neuroscope.checks import Progress, public
-from neuroscope.errors import choose
+from neuroscope.errors import ByName, choose
 from neuroscope.masks import Scores
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.tasks import Task, tasks_of
@@ -103,7 +103,7 @@ def scores_of_tasks(model: Model, tasks: Mapping[str, Task], request: Request) -
         scorings = {name: _scoring(model, task, request) for name, task in tasks.items()}
         sums = _sums(scorings, request)
         means = {name: scoring.means() for name, scoring in scorings.items()}
-        return {name: _scores(scoring, sums[name], means[name]) for name, scoring in scorings.items()}
+        return ByName({name: _scores(scoring, sums[name], means[name]) for name, scoring in scorings.items()})
 
 
 @contextlib.contextmanager

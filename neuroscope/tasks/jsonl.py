@@ -70,7 +70,7 @@ def _read(path: Path) -> list[Located]:
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except ValueError as error:
             raise FileError(f"a JSON object in {where}", f"{error}: {line[:60]!r}", "write one object a line") from None
         if not isinstance(row, dict):
@@ -84,6 +84,13 @@ def _read(path: Path) -> list[Located]:
     if not rows:
         raise FileError(f"read a task from {path}", "no lines", "write one JSON object a line")
     return rows
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f"a key twice among {[key for key, _ in pairs]}")
+    return row
 
 
 def _label_list(path: Path) -> list[str]:

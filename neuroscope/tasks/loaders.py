@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope.checks import public
-from neuroscope.errors import ArgumentError, FileError, suggest
+from neuroscope.errors import ArgumentError, ByName, FileError, suggest
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.mini import NAMES, mini_tasks
 from neuroscope.tasks.mini_sequence import CONFLICTING, DISTINCT, sequence_tasks
@@ -34,8 +34,8 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
 
     Args:
         source: a bundled suite, "mini", or "mini-sequence" or "mini-conflict" (tasks to learn one after the other, see
-            `sequence_tasks`); a folder of task folders (`train.jsonl`, `test.jsonl`); or names, as a list or separated
-            by commas: of bundled tasks, of the catalogue of the papers' tasks, or of its groups.
+            `sequence_tasks`); a folder of task folders (`train.jsonl`, `test.jsonl`), or one .jsonl file; or names, as
+            a list or separated by commas: of bundled tasks, of the catalogue of the papers' tasks, or of its groups.
         options: arguments of `mini_tasks`, `sequence_tasks`, `Task.from_jsonl` or `Task.from_hub`, such as `seed`, and
             `train`, `discovery`, `test`: how many examples of each split (of files: at most).
 
@@ -47,14 +47,17 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
         ['sentiment-food', 'sentiment-film']
     """
     if isinstance(source, str) and source in BUNDLED:
-        return BUNDLED[source](**options)
+        return ByName(BUNDLED[source](**options))
+    if isinstance(source, (str, PathLike)) and Path(source).suffix == ".jsonl" and Path(source).is_file():
+        task = Task.from_jsonl(source, **options)
+        return ByName({task.name: task})
     if isinstance(source, (str, PathLike)) and Path(source).is_dir():
         folders = [path for path in [Path(source), *sorted(Path(source).iterdir())] if list(path.glob("*.jsonl"))]
         if not folders:
             raise FileError(
                 f"tasks in {source}", "no folder with .jsonl files", "give each task a folder with train.jsonl"
             )
-        return {task.name: task for task in (Task.from_jsonl(folder, **options) for folder in folders)}
+        return ByName({task.name: task for task in (Task.from_jsonl(folder, **options) for folder in folders)})
     asked = str(source).split(",") if isinstance(source, (str, PathLike)) else list(source)
     names = [member for name in asked for member in GROUPS.get(str(name).strip(), (str(name).strip(),))]
     known = [*BUNDLED, *SUITE_OF, *GROUPS, *CATALOGUE]
@@ -65,7 +68,7 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
                     f"tasks {asked}", f"a suite, {name!r}, among them", "load it alone, or name its tasks"
                 )
             raise ArgumentError(f"tasks {name!r}", _no_such(name), suggest(name, known))
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, Task] = ByName()
     suites: dict[str, dict[str, Task]] = {}
     for name in names:
         if name in CATALOGUE:
@@ -79,5 +82,5 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
 
 def _no_such(name: str) -> str:
     if Path(name).is_file():
-        return "a file; tasks are folders with train.jsonl and test.jsonl"
+        return "a file; tasks are .jsonl files, or folders with train.jsonl and test.jsonl"
     return "no such folder, bundled task, group or catalogue name"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -42,26 +43,35 @@ def fields_of(
 
 
 def _example(row: Row, key: str, labels: Sequence[str] | None, prompt: str, words: int | None, where: str) -> Example:
-    right = answer(row, key, labels, where)
+    target = row.get("target")
+    if key == "target" and isinstance(target, list) and target:  # several accepted answers
+        row = {**row, "target": target[0], "references": row.get("references") or target}
     corrupt = row.get("corrupt")
-    return Example(
-        prompt=fill(prompt, row, words, where),
-        answer=right,
-        references=tuple(row.get("references") or (right,)),
-        corrupt=None if corrupt is None else fill(prompt, {**row, "text": corrupt}, words, where),
-        corrupt_answer=None if row.get("corrupt_answer") is None else answer(row, "corrupt_answer", labels, where),
-    )
+    try:
+        return Example(
+            prompt=fill(prompt, row, words, where),
+            answer=answer(row, key, labels, where),
+            references=row.get("references") or (),
+            corrupt=None if corrupt is None else fill(prompt, {**row, "text": corrupt}, words, where),
+            corrupt_answer=None if row.get("corrupt_answer") is None else answer(row, "corrupt_answer", labels, where),
+        )
+    except TaskError as error:
+        raise error if where in error.asked else TaskError(f"{error.asked} in {where}", error.found, error.do) from None
 
 
 def answer(row: Row, key: str, labels: Sequence[str] | None, where: str) -> str:
     """The text of the row's answer; a whole number counts into the labels."""
     value = row.get(key)
     if value is None or value == "":
-        found = f"no {key!r} among the fields {sorted(row)}"
+        found = f"{'null' if value is None else 'an empty text'} as {key!r}"
+        if key not in row:
+            found = f"no {key!r} among the fields {sorted(row)}"
         raise TaskError(f"an answer in {where}", found, 'give every row a "label", or every row a "target"')
     if isinstance(value, float) and (key != "target" or math.isnan(value)):
         do = "write texts or whole numbers (a table with gaps makes 1 into 1.0, a gap into NaN), or leave the row out"
         raise TaskError(f"an answer in {where}", f"{value!r} as {key!r}", do)
+    if (isinstance(value, bool) and str(value) not in (labels or ())) or isinstance(value, list | dict):
+        raise TaskError(f"an answer in {where}", f"{value!r} as {key!r}", "write texts or whole numbers")
     if isinstance(value, int) and not isinstance(value, bool) and labels:
         if not 0 <= value < len(labels):
             raise TaskError(f"label {value} in {where}", f"{len(labels)} labels: {list(labels)}", "number them from 0")
@@ -79,7 +89,7 @@ def has_gold(row: Row, key: str, labels: Sequence[str] | None) -> bool:
 def fill(template: str, row: Row, max_words: int | None, where: str) -> str:
     """The template with the row's fields in it."""
     try:
-        return template.format(**{key: _field(value, max_words) for key, value in row.items()})
+        return _Fields(max_words).vformat(template, (), row)
     except (KeyError, IndexError, AttributeError, ValueError, TypeError) as error:
         raise TaskError(
             f"the template {template!r} in {where}",
@@ -88,13 +98,24 @@ def fill(template: str, row: Row, max_words: int | None, where: str) -> str:
         ) from None
 
 
-def _field(value: Any, max_words: int | None) -> Any:
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        value = ", ".join(value)
-    if isinstance(value, str) and max_words is not None:
-        first_words = re.match(rf"(?:\s*\S+){{0,{max_words}}}", value)
-        return first_words.group() if first_words else value
-    return value
+class _Fields(string.Formatter):
+    """`str.format` of fields and their [keys], without attributes; a gap is no text."""
+
+    def __init__(self, max_words: int | None) -> None:
+        self.max_words = max_words
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        if "." in re.sub(r"\[[^]]*\]", "", field_name):
+            raise ValueError(f"{field_name!r} asks for an attribute")
+        value, used = super().get_field(field_name, args, kwargs)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            raise ValueError(f"{field_name!r} is {value}: a gap in the data")
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            value = ", ".join(value)
+        if isinstance(value, str) and self.max_words is not None:
+            first_words = re.match(rf"(?:\s*\S+){{0,{self.max_words}}}", value)
+            value = first_words.group() if first_words else value
+        return value, used
 
 
 def merge_prompts(rows: Sequence[Located], prompt: str, max_words: int | None) -> list[Located]:
@@ -111,8 +132,8 @@ def check_sizes(**sizes: Any) -> dict[str, int | None]:
     return {split: number_of_examples(size, split) for split, size in sizes.items()}
 
 
-def check_options(function: str, options: Mapping[str, Any]) -> None:
-    """Refuse what is not a field of Task that is passed through."""
+def check_options(function: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse what is not a field of Task that is passed through; `known` are all arguments."""
     for name in options:
         if name not in OPTIONS:
-            raise ArgumentError(f"{function}({name}=...)", "no such argument", suggest(name, OPTIONS))
+            raise ArgumentError(f"{function}({name}=...)", "no such argument", suggest(name, known))

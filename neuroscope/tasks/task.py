@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -11,11 +13,11 @@ from typing import Any, Literal
 from neuroscope import files
 from neuroscope.checks import public, whole
 from neuroscope.errors import ArgumentError, TaskError, choose
-from neuroscope.tasks.example import Example
+from neuroscope.tasks.example import Example, texts_of
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl
 from neuroscope.tasks.metrics import METRICS
-from neuroscope.tasks.rows import PROMPT, SPLITS, check_options, check_sizes
+from neuroscope.tasks.rows import OPTIONS, PROMPT, SPLITS, check_options, check_sizes
 
 Kind = Literal["classification", "generation"]
 METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
@@ -68,40 +70,38 @@ class Task:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ArgumentError(f"Task(name={self.name!r})", "no name", "give the task a name, such as 'sentiment'")
+        for name in ("family", "domain", "prompt", "metric", "separator", "source"):
+            if not isinstance(getattr(self, name), str):
+                asked = f"{name}={getattr(self, name)!r} of task {self.name!r}"
+                raise ArgumentError(asked, f"a {type(getattr(self, name)).__name__}", "give a text")
         whole(self.max_new_tokens, "max_new_tokens", 1)
-        kind = self.kind or ("classification" if self.labels else "generation")
+        labels = texts_of(self.labels, f"labels of task {self.name!r}")
+        kind = self.kind or ("classification" if labels else "generation")
         choose(kind, METRIC_OF, "kind")
         choose(self.metric or METRIC_OF[kind], METRICS, "metric")
-        if isinstance(self.labels, str):
-            raise TaskError(f"labels={self.labels!r}", "one text", "give a list of labels")
-        if isinstance(self.labels, Set):  # its order is another one in every process, and ties go to the first
-            found = f"a {type(self.labels).__name__}, which has no order"
-            raise TaskError(f"labels of task {self.name!r}", found, "give a list, such as sorted(labels)")
-        values = {
+        values: dict[str, Any] = {
             "kind": kind,
             "metric": self.metric or METRIC_OF[kind],
             "family": self.family or self.name,
-            "labels": tuple(self.labels),
-            "train": tuple(self.train),
-            "test": tuple(self.test),
-            "discovery": tuple(self.discovery),
+            "labels": labels,
+            **{split: self._examples(split) for split in SPLITS},
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        for split in SPLITS:
-            for example in getattr(self, split):
-                if not isinstance(example, Example):
-                    found = f"a {type(example).__name__} in {split}"
-                    raise TaskError(f"the examples of task {self.name!r}", found, "give Example(prompt, answer)")
         if kind == "classification":
             self._check_labels()
 
+    def _examples(self, split: str) -> tuple[Example, ...]:
+        value = getattr(self, split)
+        listed = [value] if isinstance(value, Example) else () if value is None else value
+        examples = tuple(listed if isinstance(listed, Iterable) else [listed])
+        for example in examples:
+            if not isinstance(example, Example):
+                found = f"a {type(example).__name__} in {split}"
+                raise TaskError(f"the examples of task {self.name!r}", found, "give Example(prompt, answer)")
+        return examples
+
     def _check_labels(self) -> None:
-        labels: Sequence[Any] = self.labels
-        for label in labels:
-            if not isinstance(label, str):
-                found = f"{label!r}, a {type(label).__name__}"
-                raise TaskError(f"labels of task {self.name!r}", found, "give texts")
         if len({label.strip() for label in self.labels}) < len(set(self.labels)):
             found = f"{list(self.labels)}, of which two differ by spaces at an end only"
             raise TaskError(f"labels of task {self.name!r}", found, "strip them, and the examples' answers")
@@ -109,6 +109,9 @@ class Task:
             raise TaskError(
                 f"classification task {self.name!r}", f"labels {self.labels}", "give at least two labels, each once"
             )
+        if len({label.casefold() for label in self.labels}) < len(self.labels):
+            found = f"labels {list(self.labels)} of task {self.name!r}, of which two differ by case only"
+            warnings.warn(f"{found}: they are different answers", stacklevel=4)
         for split in SPLITS:
             for i, example in enumerate(getattr(self, split)):
                 if example.answer not in self.labels:
@@ -171,7 +174,8 @@ class Task:
             FileError, TaskError: a file or a line that cannot be used: it names file, line, and the fields there are.
         """
         sizes = check_sizes(train=train, discovery=discovery, test=test)
-        check_options("from_jsonl", options)
+        check_options("from_jsonl", options, _keywords(cls.from_jsonl))
+        labels = None if labels is None else texts_of(labels, "from_jsonl(labels=...)")
         words = None if max_words is None else whole(max_words, "max_words", 1)
         fields = read_jsonl(Path(path), prompt, labels, sizes, seed, words, holdout)
         return cls(name=name or Path(path).stem, **fields, **options)
@@ -222,7 +226,8 @@ class Task:
             TaskError: a row lacks a field that a template names; it lists the fields.
         """
         sizes = check_sizes(train=train, discovery=discovery, test=test)
-        check_options("from_hub", options)
+        check_options("from_hub", options, _keywords(cls.from_hub))
+        labels = None if labels is None else texts_of(labels, "from_hub(labels=...)")
         source = HubSource(path, config, revision, streaming, data_files)
         words = None if max_words is None else whole(max_words, "max_words", 1)
         columns = Columns(text, prompt, label, target, labels, words, merge)
@@ -244,6 +249,10 @@ class Task:
 
 # a dataclass makes its own constructor: unknown arguments are refused as everywhere
 Task.__init__ = public(Task.__init__)  # type: ignore[method-assign]
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    return [*[name for name in inspect.signature(function).parameters if name != "options"], *OPTIONS]
 
 
 Tasks = Task | Sequence[Task] | Mapping[str, Task]  # what `tasks_of` takes
