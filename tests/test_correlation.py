@@ -157,7 +157,7 @@ def test_words_go_by_the_view_without_hubs():
         "Over 30 pairs of 6 tasks, similarity does not predict transfer beyond chance"
     )
     assert f"r = {beyond.r:.2f} [{beyond.low:.2f}, {beyond.high:.2f}], p = {beyond.p:.2g} once source" in text
-    assert f"as they are, r = {raw.r:.2f} [{raw.low:.2f}, {raw.high:.2f}], p = {raw.p:.2g}" in text
+    assert f"As they are, r = {raw.r:.2f} [{raw.low:.2f}, {raw.high:.2f}], p = {raw.p:.2g}" in text
     assert text.endswith("Some tasks may be alike to all and easy for all.")
     layers = correlate({p: [v, v] for p, v in alike.items()}, scores, by="layer").in_words()
     assert "With source and test task left in: layers 0-1." in layers

@@ -165,13 +165,14 @@ def test_an_evaluation_says_itself():
     low, high = able.interval
     assert able.in_words() == (
         "On 100 test example(s) of reviews the model reaches "
-        f"**accuracy 90.0% (95 % interval {low:.1%} to {high:.1%})**."
-        " That is more than always answering good, which would be right in 60.0%.\n\nBy right answer:\n\n"
+        f"**accuracy 90.0% (95 % interval {low:.1%} to {high:.1%})**"
+        ", which is more than always answering good, which would be right in 60.0%.\n\nBy right answer:\n\n"
         "- bad: 75% of 40, most often taken for awful\n- good: 100% of 60"
     )
     assert able.tables()["by_answer"]["score"].tolist() == [0.75, 1.0] and len(able.sections()) == 1
     unable = an_evaluation(answers, ["good"] * 100, [1.0] * 60 + [0.0] * 40)
-    assert "**A negative**: this is not shown to be better than always answering good" in unable.in_words()
+    assert unable.in_words().startswith("**A negative**: on 100 test example(s) of reviews the model reaches")
+    assert "which is not shown to be better than always answering good" in unable.in_words()
     written = an_evaluation(["a", "b", "c", "d"], ["a", "x", "c d", "d"], [1.0, 0.0, 2 / 3, 1.0], "rouge-l")
     assert "**ROUGE-L 66.7% (95 %" in written.in_words() and "2 answer(s) get the full score, and 1 get none" in (
         written.in_words()

@@ -190,6 +190,8 @@ def test_cross_ablation_is_a_loop_over_ablate_and_evaluate(setting, crossed):
     each = [outcomes_without(model, tasks[target], d, n=4).mean() for d in drawn]
     assert row["control"] == pytest.approx(np.mean(each))
     assert (uniform.manifest["n"], uniform.manifest["match"]) == (4, "uniform")
+    for said in (uniform.in_words(), uniform.figure().layout.title.subtitle.text):
+        assert "random neurons of the whole model" in said and "of the same layers" not in said
 
 
 def test_decompose_sums_back_and_specific_has_no_margins(crossed):
@@ -215,7 +217,7 @@ def constructed(effects, families, low=0.05, q=0.01):
         for i, a in enumerate(names)
         for j, b in enumerate(names)
     ]
-    return CrossAblation(pd.DataFrame(rows), {"n_random": 3, "n": 10})
+    return CrossAblation(pd.DataFrame(rows), {"n_random": 3, "n": 10, "match": "layer"})
 
 
 def test_verdicts():
@@ -259,7 +261,7 @@ def test_words_say_what_is_beyond_chance_and_what_is_not(off):
     summary = off.summary().set_index("name")
     total, tests = summary.loc["mean (all)"], summary[summary["q"].notna()]
     words = off.in_words()
-    assert words.startswith("With each task's own neurons off, the mean score over tasks (3) goes from ")
+    assert words.startswith("Switching off a task's own neurons breaks it more than switching off random ones")
     assert f"**{total['original']:.1%}** to **{total['off']:.1%}**" in words
     shown = (tests["q"] < 0.05) & (tests["off"] < tests["random-layer"])
     assert f"**{shown.sum()} of 3**" in words
@@ -279,7 +281,8 @@ def test_words_of_the_verdicts():
     found = constructed(effects, families)  # selective, shared, shared, not shown: see above
     words = found.in_words()
     assert (
-        "in **0 of 4** tasks its neurons are **specific**" in words and "in **1** more they are **selective**" in words
+        words.startswith("In **0 of 4** tasks the task's own neurons are **specific**: switched off, they break it")
+        and "- In **1** more they are **selective**" in words
     )
     assert "**A negative**: the neurons were not shown to be the task's own in a2 (compare those of b), b1" in words
     assert (

@@ -218,7 +218,10 @@ def test_train_only_says_who_won():
         for seed in range(2)
     ]  # fmt: skip
     text = TrainOnly(pd.DataFrame(rows), {"seeds": [0, 1]}).in_words()
-    assert "from **50.0%** to **53.3%**" in text and "**1 of 3** tasks: up" in text
+    assert "from **50.0%** to **53.3%**" in text and "- They do better in up." in text
+    assert text.startswith(
+        "Training a task's own neurons does better than training **both** kinds of random ones in **1"
+    )
     assert re.search(r"\*\*A negative\*\*: with 2 random masks.* were not shown to do better.* in same\.", text)
     assert "random neurons did better in down." in text
 
@@ -494,7 +497,8 @@ def test_every_run_trains_with_its_own_seed(model, masks, scores, monkeypatch):
     likes = [mask.random_like(seed=s, match=m) for m in ("uniform", "layer") for s in (0, 5, 7)]
     assert planned.runs == [(m, ("yes",), (0, 5, 7)[i % 3]) for i, m in enumerate([*likes, *[mask] * 3])]
     planned.runs.clear()
-    cross_training(model, TASKS, one, match="uniform", **QUICK)
+    said = cross_training(model, TASKS, one, match="uniform", **QUICK).in_words()
+    assert "random neurons of the whole model" in said and "of the same layers" not in said
     likes = [mask.random_like(seed=s, match="uniform") for s in range(2)]
     assert planned.runs == [(m, ("yes",), i % 2) for i, m in enumerate([mask, mask, *likes])]
     planned.runs.clear()

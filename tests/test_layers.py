@@ -502,6 +502,7 @@ def test_words_of_dimensions_follow_their_numbers():
     assert "**6**, at layer 1." in words and "**A negative**: 1 of 3 numbers are near the most" in words
     assert "1 of 4 values are missing (constant activations" in words
     two = dimensions({"m": {"t": x[None]}, "n": {"t": x[None, :, :3]}}, "participation").in_words()
-    assert two.startswith("- m: participation ratio") and "\n- n: participation ratio" in two
+    assert two.startswith("Of the layers, participation ratio is highest at layer **0** in m, at layer **0** in n.")
+    assert "\n- m: participation ratio" in two and "\n- n: participation ratio" in two
     assert dimensions({"t": np.ones((1, 9, 3))}).in_words().startswith("**A negative**: no layer has a value")
     assert list(found.tables()) == ["mean over tasks", "rows"]

@@ -256,7 +256,8 @@ def test_words_say_how_often_the_nearest_point_is_of_the_same_task(mapped):
     assert rows.loc[2, "chance_task"] == pytest.approx(11 / 35)
     assert rows.loc[2, "chance_cluster"] == pytest.approx((24 * 23 + 12 * 11) / (36 * 35))
     words = mapped.in_words()
-    assert words.startswith("t-SNE of 36 examples of 3 task(s) at 2 layers.")
+    assert words.startswith("The nearest point is of the same task most often at layer ")
+    assert "\n- t-SNE of 36 examples of 3 task(s) at 2 layers." in words
     assert "**A negative**: at layer" in words or rows["same_task"].gt(11 / 35).all()
     assert f"most often at layer 2 ({rows.loc[2, 'same_cluster']:.0%}; of shuffled points 54%)" in words
     assert "no map of the embedding (all examples are the same there)" in words and "can appear in noise" in words

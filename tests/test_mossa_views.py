@@ -208,7 +208,7 @@ def test_maps_have_titles_of_their_own_and_say_what_is_not_shown():
     multiples = found.drawn[1]
     assert len({axis.domain for axis in multiples.select_xaxes()}) == 2  # three maps in two columns
     said = found.in_words()
-    assert "Beyond chance (q <= 0.05) in no layer of 3." in said  # of noise
+    assert "stand together beyond chance (q <= 0.05) in no layer of 3." in said  # of noise
     assert NEGATIVE + "in layers 0, 1, 2 of the pre-trained model it is not shown that clusters stand together." in said
     assert "do not stand together" not in said
 

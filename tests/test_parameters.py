@@ -827,7 +827,8 @@ def test_words_follow_the_numbers(tiny_model):
     means = found.by_layer().query("task == @ALL")
     best = means.loc[means.value.idxmax()]
     words = found.in_words()
-    assert words.startswith("The masked cosine of two tasks' neurons inside the model is ")
+    assert words.startswith("The tasks' neurons are more alike than random ones of the same layers in ")
+    assert "- The masked cosine of two tasks' neurons inside the model is " in words
     assert f"**{means.value.mean():.3f}** (mean over 2 layers and 3 pairs): highest in layer {best.layer}" in words
     above = int((means.value > means.high).sum())
     assert f"above their band in **{above} of 2** layers (0.1 by chance alone), single pairs in 2 of 6" in words

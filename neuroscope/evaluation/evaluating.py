@@ -79,10 +79,10 @@ class Evaluation(Result):
         task, metric, n = (self.manifest[key] for key in ("task", "metric", "n"))
         low, high = self.interval
         score = f"{METRIC_NAMES[metric]} {self.score:.1%} (95 % interval {low:.1%} to {high:.1%})"
-        lead = f"On {n} {self.manifest['split']} example(s) of {task} the model reaches **{score}**."
+        lead = f"On {n} {self.manifest['split']} example(s) of {task} the model reaches **{score}**"
         if metric != "accuracy":
             full, none = int((self.outcomes == 1).sum()), int((self.outcomes == 0).sum())
-            lead = f"{lead} {full} answer(s) get the full score, and {none} get none."
+            lead = f"{lead}. Of these, {full} answer(s) get the full score, and {none} get none."
             return "\n\n".join([lead, *_doubts(self.manifest)])
         answer, count = Counter(self.table["answer"]).most_common(1)[0]
         lines = [
@@ -92,9 +92,9 @@ class Evaluation(Result):
         ]
         always = f"always answering {answer}, which would be right in {count / n:.1%}"
         if low <= count / n:
-            lead += f"\n\n**A negative**: this is not shown to be better than {always}."
+            lead = f"**A negative**: {lead[0].lower()}{lead[1:]}, which is not shown to be better than {always}."
         else:
-            lead += f" That is more than {always}."
+            lead += f", which is more than {always}."
         lead = "\n\n".join([lead, *_doubts(self.manifest)])
         return "\n".join([lead, "", "By right answer:", "", *lines])
 

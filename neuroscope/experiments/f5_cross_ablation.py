@@ -13,7 +13,7 @@ from neuroscope import figures
 from neuroscope.checks import Progress, public, watched
 from neuroscope.errors import choose
 from neuroscope.experiments.judging import Judge, tasks_and_masks
-from neuroscope.masks import Match, NeuronMask
+from neuroscope.masks import DRAWN, Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
@@ -99,10 +99,10 @@ class CrossAblation(Result):
         names = {verdict: list(rows["task"]) for verdict, rows in verdicts.groupby("verdict", sort=False)}
         specific, selective = (len(names.get(verdict, [])) for verdict in ("specific", "selective"))
         lines = [
-            f"Each mask switched off under every task: in **{specific} of {len(verdicts)}** tasks its neurons are "
-            "**specific**, breaking their task beyond chance and more than those of any other family do; in "
-            f"**{selective}** more they are **selective**: not shown to break it more than another family's do, but "
-            "breaking it more than they break tasks in general.\n",
+            f"In **{specific} of {len(verdicts)}** tasks the task's own neurons are **specific**: switched off, they "
+            "break it beyond chance, and more than those of any other family do.\n",
+            f"- In **{selective}** more they are **selective**: not shown to break it more than another family's do, "
+            "but breaking it more than they break tasks in general.",
         ]
         shared = verdicts[verdicts["verdict"] == "shared"]
         if len(shared):
@@ -119,7 +119,7 @@ class CrossAblation(Result):
         return "\n".join(
             [
                 *lines,
-                "- An effect is the score lost beyond random neurons of the same layers, a share of 1; below zero, "
+                f"- An effect is the score lost beyond {DRAWN[self.manifest['match']]}, a share of 1; below zero, "
                 "random ones break more. Two kinds of neurons hide in a mask: those that matter for everything (a "
                 "coloured row), and those that matter for this task (the diagonal, and the blocks of a family).",
                 "- A verdict is about the tasks compared here: with other tasks it can be another.",
@@ -148,7 +148,7 @@ class CrossAblation(Result):
             names,
             names,
             title="Whose neurons break which task",
-            subtitle=f"score lost beyond random neurons of the same layers; dots: q < {ALPHA}",
+            subtitle=f"score lost beyond {DRAWN[self.manifest['match']]}; dots: q < {ALPHA}",
             colour_label="points lost",
             x_label="task measured",
             y_label="whose neurons are off",

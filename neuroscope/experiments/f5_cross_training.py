@@ -21,7 +21,7 @@ from neuroscope.checks import Progress, public, seeds_of, watched
 from neuroscope.errors import choose
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.trials import Trials, require_two_seeds, seen_in_words
-from neuroscope.masks import Match, NeuronMask
+from neuroscope.masks import DRAWN, Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, outcomes_interval
@@ -107,7 +107,7 @@ class CrossTraining(Result):
             [BASE, *names],
             title="Whose trained neurons help which task",
             subtitle="first row: score before, in %; below: points gained by training "
-            f"({len(self.manifest['seeds'])} seeds)<br>dots: differs from random neurons of the same layers, "
+            f"({len(self.manifest['seeds'])} seeds)<br>dots: differs from {DRAWN[self.manifest['match']]}, "
             f"q < {ALPHA}",
             colour_label="points gained",
             x_label="task measured",
@@ -130,9 +130,10 @@ class CrossTraining(Result):
         lost = others[others["gain_high"] < 0]
         gained = others[others["gain_low"] > 0]
         lines = [
-            f"Training a task's neurons gains **{100 * diagonal['gain'].mean():+.1f} points** on that task (mean over "
-            f"{len(diagonal)} task(s)), where random neurons of the same layers gain {100 * random_own:+.1f}.\n",
-            f"- The difference is beyond chance (q < {ALPHA}) in **{len(beyond)} of {len(diagonal)}**.",
+            f"Training a task's own neurons brings it more than training {DRAWN[self.manifest['match']]} does in "
+            f"**{len(beyond)} of {len(diagonal)}** tasks (q < {ALPHA}).\n",
+            f"- It gains **{100 * diagonal['gain'].mean():+.1f} points** on that task (mean over {len(diagonal)} "
+            f"task(s)), where the random neurons gain {100 * random_own:+.1f}.",
         ]
         missed = [name for name in diagonal["source"] if name not in set(beyond["source"])]
         if missed:

@@ -70,11 +70,11 @@ class Deactivation(Result):
         hurt = tests[(tests["q"] < ALPHA) & (tests["off"] < tests["random-layer"])]
         rest = [name for name in tests.index if name not in set(hurt.index)]
         lines = [
-            f"With each task's own neurons off, the mean score over tasks ({len(tests)}) goes from "
+            "Switching off a task's own neurons breaks it more than switching off random ones of the same layers does "
+            f"in **{len(hurt)} of {len(tests)}** tasks (q < {ALPHA}).\n",
+            f"- With each task's own neurons off, the mean score over tasks ({len(tests)}) goes from "
             f"**{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same layers "
-            f"off it is {total['random-layer']:.1%}, and drawn from the whole model {total['random-uniform']:.1%}.\n",
-            f"- The task's own neurons break more than random ones of the same layers (q < {ALPHA}) in "
-            f"**{len(hurt)} of {len(tests)}** tasks.",
+            f"off it is {total['random-layer']:.1%}, and drawn from the whole model {total['random-uniform']:.1%}.",
         ]
         if rest:
             lines.append(

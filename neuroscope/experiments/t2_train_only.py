@@ -142,11 +142,12 @@ class TrainOnly(Result):
         worse = [n for n in names if any(_beats(-tests.loc[(n, c)], tests.loc[(n, c), "q"]) for c in CONTROLS)]
         rest = [n for n in names if n not in better and n not in worse]
         lines = [
-            f"Trained on each task alone ({len(names)} of them), its own neurons bring the mean score from "
+            "Training a task's own neurons does better than training **both** kinds of random ones in "
+            f"**{len(better)} of {len(names)}** tasks (q < {ALPHA}).\n",
+            f"- Trained on each task alone ({len(names)} of them), its own neurons bring the mean score from "
             f"**{total['zero-shot']:.1%}** to **{total['task']:.1%}**; as many random neurons of the same layers bring "
-            f"it to {total['random-layer']:.1%}, and drawn from the whole model to {total['random-uniform']:.1%}.\n",
-            f"- The own neurons do better than **both** kinds of random ones (q < {ALPHA}) in **{len(better)} of "
-            f"{len(names)}** tasks{': ' + ', '.join(better) if better else ''}.",
+            f"it to {total['random-layer']:.1%}, and drawn from the whole model to {total['random-uniform']:.1%}.",
+            *([f"- They do better in {', '.join(better)}."] if better else []),
         ]
         if rest:
             lines.append(

@@ -131,10 +131,15 @@ class ParameterTransfer(Result):
     def in_words(self) -> str:
         """Whether similarity predicts transfer, over all pairs, by layer, and beside the control."""
         tasks, control = (self.view(which).rows()[2].iloc[0] for which in ("all", "control"))
-        r = f"r = **{tasks['r']:.2f}**" if np.isfinite(tasks["r"]) else "an undefined r"
+        if not np.isfinite(tasks["r"]):
+            verdict = "Whether tasks with more similar neurons transfer better cannot be told: r is undefined"
+        elif tasks["p"] > ALPHA:
+            verdict = f"Tasks with more similar neurons are **not shown** to transfer better (r = **{tasks['r']:.2f}**)"
+        else:
+            how = "better" if tasks["r"] > 0 else "worse"
+            verdict = f"Tasks with more similar neurons transfer **{how}** (r = **{tasks['r']:.2f}**)"
         lines = [
-            f"Over {len(self.cells())} pairs of tasks, the similarity of their neurons goes with the score after "
-            f"training on one and measuring the other at {r}, once source and test task are taken out.\n",
+            f"{verdict}, over {len(self.cells())} pairs of tasks, once source and test task are taken out.\n",
             *(_said(self.view().sentences(statistic)) for statistic in ("pearson", "spearman")),
         ]
         lines.append(_said(self.view("layer").sentences(), "By layer: "))

@@ -126,8 +126,9 @@ class OverlapControlled(Result):
         summary, trends = self.summary(), self.trend()
         shown = [ROLES[trend.role] for trend in trends.itertuples() if trend.p < ALPHA]
         lines = [
-            f"{self.manifest['size']} neurons were trained, more and more of them inside the held-out tasks' mask: a "
-            f"trend with that share was shown for **{' and '.join(shown) if shown else 'neither kind of task'}**.\n"
+            "As more of the trained neurons lie inside the held-out tasks' mask, a trend of the score was shown for "
+            f"**{' and '.join(shown) if shown else 'neither kind of task'}**.\n",
+            f"- {self.manifest['size']} neurons were trained each time.",
         ]
         for trend in trends.itertuples():
             cells = summary[summary["role"] == trend.role]

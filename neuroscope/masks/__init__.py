@@ -1,12 +1,13 @@
 """Scores and masks: one number per neuron, a set of neurons, and how sets overlap."""
 
 from neuroscope.masks.mask_overlap import overlap, overlap_sweep
-from neuroscope.masks.neuron_mask import Match, NeuronMask, check_mask, masks_of
+from neuroscope.masks.neuron_mask import DRAWN, Match, NeuronMask, check_mask, masks_of
 from neuroscope.masks.overlap_results import Overlap, OverlapSweep
 from neuroscope.masks.per_neuron import read_safetensors, shape
 from neuroscope.masks.scores import Scores, scores_of
 
 __all__ = [
+    "DRAWN",
     "Match",
     "NeuronMask",
     "Overlap",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Match = Literal["uniform", "layer"]
+DRAWN = {"uniform": "random neurons of the whole model", "layer": "random neurons of the same layers"}  # how, in words
 
 
 class NeuronMask(PerNeuron):

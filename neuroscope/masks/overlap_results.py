@@ -36,26 +36,26 @@ class Overlap(Result):
 
     def in_words(self) -> str:
         """The mean overlap: within and between families where they are known."""
-        explained = "Jaccard: the neurons that two masks share, over those in either. Chance: random masks of the same "
-        explained += "sizes in the same layers."
+        explained = "- Jaccard: the neurons that two masks share, over those in either. Chance: random masks of the "
+        explained += "same sizes in the same layers."
         defined = self.table[self.table["jaccard"].notna()]
         if defined.empty:
-            return f"{explained}\n\n- **A negative**: no pair has a neuron, so there is no overlap to give."
+            return f"**A negative**: no pair has a neuron, so there is no overlap to give.\n\n{explained}"
         summary = self.within_between(self.families) if self.families else {"pairs_within": 0, "pairs_between": 0}
         if summary["pairs_within"] and summary["pairs_between"]:
             line = (
-                f"- Masks overlap **{summary['within']:.2f}** within a family and **{summary['between']:.2f}** across "
+                f"Masks overlap **{summary['within']:.2f}** within a family and **{summary['between']:.2f}** across "
                 f"families, a ratio of {summary['ratio']:.1f}; by chance {summary['chance_within']:.2f} and "
                 f"{summary['chance_between']:.2f}."
             )
         else:
             mean, chance = defined["jaccard"].mean(), defined["chance_layer"].mean()
-            line = f"- Mean overlap of {len(defined)} pairs: **{mean:.2f}**, by chance {chance:.2f}."
-        lines = [line]
+            line = f"Mean overlap of {len(defined)} pairs: **{mean:.2f}**, by chance {chance:.2f}."
+        lines = [line, ""]
         below = defined[defined["jaccard"] <= defined["chance_layer"]]
         if len(below):
             lines.append(f"- **A negative**: {len(below)} of {len(defined)} pairs overlap no more than by chance.")
-        return explained + "\n\n" + "\n".join(lines)
+        return "\n".join([*lines, explained])
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The pairs."""
@@ -138,17 +138,19 @@ class OverlapSweep(Result):
     def in_words(self) -> str:
         """The mean overlap for each k, beside chance."""
         means = self.table.groupby("k")[["jaccard", "chance_layer"]].mean()
+        below, defined = int((self.table["jaccard"] <= self.table["chance_layer"]).sum()), self.table["jaccard"].count()
         lines = [
-            "How much masks overlap depends on their size: large ones overlap whatever they hold.\n",
+            f"Over {len(means)} sizes of the masks, **{defined - below} of {defined}** pairs overlap more than by "
+            "chance.\n",
+            "- How much masks overlap depends on their size: large ones overlap whatever they hold.",
             *(
                 f"- k = {k:.0%}: mean Jaccard **{row['jaccard']:.2f}**, by chance in the same layers "
                 f"{row['chance_layer']:.2f}."
                 for k, row in means.iterrows()
             ),
         ]
-        below = int((self.table["jaccard"] <= self.table["chance_layer"]).sum())
         if below:
-            lines.append(f"- **A negative**: {below} of {len(self.table)} pairs overlap no more than by chance.")
+            lines.append(f"- **A negative**: {below} of {defined} pairs overlap no more than by chance.")
         return "\n".join(lines)
 
     def tables(self) -> dict[str, pd.DataFrame]:

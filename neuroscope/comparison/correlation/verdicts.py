@@ -97,7 +97,7 @@ def _overall(pairs: pd.DataFrame, two_way: pd.DataFrame, manifest: Mapping[str, 
     else:
         verdict = f"more similar tasks transfer {'better' if row['r'] > 0 else 'worse'}"
     without = f"{written(row, symbol)}, p = {row['p']:.2g} once source and test task are taken out"
-    text = f"{over} {verdict}: {without} (as they are, {beside})."
+    text = f"{over} {verdict} ({without}). As they are, {beside}."
     if row["p"] <= ALPHA:
         return text, False
     if raw["p"] <= ALPHA:

@@ -51,7 +51,11 @@ class Dimensions(Result):
                 f"{mean.iloc[0]:.3g} at layer {mean.index[0]}, {mean.iloc[-1]:.3g} at layer {mean.index[-1]}; most, "
                 f"**{mean.max():.3g}**, at layer {mean.idxmax()}."
             )
-        lines = [said[0][0].upper() + said[0][1:]] if len(said) == 1 else [f"- {line}" for line in said]
+        lines = [said[0][0].upper() + said[0][1:]]
+        if len(said) > 1:
+            most = known.groupby(["model", "layer"])["value"].mean().groupby(level=0, sort=False).idxmax()
+            where = ", ".join(f"at layer **{layer}** in {model}" for model, layer in most)
+            lines = [f"Of the layers, {label} is highest {where}.\n", *(f"- {line}" for line in said)]
         return "\n".join([*lines, "", *self._limits(known)])
 
     def _limits(self, known: pd.DataFrame) -> list[str]:

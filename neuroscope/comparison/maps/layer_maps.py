@@ -116,9 +116,11 @@ class Maps(Result):
         lines = [f"{TITLES[self.manifest['method']]} of {points} examples of {tasks} task(s) at {len(rows)} layers."]
         if tasks > 1:
             most, least = f"**{best['same_task']:.0%}**", f"{worst['same_task']:.0%}"
-            lines[0] += (
-                f" The nearest point is of the same task most often at {_layer(best['layer'])} ({most}), least at "
-                f"{_layer(worst['layer'])} ({least}); of shuffled points {best['chance_task']:.0%} would be."
+            lines[0] = f"- {lines[0]}"
+            lines.insert(
+                0,
+                f"The nearest point is of the same task most often at {_layer(best['layer'])} ({most}), least at "
+                f"{_layer(worst['layer'])} ({least}); of shuffled points {best['chance_task']:.0%} would be.",
             )
             low = [_layer(layer) for layer in rows.loc[rows["same_task"] <= rows["chance_task"], "layer"]]
             if low:

@@ -155,6 +155,9 @@ class ParameterSimilarity(Result):
         else:
             what = f"The {self.manifest['estimator']} cosine of two tasks' neurons {where}"
             said = [f"{what} is **{rows['value'].mean():.3f}** ({over}): {extremes}"]
+        above = int((rows["value"] > rows["high"]).sum())
+        more = "The masks' neurons differ more" if self.manifest["other"] else "The tasks' neurons are more alike"
+        said.insert(0, f"{more} than random ones of the same layers in **{above} of {len(rows)}** layers.")
         said += self._beside_random(rows, draws)
         gaps = int(self.table["value"].isna().sum())
         return said + (

@@ -68,7 +68,7 @@ def words(mossa: MossaTable) -> list[str]:
     rows = mossa.cka()
     if rows.empty:
         return ["There is no CKA to speak of.", *left_out(mossa, "cka")]
-    lines = []
+    lines = _difference(mossa) if rows["model"].nunique() == 2 else []
     for model, cells in rows.groupby("model", sort=False):
         medians = cells.groupby("layer")["value"].agg(["median", "count"])
         first, last, low = (
@@ -88,8 +88,6 @@ def words(mossa: MossaTable) -> list[str]:
                 f"{NEGATIVE}the {model} model's medians differ by {across:.3f} over the layers: a curve so flat shows "
                 "no layer where tasks part."
             )
-    if rows["model"].nunique() == 2:
-        lines += _difference(mossa)
     if mossa.manifest["null"]:
         lines += _chance(rows, mossa.manifest["null"])
     return [*lines, *dropped, *left_out(mossa, "cka"), CAVEAT]

@@ -77,10 +77,10 @@ def words(table: pd.DataFrame, families: Mapping[str, str]) -> list[str]:
             continue
         best, above = known.loc[known["value"].idxmax()], known[known["q"] <= ALPHA]
         lines.append(
-            f"In the {model} model's representations, of the {NEAREST} nearest examples of other tasks up to "
+            f"In the {model} model's representations clusters of tasks stand together beyond chance (q <= {ALPHA}) in "
+            f"{layers_words(above['layer'])} of {len(known)}. Of the {NEAREST} nearest examples of other tasks up to "
             f"{best['value']:.0%} are of the example's own cluster (layer {best['layer']}); with the clusters' names "
-            f"shuffled over the tasks, 95 % of the shares there are {best['low']:.0%} to {best['high']:.0%}. Beyond "
-            f"chance (q <= {ALPHA}) in {layers_words(above['layer'])} of {len(known)}."
+            f"shuffled over the tasks, 95 % of the shares there are {best['low']:.0%} to {best['high']:.0%}."
         )
         rest = known[known["q"] > ALPHA]["layer"]
         if len(rest):
