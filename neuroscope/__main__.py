@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,13 @@ SELDOM = 30  # seconds between two lines of progress where nobody watches it
 RECIPE = ("steps", "epochs", "lr")
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the defaults, where there are any: what is None by default says in words what that is."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of every command."""
     top = argparse.ArgumentParser(prog="neuroscope", description="Which neurons does a task use, and are they its own?")
@@ -23,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="find every task's neurons, switch them off, compare the tasks, write a report",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     run.add_argument("--output", default="report", help="folder for the report, masks, scores and tables")
     run.add_argument("--tasks", default="mini", help="mini, a folder of jsonl tasks, or catalogue names: sst2,mnli")
@@ -36,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     again = commands.add_parser(
         "reproduce",
         help="run one experiment of Leng & Xiong 2025 (such as T2), or of Zhao, Ziser & Cohen 2024 (such as Z-F2)",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     again.add_argument("experiment", nargs="?", type=str.upper, metavar="ID", help=", ".join(EXPERIMENTS))
     again.add_argument("--list", action="store_true", help="say what each ID is, and end")
@@ -50,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
         "--held-out", type=_names, help="tasks only measured; by default the last, where the ID has some"
     )
     again.add_argument("--seeds", type=int, help="trainings of each kind, each with its random masks; by default 3")
-    again.add_argument("--n-random", type=int, help="random masks of each kind where nothing is trained; by default 5")
+    again.add_argument(
+        "--n-random", type=int, help="random masks of each kind, for T1, F3 and T4; by default 5, 20 and 20"
+    )
     again.add_argument("--n", type=int, help="test examples per task; by default all, and 128 for Z-F")
     again.add_argument("--steps", type=int, help="of every training; by default those of --epochs, and 20 for Z-F")
     again.add_argument("--epochs", type=float, help="of every training; by default 3")
@@ -59,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--methods", type=_names, help="of continual learning (T5): ncft,seqft; by default all")
     for command in (run, again):
+        command.add_argument(
+            "--prompt", help="of a folder of jsonl tasks: a template, such as 'Review: {text}\\nMood:'"
+        )
         command.add_argument("--model", default="mini", help="mini (bundled), a Hub id, or a local folder")
         command.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
         command.add_argument("--examples", type=int, default=256, help="discovery examples per task")
@@ -74,6 +87,8 @@ def _names(text: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it worked, 2 with the reason on standard error if it could not, 130 if stopped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the path of a report, also in the C locale
     options = vars(parser().parse_args(arguments))
     if options.pop("list", False):
         print("\n".join(f"{row.id:5} {row.title} ({row.paper})" for row in EXPERIMENTS.values()))
@@ -99,21 +114,26 @@ def _run(command: str, model: str, dtype: str, device: str | None, device_map: s
     from tqdm.auto import tqdm  # heavy imports wait until the arguments are known to be right
 
     from neuroscope.models import load
+    from neuroscope.reports.main_job import run
+    from neuroscope.reports.reproduction import reproduce
 
     start = time.perf_counter()
-    opened = load(model, dtype=dtype, device=device, device_map=device_map)
-    print(opened, file=sys.stderr)
+
+    def opened() -> Any:
+        """The model, once all else is checked."""
+        loaded = load(model, dtype=dtype, device=device, device_map=device_map)
+        print(loaded, file=sys.stderr)
+        return loaded
+
     options["progress"] = functools.partial(
         tqdm, dynamic_ncols=True, leave=False, mininterval=0.1 if sys.stderr.isatty() else SELDOM
     )
-    if command == "run":
-        from neuroscope.reports.main_job import run
+    prompt = options.pop("prompt")
+    if prompt is not None:
+        from neuroscope.tasks import load_tasks
 
-        path = run(opened, **options)
-    else:
-        from neuroscope.reports.reproduction import reproduce
-
-        path = reproduce(model=opened, **options)
+        options["tasks"] = load_tasks(options["tasks"] or "mini", prompt=prompt.replace("\\n", "\n"))
+    path = run(opened, **options) if command == "run" else reproduce(model=opened, **options)
     print(f"done in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return str(path.resolve())
 

@@ -1,4 +1,4 @@
-"""Reading and writing: atomically, and without ever unpickling."""
+"""Reading and writing: atomically, without ever unpickling, and in folders that belong to one run each."""
 
 import contextlib
 import hashlib
@@ -6,16 +6,50 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from neuroscope.errors import FileError
+from neuroscope.errors import ArgumentError, FileError
 
 FORMAT = 1  # of every file that neuroscope writes
+SHOWN = 5  # settings that differ, in an error
 LONGEST_NAME = 120  # characters of a user's text in the name of a file
 PACKAGES = ("neuroscope", "torch", "transformers", "transformer-lens", "nnsight", "peft")
+
+
+def path_of(path: Any, asked: str) -> Path:
+    """A path as users give it: a text or a path object; `~` is the home folder.
+
+    Raises:
+        ArgumentError: anything else, or what this system cannot have as a path.
+    """
+    do = "give a path, as a text or a pathlib.Path"
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str) or not text:
+        raise ArgumentError(asked, "an empty text" if text == "" else f"a {type(text).__name__}, no path", do)
+    try:
+        if b"\0" in os.fsencode(text):
+            raise ArgumentError(asked, f"a null character in {text!r}", do)
+        return Path(text).expanduser()
+    except UnicodeEncodeError as error:
+        found = f"{text!a}, which this system's encoding of paths, {error.encoding}, cannot say"
+        raise ArgumentError(asked, found, "set the environment's PYTHONUTF8=1, or give another path") from None
+    except RuntimeError as error:
+        raise ArgumentError(asked, f"{text!r}: {error}", do) from None
+
+
+def writable(folder: Path, asked: str) -> None:
+    """Refuse a folder that could not be written to, before any work is done for it; nothing is made.
+
+    Raises:
+        FileError: neither the folder nor, where there is none, the one to make it in can be written to.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        found = f"no permission to write in {there}" if there.is_dir() else f"{there} is a file"
+        raise FileError(f"{asked} into {folder}", found, "give a folder that can be written to")
 
 
 def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any]) -> Path:
@@ -27,7 +61,7 @@ def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any])
     Raises:
         FileError: the folder cannot be made or written to.
     """
-    path = Path(os.path.realpath(path))  # what a link leads to is written, and the link stays
+    path = Path(os.path.realpath(path_of(path, "write a file")))  # what a link leads to is written, and the link stays
     partial = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +90,7 @@ def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any])
 def read_json(path: str | os.PathLike, kind: str) -> Any:
     """Parse a JSON file that should hold `kind`."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(path_of(path, f"read {kind}").read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(f"read {kind} from {path}", str(error), "check the path") from None
     except (ValueError, RecursionError) as error:
@@ -65,10 +99,49 @@ def read_json(path: str | os.PathLike, kind: str) -> Any:
         ) from None
 
 
+def keep_settings(path: Path, settings: Mapping[str, Any], asked: str) -> None:
+    """Note in a file what the numbers beside it are made with; refuse to mix in numbers that are made otherwise.
+
+    Args:
+        settings: what tells them from others; of values that JSON cannot say, their `repr`.
+
+    Raises:
+        FileError: the file holds other settings; the text names those that differ.
+    """
+    if path.exists():
+        refuse_other_settings(
+            path, settings, asked, "give another folder, or repeat that run's settings to go on with it"
+        )
+    else:
+        write(path, json.dumps(dict(settings), indent=1, default=repr))
+
+
+def refuse_other_settings(path: Path, settings: Mapping[str, Any], asked: str, do: str) -> None:
+    """Refuse settings that differ from those noted in a file, naming what differs."""
+    before = read_json(path, "the settings of a run")
+    if not isinstance(before, dict):
+        raise FileError(asked, f"a {type(before).__name__} instead of settings in {path}", "the file is damaged")
+    then, now = dict(_flat(before)), dict(_flat(json.loads(json.dumps(dict(settings), default=repr))))
+    different = [key for key in {**now, **then} if now.get(key) != then.get(key)]
+    if different:
+        shown = "; ".join(f"{key} {then.get(key)!s:.60}, now {now.get(key)!s:.60}" for key in different[:SHOWN])
+        more = f"; and {len(different) - SHOWN} more" * (len(different) > SHOWN)
+        raise FileError(asked, f"files of another run: {shown}{more}", do)
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield before + key, value
+
+
 def encoded(name: str) -> str:
     """A text of a user's as part of a file's name: lower-case letters, digits, `-` and `_`, all else by its bytes.
 
-    `urllib.parse.unquote` gives it back. Of a long one the beginning stays, and a digest tells it from others.
+    `urllib.parse.unquote` gives it back. Of a long one the beginning stays, and a digest tells it from others: what is
+    in the file, or beside it in the folder's settings, has the whole.
 
     Example:
         >>> encoded("nli-food"), encoded("../Evil name")

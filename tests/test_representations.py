@@ -190,16 +190,32 @@ def test_streaming_gives_the_same_numbers_and_resumes(tiny_model, tmp_path, monk
     passes.clear()
     again = representations(model, tasks, batch_size=2, output=tmp_path)
     assert passes == [] and np.array_equal(again["b"], whole["b"])
-    for other in ({"at": "mean"}, {"batch_size": 3}, {"n": 2}):
-        with pytest.raises(FileError, match=f"another {next(iter(other))}"):
-            representations(model, tasks, **{"batch_size": 2, **other}, output=tmp_path)
-    with pytest.raises(FileError, match="another fingerprint"):
-        representations(tiny_model(seed=1), tasks, batch_size=2, output=tmp_path)
+    again = representations(model, tasks, batch_size=3, output=tmp_path)  # which changes no number
+    assert passes == [] and np.array_equal(again["b"], whole["b"])
+    for other in ({"at": "mean"}, {"n": 2}, {"dtype": "float16"}):
+        with pytest.raises(FileError, match=f"another run: {next(iter(other))}"):
+            representations(model, tasks, **other, output=tmp_path)
+    with pytest.raises(FileError, match="another run: fingerprint"):
+        representations(tiny_model(seed=1), tasks, output=tmp_path)
     whole.save(tmp_path / "saved")
     with pytest.raises(FileError, match="saved, not streamed"):
         representations(model, tasks, batch_size=2, output=tmp_path / "saved")
-    with pytest.raises(FileError, match="another tasks"):
+    with pytest.raises(FileError, match="another run: tasks.b .*, now None"):
         representations(model, tasks[:1], batch_size=2, output=tmp_path)
+
+
+def test_a_run_goes_on_with_another_batch_size(tiny_model, tmp_path):
+    model, tasks = tiny_model(), [task("a")]
+    whole = representations(model, tasks, batch_size=1)
+
+    def stopping(loop, desc):
+        yield next(iter(loop))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        representations(model, tasks, batch_size=2, output=tmp_path, progress=stopping)
+    found = representations(model, tasks, batch_size=3, output=tmp_path)
+    np.testing.assert_allclose(found["a"], whole["a"], atol=1e-5)
 
 
 def test_a_journal_without_its_file_is_refused(tiny_model, tmp_path):

@@ -19,7 +19,7 @@ from neuroscope.errors import ArgumentError
 from neuroscope.experiments import EXPERIMENTS, Experiment, trials
 from neuroscope.experiments.layer_by_layer import controls
 from neuroscope.models import load
-from neuroscope.reports.bench import merged
+from neuroscope.reports.bench import accepted, merged
 from neuroscope.reports.reproduction import reproduce
 from neuroscope.results import Result
 from neuroscope.tasks import load_tasks
@@ -70,7 +70,8 @@ def no_more_work(monkeypatch):
 def test_every_row_is_one_call(row, suite, shared, no_more_work):
     model = four_layers()
     tasks = suite if row.paper == "ZZC24" else {name: suite[name] for name in list(suite)[:4]}
-    options = {"seeds": 2, "recipe": RECIPE, "n": 8, "examples": 8, "methods": ["seqft", "ncft"], "output": shared}
+    given = {"seeds": 2, "recipe": RECIPE, "n": 8, "examples": 8, "methods": ["seqft", "ncft"]}
+    options = {name: given[name] for name in accepted(row) if name in given} | {"output": shared}
     with unchanged(model.root):
         path = reproduce(row.id, model, tasks, **options)
     page = path.read_text()
@@ -93,7 +94,7 @@ def test_every_row_names_a_function_that_takes_its_keywords(row):
     assert row.tasks in ("mini", "mini-sequence") and EXPERIMENTS[row.id] is row
 
 
-def test_tasks_held_out_are_only_measured(suite, shared):
+def test_tasks_held_out_are_only_measured(suite, shared):  # goes on with what the rows have left there
     tasks = {name: suite[name] for name in list(suite)[:4]}
     for name, (role, out) in {"F2": ("domain", "out"), "T9": ("role", "test")}.items():
         reproduce(name, four_layers(), tasks, seeds=2, recipe=RECIPE, n=8, examples=8, output=shared)
@@ -123,13 +124,13 @@ def asked(monkeypatch):
 def test_a_function_gets_what_its_signature_names(asked, suite, tmp_path):
     def call(**options):
         with pytest.raises(KeyboardInterrupt):
-            reproduce("X1", four_layers(), suite, output=tmp_path, examples=8, **options)
+            reproduce("X1", four_layers(), suite, output=tmp_path / str(len(options)), examples=8, **options)
         return asked
 
     got = call()
     assert got["recipe"] == {"steps": 20} and got["n"] == 128 and got["seeds"] == 3 and got["n_random"] == 5
     assert got["held_out"] == list(suite)[-2:] and list(got["tasks"]) == list(suite) == list(got["scores"])
-    assert got["output"] == tmp_path
+    assert got["output"] == tmp_path / "0"
     got = call(recipe={"epochs": 2, "lr": 0.1}, held_out="nli-food", n=4, seeds=(4,), n_random=7)
     assert got["recipe"] == {"epochs": 2, "lr": 0.1} and got["n"] == 4  # epochs in place of the row's steps
     assert (got["held_out"], got["seeds"], got["n_random"]) == (["nli-food"], (4,), 7)

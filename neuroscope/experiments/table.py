@@ -29,6 +29,7 @@ class Experiment:
         part: the method of what the function returns that is this figure; "": what it returns.
         tasks: what to load where none are named: "mini" for what trains nothing new, "mini-sequence" for tasks that the
             bundled model does not know.
+        fewest_seeds: how many trainings of each kind it takes.
         held_out: how many of the last tasks are only measured, where none are named.
     """
 
@@ -40,6 +41,7 @@ class Experiment:
     part: str = ""
     tasks: str = "mini-sequence"
     held_out: int = 0
+    fewest_seeds: int = 1
 
     @property
     def citation(self) -> str:
@@ -70,7 +72,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "T2", "LX24", "each task with random neurons trained on it, and with its own trained (also T7)",
-            f"{HERE}.t2_train_only:train_only",
+            f"{HERE}.t2_train_only:train_only", fewest_seeds=2,
         ),
         Experiment(
             "F2", "LX24", "specialization and generalization by the share of neurons trained, all tasks together",
@@ -82,11 +84,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "T4", "LX24", "whether similar neurons of two tasks predict what training on one does for the other",
-            f"{HERE}.t4_parameter_transfer:parameter_transfer",
+            f"{HERE}.t4_parameter_transfer:parameter_transfer", fewest_seeds=2,
         ),
         Experiment(
             "F5", "LX24", "each task's neurons trained, every task measured (right half)",
-            f"{HERE}.f5_cross_training:cross_training",
+            f"{HERE}.f5_cross_training:cross_training", fewest_seeds=2,
         ),
         Experiment(
             "F6", "LX24", "specialization and generalization by the share of neurons trained, each task alone",

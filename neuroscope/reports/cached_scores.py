@@ -10,7 +10,7 @@ from typing import Any
 from neuroscope import files
 from neuroscope.attribution import METHODS, attribute
 from neuroscope.checks import Progress
-from neuroscope.errors import NeuroscopeError, choose
+from neuroscope.errors import FileError, NeuroscopeError, choose
 from neuroscope.masks import Scores
 from neuroscope.models import Model
 from neuroscope.tasks import Task
@@ -28,7 +28,11 @@ def cached_scores(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
-    """Scores of every task, made where the folder has none of the same model, data and settings."""
+    """Scores of every task, made where the folder has none.
+
+    Raises:
+        FileError: the folder has scores of a task that were made with another model, data or settings.
+    """
     together = METHODS[choose(method, METHODS, "method")].together
     settings: dict[str, Any] = {"method": method, "objective": objective, "unit": unit, "examples": examples}
     asked: dict[str, Any] = {"asked": {"unit": unit, "examples": examples}}
@@ -55,6 +59,12 @@ def _known(path: Path, wanted: Mapping[str, Any]) -> Scores | None:
         return None
     try:
         scores = Scores.load(path)
-    except NeuroscopeError:  # of another version, or not ours: made again
+    except NeuroscopeError:  # damaged, or not ours: made again
         return None
-    return scores if all(scores.manifest.get(key) == value for key, value in wanted.items()) else None
+    other = [key for key, value in wanted.items() if scores.manifest.get(key) != value]
+    if other:
+        found = "scores of another run: " + "; ".join(
+            f"{key} {scores.manifest.get(key)!s:.60}, now {wanted[key]!s:.60}" for key in other
+        )
+        raise FileError(f"keep scores in {path}", found, "give another folder, or repeat that run's settings")
+    return scores

@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from neuroscope import files
+from neuroscope.attribution import METHODS
 from neuroscope.attribution.objectives import Objective
+from neuroscope.attribution.request import Request
 from neuroscope.checks import Progress, public
+from neuroscope.errors import choose
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.t1_deactivation import deactivation
 from neuroscope.markup import NEGATIVE, lead_and_rest
 from neuroscope.masks import overlap, overlap_sweep
 from neuroscope.masks.mask_depth import mask_depth
-from neuroscope.models import Unit, resolve
+from neuroscope.models import Model, Unit, resolve
 from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.reports.page import write_report
 from neuroscope.reports.table_files import save_tables
 from neuroscope.results import Result
 from neuroscope.tasks import Task, Tasks, load_tasks, tasks_of
 
+SETTINGS = "settings"  # in the output folder: of each job, in a file of its own, what its numbers are made with
 BUNDLED = (
     " The bundled model was trained with dropout on its FFN neurons, so random masks break less of it than of a model "
     "trained without: read its controls with that in mind."
@@ -50,9 +55,11 @@ def run(
     and every finished evaluation is a line of `journal.jsonl`.
 
     Args:
-        model: anything that can be opened.
+        model: anything that can be opened, or a function without arguments that opens it, which is called once
+            everything else is found right.
         tasks: "mini", a folder of jsonl tasks, names of the papers' catalogue, or a Task, a list or a mapping of them.
-        output: the folder to write into: `report.html`, `scores/`, `masks/`, `tables/` (CSV and parquet).
+        output: the folder to write into: `report.html`, `scores/`, `masks/`, `tables/` (CSV and parquet). It belongs to
+            one set of settings, noted in `settings/`; others are refused.
         k: share of all neurons in a task's mask.
         method, objective, unit: as in `attribute`.
         examples: discovery examples per task, on which neurons are found (None: all).
@@ -63,15 +70,23 @@ def run(
 
     Returns:
         Path of the report.
+
+    Raises:
+        FileError: the folder holds a run with another model, other tasks or settings, or cannot be written to.
     """
+    folder = Path(output)
+    how: dict[str, Any] = {"method": method, "objective": objective, "unit": unit, "examples": examples}
+    Request(**how | {"method": METHODS[choose(method, METHODS, "method")]})  # all is refused before a model is loaded
+    files.writable(folder, "run")
     named = named_tasks(tasks, "run")
-    for task in named.values():  # refused before the first forward pass, not after the last one
+    for task in named.values():
         task.split("discovery", examples)
         task.split("test", n)
-    model, folder = resolve(model), Path(output)
+    model = opened(model)
     families = {name: task.family for name, task in named.items()}
     with model.unchanged():
-        how: dict[str, Any] = {"method": method, "objective": objective, "unit": unit, "examples": examples}
+        settings = settings_of(model, named) | how | {"k": k, "n": n, "n_random": n_random}
+        files.keep_settings(folder / SETTINGS / "run.json", settings, f"run into {folder}")
         shared: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
         scores = cached_scores(model, named, folder / "scores", **how, **shared)
         masks = {name: s.top(k) for name, s in scores.items()}
@@ -105,6 +120,18 @@ def run(
             "versions": files.versions(),
         },
     )
+
+
+def opened(model: Any) -> Model:
+    """The model; what is given may be a function that opens it."""
+    return resolve(model() if isinstance(model, FunctionType) else model)
+
+
+def settings_of(model: Model, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """What a folder's settings say of the model, the tasks and the version."""
+    weights = {key: value for key, value in model.provenance().items() if key not in ("model", "revision", "backend")}
+    hashes = {name: task.data_hash for name, task in tasks.items()}
+    return {**weights, "version": files.versions().get("neuroscope"), "order": list(tasks), "tasks": hashes}
 
 
 def named_tasks(tasks: Any, asked: str) -> dict[str, Task]:

@@ -7,16 +7,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from neuroscope import files
 from neuroscope.checks import Progress, public
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.table import EXPERIMENTS, Experiment
-from neuroscope.models import resolve
-from neuroscope.reports.bench import Bench
-from neuroscope.reports.main_job import named_tasks
+from neuroscope.reports.bench import GIVEN, Bench, accepted
+from neuroscope.reports.main_job import SETTINGS, named_tasks, opened, settings_of
 from neuroscope.reports.page import write_report
 from neuroscope.reports.table_files import save_tables
 from neuroscope.tasks import Task, Tasks
 from neuroscope.training import Recipe
+
+DEFAULTS = {"k": 0.10, "examples": 256}  # of `reproduce`; of all others None
 
 
 @public
@@ -39,12 +41,11 @@ def reproduce(
     """Run one of `experiments.EXPERIMENTS`; write `<id>.html` and `tables/` (CSV and parquet).
 
     Killed, it goes on where it stopped when it is called again in the same way. In one folder, experiments share what
-    they find, train and measure. An argument that an experiment does not have, such as seeds for one that draws
-    nothing, changes nothing in it.
+    they find, train and measure, each under one set of settings.
 
     Args:
         experiment: its id, such as "T2".
-        model: anything that can be opened.
+        model: as in `run`.
         tasks: as in `run`; None: "mini" for what trains nothing new, otherwise "mini-sequence", five tasks that the
             bundled model does not know.
         held_out: names of tasks that are only measured; None: the last one, or the last two, where the experiment has
@@ -64,32 +65,42 @@ def reproduce(
         Path of the report.
 
     Raises:
-        ArgumentError: an unknown experiment, or no task left to train on.
+        ArgumentError: an unknown experiment, an argument that it does not have, such as seeds for one that draws
+            nothing, or no task left to train on.
+        FileError: the folder holds this experiment with another model, other tasks or settings.
     """
-    row = EXPERIMENTS[choose(experiment, EXPERIMENTS, "experiment")]
+    row, folder = EXPERIMENTS[choose(experiment, EXPERIMENTS, "experiment")], Path(output)
+    arguments: dict[str, Any] = {"k": k, "seeds": seeds, "n_random": n_random, "examples": examples, "n": n}
+    arguments |= {"recipe": recipe, "methods": methods, "held_out": held_out}
+    _refuse_what_it_lacks(row, [name for name in GIVEN if arguments[name] != DEFAULTS.get(name)])
+    files.writable(folder, f"reproduce {row.id}")
     named = named_tasks(row.tasks if tasks is None else tasks, "reproduce")
-    model, folder = resolve(model), Path(output)
-    arguments: dict[str, Any] = {
-        "k": k,
-        "seeds": seeds,
-        "n_random": n_random,
-        "examples": examples,
-        "n": n,
-        "recipe": recipe,
-    }
-    arguments |= {"methods": methods, "progress": progress, "held_out": _held_out(row, named, held_out)}
+    arguments |= {"progress": progress, "held_out": _held_out(row, named, held_out)}
+    bench = Bench(row, named, folder, arguments)
+    model = bench.model = opened(model)
     with model.unchanged():
-        bench = Bench(model, named, folder, arguments)
-        result = bench.run(row)
+        settings = settings_of(model, named) | bench.settings
+        files.keep_settings(folder / SETTINGS / f"{row.id}.json", settings, f"reproduce {row.id} into {folder}")
+        result = bench.run()
     save_tables({row.id: result}, folder / "tables")
-    how_found = " Neurons were found on discovery examples." if bench.finds_neurons(row) else ""
+    how_found = " Neurons were found on discovery examples." if bench.finds_neurons else ""
     return write_report(
         folder / f"{row.id}.html",
         title=f"{row.id} on {Path(model.name).name}",
         intro=f"{row.citation}: {row.title}. Model `{model.name}`, tasks {', '.join(named)}.{how_found}",
         sections=result.sections(),
-        manifest=({"k": k, "examples": examples} if bench.finds_neurons(row) else {}) | result.manifest,
+        manifest=({"k": k, "examples": examples} if bench.finds_neurons else {}) | result.manifest,
     )
+
+
+def _refuse_what_it_lacks(row: Experiment, given: Sequence[str]) -> None:
+    names = accepted(row)
+    for name in given:
+        if name not in names:
+            asked = f"reproduce({row.id!r}, {name}=...)"
+            raise ArgumentError(
+                asked, "no such argument of this experiment", f"leave it out; it has {', '.join(names)}"
+            )
 
 
 def _held_out(row: Experiment, tasks: Mapping[str, Task], held_out: Sequence[str] | None) -> list[str]:

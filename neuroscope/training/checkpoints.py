@@ -52,14 +52,8 @@ def checkpoint_of(wanted: bool | str | PathLike, output: str | PathLike | None, 
 
 def refuse_other_run(checkpoint: str | PathLike, run: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose run differs, naming what differs."""
-    saved = files.read_json(Path(checkpoint) / RUN, "the run of a checkpoint")
-    if not isinstance(saved, dict):
-        raise FileError(f"resume from {checkpoint}", f"{RUN} holds a {type(saved).__name__}", "the file is damaged")
-    now = json.loads(json.dumps(dict(run)))
-    different = [k for k in {**now, **saved} if now.get(k) != saved.get(k)]
-    if different:
-        found = "a checkpoint of another run: " + "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in different)
-        raise FileError(f"resume from {checkpoint}", found, "repeat the run's arguments, or give another output folder")
+    do = "repeat the run's arguments, or give another output folder"
+    files.refuse_other_settings(Path(checkpoint) / RUN, run, f"resume from {checkpoint}", do)
 
 
 def last_checkpoint(output: str | PathLike) -> Path | None:

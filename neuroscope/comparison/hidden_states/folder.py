@@ -6,7 +6,6 @@ of all, the JSON file that says that it is finished.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -74,15 +73,9 @@ def is_finished(folder: Path, manifest: Mapping[str, Any]) -> bool:
     Raises:
         FileError: the folder is of another run.
     """
-    manifest = json.loads(json.dumps(manifest))
-    if not (folder / RUN).exists() and not (folder / DONE).exists():
-        files.write(folder / RUN, json.dumps(manifest, indent=1))
-        return False
-    if not (folder / RUN).exists():
-        found = "representations that were saved, not streamed, to it"
-        raise FileError(f"stream representations to {folder}", found, "give another folder")
-    before = files.read_json(folder / RUN, "a run of representations")
-    other = [k for k in manifest if not isinstance(before, dict) or before.get(k) != manifest[k]]
-    if other:
-        raise FileError(f"stream representations to {folder}", f"a run of another {other[0]}", "give another folder")
+    asked = f"stream representations to {folder}"
+    if (folder / DONE).exists() and not (folder / RUN).exists():
+        raise FileError(asked, "representations that were saved, not streamed, to it", "give another folder")
+    version = {"version": files.versions().get("neuroscope")}
+    files.keep_settings(folder / RUN, {**manifest, **version}, asked)
     return (folder / DONE).exists()

@@ -108,9 +108,7 @@ def representations(
         (5, 3, 128)
     """
     how = Reading(at, split, n, normed, dtype, batch_size)
-    return _recorded(
-        resolve(model), tasks_of(tasks, ASKED), how, Path(output) if output is not None else None, progress
-    )
+    return _recorded(resolve(model), tasks_of(tasks, ASKED), how, None if output is None else Path(output), progress)
 
 
 def _recorded(
@@ -118,7 +116,7 @@ def _recorded(
 ) -> Representations:
     families = {name: task.family for name, task in tasks.items()}
     manifest = {**model.provenance(), "tasks": {name: t.data_hash for name, t in tasks.items()}}
-    manifest |= dataclasses.asdict(how)
+    manifest |= {name: value for name, value in dataclasses.asdict(how).items() if name != "batch_size"}
     if output is not None and folder.is_finished(output, manifest):
         return dataclasses.replace(Representations.load(output), families=families)
     examples = {name: task.split(how.split, how.n) for name, task in tasks.items()}
@@ -171,14 +169,14 @@ def _stream(reader: Reader, job: Job, how: Reading, output: Path, loop: Iterable
         partial = final.with_name(final.name + ".partial")
         begun = any(key.startswith(f"{job.number}/") for key in journal.known)
         array = folder.partial_file(partial, job.shape, how.dtype, begun=begun)
-        for count, batch in enumerate(loop):
+        for batch in loop:
 
             def measure(batch: Batch = batch) -> bool:
                 _fill(array, batch, reader(batch, job.prompts.weights), job.name)
                 array.flush()  # on disk before the journal says so
                 return True
 
-            journal.get(f"{job.number}/{count}", measure)
+            journal.get(f"{job.number}/{files.digest(batch.index.tolist())}", measure)  # however batches are cut
         del array
         os.replace(partial, final)
     return folder.open_array(final, job.shape)

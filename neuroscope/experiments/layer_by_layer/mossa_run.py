@@ -15,7 +15,6 @@ Simplified: one seed per control model, so that the spread over tasks holds the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -162,9 +161,12 @@ def mossa(
 
 def _folder(output: Path, model: Any, settings: Mapping[str, Any]) -> Path:
     """The run's own folder, with a note of what it is of."""
-    run = {**settings, "model": model.fingerprint() if isinstance(model, Model) else None}
+    weights = (
+        {name: model.provenance()[name] for name in ("fingerprint", "dtype")} if isinstance(model, Model) else None
+    )
+    run = {**settings, "model": weights, "version": files.versions().get("neuroscope")}
     folder = output / FOLDER / files.digest(run)
-    files.write(folder / RUN, json.dumps(run, indent=1))
+    files.keep_settings(folder / RUN, run, "mossa")
     return folder
 
 

@@ -95,7 +95,8 @@ def continual(
         sequence = [to_learn[name] for name in order]
         for seed in seeds_of(seeds):
             setting = Setting(model, sequence, known, recipe, seed, split, n, batch_size, progress, prepared)
-            run = {"fingerprint": provenance["fingerprint"], **settings, "seed": seed}
+            run = {name: provenance[name] for name in ("fingerprint", "dtype")} | {**settings, "seed": seed}
+            run["version"] = files.versions().get("neuroscope")
             run |= {"tasks": [task.data_hash for task in sequence], "known": [task.data_hash for task in known]}
             folder = None if output is None else Path(output) / f"{method}-order{number}-seed{seed}"
             start = partial(entry.start, **options)

@@ -1,0 +1,149 @@
+"""A folder belongs to one set of settings; what is wrong is said before a model is loaded; paths as users give them."""
+
+from dataclasses import replace
+
+import pytest
+from tiny import WORDS, tiny_model
+
+import neuroscope as ns
+from neuroscope.__main__ import main, parser
+from neuroscope.errors import ArgumentError, FileError, TaskError
+from neuroscope.experiments import EXPERIMENTS
+from neuroscope.reports.bench import GIVEN, accepted
+from neuroscope.reports.cached_scores import cached_scores
+from neuroscope.tasks import Example, Task
+
+SMALL = {"examples": 4, "n": 4, "n_random": 3}
+
+
+def food_task(name, offset):
+    words = [" ".join(WORDS[i + offset : i + offset + 3]) for i in range(6)]
+    return Task(name, train=[Example(w, "good") for w in words], test=[Example(f"so {w}", "bad") for w in words],
+                labels=("good", "bad"))  # fmt: skip
+
+
+def no_model():
+    raise AssertionError("a model was loaded")
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return {name: food_task(name, i) for i, name in enumerate(("one", "two"))}
+
+
+def files_in(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_belongs_to_one_set_of_settings(tasks, tmp_path):
+    model, small = tiny_model(), {"output": tmp_path, **SMALL}
+    ns.run(model, tasks, **small)
+    before = files_in(tmp_path)
+    ns.run(model, tasks, batch_size=3, **small)  # the same again goes on where it was, however it is cut
+    assert files_in(tmp_path).keys() == before.keys()
+    for other, text in (
+        ({"tasks": {"one": tasks["one"]}}, r"order \['one', 'two'\], now \['one'\]; tasks.two .*, now None"),
+        ({"tasks": {**tasks, "two": food_task("two", 2)}}, "tasks.two"),
+        ({"tasks": dict(reversed(tasks.items()))}, "order"),
+        ({"k": 0.2}, "k 0.1, now 0.2"),
+        ({"n_random": 4}, "n_random 3, now 4"),
+        ({"examples": 3, "n": None}, "examples 4, now 3; n 4, now None"),
+        ({"method": "activation"}, "method"),
+        ({"objective": "log-odds"}, "objective"),
+        ({"unit": "head"}, "unit"),
+        ({"model": tiny_model(seed=1)}, "fingerprint"),
+    ):
+        with pytest.raises(FileError, match=f"another run: {text}") as error:
+            ns.run(**{"model": model, "tasks": tasks, **small, **other})
+        assert error.value.asked == f"run into {tmp_path}" and "another folder" in error.value.do
+    assert files_in(tmp_path) == before
+
+
+def test_an_experiment_has_settings_of_its_own_beside_a_run(tasks, tmp_path):
+    model = tiny_model()
+    ns.run(model, tasks, output=tmp_path, **SMALL)
+    ns.reproduce("T8", model, tasks, output=tmp_path, examples=4)  # scores of the run
+    ns.reproduce("T1", model, tasks, output=tmp_path, examples=4, n=4, n_random=3)
+    ns.reproduce("T1", model, tasks, output=tmp_path, examples=4, n=4, n_random=3)
+    before = files_in(tmp_path)
+    with pytest.raises(FileError, match="T1 into .*\n.*another run: n 4, now 3"):
+        ns.reproduce("T1", model, tasks, output=tmp_path, examples=4, n=3, n_random=3)
+    (tmp_path / "settings" / "T8.json").unlink()
+    with pytest.raises(FileError, match=r"keep scores in .*one.safetensors\n.*another run: .*examples"):
+        ns.reproduce("T8", model, tasks, output=tmp_path, examples=3)  # which would be those of the other two's tables
+    assert files_in(tmp_path).keys() >= before.keys() - {tmp_path / "settings" / "T8.json"}
+    for other in ({"examples": 3}, {"unit": "head"}, {"objective": "log-odds"}, {"method": "activation"}):
+        with pytest.raises(FileError, match="scores of another run"):
+            cached_scores(model, tasks, tmp_path / "scores", **{"examples": 4, **other})
+
+
+@pytest.mark.parametrize("settings", ["[]", "{"])
+def test_damaged_settings_are_told(tasks, tmp_path, settings):
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "run.json").write_text(settings)
+    with pytest.raises(FileError, match=r"run\.json"):
+        ns.run(tiny_model(), tasks, output=tmp_path, **SMALL)
+
+
+def test_settings_are_checked_before_a_model_is_loaded(tasks, tmp_path):
+    (tmp_path / "file").write_text("")
+    untaught = {"one": tasks["one"], "two": Task("two", test=tasks["two"].test, labels=("good", "bad"))}
+    found_only = {**untaught, "two": replace(untaught["two"], discovery=tasks["two"].train)}
+    for kind, text, given in (
+        (ArgumentError, "did you mean 'activation'", {"method": "activatoin"}),
+        (ArgumentError, "objective='losss'", {"objective": "losss"}),
+        (ArgumentError, "unit='neuron'", {"unit": "neuron"}),
+        (ArgumentError, "k=2", {"k": 2}),
+        (ArgumentError, "did you mean 'nli-food'", {"tasks": "nli-fod"}),
+        (TaskError, "discovery examples of task 'two'", {"tasks": untaught}),
+        (FileError, "is a file", {"output": tmp_path / "file" / "deeper"}),
+    ):
+        with pytest.raises(kind, match=text):
+            ns.run(no_model, **{"tasks": tasks, "output": tmp_path / "out", **given})
+    for kind, text, id_, given in (
+        (ArgumentError, "did you mean 'lr'", "T2", {"recipe": {"lrr": 1}}),
+        (ArgumentError, "a list", "T2", {"recipe": [1]}),
+        (ArgumentError, "give two seeds", "T2", {"seeds": 1}),
+        (ArgumentError, "give two seeds", "F5", {"seeds": (4,)}),
+        (ArgumentError, "did you mean 'seqft'", "T5", {"methods": ["seqftt"]}),
+        (ArgumentError, "did you mean 'nli-food'", "T1", {"tasks": "nli-fod"}),
+        (ArgumentError, "did you mean 'two'", "F2", {"held_out": "twoo"}),
+        (TaskError, "train examples of task 'two'", "F5", {"tasks": found_only}),
+        (FileError, "is a file", "T1", {"output": tmp_path / "file" / "deeper"}),
+    ):
+        with pytest.raises(kind, match=text):
+            ns.reproduce(id_, no_model, **{"tasks": tasks, "output": tmp_path / "out", **given})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("id_", list(EXPERIMENTS))
+def test_an_argument_that_an_experiment_lacks_is_refused(tasks, tmp_path, id_):
+    values = {"k": 0.2, "seeds": 2, "n_random": 4, "examples": 5, "n": 4, "recipe": {"steps": 1}, "methods": "ncft"}
+    lacking = {**values, "held_out": "two"}.keys() - set(accepted(EXPERIMENTS[id_]))
+    assert lacking and set(accepted(EXPERIMENTS[id_])) <= set(GIVEN)
+    for name in lacking:
+        with pytest.raises(ArgumentError, match=rf"reproduce\('{id_}', {name}=...\)\n.*no such argument"):
+            ns.reproduce(id_, no_model, tasks, output=tmp_path, **{name: {**values, "held_out": "two"}[name]})
+
+
+def test_the_command_line_loads_no_model_before_all_is_right(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("neuroscope.models.load", lambda *_, **__: no_model())
+    for arguments, text in (
+        (["run", "--k", "2"], "give a share"),
+        (["run", "--method", "magic"], "no such method"),
+        (["run", "--tasks", "nli-fod"], "did you mean 'nli-food'"),
+        (["reproduce", "T1", "--methods", "ncft"], "reproduce('T1', methods=...)"),
+        (["reproduce", "T2", "--seeds", "1"], "give two seeds"),
+        (["reproduce", "T5", "--lr", "0"], "lr"),
+    ):
+        assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+        assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_says_no_default_that_is_none(capsys):
+    for name in ("run", "reproduce"):
+        with pytest.raises(SystemExit):
+            parser().parse_args([name, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert "None" not in said and "(default: 256)" in said and "--prompt" in said
