@@ -14,11 +14,11 @@ import math
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from neuroscope.errors import ArgumentError, suggest
+from neuroscope.files import path_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -153,9 +153,7 @@ def folder_of(value: Any, name: str = "output") -> Path | None:
     """
     if value is None:
         return None
-    if not isinstance(value, str | PathLike) or not fspath(value):
-        raise ArgumentError(shown(name, value), f"a {type(value).__name__}, no path", "give a folder, or None")
-    path = Path(value)
+    path = path_of(value, shown(name, value))
     if path.is_file():
         raise ArgumentError(shown(name, value), "a file", "give a folder; it is made where there is none")
     return path

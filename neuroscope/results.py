@@ -169,7 +169,7 @@ def load_result(path: str | PathLike) -> Result:
         >>> load_result(Result(pd.DataFrame({"score": [0.5]}), {"seed": 0}).save(path)).manifest
         {'seed': 0}
     """
-    if Path(path).is_dir():
+    if files.path_of(path, "read a result").is_dir():
         do = "representations are read by ns.Representations.load(folder)"
         raise FileError(f"read a result from {path}", "a folder", do)
     content = files.read_json(path, "a result")

@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "neuroscope"
 FLOORS = [
     {"errors", "markup"},
-    {"checks", "files"},
+    {"files"},
+    {"checks"},
     {"arrays", "distributed", "figures", "results", "statistics"},
     {"models"},
     {"masks"},

@@ -1,11 +1,17 @@
 """A folder belongs to one set of settings; what is wrong is said before a model is loaded; paths as users give them."""
 
+import io
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny import WORDS, tiny_model
 
 import neuroscope as ns
+from neuroscope import files
 from neuroscope.__main__ import main, parser
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.experiments import EXPERIMENTS
@@ -13,6 +19,7 @@ from neuroscope.reports.bench import GIVEN, accepted
 from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.tasks import Example, Task
 
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"examples": 4, "n": 4, "n_random": 3}
 
 
@@ -147,3 +154,54 @@ def test_help_says_no_default_that_is_none(capsys):
             parser().parse_args([name, "--help"])
         said = " ".join(capsys.readouterr().out.split())
         assert "None" not in said and "(default: 256)" in said and "--prompt" in said
+
+
+MASK = ns.NeuronMask.of({"blocks.0.mlp.hook_post": [1]}, {"blocks.0.mlp.hook_post": 4})
+
+
+@pytest.mark.parametrize(
+    "path", [None, io.BytesIO(), b"/tmp/mask", "nul\0", "", 3], ids=lambda path: type(path).__name__
+)
+def test_what_is_no_path_is_refused(tasks, path):
+    for use in (
+        MASK.save, ns.NeuronMask.load, ns.load_result, ns.Representations.load, Task.from_jsonl,
+        lambda path: ns.run(no_model, tasks, output=path),
+        lambda path: ns.interop.load_lape(path, names=["a"], width=3),
+    ):  # fmt: skip
+        with pytest.raises(ArgumentError, match=r"no path|no folder|empty text|null character"):
+            use(path)
+
+
+def test_the_home_folder(tasks, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    MASK.save("~/mask.safetensors")
+    assert ns.NeuronMask.load("~/mask.safetensors") == ns.NeuronMask.load(tmp_path / "mask.safetensors") == MASK
+    files.write("~/tasks/one/test.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n')
+    assert list(ns.load_tasks("~/tasks")) == ["one"] and ns.Task.from_jsonl(Path("~/tasks/one")).labels == ("x", "y")
+    ns.representations(tiny_model(), tasks, n=2, output="~/reps").save("~/saved")
+    assert list(ns.Representations.load("~/reps")) == list(ns.Representations.load("~/saved")) == list(tasks)
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_path_that_the_system_cannot_say_is_refused(tmp_path):
+    settings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = f"from neuroscope.__main__ import main; main(['run', '--output', {str(tmp_path)!r} + '/\\u043e'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=settings, cwd=ROOT)
+    assert "Traceback" not in done.stderr and "PYTHONUTF8=1" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_told_first(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(FileError, match="no permission to write in .*"):
+        ns.run(no_model, tasks, output=tmp_path / "new")
+
+
+def test_a_long_name_is_read_back(tmp_path):
+    name = "long " * 60
+    model, tasks = tiny_model(), {name: food_task(name, 0), "two": food_task("two", 1)}
+    ns.run(model, tasks, output=tmp_path, **SMALL)
+    assert {scores.manifest["task"] for scores in map(ns.Scores.load, (tmp_path / "scores").iterdir())} == set(tasks)
+    assert {mask.manifest["task"] for mask in map(ns.NeuronMask.load, (tmp_path / "masks").iterdir())} == set(tasks)
+    noted = files.read_json(tmp_path / "settings" / "run.json", "settings")["order"]
+    assert noted == [name, "two"] and (tmp_path / "masks" / f"{files.encoded(name)}.safetensors").exists()

@@ -27,6 +27,7 @@ def load_lape(path: str | PathLike, *, names: Sequence[str], width: int) -> dict
         FileError: not such a file, or another number of languages.
     """
     asked = f"read LAPE masks from {path}"
+    path = files.path_of(path, "read LAPE masks")
     try:
         languages = torch.load(path, weights_only=True, map_location="cpu")
         layers = {len(language) for language in languages}

@@ -190,6 +190,7 @@ def read_safetensors(path: str | PathLike, kind: str) -> tuple[dict[str, Tensor]
     """
     from safetensors import SafetensorError, safe_open  # only where a file is read
 
+    path = files.path_of(path, f"read {kind}")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, ByName, FileError, suggest
+from neuroscope.files import path_of
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.mini import NAMES, mini_tasks
 from neuroscope.tasks.mini_sequence import CONFLICTING, DISTINCT, sequence_tasks
@@ -48,11 +49,12 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
     """
     if isinstance(source, str) and source in BUNDLED:
         return ByName(BUNDLED[source](**options))
-    if isinstance(source, (str, PathLike)) and Path(source).suffix == ".jsonl" and Path(source).is_file():
-        task = Task.from_jsonl(source, **options)
+    place = path_of(source, "load_tasks") if isinstance(source, (str, PathLike)) else Path()
+    if place.suffix == ".jsonl" and place.is_file():
+        task = Task.from_jsonl(place, **options)
         return ByName({task.name: task})
-    if isinstance(source, (str, PathLike)) and Path(source).is_dir():
-        folders = [path for path in [Path(source), *sorted(Path(source).iterdir())] if list(path.glob("*.jsonl"))]
+    if isinstance(source, (str, PathLike)) and place.is_dir():
+        folders = [path for path in [place, *sorted(place.iterdir())] if list(path.glob("*.jsonl"))]
         if not folders:
             raise FileError(
                 f"tasks in {source}", "no folder with .jsonl files", "give each task a folder with train.jsonl"

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 from neuroscope import files
@@ -177,8 +176,9 @@ class Task:
         check_options("from_jsonl", options, _keywords(cls.from_jsonl))
         labels = None if labels is None else texts_of(labels, "from_jsonl(labels=...)")
         words = None if max_words is None else whole(max_words, "max_words", 1)
-        fields = read_jsonl(Path(path), prompt, labels, sizes, seed, words, holdout)
-        return cls(name=name or Path(path).stem, **fields, **options)
+        source = files.path_of(path, "Task.from_jsonl(path=...)")
+        fields = read_jsonl(source, prompt, labels, sizes, seed, words, holdout)
+        return cls(name=name or source.stem, **fields, **options)
 
     @classmethod
     @public

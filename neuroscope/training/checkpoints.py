@@ -41,7 +41,7 @@ def checkpoint_of(wanted: bool | str | PathLike, output: str | PathLike | None, 
         )
     if wanted is True and output is None:
         raise ArgumentError("resume_from_checkpoint=True", "output=None", "give the run's output folder")
-    path = last_checkpoint(output or "") if wanted is True else Path(wanted)
+    path = last_checkpoint(output or "") if wanted is True else files.path_of(wanted, "resume_from_checkpoint")
     if path is None:
         return None
     if not is_complete(path):

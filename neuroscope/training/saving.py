@@ -26,7 +26,7 @@ def save_checkpoint(model: Model, folder: str | PathLike, weights: dict[str, Ten
 
     If the model is sharded over processes, every process must call it, with whole weights, and the first one writes.
     """
-    folder = Path(folder)
+    folder = files.path_of(folder, "export a model")
     with distributed.writing(model.root) as writes:
         return _write(model, folder, weights) if writes else folder
 
@@ -103,9 +103,10 @@ def write_tensors(
     """
     from safetensors.torch import save_file  # only where a file is written
 
+    path = files.path_of(path, f"save a {kind}")
     header = {"format": files.FORMAT, "kind": kind, "unit": unit, "widths": dict(widths or {}), "manifest": manifest}
     metadata = {"neuroscope": json.dumps(header)}
     with contextlib.nullcontext(True) if root is None else distributed.writing(root) as writes:
         if writes:
             files.write(path, lambda partial: save_file(tensors, partial, metadata))
-    return Path(path)
+    return path

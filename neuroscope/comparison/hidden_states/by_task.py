@@ -123,7 +123,7 @@ class Representations(Mapping[str, Array]):
 
     def save(self, folder: str | PathLike) -> Path:
         """Write a folder: one .npy file per task, and last the JSON file that says that it is finished."""
-        folder = Path(folder)
+        folder = files.path_of(folder, "save Representations")
         for i, (task, array) in enumerate(self.arrays.items()):
             save_array(folder / file_name(i, task), array)
         content = {
@@ -144,7 +144,7 @@ class Representations(Mapping[str, Array]):
         Raises:
             FileError: the folder is missing, unfinished, damaged, or holds something else.
         """
-        folder = Path(folder)
+        folder = files.path_of(folder, "read Representations")
         content = files.read_json(folder / DONE, "Representations")
         do = "compute the representations again"
         try:

@@ -94,7 +94,7 @@ def _part(role: str) -> str:
 def _folder(model: Any) -> Path | None:
     if not isinstance(model, (str, PathLike)):
         return None
-    folder = bundled(str(model)) or Path(model)
+    folder = bundled(str(model)) or Path(model).expanduser()
     return folder if (folder / "config.json").is_file() else None
 
 
