@@ -62,7 +62,7 @@ class ByName(dict[str, T]):
         Traceback (most recent call last):
         neuroscope.errors.UnknownName: 'NLI-Food'
           found: no such name
-          do:    choose from 'nli-food'
+          do:    did you mean 'nli-food'? choose from 'nli-food'
     """
 
     def __missing__(self, name: object) -> T:

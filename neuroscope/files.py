@@ -162,15 +162,18 @@ def digest(*parts: Any) -> str:
 class Journal:
     """Finished measurements by key, kept in memory and, where a path is given, in a file that survives a kill.
 
-    The file has one JSON line per measurement; a last line that was cut off by a kill is dropped and measured again.
+    The file has one JSON line per measurement: its key, and a value that is `valid`. A last line that was cut off by a
+    kill is dropped and measured again.
     """
 
-    def __init__(self, path: str | os.PathLike | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike | None = None, valid: Callable[[Any], bool] = lambda value: True
+    ) -> None:
         self.path = None if path is None else Path(path)
         self.known: dict[str, Any] = {}
         if self.path is not None and self.path.exists():
             *lines, rest = _lines(self.path)
-            self.known = dict(_measurement(self.path, number, line) for number, line in enumerate(lines, 1))
+            self.known = dict(_measurement(self.path, number, line, valid) for number, line in enumerate(lines, 1))
             if rest:  # what follows the last line break is empty, or cut off
                 write(self.path, "".join(line + "\n" for line in lines))
 
@@ -195,9 +198,11 @@ def _lines(path: Path) -> list[str]:
         raise FileError(f"read the journal {path}", str(error), "give another path, or delete the file") from None
 
 
-def _measurement(path: Path, number: int, line: str) -> tuple[str, Any]:
+def _measurement(path: Path, number: int, line: str, valid: Callable[[Any], bool]) -> tuple[str, Any]:
     try:
         key, value = json.loads(line)
+        if not isinstance(key, str) or not valid(value):
+            raise ValueError("a measurement of another kind")
     except (ValueError, TypeError):  # not JSON, or not a pair
         found = f"{line[:60]!r} in line {number}"
         raise FileError(f"read the journal {path}", found, "give another path, or delete the file") from None

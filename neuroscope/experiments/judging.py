@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, TaskError
+from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.evaluation import Outcomes, Prepared, judge, prepare_task
 from neuroscope.interventions import ablate
 from neuroscope.masks import Match, NeuronMask, masks_of
@@ -38,7 +38,7 @@ class Judge:
         output: str | PathLike | None = None,
     ) -> None:
         self.model, self.tasks = model, tasks
-        self.journal = files.Journal(None if output is None else Path(output) / JOURNAL)
+        self.journal = files.Journal(None if output is None else Path(output) / JOURNAL, _are_outcomes)
         self.provenance = model.provenance()
         self.model_key = (self.provenance["fingerprint"], self.provenance["dtype"], files.versions().get("neuroscope"))
         self.prepared: dict[str, Prepared] = {
@@ -48,7 +48,16 @@ class Judge:
     def __call__(self, task: str, mask: NeuronMask | None = None) -> Outcomes:
         """[example] outcomes of a task's test examples with the mask's neurons off."""
         key = files.digest(*self.model_key, *self.judged(task), "" if mask is None else mask.identity)
-        return np.array(self.journal.get(key, lambda: self._measure(task, mask)))
+        self.journal.get(key, lambda: self._measure(task, mask))
+        return self.recorded(key, task)
+
+    def recorded(self, key: str, task: str) -> Outcomes:
+        """[example] outcomes of a task's test examples that the journal has under a key."""
+        outcomes, n = self.journal.known[key], len(self.prepared[task].examples)
+        if len(outcomes) != n:
+            found = f"{len(outcomes)} outcomes of task {task!r}, which has {n} examples, under {key}"
+            raise FileError(f"read the journal {self.journal.path}", found, "give another path, or delete the file")
+        return np.array(outcomes)
 
     def judged(self, task: str) -> tuple[str, int]:
         """What tells the examples that a task is judged on from others: its data, and their number."""
@@ -76,6 +85,10 @@ class Judge:
             return judge(self.model, self.prepared[task]).tolist()
         with ablate(self.model, mask):
             return judge(self.model, self.prepared[task]).tolist()
+
+
+def _are_outcomes(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(x, int | float) and 0 <= x <= 1 for x in value)  # NaN is not
 
 
 def score_row(outcomes: Outcomes) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Trials:
                     journal.get(keys[name], partial(self._judge, name))
             finally:
                 adapter.detach()
-        return {name: np.array(journal.known[keys[name]]) for name in tasks}
+        return {name: self.before.recorded(keys[name], name) for name in tasks}
 
     def _judge(self, task: str) -> list[float]:
         return judge(self.model, self.before.prepared[task]).tolist()

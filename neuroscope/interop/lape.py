@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from neuroscope import files
-from neuroscope.checks import public
-from neuroscope.errors import FileError, MaskError
+from neuroscope.checks import names_of, public, whole
+from neuroscope.errors import ByName, FileError, MaskError
 from neuroscope.masks import NeuronMask, masks_of
 
 
@@ -26,7 +26,7 @@ def load_lape(path: str | PathLike, *, names: Sequence[str], width: int) -> dict
     Raises:
         FileError: not such a file, or another number of languages.
     """
-    asked = f"read LAPE masks from {path}"
+    names, width, asked = list(names_of(names, "names")), whole(width, "width", 1), f"read LAPE masks from {path}"
     path = files.path_of(path, "read LAPE masks")
     try:
         languages = torch.load(path, weights_only=True, map_location="cpu")
@@ -38,12 +38,18 @@ def load_lape(path: str | PathLike, *, names: Sequence[str], width: int) -> dict
     if len(layers) != 1 or not tensors_inside or not isinstance(languages, list):
         raise FileError(asked, "something else than a list of languages of layers", "give a LAPE .neuron.pth file")
     if len(languages) != len(names):
-        raise FileError(asked, f"{len(languages)} languages for {len(names)} names", "give a name for each, in order")
+        found = f"{len(languages)} languages for {len(names)} different names"
+        raise FileError(asked, found, "give a name for each, in order")
     widths = {f"blocks.{i}.mlp.hook_post": width for i in range(layers.pop())}
-    return {
-        name: NeuronMask.of(dict(zip(widths, language, strict=True)), widths, manifest={"method": "lape", "task": name})
-        for name, language in zip(names, languages, strict=True)
-    }
+    masks: dict[str, NeuronMask] = ByName()
+    for name, language in zip(names, languages, strict=True):
+        about = {"method": "lape", "task": name}
+        try:
+            masks[name] = NeuronMask.of(dict(zip(widths, language, strict=True)), widths, manifest=about)
+        except MaskError as error:
+            do = "check the width, and the file"
+            raise FileError(asked, f"{error.asked} for {name!r}: {error.found}", do) from None
+    return masks
 
 
 @public

@@ -106,7 +106,11 @@ class PerNeuron(Mapping[str, Tensor]):
             raise FileError(f"read {cls.__name__} from {path}", f"no values for {missing[0]}", "write the file again")
         values = {a: tensors[f"values/{a}"] for a in described["widths"]}
         means = {a: tensors[f"means/{a}"] for a in described["widths"] if f"means/{a}" in tensors}
-        return cls(values, described["widths"], described["unit"], manifest, means or None)
+        try:
+            return cls(values, described["widths"], described["unit"], manifest, means or None)
+        except (ArgumentError, MaskError) as error:
+            found = f"{error.asked}: {error.found}"
+            raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None
 
     def fits(self, sites: Mapping[str, Site], asked: str) -> None:
         """Refuse the sites of a model of another shape.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,9 @@ class Scores(PerNeuron):
     def top(self, k: float, *, per_layer: bool = False) -> NeuronMask:
         """The most relevant share of all neurons of the model together (LX24 §3.1: k = 0.1), or of every site.
 
-        Equal relevances are taken in forward order, so that the result does not depend on the machine.
+        Equal relevances are taken in forward order, so that the result does not depend on the machine. Where the cut
+        goes through equal ones the mask's manifest says so, and if they are many (dead neurons, a model that is
+        certain) there is a warning.
 
         Raises:
             ArgumentError: k is not in (0, 1], or only some of the neurons were scored.
@@ -63,13 +66,24 @@ class Scores(PerNeuron):
         self._require_all(f"top({k!r})")
         groups = [[a] for a in self] if flag(per_layer, "per_layer") else [list(self)]
         flags: dict[str, Tensor] = {}
+        tied = by_position = 0
         for addresses in groups:
             relevance = torch.cat([self[a].float() for a in addresses])
             chosen = torch.zeros(len(relevance), dtype=torch.bool)
-            order = torch.sort(relevance.cpu(), descending=True, stable=True).indices
-            chosen[order[: max(1, round(k * len(relevance)))]] = True
+            values, order = torch.sort(relevance.cpu(), descending=True, stable=True)
+            count = max(1, round(k * len(relevance)))
+            chosen[order[:count]] = True
+            if count < len(values) and values[count - 1] == values[count]:
+                equal = values == values[count]
+                tied += int(equal.sum())
+                by_position += int(equal[:count].sum())
             flags |= dict(zip(addresses, chosen.split([self.widths[a] for a in addresses]), strict=True))
-        return self._mask(flags, {"k": k, "per_layer": per_layer})
+        ties = {"tied": tied, "by_position": by_position} if tied else {}
+        mask = self._mask(flags, {"k": k, "per_layer": per_layer, **ties})
+        if tied > len(mask):
+            text = f"{by_position:,} of the {len(mask):,} neurons in the mask are some of {tied:,} with equal relevance"
+            warnings.warn(f"{text} at the cut, chosen by position: take fewer, or another method", stacklevel=3)
+        return mask
 
     @public
     def threshold(self, minimum: float) -> NeuronMask:
