@@ -9,7 +9,7 @@ import torch
 
 import neuroscope.evaluation as evaluation
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError
-from neuroscope.evaluation import ranking
+from neuroscope.evaluation import engine, ranking
 from neuroscope.tasks import Example, Task, encoding
 
 STYLES = ("causal", "seq2seq", "masked")
@@ -56,20 +56,26 @@ def test_loglik_is_the_examples_own(tiny_model, style, labels, batch_size):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_one_token_labels_cost_one_row_per_example(tiny_model, style):
-    prepared = evaluation.prepare_task(tiny_model(style), make_task(("good", "bad", "awful")), batch_size=2)
-    assert [len(batch.index) for batch, _ in prepared.parts] == [2, 2, 1]
-    assert [len(candidates.slot) for _, candidates in prepared.parts] == [6, 6, 3]
-    lengths = [batch.inputs["attention_mask"].sum(1).tolist() for batch, _ in prepared.parts]
+    model = tiny_model(style)
+    prepared = evaluation.prepare_task(model, make_task(("good", "bad", "awful")), batch_size=2)
+    for parts in {
+        id(p): p for p in (prepared.batches(model, False), prepared.batches(model, style == "causal"))
+    }.values():
+        assert [len(batch.index) for batch, _ in parts] == [2, 2, 1]
+        assert [len(candidates.slot) for _, candidates in parts] == [6, 6, 3]
+        assert all(batch.end is None for batch, _ in parts)  # a line of tokens, for which no mask is needed
+    lengths = [batch.inputs["attention_mask"].sum(1).tolist() for batch, _ in parts]
     assert sum(lengths, []) == sorted(sum(lengths, []), reverse=True)  # longest first
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_shared_rows_and_single_rows_agree(tiny_model, style, monkeypatch):
     model, task = tiny_model(style), make_task(("good", "very bad", "bad", "very good"))
-    shared = evaluation.prepare_task(model, task)
+    monkeypatch.setattr(engine, "against_trees", lambda model, labels: "not asked for")
+    shared, single = evaluation.prepare_task(model, task), evaluation.prepare_task(model, task)
+    rows = [sum(len(batch.index) for batch, _ in shared.batches(model, False))]
     monkeypatch.setattr(ranking, "_covers", lambda row, item, style: False)
-    single = evaluation.prepare_task(model, task)
-    rows = [sum(len(batch.index) for batch, _ in p.parts) for p in (shared, single)]
+    rows += [sum(len(batch.index) for batch, _ in single.batches(model, False))]
     assert rows[1] == 20
     # Both long labels need "very" as input and the short ones only the prompt; a masked model sees one mask or two.
     assert rows[0] == (10 if style == "masked" else 5)
@@ -95,7 +101,8 @@ def test_outcomes_do_not_depend_on_the_batch(tiny_model, style, tokens, monkeypa
     expected = evaluation.judge(model, evaluation.prepare_task(model, task, batch_size=1))
     monkeypatch.setattr(encoding, "TOKENS", tokens)
     prepared = evaluation.prepare_task(model, task)
-    assert len(prepared.parts) > 1 if tokens < 8192 else len(prepared.parts) == 1
+    parts = prepared.batches(model, style == "causal")
+    assert len(parts) > 1 if tokens < 8192 else len(parts) == 1
     assert evaluation.judge(model, prepared).tolist() == expected.tolist()
 
 
@@ -215,7 +222,7 @@ def test_targets_line_up_with_logits(tiny_model):
     (batch,) = encoding.batches(items[::-1], 2, 0, "cpu", "causal")
     assert batch.index.tolist() == [1, 0]
     assert batch.targets.tolist() == [[-100, -100, word("so"), word("bad")], [-100, word("plot"), -100, -100]]
-    assert batch.keep.tolist() == [1, 2, 3]
+    assert batch.scored.tolist() == [[False, False, True, True], [False, True, False, False]]
     assert batch.real.tolist() == [[True] * 4, [True, True, False, False]]
     assert batch.inputs["attention_mask"].tolist() == batch.real.long().tolist()
     (left,) = encoding.batches(items, 2, 0, "cpu", "causal", side="left")

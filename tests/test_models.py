@@ -744,14 +744,6 @@ def test_masked_models_do_not_generate(opened):
         opened("bert").generate(**inputs("masked"), max_new_tokens=2)
 
 
-@pytest.mark.parametrize("name", ["llama", "bert", "t5"])
-def test_logits_at_chosen_positions(name, opened):
-    model = opened(name)
-    keep = torch.tensor([1, 3])
-    every = model.logits(inputs(model.style))
-    assert torch.allclose(model.logits(inputs(model.style), keep), every[:, keep], atol=1e-6)
-
-
 # --- what a model says of itself
 
 

@@ -29,7 +29,7 @@ def activation(scoring: Scoring) -> dict[str, Tensor]:
     with torch.no_grad():
         for batch in scoring:
             with edit(scoring.sites.values(), partial(collect, batch)):
-                scoring.model.logits(batch.inputs, keep=batch.keep)
+                scoring.model.logits(batch.inputs, at=batch.scored)
     tokens = scoring.total(scoring.sums.tokens)
     return {a: v / tokens[a].clamp_min(1) * scoring.n_examples for a, v in scoring.total(total).items()}
 
@@ -62,7 +62,7 @@ def active_share(scoring: Scoring) -> dict[str, Tensor]:
     with torch.no_grad():
         for batch in scoring:
             with edit(gates.values(), partial(collect, batch)):
-                scoring.model.logits(batch.inputs, keep=batch.keep)
+                scoring.model.logits(batch.inputs, at=batch.scored)
     active, seen = scoring.total(active), scoring.total(seen)
     return {
         a: (active[a] / seen[a].clamp_min(1)).float().cpu() if a in active else torch.zeros(s.width)

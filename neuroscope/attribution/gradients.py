@@ -57,7 +57,7 @@ def stream_products(scoring: Scoring, forward: Callable[[], contextlib.AbstractC
     for batch in scoring:
         with edit(scoring.sites.values(), _stream(scoring, batch)):
             with forward():
-                logits = scoring.model.logits(batch.inputs, keep=batch.keep)
+                logits = scoring.model.logits(batch.inputs, at=batch.scored)
             _backward(scoring.score(logits, batch).sum())
 
 

@@ -95,14 +95,13 @@ class Scoring:
             inputs: what to show instead of the batch's own inputs (with more rows: the first ones are scored).
             n: how many copies of the batch the inputs hold, one after another.
         """
-        logits = self.model.logits(batch.inputs if inputs is None else inputs, keep=batch.keep)
+        logits = self.model.logits(batch.inputs if inputs is None else inputs, at=batch.scored.repeat(n, 1))
         return self.score(logits, batch, n)
 
-    def score(self, logits: Float[Tensor, "row kept vocab"], batch: Batch, n: int = 1) -> Float[Tensor, " example"]:
-        """The objective of each example, from the logits at the positions that the batch keeps."""
-        targets = batch.targets[:, batch.keep].repeat(n, 1)
-        scored = targets != UNSCORED
-        tokens = OBJECTIVES[self.request.objective](logits[: len(targets)][scored].float(), targets[scored])
+    def score(self, logits: Float[Tensor, "scored vocab"], batch: Batch, n: int = 1) -> Float[Tensor, " example"]:
+        """The objective of each example, from the logits that predict its answer tokens, in `n` copies."""
+        targets, scored = batch.targets.repeat(n, 1), batch.scored.repeat(n, 1)
+        tokens = OBJECTIVES[self.request.objective](logits.float(), targets[scored])
         owner = scored.nonzero()[:, 0]
         total = torch.zeros(len(targets), device=tokens.device).index_add(0, owner, tokens)
         losses = total / scored.sum(1)

@@ -1,66 +1,89 @@
 """The engine that judges a model on a task: label ranking or generation, one outcome per example.
 
-1. `prepare_task` tokenizes and batches a split once.
-   Classification: every label after every prompt; labels that need the same logits share a row.
+1. `prepare_task` tokenizes a split once.
 2. `predict` runs the model on what was prepared, under whatever intervention is live: a label or a text per example.
-   Labels are ranked by their log-likelihoods (`label_loglik`).
+   Labels are ranked by their log-likelihoods (`label_loglik`), all of them from one pass over each prompt where the
+   model can do that (`against_trees`).
 3. `judge` compares the answers with the references by the task's metric: outcomes in [0, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from neuroscope.checks import Progress, watched
 from neuroscope.errors import ArgumentError, NumericalError, TaskError
-from neuroscope.evaluation.ranking import Candidates, candidates_of, rank_labels, score, share_rows
+from neuroscope.evaluation.ranking import Candidates, candidates_of, rank_labels, rows_of, score
+from neuroscope.evaluation.trees import against_trees
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.encoding import Batch, batches, encode, encode_prompts, pad_id
+from neuroscope.tasks.encoding import Batch, Encoded, batches, encode, encode_prompts, pad_id
 from neuroscope.tasks.metrics import METRICS
 
 Outcomes = NDArray[np.float64]
 
 
+Parts = list[tuple[Batch, Candidates]]
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A split of a task, tokenized and batched for one model, to be judged under many interventions.
+    """A split of a task, tokenized for one model, to be judged under many interventions.
 
     Attributes:
-        lengths: [examples, labels] number of tokens of each label (None for generation).
-        parts: batches, each with the labels that it scores (None for generation).
+        task: the task.
+        split: "test", "train" or "discovery".
+        examples: of the split.
+        batch_size: examples per forward pass; None: as many as make up a number of tokens.
+        prompts: of a generation task, in batches.
+        labels: [labels][examples] every label after every prompt, of a classification task.
+        parts: batches of these, each with the labels that it scores, by whether trees are laid out in one row; made
+            when they are first asked for.
     """
 
     task: Task
     split: str
     examples: tuple[Example, ...]
-    lengths: Tensor | None
-    parts: tuple[tuple[Batch, Candidates | None], ...]
+    batch_size: int | None
+    prompts: Sequence[Batch] = ()
+    labels: Sequence[Sequence[Encoded]] = ()
+    parts: dict[bool, Parts] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> Int[Tensor, "example label"]:
+        """Number of tokens of each label."""
+        return torch.tensor([[len(item.answer) for item in options] for options in zip(*self.labels, strict=True)])
+
+    def batches(self, model: Model, one_row: bool) -> Parts:
+        """The batches to run, on the model's device."""
+        if one_row not in self.parts:
+            rows, members = rows_of(self.labels, model.style, one_row)
+            cut = batches(rows, self.batch_size, pad_id(model.tokenizer), model.device, model.style)
+            self.parts[one_row] = [(batch, candidates_of(batch, members)) for batch in cut]
+        return self.parts[one_row]
 
 
 def prepare_task(
     model: Model, task: Task, split: str = "test", n: int | None = None, batch_size: int | None = None
 ) -> Prepared:
-    """Tokenize and batch a split once, on the model's device."""
+    """Tokenize a split once."""
     examples = task.split(split, n)
     if task.kind == "generation":
         encoded = encode_prompts(model, task, examples)
         side: Literal["right", "left"] = "right" if model.style == "seq2seq" else "left"
         cut = batches(encoded, batch_size, pad_id(model.tokenizer), model.device, model.style, side)
-        return Prepared(task, split, examples, None, tuple((batch, None) for batch in cut))
+        return Prepared(task, split, examples, batch_size, list(cut))
     labels = [encode(model, task, examples, [label] * len(examples)) for label in task.labels]
     _tell_apart(task, [label[0].answer for label in labels])
-    lengths = torch.tensor([[len(label[i].answer) for label in labels] for i in range(len(examples))])
-    rows, members = share_rows(labels, model.style)
-    cut = batches(rows, batch_size, pad_id(model.tokenizer), model.device, model.style)
-    return Prepared(task, split, examples, lengths, tuple((batch, candidates_of(batch, members)) for batch in cut))
+    return Prepared(task, split, examples, batch_size, labels=labels)
 
 
 def _tell_apart(task: Task, ids: list[list[int]]) -> None:
@@ -77,7 +100,7 @@ def judge(model: Model, prepared: Prepared) -> Outcomes:
 
 def predict(model: Model, prepared: Prepared, progress: Progress | None = None) -> list[str]:
     """The model's answer to every example: a label, or the text it generates."""
-    if prepared.lengths is None:
+    if not prepared.labels:
         return _generated(model, prepared, progress)
     best = rank_labels(label_loglik(model, prepared, progress), prepared.lengths)
     return [prepared.task.labels[i] for i in best.tolist()]
@@ -89,15 +112,16 @@ def label_loglik(model: Model, prepared: Prepared, progress: Progress | None = N
     Raises:
         NumericalError: one of them is not finite; it is never averaged away.
     """
-    if prepared.lengths is None:
+    if not prepared.labels:
         raise ArgumentError(f"label_loglik of task {prepared.task.name!r}", "a generation task", "use predict")
-    loglik = torch.full(prepared.lengths.shape, torch.nan).flatten()
+    loglik = torch.full((len(prepared.examples), len(prepared.labels)), torch.nan)
     with model.quiet(), torch.no_grad():
-        for batch, candidates in _batches(prepared, progress):
+        parts = prepared.batches(model, not against_trees(model, prepared.labels))
+        dtype = model.base.get_input_embeddings().weight.dtype
+        for batch, candidates in watched(parts, progress, f"evaluate {prepared.task.name}"):
             batch = batch.to(model.device)
-            logits = model.logits(batch.inputs, batch.keep).float()  # [rows, kept, vocabulary]
-            loglik[candidates.slot] = score(logits, candidates).cpu()
-    loglik = loglik.view(prepared.lengths.shape)
+            logits = model.logits(batch.shown(dtype), candidates.at).float()
+            loglik.view(-1)[candidates.slot] = score(logits, candidates).cpu()
     if not loglik.isfinite().all():
         example, label = (~loglik.isfinite()).nonzero()[0].tolist()
         raise NumericalError(
@@ -112,7 +136,7 @@ def _generated(model: Model, prepared: Prepared, progress: Progress | None) -> l
     texts = [""] * len(prepared.examples)
     stops = _stop_ids(model)
     with model.quiet(), torch.no_grad():
-        for batch, _ in _batches(prepared, progress):
+        for batch in watched(prepared.prompts, progress, f"evaluate {prepared.task.name}"):
             batch = batch.to(model.device)
             new = model.generate(
                 batch.inputs["input_ids"], batch.inputs["attention_mask"], prepared.task.max_new_tokens
@@ -135,7 +159,3 @@ def outcomes_of(task: Task, examples: Sequence[Example], predictions: Sequence[s
     """[examples] outcomes in [0, 1] of predictions, by the task's metric."""
     metric = METRICS[task.metric]
     return np.array([metric(text, example.references) for text, example in zip(predictions, examples, strict=True)])
-
-
-def _batches(prepared: Prepared, progress: Progress | None) -> Iterable[Any]:
-    return watched(prepared.parts, progress, f"evaluate {prepared.task.name}")

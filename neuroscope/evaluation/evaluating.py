@@ -13,6 +13,7 @@ import numpy as np
 from neuroscope import figures, files
 from neuroscope.checks import Progress, public
 from neuroscope.evaluation.engine import Outcomes, outcomes_of, predict, prepare_task
+from neuroscope.evaluation.trees import against_trees
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Split = Literal["test", "train", "discovery"]
 METRIC_NAMES = {"accuracy": "accuracy", "exact": "exact match", "rouge-l": "ROUGE-L"}
+ONE_PASS = "all in one pass over the prompt"
 BINS = 10  # of the distribution of outcomes
 
 
@@ -198,6 +200,7 @@ def evaluate(
         "metric": task.metric,
         "seen": sum(example.prompt in learnt for example in prepared.examples),
         "ambiguous": sum(count > 1 for count in Counter(p for p, _ in answers).values()) if task.labels else 0,
+        "labels": (against_trees(model, prepared.labels) or ONE_PASS) if task.labels else "none",
         "judged_by": str(METRICS[task.metric].__doc__).partition("\n")[0],
         "seed": seed,
         "versions": files.versions(),

@@ -1,17 +1,40 @@
-"""Scoring every label of a classification task in as few rows as possible.
+"""Scoring every label of a classification task while the prompt goes through the model once.
 
-A causal model or decoder that reads `prompt + a b` has also scored every label that begins there (`a`, or another first
-token `c`): such labels share one row, so that labels of one token cost one row per example in every style.
+The labels after one prompt are a tree of tokens, which begins with the prompt: labels that begin alike share nodes, and
+a label's last token is predicted by a node and is none itself. Two ways to lay a tree out:
+
+- One row of all its nodes. Each sees the nodes before it on its own branch alone (a mask of `[row, 1, pos, pos]`), at
+  the position that it has there. So every prompt and every label is computed once.
+- A row for each branch, the labels on it sharing the row: for models whose masks or positions cannot be set.
+
+Labels of one token make a tree without branches, which is the prompt as it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import LongTensor, Tensor
 
 from neuroscope.tasks.encoding import Batch, Encoded
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A label in a row.
+
+    Attributes:
+        slot: which cell of the flat [examples, labels] table.
+        tokens: the label's tokens.
+        places: the position in the row that predicts each of them.
+    """
+
+    slot: int
+    tokens: list[int]
+    places: list[int]
 
 
 @dataclass(frozen=True)
@@ -19,32 +42,87 @@ class Candidates:
     """The labels that one batch scores.
 
     Attributes:
+        at: True at the positions whose logits are needed.
         slot: [candidates] which cell of the flat [examples, labels] table.
-        row: [candidates] row of the batch.
-        position: [candidates, tokens] place among the batch's kept logits.
+        place: [candidates, tokens] which of the logits at these positions predicts the token.
         token: [candidates, tokens] id; -1 beyond the label's end.
     """
 
+    at: Bool[Tensor, "row pos"]
     slot: LongTensor
-    row: LongTensor
-    position: LongTensor
+    place: LongTensor
     token: LongTensor
 
 
-def share_rows(labels: list[list[Encoded]], style: str) -> tuple[list[Encoded], list[list[tuple[int, Encoded]]]]:
-    """The rows to run, and the (slot, label) pairs that each of them scores. `labels` is [labels][examples]."""
+def rows_of(labels: list[list[Encoded]], style: str, one_row: bool) -> tuple[list[Encoded], list[list[Scored]]]:
+    """The rows to run, and the labels that each of them scores. `labels` is [labels][examples].
+
+    Args:
+        one_row: lay every prompt's labels out in one row (causal models only).
+    """
     rows: list[Encoded] = []
-    members: list[list[tuple[int, Encoded]]] = []
+    members: list[list[Scored]] = []
     for example, options in enumerate(zip(*labels, strict=True)):
-        first = len(rows)  # of this example
-        for label in sorted(range(len(options)), key=lambda i: -len(options[i].answer)):  # the longest covers most
-            item = options[label]
-            at = next((i for i in range(first, len(rows)) if _covers(rows[i], item, style)), len(rows))
-            if at == len(rows):
-                rows.append(item)
-                members.append([])
-            members[at].append((example * len(labels) + label, item))
+        first = example * len(labels)
+        for row, scored in [_tree(options, first)] if one_row else _branches(options, first, style):
+            rows.append(row)
+            members.append(scored)
     return rows, members
+
+
+def _tree(options: Sequence[Encoded], slot: int) -> tuple[Encoded, list[Scored]]:
+    """The labels of one prompt as one row: a node after its parent, and after whatever its elder siblings have below.
+
+    Where no label branches off, the row is the longest label's, as it is.
+    """
+    children: list[dict[int, int]] = [{}]  # of each node, in the order of their making; 0 is before the first token
+    paths: list[list[int]] = []
+    for item in options:
+        node, path = 0, []
+        for token in item.inputs:
+            if token not in children[node]:
+                children[node][token] = len(children)
+                children.append({})
+            node = children[node][token]
+            path.append(node)
+        paths.append(path)
+    tokens, depth, end = [0] * len(children), [-1] * len(children), [0] * len(children)
+    order: list[int] = []
+    place = [0] * len(children)
+    left = [(0, False)]
+    while left:  # the tree is as deep as a prompt is long: no recursion
+        node, is_done = left.pop()
+        if is_done:
+            end[node] = len(order)
+            continue
+        if node:
+            place[node] = len(order)
+            order.append(node)
+        left.append((node, True))
+        for token, child in reversed(children[node].items()):
+            tokens[child], depth[child] = token, depth[node] + 1
+            left.append((child, False))
+    scored = [
+        Scored(slot + i, item.answer, [place[path[item.first + k]] for k in range(len(item.answer))])
+        for i, (item, path) in enumerate(zip(options, paths, strict=True))
+    ]
+    row = Encoded([tokens[n] for n in order], [], 0)
+    if any(len(c) > 1 for c in children):
+        row = replace(row, depth=[depth[n] for n in order], end=[end[n] for n in order])
+    return row, scored
+
+
+def _branches(options: Sequence[Encoded], slot: int, style: str) -> list[tuple[Encoded, list[Scored]]]:
+    """The labels of one prompt in as few rows without branches as they fit into."""
+    rows: list[tuple[Encoded, list[Scored]]] = []
+    for label in sorted(range(len(options)), key=lambda i: -len(options[i].answer)):  # the longest covers most
+        item = options[label]
+        members = next((members for row, members in rows if _covers(row, item, style)), None)
+        if members is None:
+            members = []
+            rows.append((item, members))
+        members.append(Scored(slot + label, item.answer, [item.first + k for k in range(len(item.answer))]))
+    return rows
 
 
 def _covers(row: Encoded, item: Encoded, style: str) -> bool:
@@ -56,35 +134,36 @@ def _covers(row: Encoded, item: Encoded, style: str) -> bool:
     return row.inputs == item.inputs
 
 
-def candidates_of(batch: Batch, members: list[list[tuple[int, Encoded]]]) -> Candidates:
-    """The labels that the rows of one batch score; `members` is by row, as `share_rows` gives it."""
-    place = {position: i for i, position in enumerate(batch.keep.tolist())}
-    entries = [(slot, row, item) for row, i in enumerate(batch.index.tolist()) for slot, item in members[i]]
-    width = max(len(item.answer) for _, _, item in entries)
-    position, token = torch.zeros(len(entries), width, dtype=torch.long), torch.full((len(entries), width), -1)
-    for i, (_, _, item) in enumerate(entries):
-        length = len(item.answer)
-        position[i, :length] = torch.tensor([place[item.first + k] for k in range(length)])
-        token[i, :length] = torch.tensor(item.answer)
-    slot, row = (torch.tensor([entry[k] for entry in entries]) for k in (0, 1))
-    return Candidates(slot, row, position, token)  # type: ignore[arg-type]
+def candidates_of(batch: Batch, members: list[list[Scored]]) -> Candidates:
+    """The labels that the rows of one batch score; `members` is by row, as `rows_of` gives it."""
+    entries = [(row, scored) for row, i in enumerate(batch.index.tolist()) for scored in members[i]]
+    at = torch.zeros_like(batch.targets, dtype=torch.bool)
+    for row, scored in entries:
+        at[row, scored.places] = True
+    number = at.flatten().cumsum(0).view_as(at) - 1
+    width = max(len(scored.tokens) for _, scored in entries)
+    place, token = torch.zeros(len(entries), width, dtype=torch.long), torch.full((len(entries), width), -1)
+    for i, (row, scored) in enumerate(entries):
+        place[i, : len(scored.tokens)] = number[row, scored.places]
+        token[i, : len(scored.tokens)] = torch.tensor(scored.tokens)
+    slot = torch.tensor([scored.slot for _, scored in entries])
+    return Candidates(at, slot, place, token)  # type: ignore[arg-type]
 
 
-def score(logits: Tensor, candidates: Candidates) -> Tensor:
-    """[candidates] summed log-likelihood, from logits [rows, kept, vocabulary]."""
-    place = {name: getattr(candidates, name).to(logits.device) for name in ("row", "position", "token")}
-    row, told = place["row"][:, None], place["token"] >= 0
-    chosen = logits[row, place["position"], place["token"].clamp(min=0)]
-    total = logits.logsumexp(-1)[row, place["position"]]
-    return torch.where(told, chosen - total, 0.0).sum(-1)
+def score(logits: Float[Tensor, "wanted vocab"], candidates: Candidates) -> Float[Tensor, " candidate"]:
+    """Summed log-likelihood of each label's tokens, from the logits at the candidates' positions."""
+    place, token = candidates.place.to(logits.device), candidates.token.to(logits.device)
+    chosen = logits[place, token.clamp(min=0)]
+    total = logits.logsumexp(-1)[place]
+    return torch.where(token >= 0, chosen - total, 0.0).sum(-1)
 
 
-def rank_labels(loglik: Tensor, lengths: Tensor) -> LongTensor:
+def rank_labels(loglik: Float[Tensor, "example label"], lengths: Int[Tensor, "*example label"]) -> LongTensor:
     """The likeliest label of each example, by log-likelihood per token; of equals the first.
 
     Args:
-        loglik: [examples, labels] summed log-likelihood (nats) of each label's tokens.
-        lengths: [labels] or [examples, labels] number of tokens.
+        loglik: summed log-likelihood (nats) of each label's tokens.
+        lengths: number of tokens.
 
     Returns:
         [examples] index of the chosen label.

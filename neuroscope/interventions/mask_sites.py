@@ -166,7 +166,7 @@ class MaskSites:
         text = f"{what} of {n:,} neurons at {where} sites of {self.model.name}"
         return kind(self.model, tuple(self.sites.values()), on_site, text)
 
-    def observe(self, inputs: dict[str, Tensor], look: Edit, keep: Tensor | None = None) -> None:
+    def observe(self, inputs: dict[str, Tensor], look: Edit, at: Tensor | None = None) -> None:
         """One forward pass without gradients, in which `look(site, h, tokens)` is shown every site's vector."""
         with self.model.quiet(), torch.no_grad(), edit(self.sites.values(), look):
-            self.model.logits(inputs, keep=keep)
+            self.model.logits(inputs, at)

@@ -224,7 +224,7 @@ def _recovered(
     source, run = (batch.inputs, batch.corrupt) if direction == "denoising" else (batch.corrupt, batch.inputs)
 
     def difference(inputs: dict[str, Tensor]) -> Float[Tensor, " pair"]:
-        logits = model.logits(inputs, keep=alike.at)[:, 0].float()
+        logits = model.logits(inputs, alike.at).float()
         return (logits.gather(1, alike.right[:, None]) - logits.gather(1, alike.wrong[:, None])).squeeze(1)
 
     cache: dict[str, Tensor] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from neuroscope.errors import ArgumentError, TaskError
@@ -24,13 +24,13 @@ class Alike:
     Attributes:
         batch: the clean prompts, with the corrupt ones beside them.
         index: which pairs these are, in the batch's order.
-        at: [1] the position whose logits predict the answer's first token.
+        at: True at the position whose logits predict the answer's first token.
         right, wrong: the first tokens of the clean and of the corrupt answer.
     """
 
     batch: Batch
     index: list[int]
-    at: Int[Tensor, " 1"]
+    at: Bool[Tensor, "pair pos"]
     right: Int[Tensor, " pair"]
     wrong: Int[Tensor, " pair"]
 
@@ -67,7 +67,8 @@ class Pairs:
             items = [self.encoded[i] for i in members]
             batch = next(batches(items, len(items), pad_id(tokenizer_of(model)), model.device, model.style))
             index = [members[j] for j in batch.index.tolist()]
-            yield Alike(batch, index, torch.tensor([first], device=model.device), self.right[index], self.wrong[index])
+            at = torch.zeros_like(batch.scored).index_fill(1, torch.tensor([first], device=model.device), True)
+            yield Alike(batch, index, at, self.right[index], self.wrong[index])
 
 
 def pairs_of(model: Model, clean: Any, corrupt: Any, answers: Any, examples: int | None) -> Pairs:

@@ -106,6 +106,8 @@ class _Look(NotCopied):
 class _Patch(Scope):
     """A scope that also looks at what the model is given."""
 
+    by_position = True
+
     def __init__(self, seen: _Seen, *args: Any) -> None:
         super().__init__(*args)
         self._seen = seen

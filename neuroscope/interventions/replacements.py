@@ -34,7 +34,7 @@ def mean_activations(places: MaskSites, task: Task, examples: int | None) -> ByA
             total[site.address] = total.get(site.address, 0) + torch.mv(h.flatten(0, -2).float().T, real.float())
             count[site.address] = count.get(site.address, 0.0) + float(real.sum())
 
-        places.observe(batch.inputs, collect, batch.keep)
+        places.observe(batch.inputs, collect, batch.scored)
     missing = [a for a in places.sites if not count.get(a)]
     if missing:
         found = f"no token of {task.name!r} reaches it"
@@ -63,7 +63,7 @@ def one_tokens_activations(places: MaskSites, task: Task, examples: int | None, 
         sample[site.address] = rows[int(drawn * len(rows))].clone()
 
     for batch in _batches(places, task, [example]):
-        places.observe(batch.inputs, collect, batch.keep)
+        places.observe(batch.inputs, collect, batch.scored)
     return sample
 
 

@@ -11,12 +11,13 @@ from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError, NumericalError, choose
 from neuroscope.models.fingerprints import fingerprint, forget, read_once
+from neuroscope.models.head import head_at
 from neuroscope.models.sites import Site, Unit, unedited
 from neuroscope.models.structure import parts, same
 
@@ -137,22 +138,28 @@ class Model:
             raise ModelError(f"run {self.name}", found, do)
 
     def logits(
-        self, inputs: dict[str, Tensor], keep: Int[Tensor, " kept"] | None = None
-    ) -> Float[Tensor, "batch pos vocab"]:
-        """One forward pass. With `keep`, only these positions' logits (computed alone where the model can).
+        self, inputs: dict[str, Tensor], at: Bool[Tensor, "row pos"] | None = None
+    ) -> Float[Tensor, "batch pos vocab"] | Float[Tensor, "wanted vocab"]:
+        """One forward pass: every position's logits; or only those `at` some, row by row.
 
-        The logits are where the inputs are, also of a model on several devices.
+        The output head is then run on the hidden states at these positions alone, so that no others' logits are ever
+        made. The logits are where the inputs are, also of a model on several devices.
+
+        Args:
+            inputs: keyword arguments of the model.
+            at: True where logits are wanted (of a decoder's positions for seq2seq); rows beyond its last have none.
         """
         device = inputs["input_ids"].device
         self.check_ids(int(inputs["input_ids"].max()))
         signature = inspect.signature(self.base.forward).parameters
         settings: dict[str, Any] = {"use_cache": False} if "use_cache" in signature else {}
-        if keep is None:
+        if at is None:
             return logits_of(self.root(**inputs, **settings)).to(device)
-        if "logits_to_keep" in signature:
-            kept = keep.cpu()  # the last layer may be elsewhere
-            return logits_of(self.root(**inputs, **settings, logits_to_keep=kept)).to(device)
-        return logits_of(self.root(**inputs, **settings))[:, keep.cpu()].to(device)
+        with head_at(self.base, at) as was_called:
+            logits = logits_of(self.root(**inputs, **settings))
+        if was_called and logits.shape[:2] == (1, was_called[0]):
+            return logits[0].to(device)
+        return logits[: len(at)][at.to(logits.device)].to(device)
 
     @torch.no_grad()
     def generate(

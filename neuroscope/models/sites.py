@@ -131,6 +131,8 @@ class edit(contextlib.AbstractContextManager["edit"]):
     checkpointing runs again in the backward pass is edited as it was in the forward pass, also after the scope.
     """
 
+    by_position = False  # whether what it does to a token depends on where the token is in its row
+
     def __init__(self, sites: Iterable[Site], function: Edit) -> None:
         self._sites, self._function = tuple(sites), function
         self._entries: list[_Entry] = []
@@ -143,7 +145,7 @@ class edit(contextlib.AbstractContextManager["edit"]):
         self._entries.pop().leave()
 
     def _enter(self, by_hand: bool = False) -> None:
-        self._entries.append(_Entry(self._sites, self._function, by_hand))
+        self._entries.append(_Entry(self._sites, self._function, by_hand, self.by_position))
 
 
 _numbers = itertools.count()
@@ -153,7 +155,8 @@ _entered: ContextVar[frozenset[_Entry]] = ContextVar("entered", default=frozense
 class _Entry:
     """One entry into a scope: its hooks, and where they act."""
 
-    def __init__(self, sites: Iterable[Site], function: Edit, by_hand: bool) -> None:
+    def __init__(self, sites: Iterable[Site], function: Edit, by_hand: bool, by_position: bool) -> None:
+        self.by_position = by_position
         self.function, self.level, self.number = function, LEVEL.get(), next(_numbers)
         # a notebook may run each cell in a context of its own: what is switched by hand is of the thread
         self.thread = threading.get_ident() if by_hand else None
@@ -175,6 +178,23 @@ class _Entry:
     def is_of_here(self) -> bool:
         """Whether the thread or task that runs now is the one that entered."""
         return self in _entered.get() or self.thread == threading.get_ident()
+
+
+HOUSE = ("neuroscope.", "transformer_lens.model_bridge.")  # whose hooks are known; a Bridge has some of its own
+
+
+def depends_on_position(root: nn.Module) -> bool:
+    """Whether anything is live on a model whose effect may depend on where in a row a token is.
+
+    That is an `edit` with `by_position`, or a forward hook that is not of this package.
+    """
+    for module in root.modules():
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            if not str(getattr(hook, "__module__", "")).startswith(HOUSE):
+                return True
+            if isinstance(hook, _Hook) and hook.entry.by_position:
+                return True
+    return False
 
 
 class NotCopied:

@@ -47,6 +47,8 @@ class Encoded:
         first: position of the logits that predict `answer[0]`; `answer[i]` is predicted at `first + i`.
         decoder: what the decoder is shown (seq2seq only).
         corrupt: like `inputs`, from the corrupt prompt with the same answer; empty where not asked for.
+        depth, end: of a tree of tokens laid out in a row, each token's position on its branch, and one beyond the last
+            token below it; empty of tokens in a line.
     """
 
     inputs: list[int]
@@ -54,6 +56,8 @@ class Encoded:
     first: int
     decoder: list[int] = field(default_factory=list)
     corrupt: list[int] = field(default_factory=list)
+    depth: list[int] = field(default_factory=list)
+    end: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,20 +66,20 @@ class Batch:
 
     Attributes:
         inputs: keyword arguments of the model: `input_ids` and `attention_mask` [batch, pos]; for seq2seq also
-            `decoder_input_ids` and `decoder_attention_mask` [batch, decoder pos].
+            `decoder_input_ids` and `decoder_attention_mask` [batch, decoder pos]; for trees `position_ids`.
         targets: [batch, pos] (for seq2seq: decoder pos); `logits[b, t]` should predict `targets[b, t]`; -100: unscored.
-        keep: [kept] ascending positions of the logits that any example of the batch needs.
         real: [batch, pos] True at the tokens of `input_ids` that are not padding.
         index: [batch] place of each example in the caller's order.
         corrupt: `inputs` of the corrupt prompts, position for position; None where not asked for.
+        end: [batch, pos] of trees of tokens, one beyond the last token below each; None of tokens in a line.
     """
 
     inputs: dict[str, Tensor]
     targets: Tensor
-    keep: Tensor
     real: Tensor
     index: Tensor
     corrupt: dict[str, Tensor] | None = None
+    end: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -83,8 +87,24 @@ class Batch:
             self,
             inputs={k: v.to(device) for k, v in self.inputs.items()},
             corrupt=self.corrupt and {k: v.to(device) for k, v in self.corrupt.items()},
-            **{k: getattr(self, k).to(device) for k in ("targets", "keep", "real", "index")},
+            end=None if self.end is None else self.end.to(device),
+            **{k: getattr(self, k).to(device) for k in ("targets", "real", "index")},
         )
+
+    @property
+    def scored(self) -> Tensor:
+        """[batch, pos] True at the logits that predict an answer token."""
+        return self.targets != UNSCORED
+
+    def shown(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """What the model is given: the inputs; of trees with a mask by which a token sees its own branch alone."""
+        if self.end is None:
+            return self.inputs
+        place = torch.arange(self.end.shape[1], device=self.end.device)
+        before, below = place <= place[:, None], place[:, None] < self.end[:, None, :]  # [query, key], [batch, ...]
+        sees = (before & below) | (place == place[:, None])  # padding sees itself, or it would be NaN
+        mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
+        return self.inputs | {"attention_mask": mask.masked_fill(~sees, torch.finfo(dtype).min)[:, None]}
 
     def real_at(self, address: str, h: Tensor, tokens: Tensor | None) -> Tensor:
         """Which rows of a site's vector are tokens and not padding.
@@ -217,8 +237,11 @@ def _batch(items: list[Encoded], index: list[int], pad: int, style: str, side: s
     corrupt = None
     if items[0].corrupt:
         corrupt = inputs | {"input_ids": _pad([item.corrupt for item in items], pad, side)[0]}
-    keep = (targets != UNSCORED).any(0).nonzero().flatten()
-    return Batch(inputs, targets, keep, real, torch.tensor(index), corrupt)
+    end = None
+    if any(item.end for item in items):
+        inputs["position_ids"] = _pad([item.depth or [*range(len(item.inputs))] for item in items], 0, side)[0]
+        end = _pad([item.end or [len(item.inputs)] * len(item.inputs) for item in items], 0, side)[0]
+    return Batch(inputs, targets, real, torch.tensor(index), corrupt, end)
 
 
 def _targets(item: Encoded, length: int) -> list[int]:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from neuroscope.checks import finite, whole
 from neuroscope.errors import ArgumentError
 from neuroscope.models import Model
-from neuroscope.tasks.encoding import UNSCORED, batches, encode, pad_id
+from neuroscope.tasks.encoding import batches, encode, pad_id
 from neuroscope.tasks.task import Task
 from neuroscope.training import WholeModel
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting, Tensors
@@ -96,11 +96,9 @@ def fisher(model: Model, weights: Sequence[Tensor], task: Task, n: int) -> list[
             for w in weights:
                 w.requires_grad_(True)
             for batch in batches(encoded, 1, pad_id(model.tokenizer), model.device, model.style):  # each one squared
-                logits = model.logits(batch.inputs, batch.keep).float()
-                targets = batch.targets[:, batch.keep.to(batch.targets.device)]
-                loss = functional.cross_entropy(
-                    logits.flatten(0, 1), targets.flatten().to(logits.device), ignore_index=UNSCORED, reduction="sum"
-                )
+                logits = model.logits(batch.inputs, batch.scored).float()
+                targets = batch.targets[batch.scored].to(logits.device)
+                loss = functional.cross_entropy(logits, targets, reduction="sum")
                 grads = torch.autograd.grad(loss, list(weights), allow_unused=True)
                 for total, grad in zip(information, grads, strict=True):
                     if grad is not None:
