@@ -126,7 +126,7 @@ def test_each_cell_is_a_patch_by_hand(name):
             with patch(model, mask, source=difference(model, source, ANSWERS)[1]):
                 m, _ = difference(model, run, ANSWERS)
             share = (m - m_corrupt) if direction == "denoising" else (m_clean - m)
-            assert row.recovered == pytest.approx(share / (m_clean - m_corrupt), abs=1e-4)
+            assert row.recovered == pytest.approx(share / (m_clean - m_corrupt), abs=1e-4, rel=1e-4)
         assert len(sweep.table) == (4 if name == "t5" else 2)
         assert sweep.table["recovered"].abs().max() > 0.01
     position = patch_sweep(model, CLEAN, CORRUPT, answers=ANSWERS, by="position")

@@ -12,7 +12,7 @@ from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError
 from neuroscope.models import require_parameters
 from neuroscope.models.sites import Rows, Site
-from neuroscope.tasks.encoding import UNSCORED, Batch
+from neuroscope.tasks.encoding import Batch
 
 
 def weight_x_grad(scoring: Scoring) -> dict[str, Tensor]:
@@ -69,6 +69,5 @@ def _singly(scoring: Scoring) -> list[Batch]:
     for batch in scoring.batches:
         for i in range(len(batch.index)):
             inputs = {k: v[i : i + 1] for k, v in batch.inputs.items()}
-            keep = (batch.targets[i] != UNSCORED).nonzero().flatten()
-            singles.append(Batch(inputs, batch.targets[i : i + 1], keep, batch.real[i : i + 1], batch.index[i : i + 1]))
+            singles.append(Batch(inputs, batch.targets[i : i + 1], batch.real[i : i + 1], batch.index[i : i + 1]))
     return singles
