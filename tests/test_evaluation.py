@@ -50,7 +50,11 @@ def test_loglik_is_the_examples_own(tiny_model, style, labels, batch_size):
     prepared = evaluation.prepare_task(model, task, batch_size=batch_size)
     expected = torch.tensor([[loglik_by_hand(model, task, e, label) for label in labels] for e in task.test])
     torch.testing.assert_close(evaluation.label_loglik(model, prepared), expected, atol=1e-5, rtol=1e-5)
-    assert prepared.lengths.tolist() == [[len(label.split()) for label in labels]] * len(task.test)
+    for ranking, length in {"sum": lambda t: 1, "token": lambda t: len(t.split()), "character": len}.items():
+        other = evaluation.prepare_task(model, dataclasses.replace(task, ranking=ranking))
+        assert other.lengths.tolist() == [[length(label) for label in labels]] * len(task.test)
+        best = (expected / other.lengths).argmax(1).tolist()
+        assert evaluation.predict(model, other) == [labels[i] for i in best]
     assert expected.std() > 0.5  # the model tells labels apart
 
 

@@ -7,12 +7,20 @@ from hypothesis import strategies as st
 from rouge_score.tokenizers import DefaultTokenizer
 
 from neuroscope.evaluation.ranking import rank_labels
-from neuroscope.tasks.metrics import METRICS, Words, accuracy, exact_match, rouge_l
+from neuroscope.tasks.metrics import METRICS, RANKINGS, Words, accuracy, exact_match, rouge_l
 
 texts = st.text(alphabet="ab cd\n", max_size=20)
 
 
-def test_ranking_is_by_mean_loglik_per_token():
+@pytest.mark.parametrize(("ranking", "best"), [("sum", 0), ("token", 1), ("character", 2)])
+def test_rankings_compare_sums_or_means(ranking, best):
+    labels, tokens = ("a", "b b", "c" * 30), (1, 2, 3)  # of 1, 3 and 30 characters
+    lengths = torch.tensor([[RANKINGS[ranking](t, n) for t, n in zip(labels, tokens, strict=True)]])
+    # sums -3, -4, -9; per token -3, -2, -3; per character -3, -1.33, -0.3
+    assert rank_labels(torch.tensor([[-3.0, -4.0, -9.0]]), lengths).tolist() == [best]
+
+
+def test_ranking_is_by_loglik_over_length():
     loglik = torch.tensor([[-3.0, -4.0, -9.0], [-1.0, -4.0, -9.0]])
     assert rank_labels(loglik, torch.ones(3)).tolist() == [0, 0]
     # per token: -3, -2, -3 and -1, -2, -3

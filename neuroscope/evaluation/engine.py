@@ -26,7 +26,7 @@ from neuroscope.evaluation.trees import against_trees
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import Batch, Encoded, batches, encode, encode_prompts, pad_id
-from neuroscope.tasks.metrics import METRICS
+from neuroscope.tasks.metrics import METRICS, RANKINGS
 
 Outcomes = NDArray[np.float64]
 
@@ -59,8 +59,10 @@ class Prepared:
 
     @property
     def lengths(self) -> Int[Tensor, "example label"]:
-        """Number of tokens of each label."""
-        return torch.tensor([[len(item.answer) for item in options] for options in zip(*self.labels, strict=True)])
+        """What the task's ranking divides the log-likelihood of each label by."""
+        length, texts = RANKINGS[self.task.ranking], self.task.labels
+        rows = zip(*self.labels, strict=True)
+        return torch.tensor([[length(t, len(i.answer)) for t, i in zip(texts, row, strict=True)] for row in rows])
 
     def batches(self, model: Model, one_row: bool) -> Parts:
         """The batches to run, on the model's device."""

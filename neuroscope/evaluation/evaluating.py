@@ -156,8 +156,8 @@ def evaluate(
 ) -> Evaluation:
     """Judge a model on a task, under whatever interventions are live.
 
-    Classification ranks the task's labels by log-likelihood per token after the prompt; generation decodes greedily,
-    stops at the end-of-text token, strips whitespace, and compares with the references by the task's metric.
+    Classification ranks the task's labels by their log-likelihood after the prompt (`task.ranking`); generation decodes
+    greedily, stops at the end-of-text token, strips whitespace, and compares with the references by the task's metric.
 
     Args:
         model: anything that `neuroscope.load` opens, or a model from transformers, TransformerLens or nnsight.
@@ -198,6 +198,7 @@ def evaluate(
         "n": len(outcomes),
         "split": split,
         "metric": task.metric,
+        "ranking": task.ranking if task.labels else "none",
         "seen": sum(example.prompt in learnt for example in prepared.examples),
         "ambiguous": sum(count > 1 for count in Counter(p for p, _ in answers).values()) if task.labels else 0,
         "labels": (against_trees(model, prepared.labels) or ONE_PASS) if task.labels else "none",

@@ -54,7 +54,7 @@ class Candidates:
     token: LongTensor
 
 
-def rows_of(labels: list[list[Encoded]], style: str, one_row: bool) -> tuple[list[Encoded], list[list[Scored]]]:
+def rows_of(labels: Sequence[Sequence[Encoded]], style: str, one_row: bool) -> tuple[list[Encoded], list[list[Scored]]]:
     """The rows to run, and the labels that each of them scores. `labels` is [labels][examples].
 
     Args:
@@ -159,11 +159,11 @@ def score(logits: Float[Tensor, "wanted vocab"], candidates: Candidates) -> Floa
 
 
 def rank_labels(loglik: Float[Tensor, "example label"], lengths: Int[Tensor, "*example label"]) -> LongTensor:
-    """The likeliest label of each example, by log-likelihood per token; of equals the first.
+    """The label of each example that ranks first, by log-likelihood over length; of equals the first.
 
     Args:
         loglik: summed log-likelihood (nats) of each label's tokens.
-        lengths: number of tokens.
+        lengths: 1, or each label's number of tokens or characters.
 
     Returns:
         [examples] index of the chosen label.

@@ -46,6 +46,12 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
     return max(float(scorer.score(reference, prediction)["rougeL"].fmeasure) for reference in references)
 
 
+# How log-likelihoods of labels are compared: each is divided by this, of the label's text and its number of tokens.
+RANKINGS: dict[str, Callable[[str, int], int]] = {
+    "sum": lambda text, tokens: 1,  # lm-evaluation-harness' acc
+    "token": lambda text, tokens: tokens,
+    "character": lambda text, tokens: len(text),  # its acc_norm
+}
 METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "accuracy": accuracy,
     "exact": exact_match,

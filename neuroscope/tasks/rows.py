@@ -17,7 +17,7 @@ from neuroscope.errors import ArgumentError, TaskError, suggest
 from neuroscope.tasks.example import Example
 
 PROMPT = "{text}\nAnswer:"
-OPTIONS = ("family", "domain", "metric", "separator", "max_new_tokens")  # of Task, passed through
+OPTIONS = ("family", "domain", "metric", "ranking", "separator", "max_new_tokens")  # of Task, passed through
 SPLITS = ("train", "discovery", "test")
 UNLABELLED = (-1, "-")  # the marks of a row without a gold label
 

@@ -15,10 +15,11 @@ from neuroscope.errors import ArgumentError, TaskError, choose
 from neuroscope.tasks.example import Example, texts_of
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl
-from neuroscope.tasks.metrics import METRICS
+from neuroscope.tasks.metrics import METRICS, RANKINGS
 from neuroscope.tasks.rows import OPTIONS, PROMPT, SPLITS, check_options, check_sizes
 
 Kind = Literal["classification", "generation"]
+Ranking = Literal["sum", "token", "character"]
 METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
 
 
@@ -37,6 +38,8 @@ class Task:
         domain: what its texts are about.
         prompt: the template that the examples' prompts were made with.
         metric: one of `METRICS`; "accuracy" for classification and "rouge-l" for generation if empty.
+        ranking: how labels are compared: by log-likelihood ("sum", lm-evaluation-harness' acc), by its mean per token
+            ("token"), or per character ("character", its acc_norm).
         separator: what stands between prompt and answer.
         max_new_tokens: how long a generated answer may become.
         source: where the examples come from.
@@ -62,6 +65,7 @@ class Task:
     domain: str = ""
     prompt: str = "{text}"
     metric: str = ""
+    ranking: Ranking = "sum"
     separator: str = " "
     max_new_tokens: int = 32
     source: str = field(default="", compare=False)
@@ -78,6 +82,7 @@ class Task:
         kind = self.kind or ("classification" if labels else "generation")
         choose(kind, METRIC_OF, "kind")
         choose(self.metric or METRIC_OF[kind], METRICS, "metric")
+        choose(self.ranking, RANKINGS, "ranking")
         values: dict[str, Any] = {
             "kind": kind,
             "metric": self.metric or METRIC_OF[kind],
@@ -167,7 +172,7 @@ class Task:
             seed: of the shuffle.
             max_words: cut every field to its first words, so that long texts fit the model's context.
             holdout: share of a single file's rows that becomes the test split.
-            options: family, domain, metric, separator, max_new_tokens of the task.
+            options: family, domain, metric, ranking, separator, max_new_tokens of the task.
 
         Raises:
             FileError, TaskError: a file or a line that cannot be used: it names file, line, and the fields there are.
@@ -239,7 +244,7 @@ class Task:
     def data_hash(self) -> str:
         """16 digits that change with any example, label or template, or with how answers are asked for and judged."""
         asked = (self.name, self.kind, self.labels, self.prompt, self.separator, self.metric, self.max_new_tokens)
-        return files.digest(*asked, self.train, self.discovery, self.test)
+        return files.digest(*asked, self.ranking, self.train, self.discovery, self.test)
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} train, {len(self.discovery)} discovery, {len(self.test)} test"
