@@ -24,7 +24,7 @@ from neuroscope.attribution.scoring import Scoring
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, bundled, load
 from neuroscope.models.sites import edit
-from neuroscope.tasks.encoding import Batch, batches, encode, pad_id
+from neuroscope.tasks.encoding import Batch, batches_for, encode
 from neuroscope.tasks.mini import CONTEXT, mini_tasks, mini_tokenizer
 from neuroscope.tasks.mini_words import vocabulary
 from neuroscope.tasks.task import Task
@@ -94,6 +94,11 @@ def cached(scoring: Scoring) -> dict[str, Tensor]:
     return {a: (kept[a] * gradients[a]).sum(1).abs().sum(0) for a in kept}
 
 
+def kept(batch: Batch) -> Tensor:
+    """[kept] the positions at which any example of the batch is scored: what transformers can leave the others out by."""
+    return batch.scored.any(0).nonzero().flatten()
+
+
 def captum(scoring: Scoring) -> list[Tensor]:
     """captum's LayerGradientXActivation, one layer after another, from the embeddings (ids have no gradient)."""
     from captum.attr import LayerGradientXActivation
@@ -111,8 +116,9 @@ def _embedded(scoring: Scoring) -> Callable[[Tensor], Tensor]:
 
     def losses(embeddings: Tensor) -> Tensor:
         mask = batch.inputs["attention_mask"]
-        logits = scoring.model.root(inputs_embeds=embeddings, attention_mask=mask, logits_to_keep=batch.keep).logits
-        return scoring.score(logits, batch)
+        keep = kept(batch)
+        logits = scoring.model.root(inputs_embeds=embeddings, attention_mask=mask, logits_to_keep=keep).logits
+        return scoring.score(logits[batch.scored[:, keep]], batch)
 
     return losses
 
@@ -139,7 +145,7 @@ def transformer_lens(scoring: Scoring) -> Callable[[], object]:
     def run() -> object:
         with model.hooks(fwd_hooks=[(chosen, forward_hook)], bwd_hooks=[(chosen, backward_hook)]):
             logits = model(batch.inputs["input_ids"], return_type="logits")
-            scoring.score(logits[:, batch.keep], batch).sum().backward()
+            scoring.score(logits[batch.scored], batch).sum().backward()
         assert total
         return dict(total)
 
@@ -157,17 +163,17 @@ def nnsight(scoring: Scoring) -> Callable[[], object]:
 
     def run() -> object:
         total = []
-        with model.trace(**batch.inputs, use_cache=False, logits_to_keep=batch.keep):
-            kept = []
+        with model.trace(**batch.inputs, use_cache=False, logits_to_keep=kept(batch)):
+            vectors = []
             for i in range(layers):
                 h = model.model.layers[i].mlp.down_proj.input
                 if i == 0:
                     h = h.detach().requires_grad_()
                     model.model.layers[i].mlp.down_proj.input = h
-                kept.append(h)
-            loss = scoring.score(model.output.logits, batch).sum()
+                vectors.append(h)
+            loss = scoring.score(model.output.logits[batch.scored[:, kept(batch)]], batch).sum()
             with loss.backward():
-                for h in reversed(kept):
+                for h in reversed(vectors):
                     total.append((h.detach() * h.grad).sum(1).abs().sum(0))
         assert total
         return total
@@ -259,7 +265,7 @@ def exact_rows(options: Any) -> list[list[str]]:
         for examples in (8, 32):
             task = tasks[task_name]
             encoded = encode(model, task, task.split("discovery", examples))
-            cut = list(batches(encoded, examples, pad_id(model.tokenizer), model.device, model.style))
+            cut = list(batches_for(model, encoded, examples))
             scoring = Scoring(model, task, model.sites("hidden"), cut, Request(METHODS["exact"], reduction="signed"))
             widths = {a: s.width for a, s in scoring.sites.items()}
             mask = NeuronMask.of({a: range(0, w, 16 if options.quick else 8) for a, w in widths.items()}, widths)

@@ -10,6 +10,7 @@ import torch
 import neuroscope.evaluation as evaluation
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError
 from neuroscope.evaluation import engine, ranking
+from neuroscope.models import memory
 from neuroscope.tasks import Example, Task, encoding
 
 STYLES = ("causal", "seq2seq", "masked")
@@ -50,8 +51,8 @@ def test_loglik_is_the_examples_own(tiny_model, style, labels, batch_size):
     prepared = evaluation.prepare_task(model, task, batch_size=batch_size)
     expected = torch.tensor([[loglik_by_hand(model, task, e, label) for label in labels] for e in task.test])
     torch.testing.assert_close(evaluation.label_loglik(model, prepared), expected, atol=1e-5, rtol=1e-5)
-    for ranking, length in {"sum": lambda t: 1, "token": lambda t: len(t.split()), "character": len}.items():
-        other = evaluation.prepare_task(model, dataclasses.replace(task, ranking=ranking))
+    for way, length in {"sum": lambda t: 1, "token": lambda t: len(t.split()), "character": len}.items():
+        other = evaluation.prepare_task(model, dataclasses.replace(task, ranking=way))
         assert other.lengths.tolist() == [[length(label) for label in labels]] * len(task.test)
         best = (expected / other.lengths).argmax(1).tolist()
         assert evaluation.predict(model, other) == [labels[i] for i in best]
@@ -89,13 +90,12 @@ def test_shared_rows_and_single_rows_agree(tiny_model, style, monkeypatch):
 def test_a_batch_of_no_given_size_is_as_many_tokens_as_fit(monkeypatch, tiny_model):
     lengths = [3, 30, 5, 8, 8, 2, 2, 2, 2]
     items = [encoding.Encoded(list(range(n)), [1], n - 1) for n in lengths]
-    monkeypatch.setattr(encoding, "TOKENS", 20)
     monkeypatch.setattr(encoding, "ROWS", 4)
-    cut = list(encoding.batches(items, None, 0, "cpu", "causal"))
+    cut = list(encoding.batches(items, None, 0, "cpu", "causal", tokens=20))
     # 30 alone is too long and still one batch; 8 + 8; 5, 3, 2 and 2 are four rows of 5; 2 and 2 are left
     assert [batch.index.tolist() for batch in cut] == [[1], [3, 4], [2, 0, 5, 6], [7, 8]]
     decoders = [encoding.Encoded([1], [1], 0, list(range(n))) for n in (10, 10, 10)]
-    assert [len(batch.index) for batch in encoding.batches(decoders, None, 0, "cpu", "seq2seq")] == [2, 1]
+    assert [len(batch.index) for batch in encoding.batches(decoders, None, 0, "cpu", "seq2seq", tokens=20)] == [2, 1]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -103,7 +103,7 @@ def test_a_batch_of_no_given_size_is_as_many_tokens_as_fit(monkeypatch, tiny_mod
 def test_outcomes_do_not_depend_on_the_batch(tiny_model, style, tokens, monkeypatch):
     model, task = tiny_model(style), make_task(("good", "very good", "so so so"))
     expected = evaluation.judge(model, evaluation.prepare_task(model, task, batch_size=1))
-    monkeypatch.setattr(encoding, "TOKENS", tokens)
+    monkeypatch.setattr(encoding, "tokens_at_once", lambda model: tokens)
     prepared = evaluation.prepare_task(model, task)
     parts = prepared.batches(model, style == "causal")
     assert len(parts) > 1 if tokens < 8192 else len(parts) == 1
@@ -290,3 +290,11 @@ def test_the_tokenizer_is_left_as_it_was(tiny_model):
     assert dict(model.tokenizer.special_tokens_map) == before
     expected = evaluation.label_loglik(tiny_model(), evaluation.prepare_task(tiny_model(), task))
     assert torch.equal(scores, expected)  # padding is told by position, so its id does not matter
+
+
+def test_tokens_at_once_keep_a_layers_vectors_in_the_cache(tiny_model):
+    model = tiny_model()  # 48 neurons, 32 coordinates, float32: (3 * 48 + 6 * 32) * 4 = 1344 bytes a token
+    assert memory.tokens_at_once(model) == 8192  # 16 MiB hold 12483 of them
+    hidden = {a: dataclasses.replace(s, width=11008) for a, s in model.units["hidden"].items()}
+    large = dataclasses.replace(model, units={**model.units, "hidden": hidden})
+    assert memory.tokens_at_once(large) == 256  # 125

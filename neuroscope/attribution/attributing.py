@@ -20,7 +20,7 @@ from neuroscope.errors import ByName, choose
 from neuroscope.masks import Scores
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.tasks import Task, tasks_of
-from neuroscope.tasks.encoding import batches, encode, pad_id
+from neuroscope.tasks.encoding import batches_for, encode
 
 ByAddress = Mapping[str, Tensor]
 
@@ -125,7 +125,7 @@ def _scoring(model: Model, task: Task, request: Request) -> Scoring:
     longest = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
     mine = distributed.my_part(longest)  # the processes' shares have about as many tokens
     part = [encoded[i] for i in mine] if len(mine) < len(encoded) else encoded
-    cut = list(batches(part, request.batch_size, pad_id(model.tokenizer), model.device, model.style))
+    cut = list(batches_for(model, part, request.batch_size))
     if part is not encoded:
         cut = [replace(b, index=torch.tensor(mine).to(b.index)[b.index]) for b in cut]
     counts = len(encoded), sum(len(item.answer) for item in encoded)

@@ -25,7 +25,7 @@ from neuroscope.evaluation.ranking import Candidates, candidates_of, rank_labels
 from neuroscope.evaluation.trees import against_trees
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.encoding import Batch, Encoded, batches, encode, encode_prompts, pad_id
+from neuroscope.tasks.encoding import Batch, Encoded, batches_for, encode, encode_prompts
 from neuroscope.tasks.metrics import METRICS, RANKINGS
 
 Outcomes = NDArray[np.float64]
@@ -68,7 +68,7 @@ class Prepared:
         """The batches to run, on the model's device."""
         if one_row not in self.parts:
             rows, members = rows_of(self.labels, model.style, one_row)
-            cut = batches(rows, self.batch_size, pad_id(model.tokenizer), model.device, model.style)
+            cut = batches_for(model, rows, self.batch_size)
             self.parts[one_row] = [(batch, candidates_of(batch, members)) for batch in cut]
         return self.parts[one_row]
 
@@ -81,7 +81,7 @@ def prepare_task(
     if task.kind == "generation":
         encoded = encode_prompts(model, task, examples)
         side: Literal["right", "left"] = "right" if model.style == "seq2seq" else "left"
-        cut = batches(encoded, batch_size, pad_id(model.tokenizer), model.device, model.style, side)
+        cut = batches_for(model, encoded, batch_size, side)
         return Prepared(task, split, examples, batch_size, list(cut))
     labels = [encode(model, task, examples, [label] * len(examples)) for label in task.labels]
     _tell_apart(task, [label[0].answer for label in labels])

@@ -163,8 +163,8 @@ def evaluate(
         model: anything that `neuroscope.load` opens, or a model from transformers, TransformerLens or nnsight.
         split: "test", "train" or "discovery".
         n: the first n examples; all if None.
-        batch_size: examples (for labels of several tokens: rows) per forward pass; None: as many as make up some 8,000
-            tokens, at most 128. It does not change the result.
+        batch_size: examples per forward pass; None: as many as the model runs best at once. It does not change the
+            result.
         seed: of the bootstrap interval.
         progress: called as `progress(batches, desc=...)`, such as tqdm; None is silent.
 

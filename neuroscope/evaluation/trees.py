@@ -13,7 +13,7 @@ from torch import nn
 
 from neuroscope.models import Model
 from neuroscope.models.sites import depends_on_position, unedited
-from neuroscope.tasks.encoding import Encoded, batches
+from neuroscope.tasks.encoding import Encoded, batches_for
 
 CLOSE = 1e-4  # how far logits may be apart, as a share of the largest; what masks or positions change is far more
 # settings of models whose tokens do not see all before them
@@ -63,7 +63,7 @@ def _can(model: Model) -> bool:
         tree = Encoded([a, b, c, d, e], [], 0, depth=[0, 1, 2, 3, 2], end=[5, 5, 4, 4, 5])
         dtype = model.base.get_input_embeddings().weight.dtype
         with unedited(), torch.no_grad():
-            (batch,) = batches([tree], 1, 0, model.device, "causal")
+            (batch,) = batches_for(model, [tree], 1)
             try:
                 found = model.logits(batch.shown(dtype))[0, [3, 4]].float()
             except Exception:  # attention that refuses such a mask raises whatever it raises

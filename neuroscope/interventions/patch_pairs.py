@@ -13,8 +13,7 @@ from torch import Tensor
 from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.encoding import Batch, Encoded, batches, encode, pad_id
-from neuroscope.tasks.tokens import tokenizer_of
+from neuroscope.tasks.encoding import Batch, Encoded, batches_for, encode
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Pairs:
             groups.setdefault((len(item.inputs), item.first), []).append(i)
         for (_, first), members in groups.items():
             items = [self.encoded[i] for i in members]
-            batch = next(batches(items, len(items), pad_id(tokenizer_of(model)), model.device, model.style))
+            batch = next(batches_for(model, items, len(items)))
             index = [members[j] for j in batch.index.tolist()]
             at = torch.zeros_like(batch.scored).index_fill(1, torch.tensor([first], device=model.device), True)
             yield Alike(batch, index, at, self.right[index], self.wrong[index])

@@ -11,10 +11,9 @@ from torch import Tensor
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.interventions.mask_sites import MaskSites
 from neuroscope.models.sites import Site
-from neuroscope.tasks.encoding import Batch, batches, encode, pad_id
+from neuroscope.tasks.encoding import Batch, batches_for, encode
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.task import Task
-from neuroscope.tasks.tokens import tokenizer_of
 
 ByAddress = Mapping[str, Float[Tensor, " coordinate"]]
 
@@ -69,4 +68,4 @@ def one_tokens_activations(places: MaskSites, task: Task, examples: int | None, 
 
 def _batches(places: MaskSites, task: Task, examples: Sequence[Example]) -> Iterator[Batch]:
     model = places.model
-    return batches(encode(model, task, examples), None, pad_id(tokenizer_of(model)), model.device, model.style)
+    return batches_for(model, encode(model, task, examples))

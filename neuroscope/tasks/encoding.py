@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from neuroscope.errors import ArgumentError, ModelError, TaskError, choose
+from neuroscope.models.memory import tokens_at_once
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.task import Task
 from neuroscope.tasks.tokens import Pieces, decoder_start, end_ids, tokenize, tokenizer_of, unknown_id
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from neuroscope.models import Model
 
 STYLES = ("causal", "seq2seq", "masked")
-TOKENS, ROWS = 8192, 128  # in a batch whose size is not given: at most so many tokens (padding too), and examples
+ROWS = 128  # at most so many examples are in a batch whose size is not given
 MOSTLY = 0.5  # unknown tokens among those of all prompts, from which there is a warning
 UNSCORED = -100  # the target of a position that predicts no answer token
 
@@ -185,6 +186,14 @@ def encode_prompts(model: Model, task: Task, examples: Sequence[Example]) -> lis
     return encoded
 
 
+def batches_for(
+    model: Model, encoded: Sequence[Encoded], batch_size: int | None = None, side: Literal["right", "left"] = "right"
+) -> Iterator[Batch]:
+    """Batches on the model's device, padded its way; without a `batch_size` of as many tokens as it runs best."""
+    pad, tokens = pad_id(tokenizer_of(model)), tokens_at_once(model)
+    return batches(encoded, batch_size, pad, model.device, model.style, side, tokens)
+
+
 def batches(
     encoded: Sequence[Encoded],
     batch_size: int | None,
@@ -192,10 +201,11 @@ def batches(
     device: torch.device | str,
     style: str,
     side: Literal["right", "left"] = "right",
+    tokens: int = 1024,
 ) -> Iterator[Batch]:
     """Cut into batches, longest examples first (so that memory runs out at once or never).
 
-    A batch has `batch_size` examples; None: as many as `TOKENS` tokens allow, padding among them, and at most `ROWS`.
+    A batch has `batch_size` examples; None: as many as `tokens` tokens allow, padding among them, and at most `ROWS`.
     `Batch.index` restores the caller's order: `out[batch.index] = values`. Pad on the right to score, on the left
     (causal models only) to generate.
     """
@@ -205,16 +215,16 @@ def batches(
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
     start = 0
     while start < len(order):
-        size = _rows([lengths[i] for i in order[start : start + ROWS]]) if batch_size is None else batch_size
+        size = _rows([lengths[i] for i in order[start : start + ROWS]], tokens) if batch_size is None else batch_size
         index = order[start : start + size]
         yield _batch([encoded[i] for i in index], index, pad_id, style, side).to(device)
         start += size
 
 
-def _rows(lengths: Sequence[int]) -> int:
+def _rows(lengths: Sequence[int], tokens: int) -> int:
     """How many of the next examples fit into one batch, one at least."""
     padded = [rows * longest for rows, longest in enumerate(accumulate(lengths, max), 1)]
-    return max(1, sum(tokens <= TOKENS for tokens in padded))
+    return max(1, sum(size <= tokens for size in padded))
 
 
 def pad_id(tokenizer: Any) -> int:

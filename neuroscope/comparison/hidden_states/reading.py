@@ -16,7 +16,7 @@ from neuroscope.errors import ModelError, TaskError
 from neuroscope.models import Model
 from neuroscope.models.sites import Site, edit
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.encoding import Batch, Encoded, batches, pad_id
+from neuroscope.tasks.encoding import Batch, Encoded, batches_for
 from neuroscope.tasks.tokens import tokenize, tokenizer_of
 
 At = int | Literal["last", "mean"]
@@ -65,7 +65,7 @@ class Reader:
     def shape(self, prompts: Prompts) -> tuple[int, int]:
         """Layers and features, by a pass of one example."""
         first = prompts.encoded[:1]
-        batch = next(batches(first, 1, pad_id(self.model.tokenizer), self.model.device, self.model.style))
+        batch = next(batches_for(self.model, first, 1))
         stream = self(batch, prompts.weights[:1])
         return stream.shape[0], stream.shape[2]
 
@@ -140,5 +140,5 @@ def passes(
     model: Model, prompts: Prompts, batch_size: int | None, progress: Progress | None, name: str
 ) -> Iterable[Batch]:
     """Batches of a task's prompts."""
-    cut = batches(prompts.encoded, batch_size, pad_id(tokenizer_of(model)), model.device, model.style)
+    cut = batches_for(model, prompts.encoded, batch_size)
     return watched(list(cut), progress, f"representations of {name}")

@@ -19,7 +19,7 @@ from torch.nn import functional
 from neuroscope.checks import finite, whole
 from neuroscope.errors import ArgumentError
 from neuroscope.models import Model
-from neuroscope.tasks.encoding import batches, encode, pad_id
+from neuroscope.tasks.encoding import batches_for, encode
 from neuroscope.tasks.task import Task
 from neuroscope.training import WholeModel
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting, Tensors
@@ -95,7 +95,7 @@ def fisher(model: Model, weights: Sequence[Tensor], task: Task, n: int) -> list[
         try:
             for w in weights:
                 w.requires_grad_(True)
-            for batch in batches(encoded, 1, pad_id(model.tokenizer), model.device, model.style):  # each one squared
+            for batch in batches_for(model, encoded, 1):  # each one squared
                 logits = model.logits(batch.inputs, batch.scored).float()
                 targets = batch.targets[batch.scored].to(logits.device)
                 loss = functional.cross_entropy(logits, targets, reduction="sum")

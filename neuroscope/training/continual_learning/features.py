@@ -12,9 +12,7 @@ from torch import Tensor
 from neuroscope.errors import NumericalError
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.encoding import Encoded, batches, encode, encode_prompts, pad_id
-
-AT_ONCE = 64  # prompts per forward pass where the caller does not say
+from neuroscope.tasks.encoding import Encoded, batches_for, encode, encode_prompts
 
 
 def prompt_features(
@@ -30,7 +28,7 @@ def prompt_features(
     encoded = _encoded(model, task, examples)
     features = torch.empty(len(encoded), 0)
     with model.quiet(), torch.no_grad():
-        for batch in batches(encoded, batch_size or AT_ONCE, pad_id(model.tokenizer), model.device, model.style):
+        for batch in batches_for(model, encoded, batch_size):
             inputs = {k: v for k, v in batch.inputs.items() if k in ("input_ids", "attention_mask")}
             encoder = model.base.get_encoder() if model.style == "seq2seq" else model.base.base_model
             last = encoder(**inputs).last_hidden_state.float()  # [example, pos, dim]
