@@ -95,7 +95,7 @@ def cached(scoring: Scoring) -> dict[str, Tensor]:
 
 
 def kept(batch: Batch) -> Tensor:
-    """[kept] the positions at which any example of the batch is scored: what transformers can leave the others out by."""
+    """[kept] positions at which any example of the batch is scored; transformers can leave out the others."""
     return batch.scored.any(0).nonzero().flatten()
 
 
