@@ -52,8 +52,7 @@ def make_scoring(model: Model) -> Scoring:
     targets = torch.full_like(ids, -100)
     targets[:, :-1] = ids[:, 1:]
     whole = torch.ones_like(ids)
-    keep = torch.arange(LENGTH - 1, device=ids.device)
-    batch = Batch({"input_ids": ids, "attention_mask": whole}, targets, keep, whole.bool(), torch.arange(EXAMPLES))  # type: ignore[arg-type]
+    batch = Batch({"input_ids": ids, "attention_mask": whole}, targets, whole.bool(), torch.arange(EXAMPLES))
     return Scoring(model, Task("benchmark"), model.sites("hidden"), [batch], Request(METHODS["grad-x-act"]))
 
 
