@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroscope.checks import plain, shown
-from neuroscope.errors import ArgumentError
+from neuroscope.checks import plain
+from neuroscope.errors import ArgumentError, shown
 
 
 def array_of(value: Any, name: str) -> Tensor:

@@ -2,7 +2,8 @@
 
 `@public` marks a function that users call. Before its body runs, unknown and missing arguments are refused with our
 error, and every argument whose name stands in `VOCABULARY` is converted by the row of that name, so that the same word
-means the same, takes the same values and is refused in the same way everywhere.
+means the same, takes the same values and is refused in the same way everywhere. Any other argument is held to its
+annotation, where that is made of plain types.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from neuroscope.errors import ArgumentError, suggest
+from neuroscope.annotations import Check, check_of
+from neuroscope.errors import ArgumentError, shown, suggest
 from neuroscope.files import path_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Progress = Callable[..., Iterable[Any]]  # called as progress(iterable, desc="..."); tqdm is one
-SHOWN = 80  # characters of a refused argument in the error
 SEEDS = 2**32  # a seed is below: what every generator takes
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # kinds of devices
 FEWEST_RANDOM = 3  # random masks: fewer do not tell how much random masks differ
@@ -181,7 +182,11 @@ def watched(items: Iterable[T], progress: Progress | None, desc: str) -> Iterabl
 
 def plain(value: Any) -> Any:
     """A scalar of numpy or torch, or an array without dimensions, as Python's own; anything else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    try:
+        is_scalar = value.ndim == 0 and not getattr(value, "mask", False)
+        return value.item() if is_scalar else value
+    except Exception:  # no scalar, one that is masked or has no value (of a meta device), or a hostile object
+        return value
 
 
 def _real(value: Any) -> float | None:
@@ -195,17 +200,48 @@ def _real(value: Any) -> float | None:
         return math.inf  # too large for a float
 
 
-def shown(name: str, value: Any) -> str:
-    """An argument as an error shows it: on one line, and not longer than is read."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # a repr of somebody else's may fail in any way
-        text = f"a {type(value).__name__}"
-    return f"{name}={text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}"
-
-
 def _k(value: Any, name: str, default: Any) -> Any:
     return shares(value, name) if isinstance(default, Sequence) else share(value, name)
+
+
+def text_of(value: Any, name: str) -> str:
+    """A text that can be written to a file."""
+    if not isinstance(value, str):
+        raise ArgumentError(shown(name, value), f"a {type(value).__name__}", "give a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        found = f"half of a surrogate pair, character {error.start}"
+        raise ArgumentError(shown(name, value), found, "read it again in its own encoding, or leave that out") from None
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    """A number among several, of which any may be missing: NaN or None."""
+    number = math.nan if value is None else _real(value)
+    if number is None:
+        raise ArgumentError(shown(name, value), f"a {type(value).__name__}", "give a number")
+    return number
+
+
+def _integer(value: Any, name: str) -> int:
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+        raise ArgumentError(shown(name, value), "not a whole number", "give a whole number")
+    return int(number)
+
+
+# a plain type -> what makes a value one; and among several, where a number may be missing
+PLAIN: dict[Any, Check] = {bool: flag, int: _integer, float: finite, str: text_of}
+PLAIN[PathLike] = lambda value, name: path_of(value, shown(name, value))
+WITHIN: dict[Any, Check] = {**PLAIN, float: _number}
+
+
+def texts_of(value: Any, name: str) -> tuple[str, ...]:
+    """Texts in their order: a single one is one; none of None."""
+    several = check_of(Sequence[str], PLAIN, WITHIN)
+    assert several is not None
+    return tuple(map(str, several((value,) if isinstance(value, str) else () if value is None else value, name)))
 
 
 # name of an argument -> (value, name, the function's default) -> what the function gets
@@ -215,6 +251,7 @@ VOCABULARY: dict[str, Callable[[Any, str, Any], Any]] = {
     "seed": lambda value, name, default: seed_of(value, name),
     "seeds": lambda value, name, default: seeds_of(value, name),
     "held_out": lambda value, name, default: names_of(value, name),
+    "references": lambda value, name, default: texts_of(value, name),
     "n_random": lambda value, name, default: n_random_of(value, name),
     "batch_size": lambda value, name, default: batch_size_of(value, name),
     "output": lambda value, name, default: folder_of(value, name),
@@ -224,6 +261,23 @@ VOCABULARY: dict[str, Callable[[Any, str, Any], Any]] = {
 }
 
 
+@functools.cache
+def _checks(function: Callable[..., Any]) -> dict[str, Check]:
+    """By argument: the row of its name, or what its annotation says. Made at the first call, when all is imported."""
+    checks: dict[str, Check] = {}
+    parameters = inspect.signature(function).parameters
+    for name in [name for name in VOCABULARY if name in parameters]:
+        checks[name] = lambda value, name: VOCABULARY[name](value, name, parameters[name].default)
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for name, parameter in parameters.items():
+        hint = parameter.annotation
+        if name not in checks and isinstance(hint, str) and parameter.kind not in several:
+            with contextlib.suppress(NameError):  # of types that are imported for mypy alone
+                check = check_of(eval(hint, function.__globals__), PLAIN, WITHIN)
+                checks |= {} if check is None else {name: check}
+    return checks
+
+
 def public(function: Callable[P, T]) -> Callable[P, T]:
     """Check a public function's arguments before its body runs.
 
@@ -231,7 +285,7 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
         ArgumentError: an unknown or missing argument, or one that means something else than its name says.
     """
     signature = inspect.signature(function)
-    checked_here = [name for name in VOCABULARY if name in signature.parameters]
+    called = function.__qualname__.removesuffix(".__init__").split(".")[-1]
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -245,16 +299,16 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
                 suggest(unknown, (name for name in signature.parameters if name != "self")),
             ) from None
         bound.apply_defaults()
-        for name in checked_here:
-            default = signature.parameters[name].default
-            if bound.arguments[name] is None and default is None:
+        for name, check in _checks(function).items():
+            value, default = bound.arguments[name], signature.parameters[name].default
+            if value is default and (value is None or name not in VOCABULARY):
                 continue  # as it is without this argument
-            if bound.arguments[name] is None and name == "output":
-                raise ArgumentError(f"{function.__name__}(output=None)", "no folder", "give the folder to write into")
+            if value is None and name == "output":
+                raise ArgumentError(f"{called}(output=None)", "no folder", "give the folder to write into")
             try:
-                bound.arguments[name] = VOCABULARY[name](bound.arguments[name], name, default)
+                bound.arguments[name] = check(value, name)
             except ArgumentError as error:
-                raise ArgumentError(f"{function.__name__}({error.asked})", error.found, error.do) from None
+                raise ArgumentError(f"{called}({error.asked})", error.found, error.do) from None
         with as_by_default():
             return function(*bound.args, **bound.kwargs)
 
@@ -289,11 +343,3 @@ def as_by_default() -> Iterator[None]:
 def _brief(args: tuple, kwargs: dict) -> str:
     """The shape of a call, for an error text: types of the positional arguments and names of the others."""
     return "(" + ", ".join([type(a).__name__ for a in args] + [f"{k}=..." for k in kwargs]) + ")"
-
-
-def vocabulary_of(functions: Iterable[Callable[..., Any]]) -> Iterator[tuple[Callable[..., Any], str]]:
-    """(function, argument) for every argument that the vocabulary knows: what conformance tests run over."""
-    for function in functions:
-        for name in inspect.signature(function).parameters:
-            if name in VOCABULARY:
-                yield function, name

@@ -2,9 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+SHOWN = 80  # characters of a refused argument in an error
 
 
 class NeuroscopeError(ValueError):
@@ -69,6 +70,15 @@ class ByName(dict[str, T]):
         raise UnknownName(repr(name), "no such name", suggest(str(name), self))
 
 
+def shown(name: str, value: Any) -> str:
+    """An argument as an error shows it: on one line, and not longer than is read."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a repr of somebody else's may fail in any way
+        text = f"a {type(value).__name__}"
+    return f"{name}={text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`known` as one line for an error's last part, led by the nearest match to `name` if there is one."""
     known = [str(k) for k in known]
@@ -80,6 +90,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def choose(name: object, known: Iterable[T], what: str) -> T:
     """`name` itself if it is one of `known`; otherwise an `ArgumentError` that lists them."""
     options = list(known)
-    if name not in options:
-        raise ArgumentError(f"{what}={name!r}", f"no such {what}", suggest(str(name), map(str, options)))
-    return options[options.index(name)]
+    chosen = [one for one in options if isinstance(name, type(one)) and name == one]
+    if not chosen:
+        near = str(name) if isinstance(name, str) else ""
+        raise ArgumentError(shown(what, name), f"no such {what}", suggest(near, map(str, options)))
+    return chosen[0]

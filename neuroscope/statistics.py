@@ -236,7 +236,8 @@ def permutation_p(value: float, shuffled: ArrayLike, exact: bool = False) -> flo
             2010).
 
     Raises:
-        NumericalError: `value` or every shuffled value is not finite.
+        ArgumentError: `value` is not finite.
+        NumericalError: every shuffled value is not finite.
 
     Example:
         >>> permutation_p(3, [1, 2, 3, 4]), permutation_p(3, [1, 2, 3, 4], exact=True)

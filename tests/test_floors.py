@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "neuroscope"
 FLOORS = [
     {"errors", "markup"},
-    {"files"},
+    {"annotations", "files"},
     {"checks"},
     {"arrays", "distributed", "figures", "results", "statistics"},
     {"models"},

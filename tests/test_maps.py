@@ -234,8 +234,8 @@ def test_settings_and_arrays_of_wrong_types_are_refused(reps):
         ({"seed": -1}, "seed=-1"),
         ({"n": 2.5}, "n=2.5"),
         ({"perplexity": "high"}, "perplexity='high'"),
-        ({"layers": ["first"]}, "layers 0 to 2"),
-        ({"layers": [0.5]}, "layers 0 to 2"),
+        ({"layers": ["first"]}, "layers.0.='first'"),
+        ({"layers": [0.5]}, "layers.0.=0.5"),
     ):
         with pytest.raises(ArgumentError, match=match):
             tsne(reps, **wrong)

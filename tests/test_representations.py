@@ -302,8 +302,8 @@ def test_a_models_interventions_count(tiny_model):
 def test_what_cannot_be(tiny_model):
     model = tiny_model()
     for wrong, error, text in (
-        ({"at": "first"}, ArgumentError, "no such position"),
-        ({"at": True}, ArgumentError, "no such position"),
+        ({"at": "first"}, ArgumentError, "no such at"),
+        ({"at": True}, ArgumentError, "at=True"),
         ({"at": 3}, TaskError, "example 2 of task 'mood'\n  found: a prompt of 3 tokens"),
         ({"at": -3}, TaskError, "example 3 of task 'mood'\n  found: a prompt of 2 tokens"),
         ({"dtype": "int8"}, ArgumentError, "dtype"),

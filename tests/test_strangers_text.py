@@ -171,17 +171,17 @@ def test_texts_that_differ_are_not(measure, text, reference):
         ({"good", "bad"}, "a set, which has no order"),
         (frozenset(["good", "bad"]), "a frozenset, which has no order"),
         (("good", "good "), "differ by spaces at an end only"),
-        ((0.0, 1.0), "0.0, a float"),
+        ((0.0, 1.0), "a float"),
     ],
 )
 def test_labels_that_are_no_list_of_different_texts_are_refused(labels, found):
-    with pytest.raises(TaskError, match=rf"(?s)labels of task 'reviews'.*{found}"):
+    with pytest.raises(NeuroscopeError, match=rf"(?s)labels.*{found}"):
         Task("reviews", labels=labels)
 
 
 @pytest.mark.parametrize("field", ["prompt", "answer", "corrupt"])
 def test_half_of_a_surrogate_pair_is_refused(field):
-    with pytest.raises(TaskError, match=rf"the {field} of an Example"):
+    with pytest.raises(ArgumentError, match=rf"(?s)Example.{field}=.*half of a surrogate pair, character 2"):
         Example(**{"prompt": "the food was", "answer": "good", field: "a \ud800"})
 
 
@@ -236,8 +236,8 @@ def test_a_key_twice_in_a_line_is_refused(tmp_path, line):
         ({"text": "food", "target": {"text": "good"}}, "as 'target'"),
         ({"text": "food", "target": []}, r"\[\] as 'target'"),
         ({"text": "food", "target": True}, "True as 'target'"),
-        ({"text": "food", "target": ["good", 3]}, "3, a int"),
-        ({"text": "food", "target": "good", "references": [None]}, "None, a NoneType"),
+        ({"text": "food", "target": ["good", 3]}, "a int"),
+        ({"text": "food", "target": "good", "references": [None]}, "a NoneType"),
         ({"text": "food", "target": "good", "references": {"a": 1}}, "a dict"),
         ({"text": "food", "target": "good", "corrupt": "film", "corrupt_answer": ["bad"]}, "as 'corrupt_answer'"),
     ],
@@ -285,7 +285,7 @@ def test_templates_read_fields_and_their_keys_alone(tmp_path, prompt, text):
 
 def test_one_text_for_labels_is_told_before_a_file_is_read():
     for make in (Task.from_jsonl, Task.from_hub):
-        with pytest.raises(TaskError, match=r"(?s)labels=.*one text, 'yes,no'"):
+        with pytest.raises(ArgumentError, match=r"(?s)labels=.yes,no.*one text"):
             make("nothing here", labels="yes,no")
     with pytest.raises(ArgumentError, match="did you mean 'prompt'.*'holdout'.*'separator'"):
         Task.from_jsonl("nothing here", promt="{text}")
@@ -301,20 +301,20 @@ def test_labels_and_references_in_any_sequence(make):
     "labels", ["yes", {0: "yes", 1: "no"}, 3, [1, 2], np.array([1, 2]), [True, False], ["yes", None]]
 )
 def test_labels_that_are_no_texts_are_refused(labels):
-    with pytest.raises(TaskError, match="labels of task 't'"):
+    with pytest.raises(ArgumentError, match=r"Task\(labels"):
         Task("t", labels=labels)
 
 
 @pytest.mark.parametrize("references", [3, {"yes"}, {"a": "b"}, [None], [3], ["\ud800"]])
 def test_references_that_are_no_texts_are_refused(references):
-    with pytest.raises(TaskError, match="reference"):
+    with pytest.raises(ArgumentError, match="reference"):
         Example("food", "yes", references=references)
 
 
 @pytest.mark.parametrize("field", ["prompt", "separator", "family", "domain", "source"])
 @pytest.mark.parametrize("value", [None, 3])
 def test_fields_of_a_task_are_texts(field, value):
-    with pytest.raises(ArgumentError, match=rf"{field}={value} of task 't'"):
+    with pytest.raises(ArgumentError, match=rf"Task.{field}={value}"):
         Task("t", labels=("yes", "no"), **{field: value})
 
 
@@ -325,7 +325,7 @@ def test_examples_of_a_task():
         with pytest.raises(TaskError, match="the examples of task 't'"):
             Task("t", test=wrong)
     for field in ("corrupt", "corrupt_answer"):
-        with pytest.raises(TaskError, match=f"a int for {field}"):
+        with pytest.raises(ArgumentError, match=f"{field}=5"):
             Example("food", "yes", **{field: 5})
 
 

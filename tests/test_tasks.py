@@ -274,7 +274,7 @@ def test_a_split_has_as_many_examples_as_are_asked_for():
         ({"name": 3}, ArgumentError, "Task.name=3"),
         ({"max_new_tokens": 0}, ArgumentError, "max_new_tokens=0"),
         ({"metric": "f1"}, ArgumentError, "metric='f1'"),
-        ({"labels": "xy"}, TaskError, "one text"),
+        ({"labels": "xy"}, ArgumentError, "one text"),
         ({"labels": ("x",)}, TaskError, "at least two labels"),
         ({"train": ["x"]}, TaskError, "a str in train"),
         ({"train": [Example("a", "z")]}, TaskError, "answer 'z' in train example 0"),

@@ -28,7 +28,7 @@ def patch(
     mask: NeuronMask,
     *,
     source: Mapping[str, Tensor] | Batch | Tensor | str | Sequence[str],
-    positions: Sequence[int] | None = None,
+    positions: int | Sequence[int] | None = None,
 ) -> Scope:
     """Give chosen neurons the activations of another run, within a scope (activation patching).
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
 
 from neuroscope.checks import public
-from neuroscope.errors import TaskError
 
 
 @dataclass(frozen=True)
@@ -29,45 +26,8 @@ class Example:
     corrupt_answer: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "answer", "corrupt", "corrupt_answer"):
-            text = getattr(self, name)
-            if text is None and name.startswith("corrupt"):
-                continue
-            if not isinstance(text, str):
-                found = f"a {type(text).__name__} for {name}"
-                raise TaskError("an Example", found, "give texts: Example(prompt, answer)")
-            _check_characters(text, name)
-        one = isinstance(self.references, str)
-        references = (str(self.references),) if one else texts_of(self.references, "the references of an Example")
-        for text in references:
-            _check_characters(text, "reference")
-        object.__setattr__(self, "references", references or (self.answer,))
-
-
-def texts_of(values: Any, asked: str) -> tuple[str, ...]:
-    """The texts of a list, a tuple, an array or a series; none of None.
-
-    Raises:
-        TaskError: one text, a set, whose order is another one in every process, a dict, or something that is no text.
-    """
-    if isinstance(values, str | Set | Mapping) or not isinstance(values, Iterable | None):
-        order = ", which has no order" if isinstance(values, Set) else ""
-        found = f"one text, {values!r}" if isinstance(values, str) else f"a {type(values).__name__}{order}"
-        raise TaskError(asked, found, f"give a list of texts{', such as sorted(labels)' if order else ''}")
-    texts = () if values is None else tuple(values)
-    for text in texts:
-        if not isinstance(text, str):
-            raise TaskError(asked, f"{text!r}, a {type(text).__name__}", "give texts")
-    return tuple(map(str, texts))
-
-
-def _check_characters(text: str, name: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        found = f"half of a surrogate pair, {text[error.start]!r}, at character {error.start}"
-        do = "read the text again in its own encoding, or leave that character out"
-        raise TaskError(f"the {name} of an Example", found, do) from None
+        if not self.references:
+            object.__setattr__(self, "references", (self.answer,))
 
 
 # a dataclass makes its own constructor: unknown arguments are refused as everywhere

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from neuroscope.checks import number_of_examples
-from neuroscope.errors import ArgumentError, TaskError, suggest
+from neuroscope.errors import ArgumentError, NeuroscopeError, TaskError, suggest
 from neuroscope.tasks.example import Example
 
 PROMPT = "{text}\nAnswer:"
@@ -55,7 +55,7 @@ def _example(row: Row, key: str, labels: Sequence[str] | None, prompt: str, word
             corrupt=None if corrupt is None else fill(prompt, {**row, "text": corrupt}, words, where),
             corrupt_answer=None if row.get("corrupt_answer") is None else answer(row, "corrupt_answer", labels, where),
         )
-    except TaskError as error:
+    except NeuroscopeError as error:
         raise error if where in error.asked else TaskError(f"{error.asked} in {where}", error.found, error.do) from None
 
 

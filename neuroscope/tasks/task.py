@@ -12,7 +12,7 @@ from typing import Any, Literal
 from neuroscope import files
 from neuroscope.checks import public, whole
 from neuroscope.errors import ArgumentError, TaskError, choose
-from neuroscope.tasks.example import Example, texts_of
+from neuroscope.tasks.example import Example
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl
 from neuroscope.tasks.metrics import METRICS, RANKINGS
@@ -71,14 +71,10 @@ class Task:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise ArgumentError(f"Task(name={self.name!r})", "no name", "give the task a name, such as 'sentiment'")
-        for name in ("family", "domain", "prompt", "metric", "separator", "source"):
-            if not isinstance(getattr(self, name), str):
-                asked = f"{name}={getattr(self, name)!r} of task {self.name!r}"
-                raise ArgumentError(asked, f"a {type(getattr(self, name)).__name__}", "give a text")
+        if not self.name:
+            raise ArgumentError("Task(name='')", "no name", "give the task a name, such as 'sentiment'")
         whole(self.max_new_tokens, "max_new_tokens", 1)
-        labels = texts_of(self.labels, f"labels of task {self.name!r}")
+        labels = tuple(map(str, self.labels))
         kind = self.kind or ("classification" if labels else "generation")
         choose(kind, METRIC_OF, "kind")
         choose(self.metric or METRIC_OF[kind], METRICS, "metric")
@@ -179,7 +175,6 @@ class Task:
         """
         sizes = check_sizes(train=train, discovery=discovery, test=test)
         check_options("from_jsonl", options, _keywords(cls.from_jsonl))
-        labels = None if labels is None else texts_of(labels, "from_jsonl(labels=...)")
         words = None if max_words is None else whole(max_words, "max_words", 1)
         source = files.path_of(path, "Task.from_jsonl(path=...)")
         fields = read_jsonl(source, prompt, labels, sizes, seed, words, holdout)
@@ -232,7 +227,6 @@ class Task:
         """
         sizes = check_sizes(train=train, discovery=discovery, test=test)
         check_options("from_hub", options, _keywords(cls.from_hub))
-        labels = None if labels is None else texts_of(labels, "from_hub(labels=...)")
         source = HubSource(path, config, revision, streaming, data_files)
         words = None if max_words is None else whole(max_words, "max_words", 1)
         columns = Columns(text, prompt, label, target, labels, words, merge)

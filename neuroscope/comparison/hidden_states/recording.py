@@ -21,18 +21,18 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from neuroscope import files
-from neuroscope.checks import Progress, flag, public
+from neuroscope.checks import Progress, public
 from neuroscope.comparison.hidden_states import folder
 from neuroscope.comparison.hidden_states.by_task import Representations
 from neuroscope.comparison.hidden_states.folder import Array
 from neuroscope.comparison.hidden_states.reading import At, Prompts, Reader, passes, prompts_of
-from neuroscope.errors import ArgumentError, NumericalError, choose
+from neuroscope.errors import NumericalError
 from neuroscope.models import Model, resolve
 from neuroscope.tasks import Task, tasks_of
 from neuroscope.tasks.encoding import Batch
@@ -53,13 +53,6 @@ class Reading:
     normed: bool
     dtype: Dtype
     batch_size: int | None
-
-    def __post_init__(self) -> None:
-        choose(self.dtype, get_args(Dtype), "dtype")
-        flag(self.normed, "normed")
-        if self.at not in ("last", "mean") and (isinstance(self.at, bool) or not isinstance(self.at, int)):
-            do = "give 'last', 'mean', or a whole number such as -1"
-            raise ArgumentError(f"at={self.at!r}", "no such position", do)
 
 
 @public

@@ -35,7 +35,7 @@ Place = Callable[[Floats, Floats | None], tuple[Floats, list[float] | None]]  # 
 def tsne(
     reps: Representations | Mapping[str, ArrayLike],
     *,
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     n: int | None = None,
     perplexity: float = 30.0,
     independent: bool = False,
@@ -81,7 +81,7 @@ def tsne(
 def pca(
     reps: Representations | Mapping[str, ArrayLike],
     *,
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     n: int | None = None,
     progress: Progress | None = None,
 ) -> Maps:
@@ -180,7 +180,7 @@ def _maps(method: str, data: Data, place: Place, settings: dict[str, Any], progr
     return Maps(pd.concat(frames, ignore_index=True), manifest | {"versions": files.versions()})
 
 
-def _data(activations: Any, layers: Sequence[int] | None, n: int | None) -> Data:
+def _data(activations: Any, layers: int | Sequence[int] | None, n: int | None) -> Data:
     reps = activations if isinstance(activations, Representations) else Representations(activations)
     total = reps.n_layers
     chosen = list(range(total)) if layers is None else np.atleast_1d(layers).tolist()
