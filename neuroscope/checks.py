@@ -183,8 +183,7 @@ def watched(items: Iterable[T], progress: Progress | None, desc: str) -> Iterabl
 def plain(value: Any) -> Any:
     """A scalar of numpy or torch, or an array without dimensions, as Python's own; anything else as it is."""
     try:
-        is_scalar = value.ndim == 0 and not getattr(value, "mask", False)
-        return value.item() if is_scalar else value
+        return value.item() if value.ndim == 0 and not getattr(value, "mask", False) else value
     except Exception:  # no scalar, one that is masked or has no value (of a meta device), or a hostile object
         return value
 

@@ -738,7 +738,7 @@ def found_on_test(model, name):
         (lambda m, k: continual_comparison(m, PAIR, "seqft", seeds=(1000,)), ArgumentError, "also in seeds"),
         (lambda m, k: continual_comparison(m, PAIR, ["seqft"], lrs={"ncft": 1e-3}), ArgumentError, "lrs of 'seqft'"),
         (lambda m, k: continual_comparison(m, PAIR, ["seqft"], lrs=()), ArgumentError, "no learning rates"),
-        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], lrs=(0.1, "a")), ArgumentError, "not a finite number"),
+        (lambda m, k: continual_comparison(m, PAIR, ["seqft"], lrs=(0.1, "a")), ArgumentError, "give a number"),
         (lambda m, k: continual_comparison(m, PAIR, ["seqft"], split="test"), ArgumentError, "argument 'split'"),
     ],
 )  # fmt: skip

@@ -25,7 +25,7 @@ from neuroscope.training.continual_learning import METHODS, Continual, continual
 
 STEP = 10**0.5  # between the learning rates that are tried where none are given
 
-Grid = Sequence[float]
+Grid = float | Sequence[float]
 
 
 @public
