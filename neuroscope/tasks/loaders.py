@@ -8,13 +8,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from neuroscope.checks import public
+from neuroscope.checks import names_of, public
 from neuroscope.errors import ArgumentError, ByName, FileError, suggest
 from neuroscope.files import path_of
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.mini import NAMES, mini_tasks
 from neuroscope.tasks.mini_sequence import CONFLICTING, DISTINCT, sequence_tasks
-from neuroscope.tasks.task import Task
+from neuroscope.tasks.task import Task, tasks_of
 
 BUNDLED: dict[str, Callable[..., dict[str, Task]]] = {
     "mini": mini_tasks,
@@ -59,10 +59,12 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
             raise FileError(
                 f"tasks in {source}", "no folder with .jsonl files", "give each task a folder with train.jsonl"
             )
-        return ByName({task.name: task for task in (Task.from_jsonl(folder, **options) for folder in folders)})
-    asked = str(source).split(",") if isinstance(source, (str, PathLike)) else list(source)
-    names = [member for name in asked for member in GROUPS.get(str(name).strip(), (str(name).strip(),))]
+        return ByName(tasks_of([Task.from_jsonl(folder, **options) for folder in folders], f"tasks in {source}"))
+    asked = str(source).split(",") if isinstance(source, (str, PathLike)) else names_of(source, "source")
+    names = [member for name in asked for member in GROUPS.get(name.strip(), (name.strip(),))]
     known = [*BUNDLED, *SUITE_OF, *GROUPS, *CATALOGUE]
+    if not names:
+        raise ArgumentError("load_tasks", "no name", suggest("", known))
     for name in names:
         if name not in SUITE_OF and name not in CATALOGUE:
             if name in BUNDLED:
@@ -85,4 +87,4 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
 def _no_such(name: str) -> str:
     if Path(name).is_file():
         return "a file; tasks are .jsonl files, or folders with train.jsonl and test.jsonl"
-    return "no such folder, bundled task, group or catalogue name"
+    return "no such file or folder, bundled task, group or catalogue name"
