@@ -148,6 +148,7 @@ def test_weights_that_became_nan_are_found_when_a_text_is_generated(style):
     [
         ("caf\u00e9", "cafe\u0301"),  # composed or not
         ("\uff11\uff12 \uff21", "12 a"),  # full width
+        ("\u210c", "h"),
         ("the\u200b end\ufeff", "the end"),  # without width
         ("stra\u00dfe", "STRASSE"),
         ("", ""),
