@@ -348,7 +348,7 @@ def test_a_task_that_is_not_there_is_told_with_the_near_ones(tmp_path):
     with pytest.raises(ArgumentError, match=r"tasks 'sst3'(.|\n)*did you mean 'sst2'"):
         ns.load_tasks("nli-food,sst3")
     for wrong in (3, None, [], [3]):
-        with pytest.raises(ArgumentError, match="no name|not names"):
+        with pytest.raises(ArgumentError, match="load_tasks"):
             ns.load_tasks(wrong)
     path = written(tmp_path, {"text": "food", "label": "good"}, {"text": "film", "label": "bad"})
     assert list(ns.load_tasks(path)) == list(ns.load_tasks(str(path))) == ["reviews"]
