@@ -115,7 +115,7 @@ TABLE_STYLE = """
   background: linear-gradient(to left, white 60%, transparent) right / 3rem 100% no-repeat local,
     linear-gradient(to top, white 60%, transparent) bottom / 100% 3rem no-repeat local,
     linear-gradient(to left, rgba(31, 41, 51, .3), transparent) right / 1.1rem 100% no-repeat scroll,
-    linear-gradient(to top, rgba(31, 41, 51, .3), transparent) bottom / 100% 1.1rem no-repeat scroll, white; }
+    linear-gradient(to top, rgba(31, 41, 51, .18), transparent) bottom / 100% .7rem no-repeat scroll, white; }
 .ns-scroll table { border-collapse: separate; border-spacing: 0; margin: 0; font-size: .88rem; }
 .ns-scroll th, .ns-scroll td { text-align: left; vertical-align: top; white-space: nowrap; max-width: none;
   padding: .25rem 1.2rem .25rem 0; border: 0; border-bottom: 1px solid #e4e7eb; }

@@ -281,8 +281,8 @@ def test_words_of_the_verdicts():
     found = constructed(effects, families)  # selective, shared, shared, not shown: see above
     words = found.in_words()
     assert (
-        words.startswith("In **0 of 4** tasks the task's own neurons are **specific**: switched off, they break it")
-        and "- In **1** more they are **selective**" in words
+        words.startswith("In **0 of 4** tasks the task's own neurons are **specific**, breaking it more than")
+        and "and in **1** more they are **selective**.\n" in words
     )
     assert "**A negative**: the neurons were not shown to be the task's own in a2 (compare those of b), b1" in words
     assert (

@@ -99,10 +99,11 @@ class CrossAblation(Result):
         names = {verdict: list(rows["task"]) for verdict, rows in verdicts.groupby("verdict", sort=False)}
         specific, selective = (len(names.get(verdict, [])) for verdict in ("specific", "selective"))
         lines = [
-            f"In **{specific} of {len(verdicts)}** tasks the task's own neurons are **specific**: switched off, they "
-            "break it beyond chance, and more than those of any other family do.\n",
-            f"- In **{selective}** more they are **selective**: not shown to break it more than another family's do, "
-            "but breaking it more than they break tasks in general.",
+            f"In **{specific} of {len(verdicts)}** tasks the task's own neurons are **specific**, breaking it more "
+            f"than those of any other family do, and in **{selective}** more they are **selective**.\n",
+            "- Specific: switched off, they break their task beyond chance and more than those of any other family do. "
+            "Selective: not shown to break it more than another family's do, but breaking it more than they break "
+            "tasks in general.",
         ]
         shared = verdicts[verdicts["verdict"] == "shared"]
         if len(shared):
