@@ -16,7 +16,7 @@ from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes, judge
 from neuroscope.experiments.judging import Judge, masks_manifest, score_row
 from neuroscope.masks import NeuronMask
-from neuroscope.models import Model
+from neuroscope.models import IDENTITY, Model
 from neuroscope.statistics import standard_error
 from neuroscope.tasks import Task
 from neuroscope.training import NeuronAdapter, Recipe
@@ -83,7 +83,7 @@ class Trials:
     def _key(self, mask: NeuronMask, on: Sequence[str], seed: int) -> tuple[Any, ...]:
         """What tells a training from others."""
         learnt = [self.tasks[name].data_hash for name in on]
-        model = self.provenance["fingerprint"], self.provenance["dtype"], files.versions().get("neuroscope")
+        model = (*(self.provenance[key] for key in IDENTITY), files.versions().get("neuroscope"))
         return "trained", *model, mask.identity, learnt, sorted(self.recipe.settings().items()), seed
 
     def after(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, Outcomes]:

@@ -68,7 +68,7 @@ def ablate(
         replacement = becomes[site.address].to(h)
         return h.index_copy(-1, coordinates, replacement[coordinates].expand(*h.shape[:-1], -1).contiguous())
 
-    return places.changed(fill, asked)
+    return places.changed(fill, asked, numbers={address: becomes[address] for address in places.sites})
 
 
 def _silenced(places: MaskSites, asked: str) -> Scope:
@@ -156,4 +156,4 @@ def add(model: Any, mask: NeuronMask, amount: float | Mapping[str, Tensor]) -> S
         more = terms[site.address].to(h)[coordinates]
         return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) + more)
 
-    return places.changed(plus, "add")
+    return places.changed(plus, "add", numbers=terms)

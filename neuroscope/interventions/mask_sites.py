@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from neuroscope import files
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.masks import NeuronMask, check_mask
 from neuroscope.models import Model, resolve
@@ -34,10 +37,12 @@ class Scope(edit):
         sites: what is changed.
         function: as of `edit`.
         what: what it does, for its repr.
+        said: gives the same for manifests, with a digest of the neurons and numbers.
     """
 
-    def __init__(self, model: Model, sites: Sequence[Site], function: Edit, what: str) -> None:
+    def __init__(self, model: Model, sites: Sequence[Site], function: Edit, what: str, said: Callable[[], str]) -> None:
         super().__init__(sites, function)
+        self.said = said
         self._model, self._what = model, what
         self._was_entered = self._is_by_hand = False
 
@@ -107,6 +112,14 @@ class Scope(edit):
             warnings.warn(f"switched off, as nothing holds it: {self._what}; keep what .on() returns", stacklevel=2)
 
 
+def _digest(values: Mapping[str, Tensor]) -> str:
+    digits = hashlib.sha256()
+    for address, tensor in values.items():
+        digits.update(f"{address}{tuple(tensor.shape)}".encode())
+        digits.update(tensor.detach().to("cpu", torch.float64).numpy().tobytes())
+    return digits.hexdigest()
+
+
 def refuse_a_name(model: Any, asked: str) -> None:
     """Refuse a model's name where the model's state is set: each call that is given a name opens a copy of its own."""
     if isinstance(model, str | Path):
@@ -146,13 +159,22 @@ class MaskSites:
         sites = {a: s for a, s in every.items() if len(mask[a])}
         return cls(opened, sites, {a: s.coordinates(mask[a]) for a, s in sites.items()})
 
-    def changed(self, change: Change, what: str, kind: Callable[..., Scope] = Scope) -> Scope:
+    def changed(
+        self,
+        change: Change,
+        what: str,
+        kind: Callable[..., Scope] = Scope,
+        numbers: Mapping[str, Tensor] | None = None,
+        more: Any = None,
+    ) -> Scope:
         """A scope in which `change(site, h, coordinates)` gives the new vector of every site, or None to leave it.
 
         Args:
             change: gives the new vector.
             what: what is done to the neurons, such as "ablate(value='zero')".
             kind: the class of the scope.
+            numbers: by site, which the new vectors are made of.
+            more: what else tells the change from another.
         """
         coordinates = dict(self.coordinates)
 
@@ -163,8 +185,13 @@ class MaskSites:
             return change(site, h, chosen)
 
         n, where = sum(len(c) // self.sites[a].group for a, c in coordinates.items()), len(self.sites)
-        text = f"{what} of {n:,} neurons at {where} sites of {self.model.name}"
-        return kind(self.model, tuple(self.sites.values()), on_site, text)
+        text = f"{what} of {n:,} neurons at {where} sites"
+
+        @cache
+        def said() -> str:
+            return f"{text} {files.digest(_digest(self.coordinates), _digest(numbers or {}), more)}"
+
+        return kind(self.model, tuple(self.sites.values()), on_site, f"{text} of {self.model.name}", said)
 
     def observe(self, inputs: dict[str, Tensor], look: Edit, at: Tensor | None = None) -> None:
         """One forward pass without gradients, in which `look(site, h, tokens)` is shown every site's vector."""

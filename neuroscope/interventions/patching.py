@@ -69,7 +69,7 @@ def patch(
         new[rows, at[None, :, None], coordinates] = values.expand(len(run), -1, -1)
         return new.reshape(h.shape)
 
-    return places.changed(replace, "patch", partial(_Patch, seen))
+    return places.changed(replace, "patch", partial(_Patch, seen), cached, positions)
 
 
 @dataclass

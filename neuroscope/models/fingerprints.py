@@ -1,7 +1,11 @@
-"""A model's fingerprint: digits that change with its weights; and a scope in which the weights are read for it once.
+"""A model's fingerprint: digits that change with what its logits follow from; and a scope that reads the weights once.
 
-Of each parameter, 64 evenly spaced entries and two sums of its bits read as integers go into the fingerprint, one of
-them weighted by place: sums of integers are the same on every device and in every order, but take a reading of all
+That is weights and buffers (but for tables of positions, which follow from the configuration), packed weights of
+quantised layers, the configuration without names, paths and what changes no logit, the kinds of modules, and what
+switches or scales adapters, of this package or of PEFT.
+
+Of each weight and buffer, 64 evenly spaced entries and two sums of its bits read as integers are taken, one of them
+weighted by place: sums of integers are the same on every device and in every order, but take a reading of all
 weights. Within `read_once` a reading is kept and given again as long as the parameters are the same tensors, have not
 been written to, and have the same 64 entries: what torch notices of a change (not every optimizer tells it) and what
 the entries show of one.
@@ -12,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +32,13 @@ ENTRIES = 64
 CHUNK = {"cpu": 1 << 18}  # weights added at a time: those that stay in a processor's cache take a tenth of the time
 MANY = 1 << 22  # elsewhere
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a weight
+TABLES = ("Rotary", "Sinusoid")  # in the names of modules whose buffers follow from the configuration, or grow
+# what a configuration says beside what the logits follow from: where it is from, names, tokens, dropout, outputs
+BESIDE = re.compile(
+    r"_|transformers_version$|architectures$|auto_map$|(torch_)?dtype$|quantization_config$|use_cache$|return_dict|output_"
+    r"|.*token_id$|.*dropout|.*drop$|id2label$|label2id$|problem_type$|tie_|task_specific_params$|name_or_path$|.*_path$"
+    r"|vocab_size$|torchscript$|gradient_checkpointing$|.*initializer|chunk_size_feed_forward$"
+)
 
 _readings: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()  # of the models within `read_once`
 _numbers: Any = WeakIdKeyDictionary()  # a number for each tensor that is alive: Python uses the ids of dead ones again
@@ -65,15 +78,34 @@ def fingerprint(root: nn.Module) -> str:
 def read_weights(root: nn.Module) -> str:
     """The fingerprint, from a reading of all weights."""
     digits = hashlib.sha256()
-    for name, parameter in root.named_parameters():
-        flat = gathered(parameter).flatten()
-        digits.update(f"{name.replace('._original_component', '')}{tuple(parameter.shape)}".encode())
+    for name, tensor in _tensors(root):
+        flat = gathered(tensor).flatten()
+        digits.update(f"{name.replace('._original_component', '')}{tuple(tensor.shape)}".encode())
         digits.update(_entries(flat))
-        if flat.element_size() in INTEGERS:
+        if flat.element_size() in INTEGERS and not flat.is_complex():
             digits.update(str(_sums(flat.view(INTEGERS[flat.element_size()]))).encode())
     for note in _notes(root):
         digits.update(note.encode())
     return digits.hexdigest()[:16]
+
+
+def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers, and the packed weights of quantised layers."""
+    yield from root.named_parameters()
+    for path, module in root.named_modules():
+        if not any(word in type(module).__name__ for word in TABLES):
+            yield from ((f"{path}.{name}", b) for name, b in module._buffers.items() if b is not None)
+        if type(module)._save_to_state_dict is not nn.Module._save_to_state_dict:
+            saved: dict[str, Any] = {}
+            module._save_to_state_dict(saved, f"{path}.", False)
+            known = {id(t) for t in (*module._parameters.values(), *module._buffers.values())}
+            for name, value in saved.items():
+                parts = value if isinstance(value, tuple) else (value,)
+                yield from ((name, _plain(t)) for t in parts if isinstance(t, Tensor) and id(t) not in known)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.dequantize() if tensor.is_quantized else tensor.detach()
 
 
 def _sums(bits: Tensor) -> tuple[int, int]:
@@ -92,13 +124,13 @@ def _sums(bits: Tensor) -> tuple[int, int]:
 def _state(root: nn.Module) -> str:
     """What tells, without a reading of all weights, whether they are those that were read."""
     digits = hashlib.sha256()
-    for name, parameter in root.named_parameters():
-        number = _numbers.setdefault(parameter, None)
+    for name, tensor in _tensors(root):
+        number = _numbers.setdefault(tensor, None)
         if number is None:
-            number = _numbers[parameter] = next(_next_number)
-        written = "" if parameter.is_inference() else parameter._version  # torch counts what it writes
-        digits.update(f"{name} {number} {written} {parameter.data_ptr()} {tuple(parameter.shape)}".encode())
-        digits.update(_entries(parameter.detach().flatten()))
+            number = _numbers[tensor] = next(_next_number)
+        written = "" if tensor.is_inference() else tensor._version  # torch counts what it writes
+        digits.update(f"{name} {number} {written} {tensor.data_ptr()} {tuple(tensor.shape)}".encode())
+        digits.update(_entries(tensor.detach().flatten()))
     for note in _notes(root):
         digits.update(note.encode())
     return digits.hexdigest()
@@ -110,9 +142,29 @@ def _entries(flat: Tensor) -> bytes:
 
 
 def _notes(root: nn.Module) -> Iterator[str]:
-    """What switches or scales an adapter, which no parameter shows."""
+    """What no tensor shows: the configuration, the kinds of modules, and what switches or scales an adapter."""
+    config: Any = getattr(root, "config", None)
+    if hasattr(config, "to_dict"):
+        yield json.dumps(_told(config.to_dict()), sort_keys=True, default=str)
     for name, module in root.named_modules():
-        is_lora = hasattr(module, "lora_A") and hasattr(module, "active_adapters")
-        note = repr(module.active_adapters) if is_lora else getattr(module, "note", "")
+        kind = type(module).__name__.removeprefix("FSDP")
+        if kind not in ("Dropout", "Identity"):  # which of the two stands there follows from the dropout
+            said = "" if module._parameters or module._modules else module.extra_repr()  # of an activation function
+            yield f"{name.replace('._original_component', '')} {kind} {said}"
+        if hasattr(module, "active_adapters") and hasattr(module, "disable_adapters"):  # a layer of PEFT
+            told = {
+                key: getattr(module, key, None) for key in ("active_adapters", "disable_adapters", "merged_adapters")
+            }
+            further = {key: getattr(module, key, None) for key in getattr(module, "other_param_names", ())}
+            told |= {key: value for key, value in further.items() if isinstance(value, dict)}
+            yield f"{name} {json.dumps(told, sort_keys=True, default=str)}"
+        note = getattr(module, "note", "")
         if note and isinstance(note, str):
             yield f"{name} {note}"
+
+
+def _told(value: Any) -> Any:
+    """A configuration, and those within it, without what is beside the logits."""
+    if isinstance(value, dict):
+        return {str(key): _told(part) for key, part in value.items() if not BESIDE.match(str(key))}
+    return [_told(part) for part in value] if isinstance(value, list | tuple) else value

@@ -18,7 +18,7 @@ from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError, NumericalError, choose
 from neuroscope.models.fingerprints import fingerprint, forget, read_once
 from neuroscope.models.head import head_at
-from neuroscope.models.sites import Site, Unit, unedited
+from neuroscope.models.sites import Site, Unit, live, unedited
 from neuroscope.models.structure import parts, same
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -26,6 +26,7 @@ Style = Literal["causal", "seq2seq", "masked"]
 Backend = Literal["hugging_face", "transformer_bridge", "nnsight", "checkpoint"]
 Units = Mapping[Unit, Mapping[str, Site]]
 Problems = Mapping[Unit, ModelError]
+IDENTITY = ("fingerprint", "dtype", "interventions")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -239,6 +240,10 @@ class Model:
         """16 digits that change with the architecture or with any weight, or with how much an adapter counts."""
         return fingerprint(self.root)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells one measured model from another: weights and configuration, dtype, and what is live on it."""
+        return {key: value for key, value in self.provenance().items() if key in IDENTITY}
+
     def provenance(self) -> dict[str, Any]:
         """What a manifest says of the model."""
         return {
@@ -247,6 +252,7 @@ class Model:
             "fingerprint": self.fingerprint(),
             "backend": self.backend,
             "dtype": str(next(self.root.parameters()).dtype).removeprefix("torch."),
+            "interventions": live(self.root),
         }
 
     def __repr__(self) -> str:

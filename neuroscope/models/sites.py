@@ -132,6 +132,7 @@ class edit(contextlib.AbstractContextManager["edit"]):
     """
 
     by_position = False  # whether what it does to a token depends on where the token is in its row
+    said: Callable[[], str] | None = None  # what a manifest says of it; nothing of what only reads
 
     def __init__(self, sites: Iterable[Site], function: Edit) -> None:
         self._sites, self._function = tuple(sites), function
@@ -145,7 +146,7 @@ class edit(contextlib.AbstractContextManager["edit"]):
         self._entries.pop().leave()
 
     def _enter(self, by_hand: bool = False) -> None:
-        self._entries.append(_Entry(self._sites, self._function, by_hand, self.by_position))
+        self._entries.append(_Entry(self._sites, self._function, by_hand, self.by_position, self.said))
 
 
 _numbers = itertools.count()
@@ -155,8 +156,10 @@ _entered: ContextVar[frozenset[_Entry]] = ContextVar("entered", default=frozense
 class _Entry:
     """One entry into a scope: its hooks, and where they act."""
 
-    def __init__(self, sites: Iterable[Site], function: Edit, by_hand: bool, by_position: bool) -> None:
-        self.by_position = by_position
+    def __init__(
+        self, sites: Iterable[Site], function: Edit, by_hand: bool, by_position: bool, said: Callable[[], str] | None
+    ) -> None:
+        self.by_position, self.said = by_position, said
         self.function, self.level, self.number = function, LEVEL.get(), next(_numbers)
         # a notebook may run each cell in a context of its own: what is switched by hand is of the thread
         self.thread = threading.get_ident() if by_hand else None
@@ -195,6 +198,25 @@ def depends_on_position(root: nn.Module) -> bool:
             if isinstance(hook, _Hook) and hook.entry.by_position:
                 return True
     return False
+
+
+LIBRARIES = (*HOUSE, "torch.", "transformers.", "accelerate.", "peft.", "nnsight.", "transformer_lens.")
+
+
+def live(root: nn.Module) -> list[str]:
+    """What acts on a model now, in words that tell it apart: interventions in order of entry, and a user's hooks."""
+    entries: dict[int, str] = {}
+    foreign: list[str] = []
+    for name, module in root.named_modules():
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            if isinstance(hook, _Hook):
+                entry = hook.entry
+                if entry.said and entry.level == LEVEL.get() and entry.is_of_here():
+                    entries[entry.number] = entry.said()
+            elif not f"{getattr(hook, '__module__', '')}.".startswith(LIBRARIES):
+                whose = f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', type(hook).__name__)}"
+                foreign.append(f"a hook on {name or 'the model'}: {whose}")
+    return [entries[number] for number in sorted(entries)] + foreign
 
 
 class NotCopied:

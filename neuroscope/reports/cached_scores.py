@@ -39,7 +39,7 @@ def cached_scores(
     if together:
         asked["together"] = [task.data_hash for task in tasks.values()]
     asked["version"] = files.versions().get("neuroscope")
-    wanted = {key: model.provenance()[key] for key in ("fingerprint", "dtype")} | asked
+    wanted = model.identity() | asked
     wanted |= {"method": method, "objective": objective}
     scores: dict[str, Scores] = {}
     for name, task in tasks.items():

@@ -161,9 +161,7 @@ def mossa(
 
 def _folder(output: Path, model: Any, settings: Mapping[str, Any]) -> Path:
     """The run's own folder, with a note of what it is of."""
-    weights = (
-        {name: model.provenance()[name] for name in ("fingerprint", "dtype")} if isinstance(model, Model) else None
-    )
+    weights = model.identity() if isinstance(model, Model) else None
     run = {**settings, "model": weights, "version": files.versions().get("neuroscope")}
     folder = output / FOLDER / files.digest(run)
     files.keep_settings(folder / RUN, run, "mossa")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from neuroscope import files
 from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.errors import ArgumentError, choose, suggest
-from neuroscope.models import require_parameters, resolve
+from neuroscope.models import IDENTITY, require_parameters, resolve
 from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.training.continual_learning.continual_result import Continual
 from neuroscope.training.continual_learning.learner import Setting
@@ -95,7 +95,7 @@ def continual(
         sequence = [to_learn[name] for name in order]
         for seed in seeds_of(seeds):
             setting = Setting(model, sequence, known, recipe, seed, split, n, batch_size, progress, prepared)
-            run = {name: provenance[name] for name in ("fingerprint", "dtype")} | {**settings, "seed": seed}
+            run = {name: provenance[name] for name in IDENTITY} | {**settings, "seed": seed}
             run["version"] = files.versions().get("neuroscope")
             run |= {"tasks": [task.data_hash for task in sequence], "known": [task.data_hash for task in known]}
             folder = None if output is None else Path(output) / f"{method}-order{number}-seed{seed}"

@@ -1,0 +1,143 @@
+"""What a fingerprint and a manifest say of a model that is not as it was: adapters, buffers, hooks, scopes."""
+
+import copy
+
+import peft
+import pytest
+import torch
+from families import build
+from test_fingerprints import TASKS
+from tiny import tiny_model
+
+import neuroscope as ns
+from neuroscope.models.fingerprints import fingerprint
+from neuroscope.reports.cached_scores import cached_scores
+
+IDS = torch.arange(1, 9)[None]
+TASK = TASKS["one"]
+
+
+def logits(root):
+    with torch.no_grad():
+        return root(input_ids=IDS).logits
+
+
+def differ(root, change):
+    """Whether logits and fingerprint differ after a change; both do, or neither."""
+    before, digits = logits(root), fingerprint(root)
+    change(root)
+    moved = not torch.equal(logits(root), before)
+    assert (fingerprint(root) != digits) == moved
+    return moved
+
+
+TARGETS = ["q_proj", "down_proj"]
+KINDS = {
+    "lora": peft.LoraConfig(target_modules=TARGETS, init_lora_weights=False),
+    "dora": peft.LoraConfig(target_modules=TARGETS, init_lora_weights=False, use_dora=True),
+    "modules_to_save": peft.LoraConfig(target_modules=TARGETS, init_lora_weights=False, modules_to_save=["lm_head"]),
+    "ia3": peft.IA3Config(target_modules=TARGETS, feedforward_modules=["down_proj"], init_ia3_weights=False),
+    "loha": peft.LoHaConfig(target_modules=TARGETS, init_weights=False),
+    "lokr": peft.LoKrConfig(target_modules=TARGETS, init_weights=False),
+    "vera": peft.VeraConfig(target_modules=["q_proj"], init_weights=False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_that_is_switched_off_is_another_model(kind):
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(build("llama"), KINDS[kind]).eval()
+    digits, on = fingerprint(wrapped), logits(wrapped)
+    with wrapped.disable_adapter():
+        assert not torch.equal(logits(wrapped), on) and fingerprint(wrapped) != digits
+    assert torch.equal(logits(wrapped), on) and fingerprint(wrapped) == digits
+
+
+def scaled(root):
+    for module in root.modules():
+        if hasattr(module, "lora_A"):
+            module.scaling["default"] *= 2
+
+
+@pytest.mark.parametrize("change", [lambda root: root.disable_adapters(), scaled])
+def test_adapters_of_transformers(change):
+    root = build("llama")
+    root.add_adapter(KINDS["lora"])
+    assert differ(root.eval(), change)
+
+
+def rescaled(root):
+    root.get_input_embeddings().embed_scale.mul_(0.5)
+
+
+def capped(root):
+    root.config.final_logit_softcapping = 0.5
+
+
+def relu(root):
+    for layer in root.model.layers:
+        layer.mlp.act_fn = torch.nn.ReLU()
+
+
+def named(root):
+    root.config._name_or_path, root.config.pad_token_id, root.config.use_cache = "elsewhere", 3, False
+
+
+def test_buffers_settings_and_activation_functions():
+    for change in (rescaled, capped, relu):
+        assert differ(build("gemma3" if change is rescaled else "gemma2").eval(), change)
+    assert not differ(build("llama").eval(), named)
+
+
+def test_packed_weights():
+    def quantised(seed):
+        torch.manual_seed(seed)
+        return torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.Linear(4, 4)), dtype=torch.qint8)
+
+    assert fingerprint(quantised(0)) == fingerprint(quantised(0)) != fingerprint(quantised(1))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "t5", "bert", "gpt-oss"])
+def test_the_fingerprint_of_a_saved_model_is_the_same(family, tmp_path):
+    root = build(family)
+    root.save_pretrained(tmp_path)
+    again = type(root).from_pretrained(tmp_path)
+    assert fingerprint(again) == fingerprint(root) == fingerprint(copy.deepcopy(root))
+
+
+def test_a_manifest_names_what_is_live():
+    model = ns.load(tiny_model().root, tokenizer=tiny_model().tokenizer)
+    mask = ns.attribute(model, TASK).top(0.2)
+    assert ns.evaluate(model, TASK).manifest["interventions"] == []
+    said = set()
+    for scope in (
+        ns.ablate(model, mask), ns.ablate(model, ~mask), ns.ablate(model, mask, value="mean"), ns.scale(model, mask, 2),
+        ns.scale(model, mask, 3), ns.add(model, mask, mask.means), ns.patch(model, mask, source="the food was good"),
+        ns.patch(model, mask, source="the food was bad"),
+    ):  # fmt: skip
+        with scope:
+            said.add(str(live := model.provenance()["interventions"]))
+            assert len(live) == 1
+    assert len(said) == 8
+    with ns.ablate(model, mask), ns.scale(model, mask, 2):
+        live = ns.attribute(model, TASK).manifest["interventions"]
+    assert [text.split(" of ")[0] for text in live] == ["ablate(value='zero')", "scale by 2.0"]
+    with ns.ablate(tiny_model(), mask):
+        assert model.provenance()["interventions"] == []
+    model.root.lm_head.register_forward_hook(lambda module, args, output: 2 * output)
+    (live,) = model.provenance()["interventions"]
+    assert live.startswith("a hook on lm_head: test_strangers_state.")
+
+
+def test_a_folder_resumed_inside_a_scope(tmp_path):
+    model = tiny_model()
+    task = ns.Task("one", train=TASKS["two"].train, test=TASK.test, labels=TASK.labels)
+    scores = cached_scores(model, {"one": task}, tmp_path)["one"]
+    mask = scores.top(0.2)
+    plain = ns.experiments.deactivation(model, {"one": task}, {"one": mask}, n_random=3, output=tmp_path)
+    with ns.ablate(model, scores.top(0.6)):
+        with pytest.raises(ns.errors.FileError, match="interventions"):
+            cached_scores(model, {"one": task}, tmp_path)
+        inside = ns.experiments.deactivation(model, {"one": task}, {"one": mask}, n_random=3, output=tmp_path)
+        fresh = ns.experiments.deactivation(model, {"one": task}, {"one": mask}, n_random=3)
+    assert inside.table.equals(fresh.table) and not inside.table.equals(plain.table)
