@@ -19,6 +19,7 @@ from neuroscope.checks import Progress, public
 from neuroscope.errors import ByName, choose
 from neuroscope.masks import Scores
 from neuroscope.models import Model, Unit, resolve
+from neuroscope.models.running import refuse_without_gradients
 from neuroscope.tasks import Task, tasks_of
 from neuroscope.tasks.encoding import batches_for, encode
 
@@ -120,6 +121,8 @@ def _with_others(model: Model, tasks: Mapping[str, Task], request: Request) -> I
 
 def _scoring(model: Model, task: Task, request: Request) -> Scoring:
     """The task's examples in batches; where processes share them, this process's part."""
+    if request.method.additive and not request.method.partial:  # the others take no gradient
+        refuse_without_gradients(model.root, f"attribute(method={request.method.name!r})")
     chosen = task.split(request.split, request.examples)
     encoded = encode(model, task, chosen, corrupt=request.method.corrupt)
     longest = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))

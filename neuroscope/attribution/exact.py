@@ -171,7 +171,7 @@ def last_ffn(scoring: Scoring, site: Site, plan: Plan) -> nn.Module | None:
     if not sites or any(s.expert is not None for s in sites):
         return None
     path = next(name for name, m in scoring.model.root.named_modules() if m is sites[-1].module).split(".")
-    block = max(i for i, part in enumerate(path) if part.isdigit())
+    block = max((i for i, part in enumerate(path) if part.isdigit()), default=len(path) - 2)
     ffn = scoring.model.root.get_submodule(".".join(path[: block + 2]))
     parts = set(ffn.modules())
     if any(m._forward_hooks or m._forward_pre_hooks for m in parts):  # a hook may want to see all the tokens

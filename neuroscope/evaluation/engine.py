@@ -119,7 +119,7 @@ def label_loglik(model: Model, prepared: Prepared, progress: Progress | None = N
     loglik = torch.full((len(prepared.examples), len(prepared.labels)), torch.nan)
     with model.quiet(), torch.no_grad():
         parts = prepared.batches(model, not against_trees(model, prepared.labels))
-        dtype = model.base.get_input_embeddings().weight.dtype
+        dtype = model.embedding.weight.dtype
         for batch, candidates in watched(parts, progress, f"evaluate {prepared.task.name}"):
             batch = batch.to(model.device)
             logits = model.logits(batch.shown(dtype), candidates.at).float()

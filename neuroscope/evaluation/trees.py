@@ -58,10 +58,10 @@ def _can(model: Model) -> bool:
     known = _tried.setdefault(model.root, {})
     key = getattr(model.config, "_attn_implementation", None), model.device.type
     if key not in known:
-        size = model.base.get_input_embeddings().weight.shape[0]
+        size = model.embedding.weight.shape[0]
         a, b, c, d, e = (i % size for i in (5, 7, 11, 13, 17))
         tree = Encoded([a, b, c, d, e], [], 0, depth=[0, 1, 2, 3, 2], end=[5, 5, 4, 4, 5])
-        dtype = model.base.get_input_embeddings().weight.dtype
+        dtype = model.embedding.weight.dtype
         with unedited(), torch.no_grad():
             (batch,) = batches_for(model, [tree], 1)
             try:

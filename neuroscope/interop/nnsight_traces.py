@@ -41,7 +41,7 @@ def nnsight_code(model: Any, mask: NeuronMask, *, value: float = 0.0, variable: 
         place = f"{root}.{site.nnsight_path}"
         lines += [
             f"h = {place}.clone()",
-            f"h[..., {places.coordinates[address].tolist()}] = {value!r}",
+            f"h[..., {places.coordinates[address].tolist()}{', :' if site.channels_first else ''}] = {value!r}",
             f"{place} = h",
         ]
     return "\n".join(lines) + "\n"

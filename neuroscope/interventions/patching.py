@@ -119,7 +119,7 @@ class _Patch(Scope):
         handles: list[Any] = []
         self._looking.append(handles)
         try:
-            handles.append(model.base.get_input_embeddings().register_forward_hook(_Look(seen.embedded)))
+            handles.append(model.embedding.register_forward_hook(_Look(seen.embedded)))
             for module in {id(m): m for m in (model.root, model.base)}.values():  # PEFT generates by the other
                 handles.append(module.register_forward_pre_hook(_Look(seen.begins), with_kwargs=True))
                 handles.append(module.register_forward_hook(_Look(seen.ends), always_call=True))

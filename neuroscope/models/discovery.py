@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroscope.models.sites import Rows
+from neuroscope.models.sites import Rows, Side
 
 POINTWISE = re.compile(
     r"(Mul|Add|Sub|Div|Pow|Neg|Exp|Clamp\w*|Hardtanh|Minimum|Maximum|Where|Silu\w*|Ge[Ll][Uu]\w*|Relu\w*|LeakyRelu|Elu|Tanh"
@@ -29,7 +29,7 @@ LINEAR_IN_X = re.compile(r"Mul|Add|Sub|Div|Copy|Clone|View|Reshape|Alias|Split|S
 NORM = re.compile(
     r"(NativeLayerNorm|FusedRmsNorm|RmsNorm|Pow|Mean|Rsqrt|Sqrt|Expand)Backward\d*$"
 )  # on the way of neurons
-PRODUCT = re.compile(r"(Mm|Addmm|Linear)Backward0$")
+PRODUCT = re.compile(r"(Mm|Addmm|Linear|Convolution)Backward0$")
 RESHAPE = re.compile(r"(View|UnsafeView|Reshape\w*|Transpose|Permute|Clone|Alias|ToCopy)Backward\d*$")
 AFTER_SOFTMAX = re.compile(r"(View|UnsafeView|Reshape\w*|Clone|Alias|ToCopy|Slice|Expand|NativeDropout)Backward\d*$")
 FLIP = re.compile(r"(T|Transpose|Permute)Backward0$")
@@ -46,6 +46,9 @@ class Reader:
     ins: dict[str, tuple[Rows, ...]] = field(default_factory=dict)
     gate: tuple[str, Any, int] | None = None  # path, module, first column of the non-linearity's input
     heads: int = 0
+    layer: int | None = None  # None: the first number in the path
+    side: Side = "input"
+    channels_first: bool = False
 
 
 def discover(root: nn.Module, inputs: dict[str, Tensor]) -> list[Reader]:
@@ -67,17 +70,20 @@ def discover(root: nn.Module, inputs: dict[str, Tensor]) -> list[Reader]:
             if threading.get_ident() != here:  # a forward pass of another thread
                 return
             if args and torch.is_tensor(args[0]) and args[0].grad_fn is not None:
+                is_conv = _is_pointwise_conv(module)
                 if hasattr(module, "weight"):
-                    outermost.setdefault(args[0].grad_fn, (path, module, args[0].shape[-1]))
+                    outermost.setdefault(args[0].grad_fn, (path, module, args[0].shape[-2 if is_conv else -1]))
                 weight = module._parameters.get("weight")
-                if weight is not None and weight.ndim == 2:
+                if is_conv:  # on activations alone: its weight has a dimension more than what is trained and compared
+                    linears.setdefault(args[0].grad_fn, [])
+                elif weight is not None and weight.ndim == 2:
                     linears.setdefault(args[0].grad_fn, []).append((module, weight))
                     producers.setdefault(id(weight), (path, module))
 
         return hook
 
     before = [(p, p.requires_grad) for p in root.parameters()]
-    handles = [m.register_forward_pre_hook(note(n)) for n, m in root.named_modules() if re.search(r"\.\d+\.", n)]
+    handles = [m.register_forward_pre_hook(note(n)) for n, m in root.named_modules() if re.search(r"(^|\.)\d+\.", n)]
     try:
         for parameter, _ in before:
             parameter.requires_grad_(parameter.is_floating_point())
@@ -93,19 +99,27 @@ def discover(root: nn.Module, inputs: dict[str, Tensor]) -> list[Reader]:
     return [reader for reader in readers if reader is not None]
 
 
+def _is_pointwise_conv(module: nn.Module) -> bool:
+    """Whether it is a linear layer written as a convolution, on [batch, neuron, pos]."""
+    return isinstance(module, nn.Conv1d) and module.kernel_size == (1,) and module.groups == 1
+
+
 def _classify(fn: Any, place: tuple, linears: list, producers: dict) -> Reader | None:
     """What kind of neurons the linears read whose input `fn` made, if any."""
     path, module, width = place
+    is_conv = _is_pointwise_conv(module)
     weight = tuple(Rows(w, 0 if hasattr(m, "nf") else 1, width) for m, w in linears if width in w.shape)
     sources = _sources(fn)
     if sources and any(s.nonlinear for s in sources):
         ins, gate = _input_rows(sources, width, producers)
+        if is_conv:
+            return Reader(path, module, (), width, channels_first=True) if ins else None
         return Reader(path, module, weight, width, ins, gate) if ins else None
     normed = _sources(fn, through=NORM)  # neurons that are normed: none has input weights that are its alone
     if normed and any(s.nonlinear for s in normed):
-        return Reader(path, module, weight, width)
+        return Reader(path, module, weight, width, channels_first=is_conv)
     heads = _heads(fn, width)
-    return Reader(path, module, weight, width, heads=heads) if heads else None
+    return Reader(path, module, weight, width, heads=heads, channels_first=is_conv) if heads else None
 
 
 @dataclass(frozen=True)
@@ -127,6 +141,8 @@ def _sources(
     """
     seen = {} if seen is None else seen
     name = type(fn).__name__
+    if name.startswith("Convolution") and (fn._saved_groups > 1 or fn._saved_weight.shape[2:] != (1,)):
+        return None
     if PRODUCT.match(name):
         return _operands(fn, name.startswith("Linear"), nonlinear, chunk)
     is_norm = through is not None and bool(through.match(name))
@@ -149,8 +165,9 @@ def _sources(
 
 
 def _operands(fn: Any, is_linear: bool, nonlinear: bool, chunk: int) -> list[Source]:
-    """The parameters among the factors of a matrix product."""
+    """The parameters among the factors of a matrix product, or of a convolution that is one."""
     sources = []
+    is_linear = is_linear or type(fn).__name__.startswith("Convolution")
     for parent, _ in fn.next_functions:
         flipped = is_linear
         while FLIP.match(type(parent).__name__):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from neuroscope.errors import ModelError
 from neuroscope.models.discovery import Reader, discover
 from neuroscope.models.experts import expert_sites, untapped
-from neuroscope.models.model import Backend, Model, Problems, Style, Units, check_finite, quiet
+from neuroscope.models.model import Backend, Model, Problems, Style, Units, quiet
+from neuroscope.models.named import HOW, named_readers
+from neuroscope.models.running import check, probe, runs
 from neuroscope.models.sites import Rows, Site, Unit
 
-PROBE = 4  # tokens of the input that discovery runs on
 # Output projections by name, for models whose graph cannot be walked (quantised linears); the last part of the path.
 NAMED = re.compile(
     r"(mlp|ffn|feed_forward|DenseReluDense|layers\.\d+|h\.\d+|layer\.\d+\.output)\."
@@ -25,7 +28,7 @@ NAMED = re.compile(
 
 
 def open_hugging_face(
-    root: Any, tokenizer: Any = None, backend: Backend = "hugging_face", original: Any = None
+    root: Any, tokenizer: Any = None, backend: Backend = "hugging_face", original: Any = None, named: Any = None
 ) -> Model:
     """Find a model's sites, and check that it can be run.
 
@@ -34,15 +37,18 @@ def open_hugging_face(
         tokenizer: its tokenizer (None: the one saved with it, if any).
         backend: how the model was given.
         original: the object that the user opened (None: `root`).
+        named: modules by unit that the user named.
     """
     refuse_prompt_learning(root)
     base: Any = root.get_base_model() if hasattr(root, "get_base_model") else root
     style = style_of(base)
     with torch.inference_mode(False), quiet(root):
-        check_finite(root, probe(base, style))
-    units, problems = find_sites(root)
+        check(root, base, style)
+    find = partial(find_sites, root, named)
+    with runs(f"find the neurons of a {type(base).__name__}"):
+        units, problems = find()
     return Model(
-        name=getattr(base.config, "_name_or_path", "") or type(base).__name__,
+        name=getattr(getattr(base, "config", None), "_name_or_path", "") or type(base).__name__,
         backend=backend,
         style=style,
         root=root,
@@ -50,20 +56,22 @@ def open_hugging_face(
         original=root if original is None else original,
         units=units,
         problems=problems,
-        find=partial(find_sites, root),
+        find=find,
     )
 
 
-def find_sites(root: Any) -> tuple[Units, Problems]:
+def find_sites(root: Any, named: Any = None) -> tuple[Units, Problems]:
     """The sites of every unit by address, and the error of each unit out of reach, by one tiny forward pass."""
     base: Any = root.get_base_model() if hasattr(root, "get_base_model") else root
     with torch.inference_mode(False), quiet(root):  # discovery needs the autograd graph
-        readers = discover(root, probe(base, style_of(base)))
-    return sites_by_unit(root, base, readers)
+        inputs = probe(base, style_of(base))
+        readers = discover(root, inputs)
+        by_hand = {} if named is None else named_readers(base, named, inputs)
+    return sites_by_unit(root, base, readers, by_hand)
 
 
 def sites_by_unit(
-    root: nn.Module, base: Any, readers: list[Reader]
+    root: nn.Module, base: Any, readers: list[Reader], named: Mapping[str, list[Reader]] = MappingProxyType({})
 ) -> tuple[dict[Unit, dict[str, Site]], dict[Unit, ModelError]]:
     """The sites of every unit by address, from the linears that read neurons; and the error of a unit out of reach."""
     separate = [r.path for r in readers if re.search(r"experts\.\d+\.", r.path)]
@@ -71,12 +79,18 @@ def sites_by_unit(
     ffns = [r for r in readers if not r.heads]
     walked = {address(r.path, base, "") for r in ffns}
     ffns += [r for r in _by_name(root) if address(r.path, base, "") not in walked]
+    experts, mixtures, closed = expert_sites(root), _mixture_outputs(root, base), untapped(root)
+    if "hidden" in named:  # as discovery knows them where it does
+        known = {r.path.removeprefix("base_model.model."): r for r in ffns}
+        ffns = [replace(known.get(r.path, r), layer=r.layer) if r.side == "input" else r for r in named["hidden"]]
+        experts, mixtures, closed, separate = [], [], [], []
+    outputs = [_output(r, base) for r in ffns if "expert" not in r.path and r.side == "input"] + mixtures
     units: dict[Unit, dict[str, Site]] = {
-        "hidden": in_order([_hidden(r, base) for r in ffns] + expert_sites(root)),
-        "output": in_order([_output(r, base) for r in ffns if "expert" not in r.path] + _mixture_outputs(root, base)),
+        "hidden": in_order([_hidden(r, base) for r in ffns] + experts),
+        "output": in_order([_named_output(r, base) for r in named["output"]] if "output" in named else outputs),
         "head": in_order([_head(r, base) for r in readers if r.heads]),
     }
-    return units, _problems(base, units, untapped(root), separate)
+    return units, _problems(base, units, closed, separate)
 
 
 def _problems(
@@ -110,7 +124,7 @@ def _why(base: Any, unit: Unit) -> tuple[str, str]:
     if unit == "head":
         return "none that could be recognised", "use unit='hidden' or unit='output'"
     found = "none that could be recognised: no block has a linear layer that reads what a non-linearity gives"
-    do = "write the block's last map as a torch.nn.Linear that reads the neurons, in place of a Conv1d or an einsum"
+    do = f"name them: ns.load(model, sites=...); {HOW}"
     return found, do
 
 
@@ -124,20 +138,18 @@ def refuse_prompt_learning(root: Any) -> None:
 
 
 def style_of(base: Any) -> Style:
-    """ "causal", "seq2seq" or "masked", by the model's head."""
-    config, name = getattr(base, "config", None), type(base).__name__
-    if config is not None and getattr(config, "is_encoder_decoder", False) and base.get_output_embeddings() is not None:
+    """ "causal", "seq2seq" or "masked", by the model's head. A module of one's own is causal, which `check` tries."""
+    has_head = hasattr(base, "get_output_embeddings") and base.get_output_embeddings() is not None
+    if has_head and base.config.is_encoder_decoder:
         return "seq2seq"
     heads = " ".join(kind.__name__ for kind in type(base).__mro__)  # a subclass may have any name
     if re.search(r"MaskedLM\b", heads):
         return "masked"
-    if config is not None and re.search(r"(CausalLM|LMHeadModel|ConditionalGeneration)\b", heads):
+    is_own = not type(base).__module__.startswith("transformers.")
+    if has_head or is_own or re.search(r"(CausalLM|LMHeadModel|ConditionalGeneration)\b", heads):
         return "causal"
-    raise ModelError(
-        f"open a {name}",
-        "no language-model head" if config is not None else "a torch module without a Hugging Face configuration",
-        "open it with transformers.AutoModelForCausalLM (or ...Seq2SeqLM, ...MaskedLM)",
-    )
+    do = "open it with transformers.AutoModelForCausalLM (or ...Seq2SeqLM, ...MaskedLM)"
+    raise ModelError(f"open a {type(base).__name__}", "no language-model head", do)
 
 
 def architecture(config: Any) -> Any:
@@ -150,17 +162,9 @@ def architecture(config: Any) -> Any:
     return kind
 
 
-def probe(base: Any, style: Style) -> dict[str, Tensor]:
-    """A tiny input for the model."""
-    device = base.get_input_embeddings().weight.device
-    ids = torch.arange(PROBE, device=device)[None] % base.get_input_embeddings().num_embeddings
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return inputs | ({"decoder_input_ids": ids} if style == "seq2seq" else {})
-
-
 def find_tokenizer(base: Any) -> Any:
     """The tokenizer that was saved with the model, or None."""
-    path = getattr(base.config, "_name_or_path", "")
+    path = getattr(getattr(base, "config", None), "_name_or_path", "")
     return saved_tokenizer(path) if path else None
 
 
@@ -179,20 +183,23 @@ def saved_tokenizer(path: str, **kwargs: Any) -> Any:
     return tokenizer if len(ordinary) > 1 else None  # T5's has a word boundary
 
 
-def address(path: str, base: Any, suffix: str) -> tuple[str, int]:
+def address(path: str, base: Any, suffix: str, layer: int | None = None) -> tuple[str, int]:
     """TransformerLens' name for a place in a block, and the block's index."""
     inside = path.removeprefix("base_model.model.")
-    index = re.search(r"\.(\d+)\.", inside)
-    assert index is not None  # discovery only looks inside numbered blocks
+    if layer is None:
+        index = re.search(r"(?:^|\.)(\d+)\.", inside)
+        assert index is not None  # discovery only looks inside numbered blocks
+        layer = int(index[1])
     stack = "blocks"
-    if base.config.is_encoder_decoder:
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
         stack = ("decoder_" if ".decoder." in "." + inside else "encoder_") + stack
-    return f"{stack}.{index[1]}.{suffix}", int(index[1])
+    return f"{stack}.{layer}.{suffix}", layer
 
 
 def _place(reader: Reader, base: Any, suffix: str) -> dict[str, Any]:
-    name, layer = address(reader.path, base, suffix)
-    return {"address": name, "layer": layer, "path": reader.path.removeprefix("base_model.model.")}
+    name, layer = address(reader.path, base, suffix, reader.layer)
+    path = reader.path.removeprefix("base_model.model.")
+    return {"address": name, "layer": layer, "path": path, "channels_first": reader.channels_first}
 
 
 def _outermost(path: str, base: Any) -> tuple[str, Any]:
@@ -212,7 +219,15 @@ def _hidden(reader: Reader, base: Any) -> Site:
         place = _place(reader, base, f"{mlp}.hook_pre")
         gate = Site(**place | {"path": path}, module=module, width=reader.width, side="output", out=(rows,))
     place = _place(reader, base, f"{mlp}.hook_post")
-    return Site(**place, module=reader.module, width=reader.width, out=reader.weight, ins=reader.ins, gate=gate)
+    return Site(
+        **place,
+        module=reader.module,
+        width=reader.width,
+        side=reader.side,
+        out=reader.weight,
+        ins=reader.ins,
+        gate=gate,
+    )
 
 
 def _output(reader: Reader, base: Any) -> Site:
@@ -221,13 +236,19 @@ def _output(reader: Reader, base: Any) -> Site:
         side = 1 - r.dim
         rows.append(Rows(r.param, side, r.param.shape[side]))
     bias = getattr(reader.module, "bias", None)
-    width = rows[0].n if rows else reader.module.out_features
+    m = reader.module
+    width = rows[0].n if rows else m.out_channels if hasattr(m, "out_channels") else m.out_features
     rows = [r for r in rows if r.n == width]  # a LoRA factor that reads the same input has no output unit
     if rows:
         rows += [Rows(p, 0, width) for name, p in reader.module.named_parameters() if name.startswith("lora_B.")]
         rows += [Rows(bias, 0, width)] if bias is not None else []
     place = _place(reader, base, "mlp.out.hook_out")
     return Site(**place, module=reader.module, width=width, unit="output", side="output", out=tuple(rows))
+
+
+def _named_output(reader: Reader, base: Any) -> Site:
+    place = _place(reader, base, "mlp.out.hook_out")
+    return Site(**place, module=reader.module, width=reader.width, unit="output", side=reader.side)
 
 
 def _head(reader: Reader, base: Any) -> Site:
@@ -277,7 +298,7 @@ def in_order(sites: Iterable[Site]) -> dict[str, Site]:
             raise ModelError(
                 f"name the site {site.path}",
                 f"{site.address} is {named[site.address].path} already",
-                "this architecture has two FFNs in one block; please report it",
+                "two FFNs in one block: name those of each, ns.load(model, sites=...)",
             )
         named[site.address] = site
     return named

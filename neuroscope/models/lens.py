@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from neuroscope.errors import ModelError
 from neuroscope.models.experts import expert_sites, untapped
-from neuroscope.models.hugging_face import find_tokenizer, in_order, probe, style_of
-from neuroscope.models.model import Model, Problems, Units, check_finite, quiet
+from neuroscope.models.hugging_face import find_tokenizer, in_order, style_of
+from neuroscope.models.model import Model, Problems, Units, quiet
+from neuroscope.models.running import check, probe
 from neuroscope.models.sites import Site, Unit, edit
 
 # unit -> what an address looks like; where there is a second name, it must be the same HookPoint under that
@@ -31,7 +32,7 @@ def open_bridge(bridge: Any, tokenizer: Any = None) -> Model:
     root = bridge.original_model
     style = style_of(root)
     with quiet(root):
-        check_finite(root, probe(root, style))
+        check(root, root, style)
     units, problems = find_hook_points(bridge)
     return Model(
         name=getattr(root.config, "_name_or_path", "") or bridge.cfg.model_name,

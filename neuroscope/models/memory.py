@@ -21,7 +21,7 @@ def tokens_at_once(model: Model) -> int:
     On a processor as many as keep a layer's vectors in its cache; on a GPU as many as fit, with what a backward pass
     keeps of all layers, into a quarter of the memory that is free.
     """
-    embedding = model.base.get_input_embeddings().weight
+    embedding = model.embedding.weight
     vocabulary, width = embedding.shape
     hidden = model.units.get("hidden", {}).values()
     ffn = max((site.width for site in hidden), default=4 * width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuroscope.distributed import has_shards
-from neuroscope.errors import ModelError, NumericalError, choose
+from neuroscope.errors import ModelError, choose
 from neuroscope.models.fingerprints import fingerprint, forget, read_once
 from neuroscope.models.head import head_at
+from neuroscope.models.running import embedding_of, fitting, logits_of, refuse_without_data
 from neuroscope.models.sites import Site, Unit, live, unedited
 from neuroscope.models.structure import parts, same
 
@@ -74,8 +76,11 @@ class Model:
             return self
         if self.find is not None and not has_shards(self.root):  # the modules of a sharded model are still its own
             try:
+                refuse_without_data(self.root)
                 with unedited():
                     units, problems = self.find()
+            except ModelError as error:
+                units, problems = {unit: {} for unit in UNITS}, dict.fromkeys(UNITS, error)
             except Exception as error:  # a network that cannot be run raises whatever its layers raise
                 found = f"a network that was changed since, and cannot be run: {str(error)[:200]}"
                 broken = ModelError(
@@ -101,8 +106,8 @@ class Model:
 
     @property
     def config(self) -> Any:
-        """The Hugging Face configuration."""
-        return self.root.config
+        """The Hugging Face configuration; None of a module that has none."""
+        return getattr(self.base, "config", None)
 
     @property
     def base(self) -> Any:
@@ -110,21 +115,53 @@ class Model:
         return self.root.get_base_model() if hasattr(self.root, "get_base_model") else self.root
 
     @property
+    def embedding(self) -> nn.Module:
+        """The embedding of its tokens."""
+        return embedding_of(self.base)
+
+    @property
     def device(self) -> torch.device:
-        """Where inputs go."""
-        return self.base.get_input_embeddings().weight.device
+        """Where inputs go.
+
+        Raises:
+            ModelError: weights without data, put on torch's meta device or offloaded since.
+        """
+        device = embedding_of(self.base).weight.device
+        if device.type == "meta" and self.backend != "checkpoint":
+            refuse_without_data(self.root)
+        return device
+
+    @property
+    def trunk(self) -> Any:
+        """What is below the head, and gives the last hidden state: the encoder, or the whole stack.
+
+        Raises:
+            ModelError: a module of one's own, in which nothing has that name.
+        """
+        trunk = self.base.get_encoder() if self.style == "seq2seq" else getattr(self.base, "base_model", None)
+        if trunk is None:
+            found = f"a {type(self.base).__name__} in which nothing is called base_model"
+            do = "give it a property base_model, whose forward returns an object with last_hidden_state; "
+            do += "ns.representations(..., normed=False) needs none"
+            raise ModelError(f"the last hidden state of {self.name}", found, do)
+        return trunk
 
     @property
     def context(self) -> int | None:
         """The longest input in tokens, or None where the configuration sets no limit."""
-        if self.config.model_type == "opt":
-            return self.config.max_position_embeddings
-        config = self.config.get_text_config()
-        for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-            if isinstance(getattr(config, name, None), int):
-                offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0  # where positions start
-                return getattr(config, name) - offset
+        config = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
+        for name in ("max_position_embeddings", "n_positions", "n_ctx", "block_size"):
+            limit = getattr(config, name, None)
+            if isinstance(limit, int) and limit > 0:
+                return limit - self._first_position
         return None
+
+    @functools.cached_property
+    def _first_position(self) -> int:
+        """The position of the first token: after the padding's where there is one, as in RoBERTa and its kin."""
+        places = [m for n, m in self.base.named_modules() if n.endswith(("position_embeddings", "embed_positions"))]
+        padding = next((getattr(m, "padding_idx", None) for m in places if hasattr(m, "weight")), None)
+        return 0 if padding is None else padding + 1
 
     def check_ids(self, largest: int) -> None:
         """Refuse a token id that the model has no embedding for.
@@ -132,7 +169,7 @@ class Model:
         Raises:
             ModelError: a vocabulary smaller than the tokenizer's.
         """
-        size = self.base.get_input_embeddings().weight.shape[0]
+        size = embedding_of(self.base).weight.shape[0]
         if largest >= size:
             found = f"token {largest} of a text, where the model's vocabulary has {size}"
             do = "give the model's own tokenizer, or model.resize_token_embeddings(len(tokenizer))"
@@ -152,6 +189,7 @@ class Model:
         """
         device = inputs["input_ids"].device
         self.check_ids(int(inputs["input_ids"].max()))
+        inputs = fitting(self.base, inputs)
         signature = inspect.signature(self.base.forward).parameters
         settings: dict[str, Any] = {"use_cache": False} if "use_cache" in signature else {}
         if at is None:
@@ -256,7 +294,8 @@ class Model:
         }
 
     def __repr__(self) -> str:
-        lines = [f"Model({self.name}: {type(self.base).__name__}, {self.style}, {self.backend}, on {self.device})"]
+        place = embedding_of(self.base).weight.device
+        lines = [f"Model({self.name}: {type(self.base).__name__}, {self.style}, {self.backend}, on {place})"]
         for unit in UNITS:
             if unit in self.problems:
                 lines.append(f"  {unit:7} {self.problems[unit].found}")
@@ -266,21 +305,6 @@ class Model:
             span = f", {sites[0].address} .. {sites[-1].address}" if sites else ""
             lines.append(f"  {unit:7} {total:,} neurons at {len(sites)} sites{span}")
         return "\n".join(lines)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returns: its `logits`, the output itself, or the first of a tuple.
-
-    Raises:
-        ModelError: anything else.
-    """
-    first = output[0] if isinstance(output, tuple) and output else output
-    logits = getattr(output, "logits", first)
-    if not isinstance(logits, Tensor) or logits.ndim != 3:
-        found = f"a {type(output).__name__} without logits of [batch, pos, vocabulary]"
-        do = "have forward return a transformers output, the logits, or a tuple that begins with them"
-        raise ModelError("read a model's logits", found, do)
-    return logits
 
 
 @contextlib.contextmanager
@@ -340,29 +364,4 @@ def require_parameters(model: Model, asked: str) -> None:
             asked,
             "a TransformerBridge, which splits and rewrites the weights",
             "open the Hugging Face model itself (before it is booted into a Bridge), or another method",
-        )
-
-
-def check_finite(root: nn.Module, inputs: dict[str, Tensor]) -> None:
-    """Refuse a model with a weight that is not finite, naming it, or whose logits on a tiny input are not.
-
-    Attention can swallow a NaN, so the logits alone do not tell. A sum passes it on, for one reading of the weights.
-    """
-    if has_shards(root):
-        do = "open it with ns.load before it is sharded; what finetune returns has the opened model as .model"
-        raise ModelError(f"open {type(root).__name__}", "parameters that are sharded over processes", do)
-    absent = next((name for name, p in root.named_parameters() if p.is_meta), None)
-    if absent:
-        do = "load the model whole, or spread it over devices (device_map='auto' with enough memory)"
-        raise ModelError(f"open {type(root).__name__}", f"{absent} without data: offloaded, or not loaded yet", do)
-    with torch.no_grad():
-        doubtful = {n: p for n, p in root.named_parameters() if p.is_floating_point() and not p.sum().isfinite()}
-        bad = [name for name, p in doubtful.items() if not torch.isfinite(p).all()]
-        overflow = not bad and not torch.isfinite(logits_of(root(**inputs))).all()
-    if bad or overflow:
-        where = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-        raise NumericalError(
-            f"open {type(root).__name__}",
-            f"non-finite weights in {where}" if bad else "finite weights, but non-finite logits (an overflow)",
-            "load the weights again" if bad else "open the model in float32 or bfloat16",
         )

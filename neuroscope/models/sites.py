@@ -62,6 +62,7 @@ class Site:
         unit: "hidden", "output" or "head".
         side: whether the vector is the module's "input" or its "output".
         group: coordinates per neuron: 1, or the head dimension.
+        channels_first: whether it is `[batch, coordinate, pos]` in the module (a Conv1d); an edit has it turned.
         out: rows of the output projection, one per neuron; empty where parameters are not reachable.
         ins: rows of the input projections by role ("gate", "up", "in", and each with ".bias").
         gate: the site of the non-linearity's input, for scores that ask whether a gated neuron is open.
@@ -76,6 +77,7 @@ class Site:
     unit: Unit = "hidden"
     side: Side = "input"
     group: int = 1
+    channels_first: bool = False
     out: tuple[Rows, ...] = field(default=(), repr=False)
     ins: dict[str, tuple[Rows, ...]] = field(default_factory=dict, repr=False)
     gate: Site | None = field(default=None, repr=False)
@@ -254,11 +256,13 @@ class _Hook(NotCopied):
         if not self._acts():
             return None
         site, function = self.site, self.entry.function
-        if site.side == "input":
-            new = function(site, args[0], args[1] if site.expert is not None else None)
-            return None if new is None else (new, *args[1:])
-        new = function(site, output[0] if isinstance(output, tuple) else output, None)
-        return None if new is None else (new, *output[1:]) if isinstance(output, tuple) else new
+        passed = args if site.side == "input" else output
+        h = passed[0] if isinstance(passed, tuple) else passed
+        new = function(site, h.mT if site.channels_first else h, args[1] if site.expert is not None else None)
+        if new is None:
+            return None
+        new = new.mT if site.channels_first else new
+        return (new, *passed[1:]) if isinstance(passed, tuple) else new
 
     def _acts(self) -> bool:
         if self.again is None and LEVEL.get() != self.entry.level:

@@ -15,8 +15,9 @@ import torch
 from neuroscope.errors import ModelError
 from neuroscope.models.discovery import discover
 from neuroscope.models.experts import untapped
-from neuroscope.models.hugging_face import architecture, probe, sites_by_unit, style_of
+from neuroscope.models.hugging_face import architecture, sites_by_unit, style_of
 from neuroscope.models.model import Model, quiet
+from neuroscope.models.running import probe
 from neuroscope.models.sites import unedited
 
 

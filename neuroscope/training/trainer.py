@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import random
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
 from neuroscope import files
 from neuroscope.checks import Progress, watched
 from neuroscope.distributed import has_shards
+from neuroscope.models.running import fitting, logits_of
 from neuroscope.tasks.encoding import UNSCORED, Encoded, batches
 from neuroscope.training.checkpoints import RUN, WEIGHTS, refuse_other_run
 from neuroscope.training.processes import save_optimizer, weight_of
@@ -57,12 +60,21 @@ class NeuronTrainerMixin:
         if not model.training:
             return super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]
         weight = weight_of(self, args[0] if args else kwargs["inputs"])
-        loss = weight * super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]
+        loss = weight * self._loss(model, *args, **kwargs)
         if self.penalty is None:
             return loss
         # the loss of a part of an accumulated batch is divided by their number here, or was before
         parts = self.current_gradient_accumulation_steps if self._is_scaled(kwargs) else 1  # type: ignore[attr-defined]
         return loss + self.penalty() / parts
+
+    def _loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's own, or that of a module of one's own, whose forward takes no labels."""
+        parameters = inspect.signature(self.adapter.model.base.forward).parameters.values()
+        if any(p.name == "labels" or p.kind is p.VAR_KEYWORD for p in parameters):
+            return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        given = {name: ids for name, ids in inputs.items() if name != "labels"}
+        logits = logits_of(model(**fitting(self.adapter.model.base, given)))
+        return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), inputs["labels"][:, 1:].flatten())
 
     def _is_scaled(self, keywords: Mapping[str, Any]) -> bool:
         return self.model_accepts_loss_kwargs and keywords.get("num_items_in_batch") is not None
@@ -166,7 +178,7 @@ def untouched(root: Any) -> Iterator[None]:
     modes = [(m, m.training) for m in root.modules()]
     # by name: FSDP puts other parameters in the place of these, which nothing may keep alive
     gradients = {name: p.grad for name, p in root.named_parameters() if p.grad is not None}
-    attributes, use_cache = dict(vars(root)), getattr(root.config, "use_cache", None)
+    attributes, use_cache = dict(vars(root)), getattr(getattr(root, "config", None), "use_cache", None)
     verbosity, has_checkpointing = logging.get_verbosity(), _is_checkpointing(root)
     generators, environment = (random.getstate(), np.random.get_state()), dict(os.environ)  # noqa: NPY002
     try:
@@ -195,7 +207,7 @@ def untouched(root: Any) -> Iterator[None]:
 def _is_checkpointing(root: Any) -> bool:
     """Whether activations are recomputed in the backward pass; transformers is about to rename it."""
     name = "is_activation_checkpointing"
-    return getattr(root, name if hasattr(root, name) else "is_gradient_checkpointing")
+    return getattr(root, name if hasattr(root, name) else "is_gradient_checkpointing", False)
 
 
 def _stop_checkpointing(root: Any) -> None:

@@ -27,7 +27,7 @@ class Reader:
 
     def __init__(self, model: Model, normed: bool) -> None:
         self.model, self.normed = model, normed
-        self.inner = model.base.get_encoder() if model.style == "seq2seq" else model.base.base_model
+        self.inner = model.trunk if normed or hasattr(model.base, "base_model") else None
         blocks = _blocks(model)
         first = Site("0", "", blocks[0], 0, 0, side="input")
         self.sites = [first, *(Site(str(i + 1), "", b, 0, i, side="output") for i, b in enumerate(blocks))]
@@ -50,7 +50,7 @@ class Reader:
         inputs = {k: v for k, v in batch.inputs.items() if k in ("input_ids", "attention_mask")}
         self.model.check_ids(int(inputs["input_ids"].max()))
         with self.model.quiet(), torch.no_grad(), edit(self.sites, pick):
-            last = self.inner(**inputs).last_hidden_state
+            last = self.model.logits(inputs) if self.inner is None else self.inner(**inputs).last_hidden_state
         if self.normed:
             streams[self.sites[-1].address] = _pick(last, weights, place)
         shapes = {tuple(h.shape) for h in streams.values()}

@@ -30,8 +30,7 @@ def prompt_features(
     with model.quiet(), torch.no_grad():
         for batch in batches_for(model, encoded, batch_size):
             inputs = {k: v for k, v in batch.inputs.items() if k in ("input_ids", "attention_mask")}
-            encoder = model.base.get_encoder() if model.style == "seq2seq" else model.base.base_model
-            last = encoder(**inputs).last_hidden_state.float()  # [example, pos, dim]
+            last = model.trunk(**inputs).last_hidden_state.float()  # [example, pos, dim]
             real = inputs["attention_mask"][..., None].to(last)
             means = ((last * real).sum(1) / real.sum(1)).cpu()
             if not features.shape[1]:
