@@ -235,7 +235,7 @@ def test_sites_named_by_hand_are_those_that_are_found():
         ({"neurons": "model.layers.{layer}.mlp.down_proj"}, "unit of sites='neurons'"),
         ({"hidden": 3}, "not a name or a list of names"),
         ({"hidden": []}, "not a name or a list of names"),
-        ("model.layers.{layer}.mlp.down_proj", "not a mapping from a unit"),
+        ("model.layers.{layer}.mlp.down_proj", "give a dict"),
         ({}, "not a mapping from a unit"),
         ({"hidden": "model.layers.{layer}.mlp.spare"}, "run 0 times"),
         ({"hidden": "model.layers.{layer}.mlp.twice"}, "run 2 times"),
@@ -264,3 +264,11 @@ def test_a_layer_of_two_blocks_is_told_and_the_advice_helps():
         ns.load(root)
     root.model.layers[1].mlp = copy.deepcopy(root.model.layers[0].mlp)
     assert len(ns.load(root).sites()) == 2
+
+
+def test_labels_of_several_tokens_are_ranked_by_a_module_of_ones_own(tmp_path):
+    """It takes no mask, so that its labels cannot share a prompt: they are scored one by one."""
+    task = ns.Task("t", test=[ns.Example("w6 w5 w4", "w7 w8")], labels=("w7 w8", "w7 w9", "w5"))
+    model = ns.load(own(Own), tokenizer=tokenizer(tmp_path))
+    result = ns.evaluate(model, task)
+    assert ns.evaluate(model, task, batch_size=1).table.equals(result.table)

@@ -43,7 +43,9 @@ def against_trees(model: Model, labels: Sequence[Sequence[Encoded]]) -> str:
 
 def _windows(config: Any) -> Iterator[int]:
     """How many tokens back a token sees, of the layers where that is limited."""
-    settings = config.get_text_config().to_dict() if hasattr(config, "get_text_config") else vars(config)
+    settings = (
+        config.get_text_config().to_dict() if hasattr(config, "get_text_config") else getattr(config, "__dict__", {})
+    )
     for name, value in settings.items():
         if WINDOWS.fullmatch(name):
             found = value if isinstance(value, list | tuple) else [value]

@@ -115,7 +115,7 @@ class Model:
         return self.root.get_base_model() if hasattr(self.root, "get_base_model") else self.root
 
     @property
-    def embedding(self) -> nn.Module:
+    def embedding(self) -> Any:
         """The embedding of its tokens."""
         return embedding_of(self.base)
 

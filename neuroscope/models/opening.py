@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from neuroscope.checks import public, shown
-from neuroscope.errors import ArgumentError, ModelError, choose
+from neuroscope.checks import public
+from neuroscope.errors import ArgumentError, ModelError, choose, shown
 from neuroscope.models.experts import tap
 from neuroscope.models.hugging_face import architecture, open_hugging_face, saved_tokenizer
 from neuroscope.models.lens import open_bridge
