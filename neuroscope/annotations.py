@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from os import PathLike
 from typing import Any, Literal, Union, get_args, get_origin
@@ -26,6 +26,8 @@ def check_of(hint: Any, plain: Mapping[Any, Check], within: Mapping[Any, Check])
     Raises (when the check is called):
         ArgumentError: the value is something else.
     """
+    if isinstance(hint, Hashable) and hint in plain:
+        return plain[hint]
     origin, parts = get_origin(hint) or hint, get_args(hint)
     if origin in plain:
         return plain[origin]

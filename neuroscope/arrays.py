@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from neuroscope.checks import plain
+from neuroscope.checks import PLAIN, WITHIN, plain
 from neuroscope.errors import ArgumentError, shown
 
 
@@ -70,6 +71,18 @@ def array_of(value: Any, name: str) -> Tensor:
     elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def numbers_of(value: Any, name: str) -> NDArray[Any]:
+    """The same as an array of numpy, where a float missing in pandas is NaN: what `ArrayLike` arguments take."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if hasattr(value, "to_numpy") and (kind == "f" or hasattr(value, "columns")):
+        value = value.to_numpy()
+    tensor = array_of(value, name)
+    return (tensor.double() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+PLAIN[ArrayLike] = WITHIN[ArrayLike] = numbers_of
 
 
 def lost_meaning(value: Any) -> tuple[str, str] | None:

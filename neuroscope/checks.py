@@ -26,13 +26,16 @@ from neuroscope.files import path_of
 P = ParamSpec("P")
 T = TypeVar("T")
 Progress = Callable[..., Iterable[Any]]  # called as progress(iterable, desc="..."); tqdm is one
+LARGEST = 2**63 - 1  # whole number that torch and numpy hold
+MOST_DRAWS = 10**7  # of a permutation or a bootstrap: more takes days
+MOST_RUNS = 10**4
 SEEDS = 2**32  # a seed is below: what every generator takes
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # kinds of devices
 FEWEST_RANDOM = 3  # random masks: fewer do not tell how much random masks differ
 
 
-def whole(value: Any, name: str, least: int = 0, do: str = "") -> int:
-    """A whole number of at least `least`: an integer of Python, numpy or torch (a scalar tensor), no bool.
+def whole(value: Any, name: str, least: int = 0, do: str = "", most: int = LARGEST) -> int:
+    """A whole number from `least` to `most`: an integer of Python, numpy or torch (a scalar tensor), no bool.
 
     Raises:
         ArgumentError: anything else.
@@ -45,6 +48,8 @@ def whole(value: Any, name: str, least: int = 0, do: str = "") -> int:
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < least:
         raise ArgumentError(shown(name, value), f"not a whole number from {least} up", do or f"give {least} or more")
+    if int(number) > most:
+        raise ArgumentError(shown(name, value), f"more than {most}", do or "give less")
     return int(number)
 
 
@@ -72,6 +77,14 @@ def share(value: Any, name: str = "k", do: str = "give a share in (0, 1], such a
     return number
 
 
+def inner_share(value: Any, name: str) -> float:
+    """A share of which something is left: in (0, 1)."""
+    do = "give a share below 1, such as 0.95"
+    if share(value, name, do) == 1:
+        raise ArgumentError(shown(name, value), f"not a share: 0 < {name} < 1", do)
+    return share(value, name)
+
+
 def shares(values: Any, name: str = "k", with_zero: bool = False) -> tuple[float, ...]:
     """Growing shares in (0, 1], or from 0 on, at least one; a single number is one share.
 
@@ -81,7 +94,7 @@ def shares(values: Any, name: str = "k", with_zero: bool = False) -> tuple[float
     listed = [values] if _real(values) is not None else plain(values)
     if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
         raise ArgumentError(shown(name, values), "no shares", "give growing shares, such as (0.1, 0.5, 1.0)")
-    read = [_real(value) for value in listed]
+    read = [_real(value) for value in all_of(listed, name)]
     good = [number for number in read if number is not None and 0 <= number <= 1 and (number or with_zero)]
     if not read or len(good) < len(read) or good != sorted(set(good)):
         what = f"not growing shares in {'[' if with_zero else '('}0, 1]"
@@ -110,8 +123,9 @@ def seeds_of(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
     """
     listed = plain(seeds)
     if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
-        return tuple(range(whole(listed, name, 1, "give how many runs, or their seeds, such as 3 or (0, 1, 2)")))
-    chosen = tuple(seed_of(seed, name) for seed in listed)
+        do = "give how many runs, or their seeds, such as 3 or (0, 1, 2)"
+        return tuple(range(whole(listed, name, 1, do, MOST_RUNS)))
+    chosen = tuple(seed_of(seed, name) for seed in all_of(listed, name))
     if not chosen:
         raise ArgumentError(shown(name, seeds), "no seed", "give how many runs, or their seeds, such as (0, 1, 2)")
     if len(set(chosen)) < len(chosen):
@@ -126,15 +140,26 @@ def names_of(value: Any, name: str) -> tuple[str, ...]:
         ArgumentError: something that is no name.
     """
     is_several = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
-    listed = list(value) if is_several else [value]
+    listed = all_of(value, name) if is_several else [value]
     if not all(isinstance(name_, str) for name_ in listed):
         raise ArgumentError(shown(name, value), "not names", "give names, such as ['nli-food']")
     return tuple(dict.fromkeys(listed))
 
 
+def all_of(values: Any, name: str) -> list[Any]:
+    """All values of an iterable; one that fails is refused."""
+    try:
+        return list(values)
+    except Exception:  # an iterator of somebody else's may fail in any way
+        raise ArgumentError(
+            shown(name, values), f"a {type(values).__name__} that has no values", "give a list"
+        ) from None
+
+
 def n_random_of(value: Any, name: str = "n_random") -> int:
     """How many random masks stand beside a mask."""
-    return whole(value, name, FEWEST_RANDOM, f"give {FEWEST_RANDOM} or more: fewer do not tell how random masks differ")
+    do = f"give {FEWEST_RANDOM} or more: fewer do not tell how random masks differ"
+    return whole(value, name, FEWEST_RANDOM, do, MOST_DRAWS)
 
 
 def batch_size_of(value: Any, name: str = "batch_size") -> int | None:
@@ -257,7 +282,8 @@ VOCABULARY: dict[str, Callable[[Any, str, Any], Any]] = {
     "output": lambda value, name, default: folder_of(value, name),
     "progress": lambda value, name, default: progress_of(value, name),
     "k": _k,
-    "null": lambda value, name, default: whole(value, name, 0, "give how many permutations, or 0 for none"),
+    "level": lambda value, name, default: inner_share(value, name),
+    "null": lambda value, name, default: whole(value, name, 0, "give how many permutations, or 0 for none", MOST_DRAWS),
 }
 
 

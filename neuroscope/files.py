@@ -28,7 +28,9 @@ def path_of(path: Any, asked: str) -> Path:
     do = "give a path, as a text or a pathlib.Path"
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text:
-        raise ArgumentError(asked, "an empty text" if text == "" else f"a {type(text).__name__}, no path", do)
+        raise ArgumentError(
+            asked, "an empty text" if isinstance(text, str) else f"a {type(text).__name__}, no path", do
+        )
     try:
         if b"\0" in os.fsencode(text):
             raise ArgumentError(asked, f"a null character in {text!r}", do)

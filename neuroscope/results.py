@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from neuroscope import files
 from neuroscope.checks import public
-from neuroscope.errors import FileError
+from neuroscope.errors import ArgumentError, FileError
 from neuroscope.markup import CONFIG, TABLE_STYLE, table_html, told
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Result:
 
     title: ClassVar[str] = ""  # heading of the section; the name of the class if empty
     captions: ClassVar[Mapping[str, str]] = {}  # name of a table -> its caption, where the name alone says too little
+
+    def __post_init__(self) -> None:
+        if type(self.table).__name__ != "DataFrame" or not isinstance(self.manifest, dict):
+            found = f"a {type(self.table).__name__} and a {type(self.manifest).__name__}"
+            raise ArgumentError(f"{type(self).__name__}(table, manifest)", found, "give a DataFrame and a dict")
 
     def __repr__(self) -> str:
         what = ", ".join(map(str, self.table.columns))
@@ -115,6 +120,7 @@ class Result:
         heading = f"<h3>{html.escape(self.title or type(self).__name__)}</h3>"
         return f"<style>{TABLE_STYLE}</style>{heading}{told(self.in_words())}{table}"
 
+    @public
     def save(self, path: str | PathLike) -> Path:
         """Write the result as one JSON file, atomically. Numbers keep every digit; missing ones become null."""
         import pandas as pd  # heavy: only where a table is written
@@ -132,6 +138,7 @@ class Result:
         return files.write(path, json.dumps(content, indent=1))
 
     @classmethod
+    @public
     def load(cls, path: str | PathLike) -> Self:
         """Read back what `save` wrote.
 

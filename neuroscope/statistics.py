@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from neuroscope.checks import public, whole
+from neuroscope import arrays  # noqa: F401  # for what `ArrayLike` takes
+from neuroscope.checks import MOST_DRAWS, public, whole
 from neuroscope.errors import ArgumentError, NumericalError
 
 ALPHA = 0.05  # level of every verdict in words
@@ -58,10 +59,10 @@ def bootstrap_interval(
         >>> low < 0.5 < high
         True
     """
-    sample = _finite(values, "a bootstrap interval")
+    sample = _finite(values, "a bootstrap interval of values")
     if not 0 < level < 1:
         raise ArgumentError(f"level={level!r}", "not between 0 and 1", "0.95 is usual")
-    whole(resamples, "resamples", 1)
+    whole(resamples, "resamples", 1, most=MOST_DRAWS)
     rng = np.random.default_rng(seed)
     means = np.concatenate(
         [
@@ -93,14 +94,14 @@ def percentile_interval(draws: ArrayLike, level: float = 0.95) -> tuple[float, f
 
 @public
 def standard_error(values: ArrayLike) -> float:
-    """Standard error of the mean of independent values; 0 of a single one, which tells nothing about others.
+    """Standard error of the mean of independent values; NaN of a single one, which tells nothing about others.
 
     Example:
         >>> standard_error([1, 3])
         1.0
     """
     sample = np.asarray(values, dtype=np.float64)
-    return float(sample.std(ddof=1) / np.sqrt(sample.size)) if sample.size > 1 else 0.0
+    return float(sample.std(ddof=1) / np.sqrt(sample.size)) if sample.size > 1 else math.nan
 
 
 @public
@@ -166,7 +167,8 @@ def outcomes_interval(outcomes: ArrayLike, is_score: bool = False) -> tuple[floa
         [0.75, 0.26, 1.0]
     """
     table = np.atleast_2d(np.asarray(outcomes, dtype=np.float64))
-    return seeds_and_examples_interval(table.mean(axis=1), standard_error(table.mean(axis=0)), is_score)
+    error = standard_error(table.mean(axis=0)) if table.shape[1] > 1 else 0.0
+    return seeds_and_examples_interval(table.mean(axis=1), error, is_score)
 
 
 @public
@@ -197,14 +199,14 @@ def paired_permutation(a: ArrayLike, b: ArrayLike, seed: int = 0, permutations: 
         >>> paired_permutation([1, 1, 1, 1], [0, 0, 0, 0])  # 2 of the 16 sign patterns are as extreme
         0.125
     """
-    first, second = _finite(a, "a paired permutation test"), _finite(b, "a paired permutation test")
+    first, second = _finite(a, "a paired permutation test, a"), _finite(b, "a paired permutation test, b")
     if first.size != second.size:
         raise ArgumentError(
-            "a paired permutation test",
+            "a paired permutation test of a and b",
             f"{first.size} and {second.size} values",
             "give the same examples in the same order",
         )
-    whole(permutations, "permutations", 1)
+    whole(permutations, "permutations", 1, most=MOST_DRAWS)
     difference = first - second
     difference = difference[difference != 0]  # a zero stays zero under every flip
     if not difference.size:

@@ -39,6 +39,7 @@ GOOD = {
     "seeds": [*WHOLE, (0, 1, 2), [np.int64(0), torch.tensor(1), 2], np.arange(3), torch.arange(3)],
     "held_out": ["a", ["a"], ("a", "a")],
     "references": ["a", ["a"], ("a",), np.array(["a"])],
+    "level": [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2)],
     "n_random": WHOLE,
     "null": WHOLE,
     "output": ["folder", Path("folder"), None],
@@ -101,6 +102,8 @@ def test_every_function_gets_a_plain_value_from_whatever_scalar(function, argume
             assert got == (0, 1, 2) and {type(seed) for seed in got} == {int}
         elif argument == "held_out":
             assert got == ("a",)
+        elif argument == "level":
+            assert got == 0.5 and type(got) is float
         elif argument == "k":
             several = isinstance(default, tuple)
             assert got in ((0.5,), (1.0,)) if several else got in (0.5, 1.0) and type(got) is float

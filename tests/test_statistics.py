@@ -63,7 +63,7 @@ def test_the_interval_and_error_of_a_mean_agree_with_scipy(values, level):
 
 def test_one_value_has_no_interval_and_no_error():
     assert np.isnan(mean_interval([0.5])).all() and np.isnan(mean_interval([0.5, np.nan])).all()
-    assert standard_error([0.5]) == 0
+    assert np.isnan(standard_error([0.5]))
 
 
 def test_seeds_and_examples_are_two_kinds_of_chance():

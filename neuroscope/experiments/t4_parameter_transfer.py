@@ -61,6 +61,7 @@ class ParameterTransfer(Result):
         "runs": "Every correlation",
     }
 
+    @public
     def view(self, which: str = "all") -> Correlation:
         """One of the three correlations."""
         choose(which, VIEWS, "view")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from neuroscope import arrays  # noqa: F401  # for what `ArrayLike` takes
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError
 from neuroscope.figures import style

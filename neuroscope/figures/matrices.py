@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from neuroscope import arrays  # noqa: F401  # for what `ArrayLike` takes
 from neuroscope.checks import public
 from neuroscope.errors import choose
 from neuroscope.figures import style
@@ -30,9 +31,9 @@ def heatmap(
     subtitle: str = "",
     x_label: str = "",
     y_label: str = "",
-    hover: ArrayLike | None = None,
+    hover: Any = None,
     scale: Scale = "sequential",
-    text: ArrayLike | None = None,
+    text: Any = None,
     groups: Mapping[str, str] | None = None,
     origin: Literal["top", "bottom"] = "top",
     limits: tuple[float, float] | None = None,

@@ -40,6 +40,7 @@ class NeuronMask(PerNeuron):
         check_indices(self.values_by_site, self.widths)
 
     @classmethod
+    @public
     def of(
         cls,
         neurons: Any,
@@ -191,7 +192,9 @@ def masks_of(masks: object, asked: str) -> dict[str, NeuronMask]:
     Raises:
         ArgumentError: anything else, such as a list or one mask without a name; or no mask.
     """
-    return by_name(masks, NeuronMask, asked, "give a dict name -> NeuronMask, such as {task.name: scores.top(0.10)}")
+    return by_name(
+        masks, NeuronMask, "masks", asked, "give a dict name -> NeuronMask, such as {task.name: scores.top(0.10)}"
+    )
 
 
 def _flags(indices: Int[Tensor, " chosen"], width: int) -> Bool[Tensor, " width"]:

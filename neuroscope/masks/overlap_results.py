@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import figures
+from neuroscope.checks import public
 from neuroscope.errors import ArgumentError
 from neuroscope.results import Result
 
@@ -77,6 +78,7 @@ class Overlap(Result):
             cells.loc[a, b] = cells.loc[b, a] = jaccard
         return cells
 
+    @public
     def within_between(self, families: Mapping[str, str]) -> dict[str, float]:
         """Mean Jaccard of the pairs inside one family and across two, and their ratio.
 
@@ -102,6 +104,7 @@ class Overlap(Result):
             "undefined": int((~defined).sum()),
         }
 
+    @public
     def figure(self, families: Mapping[str, str] | None = None) -> go.Figure:
         """The matrix as a heatmap in percent, chance in the hover; neighbours of one family are bracketed.
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from neuroscope import files
 from neuroscope.arrays import array_of
-from neuroscope.checks import whole
-from neuroscope.errors import ArgumentError, FileError, MaskError, choose
+from neuroscope.checks import all_of, public, whole
+from neuroscope.errors import ArgumentError, FileError, MaskError, choose, shown
 from neuroscope.models.sites import Site, Unit
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class PerNeuron(Mapping[str, Tensor]):
     def __hash__(self) -> int:
         return hash((type(self).__name__, tuple(self.widths.items()), tuple(tuple(v.tolist()) for v in self.values())))
 
+    @public
     def save(self, path: str | PathLike) -> Path:
         """Write a safetensors file with the manifest inside, atomically."""
         from safetensors.torch import save_file  # only where a file is written
@@ -94,6 +95,7 @@ class PerNeuron(Mapping[str, Tensor]):
         return values.to(torch.float32 if values.is_floating_point() else torch.int32).clone().contiguous()
 
     @classmethod
+    @public
     def load(cls, path: str | PathLike) -> Self:
         """Read what `save` wrote.
 
@@ -169,21 +171,27 @@ def frame_of(neurons: Mapping[str, Int[Tensor, " chosen"]], **columns: Tensor) -
     return pd.DataFrame(data | {name: c.cpu().numpy() for name, c in columns.items()})
 
 
-def by_name(values: object, kind: type[T], asked: str, do: str) -> dict[str, T]:
+def by_name(values: object, kind: type[T], name: str, asked: str, do: str) -> dict[str, T]:
     """A dict of name -> `kind`.
 
     Raises:
         ArgumentError: anything else, or an empty one.
     """
+    asked = f"{asked}, {name}"
     if isinstance(values, PerNeuron) or not isinstance(values, Mapping):
         raise ArgumentError(asked, f"a {type(values).__name__}, not a dict", do)
+    values = dict(zip(all_of(values, name), all_of(values.values(), name), strict=True))
     if not values:
         raise ArgumentError(asked, "an empty dict", do)
-    for name, value in values.items():
-        if not isinstance(name, str) or not isinstance(value, kind):
-            found = f"a {type(value).__name__} under {name!r}" if isinstance(name, str) else f"{name!r} for a name"
+    for key, value in values.items():
+        if not isinstance(key, str) or not isinstance(value, kind):
+            found = (
+                f"a {type(value).__name__} under {key!r}"
+                if isinstance(key, str)
+                else f"{shown('', key)[1:]} for a name"
+            )
             raise ArgumentError(asked, found, do)
-    return dict(values)
+    return values
 
 
 def read_safetensors(path: str | PathLike, kind: str) -> tuple[dict[str, Tensor], dict, dict]:

@@ -109,6 +109,7 @@ class Scores(PerNeuron):
         """One row per neuron: address, layer, neuron, relevance."""
         return frame_of({a: torch.arange(len(v)) for a, v in self.items()}, relevance=self.vector())
 
+    @public
     def figure(self, k: float = 0.10) -> go.Figure:
         """Relevance by rank, with the cut at the top k."""
         return figures.distribution(
@@ -146,4 +147,4 @@ def scores_of(scores: object, asked: str) -> dict[str, Scores]:
     Raises:
         ArgumentError: anything else, such as a list; or no scores.
     """
-    return by_name(scores, Scores, asked, "give a dict name -> Scores, such as ns.attribute(model, tasks)")
+    return by_name(scores, Scores, "scores", asked, "give a dict name -> Scores, such as ns.attribute(model, tasks)")

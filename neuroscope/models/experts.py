@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neuroscope.checks import public
+from neuroscope.errors import ArgumentError
 from neuroscope.models.model import Model
 from neuroscope.models.sites import Rows, Site
 
@@ -137,4 +138,7 @@ def _torch_model(model: Any) -> nn.Module:
         return model.root
     if hasattr(type(model), "original_model"):
         return model.original_model
-    return model if isinstance(model, nn.Module) else model._module
+    root = model if isinstance(model, nn.Module) else getattr(model, "_module", None)
+    if not isinstance(root, nn.Module):
+        raise ArgumentError("the experts of a model", f"a {type(model).__name__}, no model", "give a model of torch")
+    return root

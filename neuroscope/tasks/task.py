@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any, Literal
 
 from neuroscope import files
-from neuroscope.checks import public, whole
+from neuroscope.checks import all_of, public, whole
 from neuroscope.errors import ArgumentError, TaskError, choose
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
@@ -275,9 +275,9 @@ def tasks_of(tasks: object, asked: str) -> dict[str, Task]:
     if isinstance(tasks, Task):
         tasks = [tasks]
     if isinstance(tasks, Mapping):
-        pairs = list(tasks.items())
+        pairs = list(zip(all_of(tasks, "tasks"), all_of(tasks.values(), "tasks"), strict=True))
     elif isinstance(tasks, Iterable) and not isinstance(tasks, str | bytes):
-        pairs = [(getattr(task, "name", None), task) for task in tasks]
+        pairs = [(getattr(task, "name", None), task) for task in all_of(tasks, "tasks")]
     else:
         raise ArgumentError(asked, f"{_kind_of(tasks)} in place of tasks", do)
     if not pairs:

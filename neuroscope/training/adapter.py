@@ -140,6 +140,7 @@ class NeuronAdapter:
             remove(placed)
         unguard(self.model.root)
 
+    @public
     def save(self, path: str | PathLike, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write mask, deltas, scale and manifest as one safetensors file, atomically.
 
@@ -156,6 +157,7 @@ class NeuronAdapter:
         return write_tensors(path, "NeuronAdapter", tensors, manifest, root=self.model.root, unit=unit, widths=widths)
 
     @classmethod
+    @public
     def load(cls, model: Any, path: str | PathLike) -> Self:
         """Put a saved adapter on the model it was trained on.
 
@@ -173,6 +175,7 @@ class NeuronAdapter:
         adapter.scale = manifest["scale"]
         return adapter
 
+    @public
     def restore(self, path: str | PathLike) -> None:
         """Overwrite the deltas with those of a file that was saved for the same mask on the same base."""
         tensors, header, manifest = _read(path)
@@ -180,6 +183,7 @@ class NeuronAdapter:
             raise FileError(f"restore an adapter from {path}", "another mask", "give a file of the same run")
         self._fill(tensors, manifest, path)
 
+    @public
     def export(self, folder: str | PathLike) -> Path:
         """Save the base with this adapter merged in as a plain Hugging Face checkpoint. The model is left as it is.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from neuroscope.checks import public
 from neuroscope.comparison.correlation.drawing import by_layer, forest
 from neuroscope.comparison.correlation.views import PAIRS, SYMBOLS, TWO_WAY, Statistic, written
 from neuroscope.errors import choose
@@ -37,12 +38,14 @@ class Correlation(Result):
     title: ClassVar[str] = "Does similarity predict transfer?"
     captions: ClassVar[Mapping[str, str]] = {"rows": "Correlations of similarity with transfer"}
 
+    @public
     def rows(self, statistic: Statistic = "pearson") -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """The rows of the test tasks, of all pairs, and of all pairs two-way, of one statistic."""
         choose(statistic, SYMBOLS, "statistic")
         rows = self.table[self.table["statistic"] == statistic]
         return rows[~rows["test"].isin([PAIRS, TWO_WAY])], rows[rows["test"] == PAIRS], rows[rows["test"] == TWO_WAY]
 
+    @public
     def sentences(self, statistic: Statistic = "pearson") -> list[tuple[str, bool]]:
         """What was found, as plain sentences, each with whether it tells a negative."""
         tests, pairs, two_way = self.rows(statistic)
@@ -61,11 +64,13 @@ class Correlation(Result):
             said.append((f"{of}, as some pair has no value there ({_spans(left_out)}).", False))
         return said
 
+    @public
     def in_words(self, statistic: Statistic = "pearson") -> str:
         """What was found, the answer first; negatives are marked."""
         lead, *points = [marked(text, is_negative) for text, is_negative in self.sentences(statistic)]
         return "\n".join([lead, "", *[f"- {point}" for point in points]] if points else [lead])
 
+    @public
     def figure(self, statistic: Statistic = "pearson") -> go.Figure:
         """By layer: the correlation over all pairs with its interval; else one row per test task with its interval."""
         tests, pairs, two_way = self.rows(statistic)

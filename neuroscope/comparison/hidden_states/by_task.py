@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from neuroscope import files
+from neuroscope.checks import public
 from neuroscope.comparison.hidden_states.folder import DONE, Array, file_name, open_array, save_array
 from neuroscope.comparison.similarity.inputs import names_of, real
 from neuroscope.errors import ArgumentError, FileError, choose
@@ -121,6 +122,7 @@ class Representations(Mapping[str, Array]):
                 rows.append(row | {"constant_features": int((x == x[0]).all(0).sum()), "features": x.shape[1]})
         return pd.DataFrame(rows)
 
+    @public
     def save(self, folder: str | PathLike) -> Path:
         """Write a folder: one .npy file per task, and last the JSON file that says that it is finished."""
         folder = files.path_of(folder, "save Representations")
@@ -138,6 +140,7 @@ class Representations(Mapping[str, Array]):
         return folder
 
     @classmethod
+    @public
     def load(cls, folder: str | PathLike) -> Self:
         """Open what was saved, or streamed to `output`; the arrays are memory-mapped. Nothing is ever unpickled.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import figures
+from neuroscope.checks import public
 from neuroscope.errors import choose
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA
@@ -37,6 +38,7 @@ class Similarity(Result):
         "rows": "Every task",
     }
 
+    @public
     def figure(self, task: str | None = None) -> go.Figure:
         """Curves by layer, one per task (with the null's band where they are few); a heatmap for all pairs of layers.
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
 from neuroscope import figures
+from neuroscope.checks import public
 from neuroscope.errors import ArgumentError
 from neuroscope.results import Result
 
@@ -45,6 +46,7 @@ class Maps(Result):
         """The mapped layers; 0 is the embedding."""
         return [int(layer) for layer in self.table["layer"].unique()]
 
+    @public
     def figure(self, layer: int = -1) -> go.Figure:
         """All layers with a slider and a play button; colour is the cluster, the legend picks tasks.
 
@@ -63,6 +65,7 @@ class Maps(Result):
             start=layer,
         )
 
+    @public
     def multiples(self, layers: Sequence[int] | None = None, columns: int | None = None) -> go.Figure:
         """Some layers beside each other; six, evenly spread, if None. Three in a row, or two of up to four."""
         known = [layer for layer in self.layers if not self._gap(layer)]

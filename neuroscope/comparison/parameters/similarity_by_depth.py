@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import figures
+from neuroscope.checks import public
 from neuroscope.comparison.parameters.bands import ALL, above_by_chance
 from neuroscope.errors import choose
 from neuroscope.figures import style
@@ -48,6 +49,7 @@ class ParameterSimilarity(Result):
     title: ClassVar[str] = "Similarity of the tasks' neurons by their parameters"
     captions: ClassVar[Mapping[str, str]] = {"by layer": "Mean over pairs, by task and layer", "rows": "Every pair"}
 
+    @public
     def by_layer(self, measure: str = "value") -> pd.DataFrame:
         """The mean over pairs by layer, for each task and over all (LX24 Figure 3).
 
@@ -66,6 +68,7 @@ class ParameterSimilarity(Result):
         numbers = {c: np.array(columns[c], dtype=float) for c in ("value", "low", "high")}
         return pd.DataFrame(columns | numbers)
 
+    @public
     def figure(self, measure: str | None = None) -> go.Figure:
         """Curves over depth beside the band of random masks; gaps where a mask has no neuron in the layer.
 

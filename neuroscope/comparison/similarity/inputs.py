@@ -76,7 +76,7 @@ def real(x: Any, what: str) -> Any:
         raise ArgumentError(what, "a mapping", "compare(a, b) and dimensions(a) take task -> [layer, example, feature]")
     try:
         array = x if isinstance(x, Tensor) else np.asanyarray(x)
-    except (TypeError, ValueError) as error:  # rows of different lengths, tensors on a GPU
+    except Exception as error:  # rows of different lengths, tensors on a GPU, or somebody else's object
         raise ArgumentError(what, str(error), do) from None
     if array.is_complex() if isinstance(array, Tensor) else array.dtype.kind not in "fiub":
         raise ArgumentError(what, f"activations of type {array.dtype}", do)

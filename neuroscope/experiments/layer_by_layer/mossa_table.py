@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from neuroscope.checks import public
 from neuroscope.comparison.hidden_states import Representations
 from neuroscope.errors import ArgumentError, choose
 
@@ -57,6 +58,7 @@ class MossaTable:
         """For an axis."""
         return "CKA, debiased" if self.manifest["debiased"] else "CKA, biased"
 
+    @public
     def values(self, measure: str = "cka", model: str = PRE) -> pd.DataFrame:
         """Tasks x layers of one measure and model."""
         choose(measure, ("cka", "dimension"), "measure")
@@ -95,6 +97,7 @@ class MossaTable:
         rows = self.without_gaps()[0]
         return rows.pivot_table(index="task", columns="model", values="value", sort=False)
 
+    @public
     def series(self, measure: str, tasks: Sequence[str] | None = None) -> dict[str, dict[str, list[float]]]:
         """Model -> task -> value by layer."""
         wide = {model: self.values(measure, model) for model in self.models}

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, FileError
 from neuroscope.experiments.layer_by_layer.mossa_table import MossaTable
 from neuroscope.results import Result
@@ -60,12 +61,14 @@ class MossaPart(Result):
         """The numbers behind the words."""
         return {"summary": self.to_frame()}
 
+    @public
     def save(self, path: str | PathLike) -> Path:
         """Write the result with its figures as one JSON file, atomically."""
         drawn = [figure.to_json() for figure in self.drawn]
         return Result.save(dataclasses.replace(self, manifest={**self.manifest, "drawn": drawn}), path)
 
     @classmethod
+    @public
     def load(cls, path: str | PathLike) -> Self:
         """Read back what `save` wrote, figures too.
 

@@ -122,6 +122,7 @@ class Continual(Result):
         """
         return method_means(self.metrics())
 
+    @public
     def differences(self, reference: str) -> pd.DataFrame:
         """How much more a method's average accuracy is than every other's on the same orders and seeds.
 
@@ -149,6 +150,7 @@ class Continual(Result):
                 rows.append({"method": method, "difference": mean, "low": low, "high": high, "runs": len(gap)})
         return pd.DataFrame(rows)
 
+    @public
     def matrix(self, method: str | None = None, order: int = 0) -> pd.DataFrame:
         """a[i, j]: mean over seeds of the score on task j (column) after learning task i (row; first the base).
 
@@ -173,6 +175,7 @@ class Continual(Result):
         key = next(key for key, label in self._labels().items() if method in (None, label))
         return self.table[(self.table[VARIANT] == key).all(axis=1)]
 
+    @public
     def figure(self, method: str | None = None, order: int = 0) -> go.Figure:
         """The accuracy matrix of one method, mean over seeds; for several methods, accuracy against forgetting."""
         if method is None and len(self.methods) > 1:

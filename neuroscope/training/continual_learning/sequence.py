@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from neuroscope import files
 from neuroscope.errors import ArgumentError, FileError
 from neuroscope.evaluation import Outcomes
-from neuroscope.statistics import bootstrap_interval
+from neuroscope.statistics import bootstrap_interval, standard_error
 from neuroscope.tasks.task import Task
 from neuroscope.training.checkpoints import RUN, refuse_other_run
 from neuroscope.training.continual_learning.cost import measure_cost
@@ -99,8 +97,8 @@ def _record(
     scores = {}
     for task in [*setting.tasks, *setting.known]:
         values = outcomes(task)
-        error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-        scores[task.name] = [float(values.mean()), *bootstrap_interval(values, seed=setting.seed), error, len(values)]
+        interval = bootstrap_interval(values, seed=setting.seed)
+        scores[task.name] = [float(values.mean()), *interval, standard_error(values), len(values)]
     order = [task.name for task in setting.tasks]
     return {"stage": stage, "learnt": learnt, "tasks": order, "scores": scores, "cost": dict(cost), "log": dict(log)}
 
