@@ -14,7 +14,7 @@ import inspect
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from os import PathLike
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -202,8 +202,26 @@ def flag(value: Any, name: str) -> bool:
 
 
 def watched(items: Iterable[T], progress: Progress | None, desc: str) -> Iterable[T]:
-    """The items, with progress where there is something that shows it."""
-    return progress(items, desc=desc) if progress is not None else items
+    """The items, with progress where there is something that shows it.
+
+    Raises (as they are gone through):
+        ArgumentError: the progress cannot be called in this way, or gives fewer or more items than it was given.
+    """
+    return items if progress is None else _through(items, progress, desc)
+
+
+def _through(items: Iterable[T], progress: Progress, desc: str) -> Iterator[T]:
+    asked, do = f"progress(items, desc={desc!r})", "give a callable such as tqdm, which passes every item on"
+    try:
+        passed = iter(progress(items, desc=desc))
+    except TypeError as error:
+        raise ArgumentError(asked, str(error), do) from error
+    number = 0
+    for item in passed:
+        number += 1
+        yield item
+    if isinstance(items, Sized) and number != len(items):
+        raise ArgumentError(asked, f"{number} of {len(items)} items", do)
 
 
 def plain(value: Any) -> Any:

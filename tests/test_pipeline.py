@@ -193,7 +193,8 @@ def test_the_weights_are_read_once_for_the_fingerprint(model, tasks, tmp_path, m
 
 def test_one_task_alone(model, tasks, tmp_path):
     path = run(model, tasks[NAMES[0]], output=tmp_path, **QUICK)
-    assert "<h2>Overlap" not in path.read_text()
+    page = path.read_text()
+    assert "<h2>Overlap" not in page and "their task&#x27;s own?" not in page and "<h2>Switching neurons off" in page
     assert {p.name for p in (tmp_path / "masks").iterdir()} == {f"{NAMES[0]}.safetensors"}
 
 
@@ -212,7 +213,7 @@ def test_mistakes_are_found_before_the_first_forward_pass(model, tasks, tmp_path
             (ArgumentError, "hidden", {"unit": "neuron"}),
             (ArgumentError, "no task", {"tasks": {}}),
             (ArgumentError, "a str in place of a task", {"tasks": {"a": "b"}}),
-            (ArgumentError, "no such folder", {"tasks": "nothing"}),
+            (ArgumentError, "no such file or folder", {"tasks": "nothing"}),
             (TaskError, "the test examples of task 'empty'", {"tasks": empty}),
             (ArgumentError, "not a whole number from 1 up", {"n": 0}),
             (ArgumentError, "not a whole number from 1 up", {"examples": 0}),

@@ -11,7 +11,7 @@ import pytest
 from tiny import WORDS, tiny_model
 
 import neuroscope as ns
-from neuroscope import files
+from neuroscope import checks, files
 from neuroscope.__main__ import main, parser
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.experiments import EXPERIMENTS
@@ -205,3 +205,25 @@ def test_a_long_name_is_read_back(tmp_path):
     assert {mask.manifest["task"] for mask in map(ns.NeuronMask.load, (tmp_path / "masks").iterdir())} == set(tasks)
     noted = files.read_json(tmp_path / "settings" / "run.json", "settings")["order"]
     assert noted == [name, "two"] and (tmp_path / "masks" / f"{files.encoded(name)}.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("progress", "found"),
+    [
+        (lambda items: items, "desc"),
+        (lambda items, desc: None, "not iterable"),
+        (lambda items, desc: list(items)[:1], "1 of 2 items"),
+        (lambda items, desc: [*items, *items], "4 of 2 items"),
+    ],
+    ids=["no desc", "nothing", "stops early", "twice"],
+)
+def test_progress_that_misbehaves_is_told_as_that(tasks, tmp_path, progress, found):
+    with pytest.raises(ArgumentError, match=f"progress\\(items, desc=.*\n.*{found}"):
+        list(checks.watched([1, 2], progress, "count"))
+    with pytest.raises(ArgumentError, match=r"progress\(items, desc="):
+        ns.attribute(tiny_model(), tasks["one"], progress=progress, batch_size=3)
+
+
+def test_a_suite_is_found_by_its_name():
+    for name in ("mini", "mini-sequence", "".join(["mini-", "conflict"])):
+        assert ns.load_tasks(name, train=2, test=2)

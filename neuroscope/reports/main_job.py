@@ -93,11 +93,9 @@ def run(
         for name, mask in masks.items():
             mask.save(folder / "masks" / f"{files.encoded(name)}.safetensors")
         shared |= {"n": n, "n_random": n_random, "output": folder}
-        results: dict[str, Result] = {
-            "deactivation": deactivation(model, named, masks, **shared),
-            "cross_ablation": cross_ablation(model, named, masks, **shared),
-        }
-        if len(masks) > 1:
+        results: dict[str, Result] = {"deactivation": deactivation(model, named, masks, **shared)}
+        if len(masks) > 1:  # one task has nothing to be crossed or compared with
+            results["cross_ablation"] = cross_ablation(model, named, masks, **shared)
             results["overlap"] = overlap(masks, families=families)
             results["overlap_sweep"] = overlap_sweep(scores, groups=names_by_family(named))
         results["depth"] = mask_depth(masks, scores, k, families)

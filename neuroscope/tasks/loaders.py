@@ -47,8 +47,8 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
         >>> list(load_tasks("mini", train=2, discovery=2, test=2))[:2]
         ['sentiment-food', 'sentiment-film']
     """
-    if isinstance(source, str) and source in BUNDLED:
-        return ByName(BUNDLED[source](**options))
+    if isinstance(source, (str, PathLike)) and str(source) in BUNDLED:  # a text may have become a path on its way
+        return ByName(BUNDLED[str(source)](**options))
     place = path_of(source, "load_tasks") if isinstance(source, (str, PathLike)) else Path()
     if place.suffix == ".jsonl" and place.is_file():
         task = Task.from_jsonl(place, **options)
