@@ -10,8 +10,10 @@ from test_fingerprints import TASKS
 from tiny import tiny_model
 
 import neuroscope as ns
+from neuroscope.errors import ArgumentError, FileError, ModelError
 from neuroscope.models.fingerprints import fingerprint
 from neuroscope.reports.cached_scores import cached_scores
+from neuroscope.training import NeuronAdapter
 
 IDS = torch.arange(1, 9)[None]
 TASK = TASKS["one"]
@@ -136,8 +138,64 @@ def test_a_folder_resumed_inside_a_scope(tmp_path):
     mask = scores.top(0.2)
     plain = ns.experiments.deactivation(model, {"one": task}, {"one": mask}, n_random=3, output=tmp_path)
     with ns.ablate(model, scores.top(0.6)):
-        with pytest.raises(ns.errors.FileError, match="interventions"):
+        with pytest.raises(FileError, match="interventions"):
             cached_scores(model, {"one": task}, tmp_path)
         inside = ns.experiments.deactivation(model, {"one": task}, {"one": mask}, n_random=3, output=tmp_path)
         fresh = ns.experiments.deactivation(model, {"one": task}, {"one": mask}, n_random=3)
     assert inside.table.equals(fresh.table) and not inside.table.equals(plain.table)
+
+
+def test_means_of_another_model():
+    model, other = tiny_model(), tiny_model(seed=1)
+    mask = ns.attribute(model, TASK).top(0.2)
+    ns.ablate(model, mask, value="mean").on().off()
+    with pytest.raises(ArgumentError, match=r"means of another model.*(?s:.*)data="):
+        ns.ablate(other, mask, value="mean")
+    ns.ablate(other, mask, value="mean", data=TASK).on().off()
+
+
+def test_patching_refuses_what_it_would_not_patch():
+    model = tiny_model()
+    mask = ns.attribute(model, TASK).top(0.5)
+    ids, padded = torch.tensor([[4, 5, 6, 7], [4, 5, 6, 8]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    for attention, wrong, right in ((padded, 0, -1), (padded.flip(1), -1, 0)):
+        with ns.patch(model, mask, source=ids[:1], positions=[wrong]), pytest.raises(ArgumentError, match="padded"):
+            model.root(input_ids=ids, attention_mask=attention)
+        with pytest.raises(ArgumentError, match="padded"):
+            ns.patch(model, mask, source={"input_ids": ids, "attention_mask": attention}, positions=[wrong])
+        with ns.patch(model, mask, source=ids[:1], positions=[right]):
+            model.root(input_ids=ids, attention_mask=attention)
+    cache = model.root(input_ids=ids, use_cache=True).past_key_values
+    with ns.patch(model, mask, source=ids[:1]), pytest.raises(ArgumentError, match="cache of 4 tokens"):
+        model.root(input_ids=ids, past_key_values=cache)
+
+
+def test_a_detached_adapter(tmp_path):
+    model = tiny_model()
+    adapter = NeuronAdapter(model, ns.attribute(model, TASK).top(0.2))
+    adapter.detach()
+    for call in (adapter.merge, lambda: setattr(adapter, "scale", 2), lambda: adapter.export(tmp_path / "x"),
+                 lambda: adapter.alone().__enter__()):  # fmt: skip
+        with pytest.raises(ModelError, match="detached"):
+            call()
+
+
+def test_training_that_cannot_be_as_asked(tmp_path):
+    model = tiny_model()
+    mask = ns.attribute(model, TASK).top(0.2)
+    for name in ("report_to", "push_to_hub", "disable_tqdm"):
+        with pytest.raises(ArgumentError, match=name):
+            ns.finetune(model, TASK, mask, arguments={name: True})
+    with pytest.raises(ArgumentError, match="no step would be made"):
+        ns.finetune(model, TASK, mask, batch_size=16, epochs=1, arguments={"dataloader_drop_last": True})
+    ns.finetune(model, TASK, mask, steps=2, every=1, batch_size=4, output=tmp_path).detach()
+    state = tmp_path / "checkpoint-2" / "optimizer.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(FileError, match="optimizer"):
+        ns.finetune(model, TASK, mask, steps=2, every=1, batch_size=4, output=tmp_path, resume_from_checkpoint=True)
+
+
+def test_options_of_a_method_that_is_not_run():
+    for asked in ({"options": {"ewc": {}}}, {"lrs": {"ncft": 1e-3, "ewc": 1e-3}}):
+        with pytest.raises(ArgumentError, match="of 'ewc'"):
+            ns.experiments.continual_comparison(tiny_model(), TASKS, methods=["ncft"], **asked)

@@ -78,6 +78,10 @@ def continual_comparison(
     methods = [methods] if isinstance(methods, str) else list(methods)
     for method in [*methods, *(options or {})]:
         choose(method, METHODS, "method")
+    for name, by_method in (("options", options), ("lrs", lrs if isinstance(lrs, Mapping) else None)):
+        idle = sorted(set(by_method or {}) - set(methods))
+        if idle:
+            raise ArgumentError(f"{name} of {idle[0]!r}", f"methods {', '.join(methods)}", "name it in methods too")
     if not methods or len(set(methods)) < len(methods):
         raise ArgumentError(f"methods={methods}", "none, or one twice", f"name some of {', '.join(METHODS)}, each once")
     seeds, recipe = seeds_of(seeds), Recipe.of(recipe)

@@ -40,8 +40,9 @@ def ablate(
         model: anything that can be opened.
         mask: which neurons.
         value: what they become. "zero"; a number; "mean": the neuron's mean activation over the real tokens of the
-            examples it was scored on, or of `data`; "resample": its activation at one token of an example of `data`,
-            both drawn by `seed`: the same token for all neurons, so that the state is one that occurs.
+            examples it was scored on (with this model), or of `data`; "resample": its activation at one token of an
+            example of `data`, both drawn by `seed`: the same token for all neurons, so that the state is one that
+            occurs.
         data: a task whose discovery examples give the mean or the sample.
         examples: at most how many of them.
         seed: of the draw.
@@ -101,6 +102,10 @@ def _replacement(
         return mean_activations(places, data, examples)
     means = mask.means or {}
     if value == "mean" and all(a in means for a in places.sites):
+        whose = mask.manifest.get("fingerprint")
+        if whose is not None and whose != places.model.fingerprint():
+            found = f"means of another model ({whose}) than {places.model.name}, or of this one before it was changed"
+            raise ArgumentError(asked, found, "give data=, a task whose discovery examples supply the activations")
         return means
     found = "no data" + (", and a mask that carries no means" if value == "mean" else "")
     raise ArgumentError(asked, found, "give data=, a task whose discovery examples supply the activations")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,10 @@ def patch(
     cached = _cached(places, source)
     if positions is not None:
         positions = _integers(positions)
+        if isinstance(source, Batch | Mapping):
+            inputs: Any = source.inputs if isinstance(source, Batch) else source
+            for address in places.sites:
+                _refuse_padding(positions, inputs, address)
     seen = _Seen()
 
     def replace(site: Site, h: Tensor, coordinates: Tensor) -> Tensor | None:
@@ -63,6 +67,7 @@ def patch(
             do = "give one prompt, or as many as the run has, all of the same number of tokens"
             raise ArgumentError(f"patch at {site.address}", found, do)
         at = _positions(positions, run.shape[1], h.device)
+        _refuse_padding(positions, seen.masks, site.address)
         new = run.clone()
         rows = torch.arange(len(run), device=h.device)[:, None, None]
         values = source_h[:, at[:, None], coordinates[None]]
@@ -78,6 +83,8 @@ class _Seen:
 
     length: int = 0
     goes_on: bool = False
+    has_begun: bool = False  # since the scope was entered
+    masks: Mapping[str, Any] = field(default_factory=dict)
 
     def embedded(self, module: Any, args: Any, output: Tensor) -> None:
         """After the embedding."""
@@ -85,12 +92,16 @@ class _Seen:
 
     def begins(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Before the model."""
-        cache = kwargs.get("past_key_values")
+        cache: Any = kwargs.get("past_key_values")
         self.goes_on = cache is not None and cache.get_seq_length() > 0
+        if self.goes_on and not self.has_begun:
+            found = f"a run that goes on from a cache of {cache.get_seq_length()} tokens, made outside of the scope"
+            raise ArgumentError("patch", found, "run the prompt within the scope, or without past_key_values")
+        self.has_begun, self.masks = True, kwargs
 
     def ends(self, *passed: Any) -> None:
         """After the model, also after an error."""
-        self.goes_on = False
+        self.goes_on, self.masks = False, {}
 
 
 class _Look(NotCopied):
@@ -116,6 +127,7 @@ class _Patch(Scope):
     def _begin(self, by_hand: bool = False) -> None:
         super()._begin(by_hand)
         model, seen = self._model, self._seen
+        seen.has_begun = False
         handles: list[Any] = []
         self._looking.append(handles)
         try:
@@ -150,6 +162,17 @@ def _positions(positions: Sequence[int] | None, length: int, device: torch.devic
     if outside:
         raise ArgumentError(f"position {outside[0]}", f"a run of {length} tokens", f"give {-length} to {length - 1}")
     return torch.tensor([p % length for p in positions], dtype=torch.long, device=device)
+
+
+def _refuse_padding(positions: Sequence[int] | None, inputs: Mapping[str, Any], address: str) -> None:
+    """Refuse positions that are counted from an end of the prompts at which some are padded."""
+    mask = inputs.get("decoder_attention_mask" if address.startswith("decoder_") else "attention_mask")
+    if not positions or not isinstance(mask, Tensor) or mask.ndim != 2:
+        return
+    for ends, side, count in ((min(positions) < 0, -1, "the end"), (max(positions) >= 0, 0, "the beginning")):
+        if ends and not bool(mask[:, side].all()):
+            do = "pad at the other side, count from the other end, or run prompts of one length"
+            raise ArgumentError(f"patch(positions={list(positions)})", f"prompts that are padded at {count}", do)
 
 
 def _cached(places: MaskSites, source: Any) -> Mapping[str, Float[Tensor, "batch pos coordinate"]]:

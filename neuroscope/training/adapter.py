@@ -64,6 +64,7 @@ class NeuronAdapter:
         with bare(self.model.root):
             self.base = self.model.fingerprint()
         self.placed = attach(self.model.root, places)
+        self._is_attached = True
         guard(self.model.root)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -92,6 +93,7 @@ class NeuronAdapter:
 
     @scale.setter
     def scale(self, factor: float) -> None:
+        self._check_attached(f"scale = {factor}")
         if self.is_merged:
             raise ModelError(f"scale = {factor}", "an adapter that is merged", "call unmerge() first")
         strength = finite(factor, "scale", "give a number, such as 0.5")
@@ -101,6 +103,7 @@ class NeuronAdapter:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """A scope in which the adapter's parameters require gradients and nothing else does."""
+        self._check_attached("train an adapter")
         if self.is_merged:
             raise ModelError("train an adapter", "it is merged into the base", "call unmerge() first")
         with training_only(self.model.root, self.parameters()):
@@ -108,6 +111,7 @@ class NeuronAdapter:
 
     def merge(self) -> None:
         """Write the change into the model's own weights. The touched rows are kept aside for `unmerge`."""
+        self._check_attached("merge an adapter")
         if self.is_merged:
             raise ModelError("merge an adapter", "it is merged already", "call unmerge() first")
         distributed.settle(self.model.root)
@@ -138,6 +142,7 @@ class NeuronAdapter:
         """Take the adapter off the model. What is merged stays merged; call `unmerge` before to have the base back."""
         for placed in self.placed:
             remove(placed)
+        self._is_attached = False
         unguard(self.model.root)
 
     @public
@@ -195,6 +200,7 @@ class NeuronAdapter:
             ModelError: there is a LoRA on the model.
         """
         root: Any = self.model.root
+        self._check_attached("export an adapter")
         refuse_loras(self.model, f"export {self.model.name}")
         distributed.settle(root)
         with bare(root):
@@ -206,6 +212,10 @@ class NeuronAdapter:
                     weights[full] = weights[full].clone()  # a copy of the touched matrices, not of the model
                     placed.delta.put({name: weights[full]}, {name: entries})
         return save_checkpoint(self.model, folder, weights)
+
+    def _check_attached(self, asked: str) -> None:
+        if not self._is_attached:
+            raise ModelError(asked, "an adapter that is detached", "save() it, and NeuronAdapter.load(model, path)")
 
     def _named(self) -> dict[str, nn.Parameter]:
         return {f"{placed.key}.{name}": p for placed in self.placed for name, p in placed.delta.named_parameters()}

@@ -139,6 +139,9 @@ def train(
             "tasks": [task.data_hash for task in named.values()],
             "settings": recipe.settings() | {"seed": seed},
         }
+        if recipe.arguments.get("dataloader_drop_last") and len(learnt) < recipe.batch_size:
+            found = f"{len(learnt)} examples, less than a batch of {recipe.batch_size}, so that no step would be made"
+            raise ArgumentError(asked, found, "give a smaller batch_size, or no dataloader_drop_last")
         checkpoint = checkpoint_of(resume_from_checkpoint, output, run)
         with untouched(model.root), tempfile.TemporaryDirectory() as meanwhile:
             folder = output or (meanwhile if held_out else None)  # the best state is kept there

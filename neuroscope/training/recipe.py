@@ -18,6 +18,11 @@ NAMED = {  # TrainingArguments that have a name of their own here: given twice, 
     "weight_decay": "weight_decay", "seed": "seed",
 }  # fmt: skip
 PROCESS_WIDE = ("full_determinism", "tf32")  # TrainingArguments that set switches of torch for the whole process
+ELSEWHERE = {  # TrainingArguments whose part something else has
+    "disable_tqdm": "give progress=tqdm",
+    "report_to": "read the losses in .manifest['history']",
+    "push_to_hub": "export(folder), and upload that",
+}
 PLAIN = (bool, int, float, str, type(None))  # what JSON can say
 
 
@@ -123,6 +128,8 @@ def _training_arguments(arguments: Any) -> dict[str, Any]:
         if name in NAMED:
             do = f"give {NAMED[name]}=..."
             raise ArgumentError(f"arguments[{name!r}]", "an argument that has a name of its own here", do)
+        if name in ELSEWHERE:
+            raise ArgumentError(f"arguments[{name!r}]", "an argument whose part something else has", ELSEWHERE[name])
         if name in PROCESS_WIDE and value:
             raise ArgumentError(f"arguments[{name!r}]", "a switch for the whole process", "set it in torch yourself")
     return dict(arguments)

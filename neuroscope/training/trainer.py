@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import json
 import os
+import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers.utils import logging
 from neuroscope import files
 from neuroscope.checks import Progress, watched
 from neuroscope.distributed import has_shards
+from neuroscope.errors import FileError
 from neuroscope.models.running import fitting, logits_of
 from neuroscope.tasks.encoding import UNSCORED, Encoded, batches
 from neuroscope.training.checkpoints import RUN, WEIGHTS, refuse_other_run
@@ -122,6 +124,15 @@ class NeuronTrainerMixin:
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         refuse_other_run(resume_from_checkpoint, self.run)
         self.adapter.restore(Path(resume_from_checkpoint) / WEIGHTS)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            do = "delete this checkpoint, to go on from the one before it"
+            raise FileError(
+                f"resume from {checkpoint}", f"a damaged optimizer state: {str(error)[:200]}", do
+            ) from error
 
     def _load_best_model(self) -> None:
         self.adapter.restore(Path(self.state.best_model_checkpoint) / WEIGHTS)  # type: ignore[attr-defined]
