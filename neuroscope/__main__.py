@@ -15,6 +15,7 @@ from neuroscope.experiments.table import EXPERIMENTS
 
 SELDOM = 30  # seconds between two lines of progress where nobody watches it
 RECIPE = ("steps", "epochs", "lr")
+PROMPTS = ("prompt", "chat", "system", "shots", "max_tokens", "too_long")  # how the prompts of tasks are shown
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -72,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--prompt", help="of a folder of jsonl tasks: a template, such as 'Review: {text}\\nMood:'"
         )
+        command.add_argument("--chat", action="store_true", default=None, help="prompts in the model's chat template")
+        command.add_argument("--system", help="the system message of a chat; by default the template's own, if any")
+        command.add_argument("--shots", type=int, help="training examples that stand solved before every prompt")
+        command.add_argument("--max-tokens", type=int, help="of a prompt; by default what the model's context allows")
+        command.add_argument("--too-long", help="error, skip, or cut; by default cut with --max-tokens, else error")
         command.add_argument("--model", default="mini", help="mini (bundled), a Hub id, or a local folder")
         command.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
         command.add_argument("--examples", type=int, default=256, help="discovery examples per task")
@@ -128,11 +134,16 @@ def _run(command: str, model: str, dtype: str, device: str | None, device_map: s
     options["progress"] = functools.partial(
         tqdm, dynamic_ncols=True, leave=False, mininterval=0.1 if sys.stderr.isatty() else SELDOM
     )
-    prompt = options.pop("prompt")
-    if prompt is not None:
+    asked = {name: options.pop(name) for name in PROMPTS}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if asked:
         from neuroscope.tasks import load_tasks
 
-        options["tasks"] = load_tasks(options["tasks"] or "mini", prompt=prompt.replace("\\n", "\n"))
+        if not options["tasks"]:
+            do = "name the tasks, or a folder of them"
+            raise ArgumentError(f"--{next(iter(asked)).replace('_', '-')} without --tasks", "no tasks", do)
+        lines = {name: value.replace("\\n", "\n") for name, value in asked.items() if name in ("prompt", "system")}
+        options["tasks"] = load_tasks(options["tasks"], **asked | lines)
     path = run(opened, **options) if command == "run" else reproduce(model=opened, **options)
     print(f"done in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return str(path.resolve())

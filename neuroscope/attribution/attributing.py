@@ -22,6 +22,7 @@ from neuroscope.models import Model, Unit, resolve
 from neuroscope.models.running import refuse_without_gradients
 from neuroscope.tasks import Task, tasks_of
 from neuroscope.tasks.encoding import batches_for, encode
+from neuroscope.tasks.prompts import fitting, how_asked
 
 ByAddress = Mapping[str, Tensor]
 
@@ -123,8 +124,10 @@ def _scoring(model: Model, task: Task, request: Request) -> Scoring:
     """The task's examples in batches; where processes share them, this process's part."""
     if request.method.additive and not request.method.partial:  # the others take no gradient
         refuse_without_gradients(model.root, f"attribute(method={request.method.name!r})")
-    chosen = task.split(request.split, request.examples)
-    encoded = encode(model, task, chosen, corrupt=request.method.corrupt)
+    given = task.split(request.split, request.examples)
+    chosen = fitting(model, task, given)
+    encoded = encode(model, task, list(chosen.values()), corrupt=request.method.corrupt)
+    asked = how_asked(model, task, len(given), chosen, (item.cut for item in encoded))
     longest = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
     mine = distributed.my_part(longest)  # the processes' shares have about as many tokens
     part = [encoded[i] for i in mine] if len(mine) < len(encoded) else encoded
@@ -132,7 +135,7 @@ def _scoring(model: Model, task: Task, request: Request) -> Scoring:
     if part is not encoded:
         cut = [replace(b, index=torch.tensor(mine).to(b.index)[b.index]) for b in cut]
     counts = len(encoded), sum(len(item.answer) for item in encoded)
-    return Scoring(model, task, model.sites(request.unit), cut, request, counts)
+    return Scoring(model, task, model.sites(request.unit), cut, request, counts, asked)
 
 
 def _sums(scorings: dict[str, Scoring], request: Request) -> Mapping[str, ByAddress]:
@@ -161,6 +164,7 @@ def _scores(scoring: Scoring, sums: ByAddress, means: dict[str, Tensor]) -> Scor
         "data_hash": task.data_hash,
         "examples": scoring.n_examples,
         "tokens": scoring.n_tokens,
+        **scoring.asked,
         **model.provenance(),
         "versions": files.versions(),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -49,6 +49,7 @@ class Scoring:
         batches: hold each example once; where several processes share the examples, those of this process.
         request: what was asked for.
         counts: numbers of examples and of answer tokens, of all processes; None: as the batches have it.
+        asked: what a manifest says of how the prompts are asked.
         sums: what a method may add its findings to.
     """
 
@@ -58,6 +59,7 @@ class Scoring:
     batches: Sequence[Batch]
     request: Request
     counts: tuple[int, int] | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
     sums: Sums = field(default_factory=Sums)
 
     def __iter__(self) -> Iterator[Batch]:

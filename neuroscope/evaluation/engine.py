@@ -27,6 +27,7 @@ from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import Batch, Encoded, batches_for, encode, encode_prompts
 from neuroscope.tasks.metrics import METRICS, RANKINGS
+from neuroscope.tasks.prompts import closing_ids, fitting, how_asked
 
 Outcomes = NDArray[np.float64]
 
@@ -41,7 +42,9 @@ class Prepared:
     Attributes:
         task: the task.
         split: "test", "train" or "discovery".
-        examples: of the split.
+        examples: of the split, but for those that are too long where the task skips them.
+        index: their places in the split.
+        asked: what a manifest says of how they are asked for.
         batch_size: examples per forward pass; None: as many as make up a number of tokens.
         prompts: of a generation task, in batches.
         labels: [labels][examples] every label after every prompt, of a classification task.
@@ -53,6 +56,8 @@ class Prepared:
     split: str
     examples: tuple[Example, ...]
     batch_size: int | None
+    index: Sequence[int]
+    asked: dict[str, Any]
     prompts: Sequence[Batch] = ()
     labels: Sequence[Sequence[Encoded]] = ()
     parts: dict[bool, Parts] = field(default_factory=dict)
@@ -77,15 +82,22 @@ def prepare_task(
     model: Model, task: Task, split: str = "test", n: int | None = None, batch_size: int | None = None
 ) -> Prepared:
     """Tokenize a split once."""
-    examples = task.split(split, n)
+    given = task.split(split, n)
+    kept = fitting(model, task, given)
+    examples = tuple(kept.values())
+
+    def prepared(encoded: Sequence[Encoded], **parts: Any) -> Prepared:
+        asked = how_asked(model, task, len(given), kept, (item.cut for item in encoded))
+        return Prepared(task, split, examples, batch_size, [*kept], asked, **parts)
+
     if task.kind == "generation":
         encoded = encode_prompts(model, task, examples)
         side: Literal["right", "left"] = "right" if model.style == "seq2seq" else "left"
         cut = batches_for(model, encoded, batch_size, side)
-        return Prepared(task, split, examples, batch_size, list(cut))
+        return prepared(encoded, prompts=list(cut))
     labels = [encode(model, task, examples, [label] * len(examples)) for label in task.labels]
     _tell_apart(task, [label[0].answer for label in labels])
-    return Prepared(task, split, examples, batch_size, labels=labels)
+    return prepared(labels[0], labels=labels)
 
 
 def _tell_apart(task: Task, ids: list[list[int]]) -> None:
@@ -136,7 +148,7 @@ def label_loglik(model: Model, prepared: Prepared, progress: Progress | None = N
 
 def _generated(model: Model, prepared: Prepared, progress: Progress | None) -> list[str]:
     texts = [""] * len(prepared.examples)
-    stops = _stop_ids(model)
+    stops = _stop_ids(model) | closing_ids(model, prepared.task)
     with model.quiet(), torch.no_grad():
         for batch in watched(prepared.prompts, progress, f"evaluate {prepared.task.name}"):
             batch = batch.to(model.device)

@@ -39,7 +39,8 @@ class Evaluation(Result):
         table: one row per example: task, example (index in the split), prompt, answer, prediction, outcome in [0, 1].
         manifest: task, data_hash, model, revision, fingerprint, backend, dtype, n, split, metric, seed, versions; seen
             (examples of the test split whose prompts are training prompts too) and ambiguous (prompts of a
-            classification task with several right answers).
+            classification task with several right answers); of a chat its template, and prompts (how they were asked,
+            how many were cut, and which examples were skipped) of a task that says more than its examples.
     """
 
     title = "How well the model does the task"
@@ -182,7 +183,7 @@ def evaluate(
     table = pd.DataFrame(
         {
             "task": task.name,
-            "example": range(len(outcomes)),
+            "example": prepared.index,
             "prompt": [example.prompt for example in prepared.examples],
             "answer": [example.answer for example in prepared.examples],
             "prediction": predictions,
@@ -202,6 +203,7 @@ def evaluate(
         "seen": sum(example.prompt in learnt for example in prepared.examples),
         "ambiguous": sum(count > 1 for count in Counter(p for p, _ in answers).values()) if task.labels else 0,
         "labels": (against_trees(model, prepared.labels) or ONE_PASS) if task.labels else "none",
+        **prepared.asked,
         "judged_by": str(METRICS[task.metric].__doc__).partition("\n")[0],
         "seed": seed,
         "versions": files.versions(),

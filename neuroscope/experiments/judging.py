@@ -59,9 +59,11 @@ class Judge:
             raise FileError(f"read the journal {self.journal.path}", found, "give another path, or delete the file")
         return np.array(outcomes)
 
-    def judged(self, task: str) -> tuple[str, int]:
-        """What tells the examples that a task is judged on from others: its data, and their number."""
-        return self.tasks[task].data_hash, len(self.prepared[task].examples)
+    def judged(self, task: str) -> tuple[str | int, ...]:
+        """What tells the examples that a task is judged on from others: data, number, and template of a chat."""
+        prepared = self.prepared[task]
+        template = [prepared.asked["template"]] if "template" in prepared.asked else []
+        return self.tasks[task].data_hash, len(prepared.examples), *template
 
     @property
     def n(self) -> int:
@@ -76,6 +78,7 @@ class Judge:
             "data_hash": {name: self.tasks[name].data_hash for name in masks},
             "split": "test",
             "n": self.n,
+            "asked": {name: self.prepared[name].asked for name in masks if self.prepared[name].asked},
             **more,
             "versions": files.versions(),
         }

@@ -14,6 +14,7 @@ from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import Batch, Encoded, batches_for, encode
+from neuroscope.tasks.prompts import fitting
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def pairs_of(model: Model, clean: Any, corrupt: Any, answers: Any, examples: int
     if not chosen:
         found = "no example with a corrupt prompt"
         raise TaskError(f"pairs of task {task.name!r}", found, "give Example(corrupt=...)")
+    chosen = list(fitting(model, task, chosen).values())
     encoded = [_first_token(item, model.style) for item in encode(model, task, chosen, corrupt=True)]
     others = encode(model, task, chosen, [example.corrupt_answer or "" for example in chosen])
     right, wrong = (torch.tensor([e.answer[0] for e in x], device=model.device) for x in (encoded, others))

@@ -13,6 +13,7 @@ from neuroscope.interventions.mask_sites import MaskSites
 from neuroscope.models.sites import Site
 from neuroscope.tasks.encoding import Batch, batches_for, encode
 from neuroscope.tasks.example import Example
+from neuroscope.tasks.prompts import fitting
 from neuroscope.tasks.task import Task
 
 ByAddress = Mapping[str, Float[Tensor, " coordinate"]]
@@ -26,7 +27,8 @@ def mean_activations(places: MaskSites, task: Task, examples: int | None) -> ByA
     """
     total: dict[str, Tensor] = {}
     count: dict[str, float] = {}
-    for batch in _batches(places, task, task.split("discovery", examples)):
+    chosen = fitting(places.model, task, task.split("discovery", examples))
+    for batch in _batches(places, task, list(chosen.values())):
 
         def collect(site: Site, h: Tensor, tokens: Tensor | None, batch: Batch = batch) -> None:
             real = batch.real_at(site.address, h, tokens).flatten()
@@ -51,7 +53,7 @@ def one_tokens_activations(places: MaskSites, task: Task, examples: int | None, 
     if expert is not None:
         found = f"{expert}, which a drawn token may not reach"
         raise ModelError("ablate(value='resample')", found, "use 'zero' or 'mean'")
-    chosen = task.split("discovery", examples)
+    chosen = list(fitting(places.model, task, task.split("discovery", examples)).values())
     generator = torch.Generator().manual_seed(seed)
     example = chosen[int(torch.randint(len(chosen), (1,), generator=generator))]
     drawn = float(torch.rand((), generator=generator))

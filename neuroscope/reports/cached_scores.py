@@ -14,6 +14,7 @@ from neuroscope.errors import FileError, NeuroscopeError, choose
 from neuroscope.masks import Scores
 from neuroscope.models import Model
 from neuroscope.tasks import Task
+from neuroscope.tasks.prompts import template_of
 
 
 def cached_scores(
@@ -43,7 +44,8 @@ def cached_scores(
     wanted |= {"method": method, "objective": objective}
     scores: dict[str, Scores] = {}
     for name, task in tasks.items():
-        known = _known(folder / f"{files.encoded(name)}.safetensors", wanted | {"data_hash": task.data_hash})
+        data = {"data_hash": task.data_hash} | template_of(model, task)
+        known = _known(folder / f"{files.encoded(name)}.safetensors", wanted | data)
         if known is not None:
             scores[name] = known
     missing = {} if len(scores) == len(tasks) else {n: t for n, t in tasks.items() if together or n not in scores}

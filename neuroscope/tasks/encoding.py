@@ -4,7 +4,7 @@
    are the last ones shown: that token itself is never an input, so one-token answers to one prompt share their inputs.
    - causal: `prompt + separator + answer` is tokenized whole, the answer is what follows the prompt's tokens; trailing
      whitespace of the prompt moves to the answer (as lm-evaluation-harness does). A space that two of the three bring
-     is read once.
+     is read once. In a chat (`prompts`), what the template ends with stays with the prompt, and the answer follows.
    - seq2seq: the encoder reads the prompt, the decoder start token and the answer.
    - masked: one mask token per answer token stands before the tokenizer's closing special tokens.
 2. `batches` sorts by length, pads, and aligns targets with logits: `logits[b, t]` should predict `targets[b, t]`.
@@ -26,8 +26,9 @@ from torch import Tensor
 from neuroscope.errors import ArgumentError, ModelError, TaskError, choose
 from neuroscope.models.memory import tokens_at_once
 from neuroscope.tasks.example import Example
+from neuroscope.tasks.prompts import ends, prompt_pieces, shown, tokenized, trimmed, trims
 from neuroscope.tasks.task import Task
-from neuroscope.tasks.tokens import Pieces, decoder_start, end_ids, tokenize, tokenizer_of, unknown_id
+from neuroscope.tasks.tokens import Pieces, decoder_start, end_ids, tokenizer_of, unknown_id
 
 if TYPE_CHECKING:
     from neuroscope.models import Model
@@ -50,6 +51,7 @@ class Encoded:
         corrupt: like `inputs`, from the corrupt prompt with the same answer; empty where not asked for.
         depth, end: of a tree of tokens laid out in a row, each token's position on its branch, and one beyond the last
             token below it; empty of tokens in a line.
+        cut: how many tokens of the prompt were left out.
     """
 
     inputs: list[int]
@@ -59,6 +61,7 @@ class Encoded:
     corrupt: list[int] = field(default_factory=list)
     depth: list[int] = field(default_factory=list)
     end: list[int] = field(default_factory=list)
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,16 +175,14 @@ def encode_prompts(model: Model, task: Task, examples: Sequence[Example]) -> lis
     """
     if model.style == "masked":
         raise ModelError(f"generate answers to task {task.name!r}", "a masked model", "use a classification task")
-    tokens = tokenize(tokenizer_of(model), (example.prompt.rstrip() for example in examples))
     encoded = []
-    for i, example in enumerate(examples):
-        prefix, body, suffix = tokens[example.prompt.rstrip()]
+    for i, ((prefix, body, suffix), cut) in enumerate(prompt_pieces(model, task, examples)):
         inputs = prefix + body + (suffix if model.style == "seq2seq" else [])
         new = 0 if model.style == "seq2seq" else task.max_new_tokens
         _check_length(model, task, i, len(inputs) + new, f"{len(inputs)} prompt tokens and {new} new ones")
         if not inputs:
             raise TaskError(f"a prompt to continue in {_where(task, i)}", "a prompt of no tokens", "give it some text")
-        encoded.append(Encoded(inputs, [], len(inputs) - 1))
+        encoded.append(Encoded(inputs, [], len(inputs) - 1, cut=cut))
     _mind_unknown_tokens(model, task, encoded)
     return encoded
 
@@ -275,20 +276,23 @@ def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[st
     """Each prompt with its answer, by the model's style."""
     style = choose(model.style, STYLES, "style")
     tokenizer = tokenizer_of(model)
+    prompts, (between, closing) = shown(tokenizer, task, prompts), ends(tokenizer, task)
     if style != "seq2seq":
-        prompts, answers = _with_one_space(task, prompts, answers)
-    texts = [(p.rstrip(), p[len(p.rstrip()) :] + task.separator + a) for p, a in zip(prompts, answers, strict=True)]
+        prompts, answers = _with_one_space(task, between, prompts, answers)
+    kept = [p if task.chat else p.rstrip() for p in prompts]
+    texts = [(k, p[len(k) :] + between + a) for k, p, a in zip(kept, prompts, answers, strict=True)]
     if style == "seq2seq":  # the decoder starts afresh: no separator
         texts = [(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     wholes = [answer if style == "seq2seq" else prompt + answer for prompt, answer in texts]
-    tokens = tokenize(tokenizer, [prompt for prompt, _ in texts] + wholes)
-    last, unknown = end_ids(tokenizer, end), unknown_id(tokenizer)
+    tokens = tokenized(tokenizer, task, [prompt for prompt, _ in texts] + wholes)
+    cuts = trims(model, task, [tokens[prompt] for prompt, _ in texts], answers)
+    last, unknown = end_ids(tokenizer, end, closing), unknown_id(tokenizer)
     encoded = []
     for i, ((prompt, rest), whole) in enumerate(zip(texts, wholes, strict=True)):
         joint = rest[: len(rest) - len(answers[i])]
         if style != "seq2seq" and not any(c.isspace() for c in joint + answers[i][:1]):
-            _check_joint(tokens[prompt].body, tokens[whole].body, answers[i], _where(task, i))
-        item = _assemble(model, style, tokens[prompt], tokens[whole].body, last)
+            _check_joint(tokens[prompt].body, tokens[whole].body, answers[i], _where(task, i), task.chat)
+        item = _assemble(model, style, tokens[prompt], tokens[whole].body, last, cuts[i])
         if not item.answer[: len(item.answer) - len(last)]:
             raise TaskError(
                 f"the answer {answers[i]!r} of {_where(task, i)}", "no tokens", "give an answer the tokenizer can write"
@@ -307,10 +311,12 @@ def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[st
     return encoded
 
 
-def _with_one_space(task: Task, prompts: Sequence[str], answers: Sequence[str]) -> tuple[list[str], list[str]]:
+def _with_one_space(
+    task: Task, between: str, prompts: Sequence[str], answers: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Prompts and answers without a space that the separator brings too; there is a warning where any had one."""
-    shorter = [prompt.rstrip(" ") if task.separator[:1] == " " else prompt for prompt in prompts]
-    bare = [a.lstrip(" ") if (p + task.separator)[-1:] == " " else a for p, a in zip(shorter, answers, strict=True)]
+    shorter = [prompt.rstrip(" ") if between[:1] == " " else prompt for prompt in prompts]
+    bare = [a.lstrip(" ") if (p + between)[-1:] == " " else a for p, a in zip(shorter, answers, strict=True)]
     if shorter != list(prompts) or bare != list(answers):
         found = f"some prompts of task {task.name!r} end, or answers begin, with a space beside its separator"
         warnings.warn(f"{found}: the model reads one space; strip them, or give separator=''", stacklevel=2)
@@ -326,27 +332,28 @@ def _mind_unknown_tokens(model: Model, task: Task, encoded: Sequence[Encoded]) -
         warnings.warn(f"{found}: is it the model's own, and does it know the language?", stacklevel=2)
 
 
-def _assemble(model: Model, style: str, prompt: Pieces, whole: list[int], last: list[int]) -> Encoded:
+def _assemble(model: Model, style: str, prompt: Pieces, whole: list[int], last: list[int], cut: range) -> Encoded:
     """Lay out one prompt and `whole`: the text of prompt and answer (for seq2seq: of the answer)."""
     if style == "seq2seq":
-        answer = whole + last
-        return Encoded(prompt.prefix + prompt.body + prompt.suffix, answer, 0, [decoder_start(model), *answer[:-1]])
-    cut = len(prompt.body)
-    answer, before = whole[cut:] + last, prompt.prefix + whole[:cut]
+        answer, shown = whole + last, prompt.prefix + trimmed(prompt.body, cut) + prompt.suffix
+        return Encoded(shown, answer, 0, [decoder_start(model), *answer[:-1]], cut=len(cut))
+    joint = len(prompt.body)
+    answer, before = whole[joint:] + last, prompt.prefix + trimmed(whole[:joint], cut)
     if style == "causal":
-        return Encoded(before + answer[:-1], answer, len(before) - 1)
+        return Encoded(before + answer[:-1], answer, len(before) - 1, cut=len(cut))
     mask = model.tokenizer.mask_token_id
     if mask is None:
         raise ModelError("score answers at mask tokens", "a tokenizer without one", "use the model's own tokenizer")
-    return Encoded(before + [mask] * len(answer) + prompt.suffix, answer, len(before))
+    return Encoded(before + [mask] * len(answer) + prompt.suffix, answer, len(before), cut=len(cut))
 
 
-def _check_joint(prompt: list[int], whole: list[int], answer: str, where: str) -> None:
+def _check_joint(prompt: list[int], whole: list[int], answer: str, where: str, is_chat: bool) -> None:
     if whole[: len(prompt)] != prompt:
+        do = "give the task separator=' ', or end the prompt with a space or a line break"
         raise TaskError(
             f"the answer {answer!r} of {where}",
             "a token that is part of the prompt and of the answer at once",
-            "set them apart: give the task separator=' ', or end the prompt with a space or a line break",
+            f"set them apart: {'let the chat template end with a line break' if is_chat else do}",
         )
 
 
@@ -355,7 +362,7 @@ def _check_length(model: Model, task: Task, i: int, length: int, what: str) -> N
         raise TaskError(
             f"{what} in {_where(task, i)}",
             f"a context of {model.context} tokens",
-            "load the task with max_words=..., leave the example out, or use a model with a longer context",
+            "give the task too_long='cut' or 'skip', load it with max_words=..., or use a model with a longer context",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -14,6 +15,7 @@ from neuroscope.files import path_of
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.mini import NAMES, mini_tasks
 from neuroscope.tasks.mini_sequence import CONFLICTING, DISTINCT, sequence_tasks
+from neuroscope.tasks.rows import ASKED
 from neuroscope.tasks.task import Task, tasks_of
 
 BUNDLED: dict[str, Callable[..., dict[str, Task]]] = {
@@ -38,7 +40,8 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
             `sequence_tasks`); a folder of task folders (`train.jsonl`, `test.jsonl`), or one .jsonl file; or names, as
             a list or separated by commas: of bundled tasks, of the catalogue of the papers' tasks, or of its groups.
         options: arguments of `mini_tasks`, `sequence_tasks`, `Task.from_jsonl` or `Task.from_hub`, such as `seed`, and
-            `train`, `discovery`, `test`: how many examples of each split (of files: at most).
+            `train`, `discovery`, `test`: how many examples of each split (of files: at most). Of all tasks: chat,
+            system, max_tokens, too_long, and `shots`, which are drawn by `seed`.
 
     Raises:
         ArgumentError: no such folder or name; it lists the known ones.
@@ -48,7 +51,7 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
         ['sentiment-food', 'sentiment-film']
     """
     if isinstance(source, (str, PathLike)) and str(source) in BUNDLED:  # a text may have become a path on its way
-        return ByName(BUNDLED[str(source)](**options))
+        return ByName(_bundled(str(source), options))
     place = path_of(source, "load_tasks") if isinstance(source, (str, PathLike)) else Path()
     if place.suffix == ".jsonl" and place.is_file():
         task = Task.from_jsonl(place, **options)
@@ -79,9 +82,20 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
             tasks[name] = Task.from_hub(**{"name": name, **CATALOGUE[name], **options})
             continue
         suite = SUITE_OF[name]
-        suites[suite] = suites.get(suite) or BUNDLED[suite](**options)
+        suites[suite] = suites.get(suite) or _bundled(suite, options)
         tasks[name] = suites[suite][name]
     return tasks
+
+
+def _bundled(suite: str, options: dict[str, Any]) -> dict[str, Task]:
+    """A bundled suite, its prompts shown as the options say."""
+    asked = {name: value for name, value in options.items() if name in ASKED}
+    own = {name: value for name, value in options.items() if name not in (*ASKED, "shots")}
+    tasks = BUNDLED[suite](**own)
+    if not asked and "shots" not in options:
+        return tasks
+    shots, seed = options.get("shots", 0), options.get("seed", 0)
+    return {name: replace(task, **asked).with_shots(shots, seed) for name, task in tasks.items()}
 
 
 def _no_such(name: str) -> str:

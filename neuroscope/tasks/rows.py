@@ -17,7 +17,8 @@ from neuroscope.errors import ArgumentError, NeuroscopeError, TaskError, suggest
 from neuroscope.tasks.example import Example
 
 PROMPT = "{text}\nAnswer:"
-OPTIONS = ("family", "domain", "metric", "ranking", "separator", "max_new_tokens")  # of Task, passed through
+ASKED = ("chat", "system", "max_tokens", "too_long")  # fields of Task: how its prompts are shown
+OPTIONS = ("family", "domain", "metric", "ranking", "separator", "max_new_tokens", *ASKED)  # of Task, passed through
 SPLITS = ("train", "discovery", "test")
 UNLABELLED = (-1, "-")  # the marks of a row without a gold label
 

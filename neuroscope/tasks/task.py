@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any, Literal
 
 from neuroscope import files
-from neuroscope.checks import all_of, public, whole
+from neuroscope.checks import all_of, plain, public, whole
 from neuroscope.errors import ArgumentError, TaskError, choose
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl
 from neuroscope.tasks.metrics import METRICS, RANKINGS
 from neuroscope.tasks.rows import OPTIONS, PROMPT, SPLITS, check_options, check_sizes
+from neuroscope.tasks.shots import draw, key_of
 
 Kind = Literal["classification", "generation"]
 Ranking = Literal["sum", "token", "character"]
+TooLong = Literal["error", "skip", "cut"]
 METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
 
 
@@ -42,17 +45,30 @@ class Task:
             ("token"), or per character ("character", its acc_norm).
         separator: what stands between prompt and answer.
         max_new_tokens: how long a generated answer may become.
+        chat: whether each prompt is a turn of the user in the chat template of the model's tokenizer, which also says
+            what stands before the answer (`separator` does not) and what closes it.
+        system: the system message of a chat; if empty there is none, or the template's own.
+        shots: solved examples before every prompt (in a chat: earlier turns). A number of them is drawn from `train`,
+            as by `with_shots` with seed 0. `split` leaves them out of `train`.
+        max_tokens: how many tokens a prompt may have, with template and shots; the model's context limits it anyway.
+        too_long: what becomes of a prompt that is too long for that, or for the context with an answer. "error"
+            refuses it; "skip" leaves the example out, with a warning and in manifests; "cut" cuts the example's own
+            text from the left, and nothing that stands around it. If empty: "cut" with `max_tokens`, else "error".
         source: where the examples come from.
 
     Raises:
         ArgumentError: no such kind or metric, no name, or a number of tokens that is none.
-        TaskError: examples or labels that cannot be used.
+        TaskError: examples or labels that cannot be used; fewer training examples than shots, or a shot that is one of
+            the discovery or test prompts.
 
     Example:
         >>> task = Task("colour", train=[Example("sky is", "blue")], test=[Example("snow is", "white")],
         ...             labels=("blue", "white"))
         >>> task.kind, task.metric, len(task.split("discovery"))
         ('classification', 'accuracy', 1)
+        >>> chat = Task("colour", train=task.train, labels=task.labels, chat=True, shots=1, max_tokens=512)
+        >>> chat.shots[0].prompt, chat.when_too_long
+        ('sky is', 'cut')
     """
 
     name: str
@@ -68,12 +84,24 @@ class Task:
     ranking: Ranking = "sum"
     separator: str = " "
     max_new_tokens: int = 32
+    chat: bool = False
+    system: str = ""
+    shots: Sequence[Example] | Any = ()  # of a number Examples are made
+    max_tokens: int | None = None
+    too_long: TooLong | Literal[""] = ""
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ArgumentError("Task(name='')", "no name", "give the task a name, such as 'sentiment'")
         whole(self.max_new_tokens, "max_new_tokens", 1)
+        if self.max_tokens is not None:
+            whole(self.max_tokens, "max_tokens", 1)
+        if self.system and not self.chat:
+            raise ArgumentError("Task(system=...)", "chat=False", "give chat=True: only a chat has a system message")
+        if self.chat and self.separator not in ("", " "):
+            do = "leave separator out: the chat template says what stands before an answer"
+            raise ArgumentError(f"Task(chat=True, separator={self.separator!r})", "two things before the answer", do)
         labels = tuple(map(str, self.labels))
         kind = self.kind or ("classification" if labels else "generation")
         choose(kind, METRIC_OF, "kind")
@@ -88,8 +116,22 @@ class Task:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "shots", self._shots())
         if kind == "classification":
             self._check_labels()
+
+    def _shots(self) -> tuple[Example, ...]:
+        judged = {key_of(example) for split in ("discovery", "test") for example in getattr(self, split)}
+        number = plain(self.shots)
+        if isinstance(number, numbers.Number | str):
+            n = whole(number, "shots", 0, "give how many, or Examples")
+            return draw(self.name, self.train, judged, self.labels, n, 0)
+        shots = self._examples("shots")
+        for shot in shots:
+            if key_of(shot) in judged:
+                found = f"{shot.prompt!r:.60}, which is a discovery or test prompt too"
+                raise TaskError(f"a shot of task {self.name!r}", found, "show other examples, such as training ones")
+        return shots
 
     def _examples(self, split: str) -> tuple[Example, ...]:
         value = getattr(self, split)
@@ -112,7 +154,7 @@ class Task:
         if len({label.casefold() for label in self.labels}) < len(self.labels):
             found = f"labels {list(self.labels)} of task {self.name!r}, of which two differ by case only"
             warnings.warn(f"{found}: they are different answers", stacklevel=4)
-        for split in SPLITS:
+        for split in (*SPLITS, "shots"):
             for i, example in enumerate(getattr(self, split)):
                 if example.answer not in self.labels:
                     raise TaskError(
@@ -123,18 +165,37 @@ class Task:
 
     @public
     def split(self, name: str, n: int | None = None) -> tuple[Example, ...]:
-        """The first `n` examples (all if None) of "train", "discovery" or "test"; never empty."""
+        """The first `n` examples (all if None) of "train", "discovery" or "test"; never empty, and without shots."""
         choose(name, SPLITS, "split")
         examples = tuple(getattr(self, name))
         if name == "discovery" and not examples:
             examples = tuple(self.train)
+        known = {key_of(shot) for shot in self.shots}
+        examples = tuple(e for e in examples if key_of(e) not in known) if known else examples
         if not examples:
             raise TaskError(
                 f"the {name} examples of task {self.name!r}",
-                f"none (train {len(self.train)}, discovery {len(self.discovery)}, test {len(self.test)})",
+                f"none ({', '.join(f'{split} {len(getattr(self, split))}' for split in (*SPLITS, 'shots'))})",
                 f"give the task {name} examples",
             )
         return examples[:n]
+
+    @public
+    def with_shots(self, shots: int, seed: int = 0) -> Task:
+        """This task with other shots: so many training examples, the same before every prompt.
+
+        They are drawn by `seed`, as many of each label as of the others where the examples allow it, none of them with
+        the prompt of a discovery or test example.
+
+        Example:
+            >>> task = Task("colour", train=[Example("sky is", "blue"), Example("milk is", "white")],
+            ...             test=[Example("snow is", "white")], labels=("blue", "white"))
+            >>> sorted(shot.prompt for shot in task.with_shots(2).shots)
+            ['milk is', 'sky is']
+        """
+        judged = {key_of(example) for split in ("discovery", "test") for example in getattr(self, split)}
+        n = whole(shots, "shots")
+        return replace(self, shots=draw(self.name, self.train, judged, self.labels, n, seed))
 
     @classmethod
     @public
@@ -151,6 +212,7 @@ class Task:
         seed: int = 0,
         max_words: int | None = None,
         holdout: float = 0.2,
+        shots: int = 0,
         **options: Any,
     ) -> Task:
         """A task out of JSON lines: `{"text", "label"}` for classification, `{"text", "target"}` for generation.
@@ -168,7 +230,9 @@ class Task:
             seed: of the shuffle.
             max_words: cut every field to its first words, so that long texts fit the model's context.
             holdout: share of a single file's rows that becomes the test split.
-            options: family, domain, metric, ranking, separator, max_new_tokens of the task.
+            shots: how many training examples stand solved before every prompt; drawn by `seed`.
+            options: family, domain, metric, ranking, separator, max_new_tokens, chat, system, max_tokens, too_long of
+                the task.
 
         Raises:
             FileError, TaskError: a file or a line that cannot be used: it names file, line, and the fields there are.
@@ -178,7 +242,7 @@ class Task:
         words = None if max_words is None else whole(max_words, "max_words", 1)
         source = files.path_of(path, "Task.from_jsonl(path=...)")
         fields = read_jsonl(source, prompt, labels, sizes, seed, words, holdout)
-        return cls(name=name or source.stem, **fields, **options)
+        return cls(name=name or source.stem, **fields, **options).with_shots(shots, seed)
 
     @classmethod
     @public
@@ -203,6 +267,7 @@ class Task:
         streaming: bool = False,
         revision: str | None = None,
         data_files: Mapping[str, str] | None = None,
+        shots: int = 0,
         **options: Any,
     ) -> Task:
         """A task out of a data set on the Hugging Face Hub (or of a local one that `datasets.load_dataset` opens).
@@ -217,7 +282,7 @@ class Task:
                 left out.
             target: template of the answer; it makes the task a generation task.
             labels: words for the classes, in the order of their numbers.
-            train, discovery, test, seed, max_words, options: as in `from_jsonl`.
+            train, discovery, test, seed, max_words, shots, options: as in `from_jsonl`.
             merge: test rows with one prompt become one example with all their answers as references.
             streaming: read rows as they come, without downloading the data set; shuffled within 10,000 rows.
 
@@ -232,18 +297,27 @@ class Task:
         columns = Columns(text, prompt, label, target, labels, words, merge)
         splits = splits or {"train": "train", "test": "test"}
         fields = read_hub(source, splits, columns, sizes, seed)
-        return cls(name=name or config or path.split("/")[-1], **fields, **options)
+        return cls(name=name or config or path.split("/")[-1], **fields, **options).with_shots(shots, seed)
+
+    @property
+    def when_too_long(self) -> TooLong:
+        """What becomes of a prompt that is too long: `too_long`, or its default."""
+        return self.too_long or ("error" if self.max_tokens is None else "cut")
 
     @property
     def data_hash(self) -> str:
         """16 digits that change with any example, label or template, or with how answers are asked for and judged."""
         asked = (self.name, self.kind, self.labels, self.prompt, self.separator, self.metric, self.max_new_tokens)
-        return files.digest(*asked, self.ranking, self.train, self.discovery, self.test)
+        shown = [self.chat, self.system, self.shots, self.max_tokens, self.when_too_long]
+        shown = [] if shown == [False, "", (), None, "error"] else shown
+        return files.digest(*asked, self.ranking, self.train, self.discovery, self.test, *shown)
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} train, {len(self.discovery)} discovery, {len(self.test)} test"
         labels = f", labels {'/'.join(self.labels)}" if self.labels else ""
-        return f"Task({self.name!r}: {self.kind} by {self.metric}, {sizes}{labels}, prompt {self.prompt!r})"
+        asked = ", chat" if self.chat else ""
+        asked += f", {len(self.shots)} shot{'s' * (len(self.shots) != 1)}" if self.shots else ""
+        return f"Task({self.name!r}: {self.kind} by {self.metric}, {sizes}{labels}, prompt {self.prompt!r}{asked})"
 
 
 # a dataclass makes its own constructor: unknown arguments are refused as everywhere

@@ -19,16 +19,20 @@ class Pieces(NamedTuple):
     suffix: list[int]
 
 
-def tokenize(tokenizer: Any, texts: Iterable[str]) -> dict[str, Pieces]:
+def tokenize(tokenizer: Any, texts: Iterable[str], special: bool = True) -> dict[str, Pieces]:
     """Every distinct text in pieces. Special tokens written out in a text belong to its body.
 
     But for those that begin every text, such as `<s>`: a text that begins with them (as chat templates write it) has
     them once.
+
+    Args:
+        special: let the tokenizer put special tokens before and behind.
     """
     distinct = list(dict.fromkeys(texts))
     if not distinct:
         return {}
-    out = tokenizer(distinct, return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
+    asked = {"return_special_tokens_mask": True, "return_attention_mask": False, "verbose": False}
+    out = tokenizer(distinct, add_special_tokens=special, **asked)
     return {
         text: _pieces(ids, special)
         for text, ids, special in zip(distinct, out["input_ids"], out["special_tokens_mask"], strict=True)
@@ -58,10 +62,12 @@ def unknown_id(tokenizer: Any) -> int:
     return -1 if unknown in (None, tokenizer.bos_token_id, tokenizer.eos_token_id) else int(unknown)
 
 
-def end_ids(tokenizer: Any, wanted: bool) -> list[int]:
-    """The end-of-text token where it is wanted."""
+def end_ids(tokenizer: Any, wanted: bool, closing: str = "") -> list[int]:
+    """What ends an answer, where that is wanted: what closes it in a chat, else the end-of-text token."""
     if not wanted:
         return []
+    if closing:
+        return list(tokenizer(closing, add_special_tokens=False)["input_ids"])
     if tokenizer.eos_token_id is None:
         raise ModelError("end=True", "a tokenizer without an end-of-text token", "set its eos_token, or use end=False")
     return [int(tokenizer.eos_token_id)]

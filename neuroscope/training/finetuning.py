@@ -27,6 +27,7 @@ from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.tasks.encoding import Encoded, encode, pad_id
+from neuroscope.tasks.prompts import fitting, how_asked
 from neuroscope.tasks.tokens import tokenizer_of
 from neuroscope.training.adapter import NeuronAdapter
 from neuroscope.training.arguments import training_arguments
@@ -131,7 +132,8 @@ def train(
     asked = f"finetune {model.name}"
     try:
         recipe, named = Recipe.of(recipe, lr=FINETUNE_LR), tasks_of(tasks, asked)
-        encoded = [item for task in named.values() for item in _encoded(model, task)]
+        by_task = {name: _encoded(model, task) for name, task in named.items()}
+        encoded = [item for part, _ in by_task.values() for item in part]
         learnt, held_out = _split(encoded, recipe.dev, seed)
         run = {
             "base": adapter.base,
@@ -163,6 +165,7 @@ def train(
         "held_out": len(held_out),
         "trained": adapter.n_parameters,
         "history": history,
+        "asked": {name: asked for name, (_, asked) in by_task.items() if asked},
         "versions": files.versions(),
     }
 
@@ -199,9 +202,13 @@ def _trainer(
     return trainer
 
 
-def _encoded(model: Model, task: Task) -> list[Encoded]:
+def _encoded(model: Model, task: Task) -> tuple[list[Encoded], dict[str, Any]]:
+    """The training examples, and what a manifest says of how they are asked for."""
+    given = task.split("train")
+    kept = fitting(model, task, given)
     # a masked model answers at mask tokens, as many as the answer has: there is no end to learn
-    return encode(model, task, task.split("train"), end=model.style != "masked")
+    encoded = encode(model, task, list(kept.values()), end=model.style != "masked")
+    return encoded, how_asked(model, task, len(given), kept, (item.cut for item in encoded))
 
 
 def _split(encoded: list[Encoded], dev: float, seed: int) -> tuple[list[Encoded], list[Encoded]]:

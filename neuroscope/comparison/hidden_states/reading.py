@@ -17,7 +17,7 @@ from neuroscope.models import Model
 from neuroscope.models.sites import Site, edit
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import Batch, Encoded, batches_for
-from neuroscope.tasks.tokens import tokenize, tokenizer_of
+from neuroscope.tasks.prompts import prompt_pieces
 
 At = int | Literal["last", "mean"]
 
@@ -109,18 +109,17 @@ class Prompts:
 def prompts_of(model: Model, task: Task, examples: Sequence[Example], at: At) -> Prompts:
     """The examples' prompts as the model's style shows them, and the positions of each that are read."""
     asked = f"the representation at {at!r} of example {{}} of task {task.name!r}"
-    tokens = tokenize(tokenizer_of(model), (e.prompt.rstrip() for e in examples))
     encoded, spans = [], []
-    for i, example in enumerate(examples):
-        prefix, body, suffix = tokens[example.prompt.rstrip()]
+    for i, ((prefix, body, suffix), cut) in enumerate(prompt_pieces(model, task, examples)):
         shown = prefix + body + ([] if model.style == "causal" else suffix)
         if model.context is not None and len(shown) > model.context:
             found = f"{len(shown)} tokens, and a context of {model.context}"
-            raise TaskError(asked.format(i), found, "load the task with max_words=..., or leave the example out")
+            do = "give the task too_long='cut' or 'skip', or load it with max_words=..."
+            raise TaskError(asked.format(i), found, do)
         if not body or (isinstance(at, int) and not -len(body) <= at < len(body)):
             found = f"a prompt of {len(body)} tokens"
             raise TaskError(asked.format(i), found, "give a position that every prompt has, 'last' or 'mean'")
-        encoded.append(Encoded(shown, [], len(prefix) + len(body) - 1))
+        encoded.append(Encoded(shown, [], len(prefix) + len(body) - 1, cut=cut))
         spans.append(_positions(len(body), at, len(prefix)))
     weights = torch.zeros(len(encoded), max(len(e.inputs) for e in encoded))
     for i, (start, stop) in enumerate(spans):

@@ -36,6 +36,7 @@ from neuroscope.errors import NumericalError
 from neuroscope.models import Model, resolve
 from neuroscope.tasks import Task, tasks_of
 from neuroscope.tasks.encoding import Batch
+from neuroscope.tasks.prompts import fitting, how_asked, template_of
 
 ASKED = "representations of tasks"
 IN_MEMORY = 1 << 30  # bytes of representations beyond which they go to a file even where none was asked for
@@ -109,10 +110,14 @@ def _recorded(
 ) -> Representations:
     families = {name: task.family for name, task in tasks.items()}
     manifest = {**model.provenance(), "tasks": {name: t.data_hash for name, t in tasks.items()}}
+    templates = {name: said for name, task in tasks.items() for said in template_of(model, task).values()}
+    manifest |= {"template": templates} if templates else {}
     manifest |= {name: value for name, value in dataclasses.asdict(how).items() if name != "batch_size"}
     if output is not None and folder.is_finished(output, manifest):
         return dataclasses.replace(Representations.load(output), families=families)
-    examples = {name: task.split(how.split, how.n) for name, task in tasks.items()}
+    given = {name: task.split(how.split, how.n) for name, task in tasks.items()}
+    kept = {name: fitting(model, task, given[name]) for name, task in tasks.items()}
+    examples = {name: tuple(places.values()) for name, places in kept.items()}
     prompts = {name: prompts_of(model, task, examples[name], how.at) for name, task in tasks.items()}
     reader = Reader(model, how.normed)
     layers, width = reader.shape(next(iter(prompts.values())))
@@ -127,7 +132,10 @@ def _recorded(
         folder.is_finished(output, manifest)  # notes what it is for
     arrays = {job.name: _array(reader, job, how, output, progress) for job in jobs}
     texts = {name: [(e.prompt, e.answer) for e in listed] for name, listed in examples.items()}
-    done = Representations(arrays, texts, families, manifest | {"versions": files.versions()}, temporary)
+    cuts = {name: [item.cut for item in part.encoded] for name, part in prompts.items()}
+    asked = {name: how_asked(model, t, len(given[name]), kept[name], cuts[name]) for name, t in tasks.items()}
+    manifest |= {"asked": {name: said for name, said in asked.items() if said}, "versions": files.versions()}
+    done = Representations(arrays, texts, families, manifest, temporary)
     if output is not None:
         done.save(output)
     return done

@@ -81,18 +81,21 @@ def read(source: Any, tasks: Mapping[str, Task], settings: Mapping[str, Any], ou
 
 def _fitting(reps: Representations, tasks: Mapping[str, Task], settings: Mapping[str, Any]) -> Representations:
     """Representations that were given, checked to be of these tasks, examples and positions."""
-    asked, do = "compare representations that were given", "compute them with the tasks and settings given here"
+    wanted, do = "compare representations that were given", "compute them with the tasks and settings given here"
     for name, task in tasks.items():
         if name not in reps:
-            raise ArgumentError(asked, f"none of task {name!r}", do)
-        pairs = [(e.prompt, e.answer) for e in task.split(settings["split"], settings["n"])]
+            raise ArgumentError(wanted, f"none of task {name!r}", do)
+        asked = reps.manifest.get("asked", {}).get(name, {})
+        skipped = asked.get("prompts", {}).get("skipped", ())
+        given = enumerate(task.split(settings["split"], settings["n"]))
+        pairs = [(e.prompt, e.answer) for i, e in given if i not in skipped]
         if reps[name].shape[1] != len(pairs):
-            raise ArgumentError(asked, f"{reps[name].shape[1]} examples of {name!r}, which has {len(pairs)} here", do)
+            raise ArgumentError(wanted, f"{reps[name].shape[1]} examples of {name!r}, which has {len(pairs)} here", do)
         if name in reps.examples and [tuple(pair) for pair in reps.examples[name]] != pairs:
-            raise ArgumentError(asked, f"other examples of {name!r}", do)
+            raise ArgumentError(wanted, f"other examples of {name!r}", do)
     for key in ("at", "normed"):
         if key in reps.manifest and reps.manifest[key] != settings[key]:
-            raise ArgumentError(asked, f"{key}={reps.manifest[key]!r} instead of {settings[key]!r}", do)
+            raise ArgumentError(wanted, f"{key}={reps.manifest[key]!r} instead of {settings[key]!r}", do)
     return reps
 
 

@@ -31,6 +31,7 @@ from neuroscope.checks import share, whole
 from neuroscope.errors import NumericalError
 from neuroscope.evaluation import Outcomes
 from neuroscope.tasks import Example, Task
+from neuroscope.tasks.prompts import fitting
 from neuroscope.training import LoraAdapter
 from neuroscope.training.continual_learning.features import prompt_features
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting
@@ -69,7 +70,8 @@ def epi(setting: Setting, *, rank: int = 8, alpha: float = 16, samples: int = 10
     def outcomes(task: Task) -> Outcomes:
         if not loras.parts:
             return setting.judge(task)
-        split, examples = setting.split, task.split(setting.split, setting.n)
+        split = setting.split
+        examples = list(fitting(setting.model, task, task.split(split, setting.n)).values())
         apart = replace(setting, prepared={})  # the examples of a route change from stage to stage: none are kept
         routes = router.routes(task, len(loras.parts)).numpy()
         answers = np.empty(len(examples))

@@ -20,6 +20,7 @@ from neuroscope.checks import finite, whole
 from neuroscope.errors import ArgumentError
 from neuroscope.models import Model
 from neuroscope.tasks.encoding import batches_for, encode
+from neuroscope.tasks.prompts import fitting
 from neuroscope.tasks.task import Task
 from neuroscope.training import WholeModel
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting, Tensors
@@ -87,7 +88,7 @@ def tied(
 
 def fisher(model: Model, weights: Sequence[Tensor], task: Task, n: int) -> list[Tensor]:
     """Diagonal empirical Fisher information: mean over examples of the squared gradient of log p(answer | prompt)."""
-    examples = task.split("train", n)
+    examples = list(fitting(model, task, task.split("train", n)).values())
     encoded = encode(model, task, examples, end=model.style != "masked")
     information = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
     with model.quiet(), torch.enable_grad():

@@ -13,19 +13,20 @@ from neuroscope.errors import NumericalError
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import Encoded, batches_for, encode, encode_prompts
+from neuroscope.tasks.prompts import fitting
 
 
 def prompt_features(
     model: Model, task: Task, examples: Sequence[Example], batch_size: int | None = None
 ) -> Float[Tensor, "example dim"]:
-    """The last layer's output, mean over the tokens of each prompt; float32, on the CPU.
+    """The last layer's output, mean over the tokens of each prompt that is not skipped; float32, on the CPU.
 
     Causal models: after the final norm. Encoder-decoder models: of the encoder.
 
     Raises:
         NumericalError: a feature that is not finite.
     """
-    encoded = _encoded(model, task, examples)
+    encoded = _encoded(model, task, list(fitting(model, task, examples).values()))
     features = torch.empty(len(encoded), 0)
     with model.quiet(), torch.no_grad():
         for batch in batches_for(model, encoded, batch_size):
@@ -46,7 +47,8 @@ def prompt_features(
 def _encoded(model: Model, task: Task, examples: Sequence[Example]) -> list[Encoded]:
     """The prompts alone; where a masked model has the mask tokens of an answer, without those."""
     if model.style != "masked":
-        return encode_prompts(model, replace(task, max_new_tokens=1), examples)
+        room = replace(task, max_new_tokens=1) if task.when_too_long == "error" else task  # nothing is generated
+        return encode_prompts(model, room, examples)
     return [
         Encoded(item.inputs[: item.first] + item.inputs[item.first + len(item.answer) :], [], 0)
         for item in encode(model, task, examples)
