@@ -1,6 +1,7 @@
 """How prompts are shown: in a chat template, after shots, cut or skipped where they are too long."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -96,6 +97,10 @@ def test_what_the_template_puts_before_an_answer_belongs_to_it():
     (item,) = encode(model, task, task.test, end=True)
     assert item.inputs + item.answer[-1:] == [3, 1, 3, 2, 1, 5]  # "bab", " a", "c"
     assert item.answer == [2, 1, 5]
+    asking = "{% if add_generation_prompt %}b {% endif %}"
+    tokenizer.chat_template = "{% for m in messages %}b{{ m.content }}{% endfor %}" + asking
+    assert encode(model, task, task.test)[0].answer == [2, 1]  # as one token, where the tokenizer has it
+    tokenizer.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
     tokenizer.chat_template = tokenizer.chat_template.replace("}b{% else %} ", "}b\n{% else %}\n")
     assert encode(model, task, task.test, end=True)[0].answer == [1, 5]  # the line break is the prompt's
     assert encode_prompts(model, task, task.test)[0].inputs == [3, 1, 3, 4]
@@ -130,9 +135,10 @@ def test_a_template_that_cannot_say_it_is_told(template, found):
 
 
 def test_a_template_is_told_the_same_day_and_no_thinking():
-    said = "{{ strftime_now('%d %b %Y') }}{% if enable_thinking %}think{% endif %}{{ messages[0].content }}"
+    said = "\n{{ strftime_now('%d %b %Y') }}{{ strftime_now('%Y-%m-%d') }}"
+    said += "{% if enable_thinking %}think{% endif %}{{ messages[0].content }}"
     task = moods(chat=True)
-    assert shown(talking(template=said).tokenizer, task, ["a"]) == ["26 Jul 2024a"]
+    assert shown(talking(template=said).tokenizer, task, ["a"]) == ["\n26 Jul 20242024-07-26a"]
 
 
 def test_what_a_chat_leaves_no_choice_of():
@@ -255,11 +261,12 @@ def test_a_prompt_beyond_the_context_is_refused_skipped_or_cut(kind):
         skipped = ns.evaluate(model, kind(prompts, too_long="skip"))
     assert skipped.table["example"].tolist() == [0, 2] and skipped.manifest["n"] == 2
     assert skipped.manifest["prompts"] == {"skipped": [1]}
+    assert "**1** example(s) were too long" in skipped.in_words()
     few = ns.evaluate(model, kind([prompts[0], prompts[2]]))
     assert skipped.table["prediction"].tolist() == few.table["prediction"].tolist()
     cut = ns.evaluate(model, kind(prompts, too_long="cut"))
     assert cut.manifest["prompts"] == {"cut": 1} and cut.manifest["n"] == 3
-    task = kind(prompts, too_long="cut")
+    task = kind(prompts, too_long="cut", **({"max_new_tokens": 1} if kind is moods else {}))
     ways = [encode(model, task, task.test, end=True)[1], encode_prompts(model, task, task.test)[1]]
     assert len({item.cut for item in ways}) == 1  # the same prompt to learn from and to be judged on
 
@@ -267,12 +274,14 @@ def test_a_prompt_beyond_the_context_is_refused_skipped_or_cut(kind):
 def test_what_is_too_long_is_skipped_everywhere():
     model = talking()
     examples = [Example(PROMPT, "good"), Example(LONG, "bad"), Example("a film", "bad")]
-    task = Task("t", examples, examples, labels=("good", "bad"), max_tokens=6, too_long="skip")
-    few = Task("t", [examples[0], examples[2]], [examples[0], examples[2]], labels=("good", "bad"))
-    with pytest.warns(UserWarning, match="1 of 3 examples"):
+    test = [Example("so very", "good"), Example(LONG + " a", "bad"), Example("a plot", "bad")]
+    task = Task("t", examples, test, labels=("good", "bad"), max_tokens=6, too_long="skip")
+    few = Task("t", [examples[0], examples[2]], [test[0], test[2]], labels=("good", "bad"))
+    with warnings.catch_warnings(record=True) as told_of:
+        warnings.simplefilter("always")
         scores, plain = ns.attribute(model, task), ns.attribute(model, few)
         assert scores.manifest["prompts"]["skipped"] == [1] and scores.manifest["examples"] == 2
-        assert all(torch.equal(scores.relevance[a], plain.relevance[a]) for a in plain.relevance)
+        assert all(torch.equal(scores[a], plain[a]) for a in plain)
         reps = ns.representations(model, task)
         assert np.array_equal(reps["t"], ns.representations(model, few)["t"])
         assert reps.manifest["asked"] == {"t": {"prompts": {"max_tokens": 6, "skipped": [1]}}}
@@ -284,6 +293,7 @@ def test_what_is_too_long_is_skipped_everywhere():
         assert table.manifest["asked"]["t"]["prompts"]["skipped"] == [1]
         adapter = ns.finetune(model, task, mask, steps=1, batch_size=2)
         assert (adapter.manifest["examples"], adapter.manifest["asked"]["t"]["prompts"]["skipped"]) == (2, [1])
+    assert len([w for w in told_of if "1 of 3 examples" in str(w.message)]) >= 5
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,9 @@ class Evaluation(Result):
 def _doubts(manifest: Mapping[str, Any]) -> list[str]:
     """What about the data makes the score less than it seems."""
     seen, ambiguous = manifest.get("seen", 0), manifest.get("ambiguous", 0)
+    skipped = len(manifest.get("prompts", {}).get("skipped", ()))
     return [
+        *([f"**{skipped}** example(s) were too long for the model and are left out."] if skipped else []),
         *([f"**{seen}** of the test prompts are training prompts as well."] if seen else []),
         *([f"**{ambiguous}** prompt(s) have more than one right answer: nobody gets all right."] if ambiguous else []),
     ]

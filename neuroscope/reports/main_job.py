@@ -114,6 +114,7 @@ def run(
             "discovery examples": {name: s.manifest["examples"] for name, s in scores.items()},
             "test examples": judged.to_dict(),
             "n_random": n_random,
+            "asked": results["deactivation"].manifest["asked"],
             "data_hash": {name: task.data_hash for name, task in named.items()},
             "versions": files.versions(),
         },

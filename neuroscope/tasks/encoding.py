@@ -26,7 +26,7 @@ from torch import Tensor
 from neuroscope.errors import ArgumentError, ModelError, TaskError, choose
 from neuroscope.models.memory import tokens_at_once
 from neuroscope.tasks.example import Example
-from neuroscope.tasks.prompts import ends, prompt_pieces, shown, tokenized, trimmed, trims
+from neuroscope.tasks.prompts import ends, prompt_pieces, shown, tokenized, trimmed, trims, without_end
 from neuroscope.tasks.task import Task
 from neuroscope.tasks.tokens import Pieces, decoder_start, end_ids, tokenizer_of, unknown_id
 
@@ -279,7 +279,7 @@ def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[st
     prompts, (between, closing) = shown(tokenizer, task, prompts), ends(tokenizer, task)
     if style != "seq2seq":
         prompts, answers = _with_one_space(task, between, prompts, answers)
-    kept = [p if task.chat else p.rstrip() for p in prompts]
+    kept = [without_end(task, prompt) for prompt in prompts]
     texts = [(k, p[len(k) :] + between + a) for k, p, a in zip(kept, prompts, answers, strict=True)]
     if style == "seq2seq":  # the decoder starts afresh: no separator
         texts = [(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -4,7 +4,8 @@
    (as lm-evaluation-harness does), then the prompt. In a chat: the system message, each shot as a turn of the user and
    one of the assistant, the prompt as a turn of the user, and whatever the template asks for an answer with.
 2. `ends` asks the template what stands between that and an answer (nothing, or Llama 2's space), and what closes it.
-3. The text of a chat is tokenized as it is: the template has written the special tokens.
+3. The text of a chat is tokenized as it is: the template has written the special tokens. Line breaks at its end stay,
+   spaces move to the answer.
 4. `trims` counts the tokens beyond the limit, and where they are cut: at the left end of the example's own text. Start
    token, system message, shots and template stay. The limit leaves room for the longest of the task's answers, so that
    all of its labels are asked for by the same tokens.
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from neuroscope.models import Model
 
 BETWEEN = "\n\n"  # between shots that are no chat
-# What templates may ask for: the day (Llama 3's own default, so that prompts are the same tomorrow), and an answer that
-# follows at once.
-TOLD: dict[str, Any] = {"strftime_now": datetime(2024, 7, 26).strftime, "enable_thinking": False}
+# To templates that ask for the day: Llama 3's own default, so that prompts are the same tomorrow.
+DAY = (
+    "{% macro strftime_now(format) %}{{ {'%Y-%m-%d': '2024-07-26'}.get(format, '26 Jul 2024') }}{% endmacro %}{{ '' }}"
+)
 SLACK = 2  # tokens: the end of a text, and a line break that an answer begins with
 SOME = "x"  # a text to find out what stands around any
 
@@ -70,18 +71,26 @@ def _rendered(tokenizer: Any, task: Task, prompt: str, answer: str | None = None
         turns += [("user", shot.prompt), ("assistant", shot.answer)]
     turns += [("user", prompt)] + ([] if answer is None else [("assistant", answer)])
     asked = f"the prompts of task {task.name!r} as a chat"
-    if not getattr(tokenizer, "chat_template", None):
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
         do = "use the tokenizer of an instruct model, set its chat_template, or leave chat=True out"
         raise ModelError(asked, "a tokenizer without a chat template", do)
     messages = [{"role": role, "content": text} for role, text in turns]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None, **TOLD)
+        how = {"chat_template": DAY + tokenizer.get_chat_template()} if "strftime_now" in str(template) else {}
+        how |= {"tokenize": False, "enable_thinking": False}  # an answer follows at once
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=answer is None, **how)
     except Exception as error:  # a template is a program of somebody else's
         do = "give no system message" if task.system else "repair tokenizer.chat_template, or leave chat=True out"
         raise ModelError(asked, f"a template that refuses them: {type(error).__name__}: {error}", do) from None
     if task.system.strip() not in text:
         raise ModelError(asked, "a template that drops the system message", "put it into the prompts, not into system=")
     return str(text)
+
+
+def without_end(task: Task, text: str) -> str:
+    """The text without the whitespace at its end that moves to the answer; of a chat only spaces do."""
+    return text.rstrip(" ") if task.chat else text.rstrip()
 
 
 def tokenized(tokenizer: Any, task: Task, texts: Sequence[str]) -> dict[str, Pieces]:
@@ -101,7 +110,7 @@ def prompt_pieces(model: Model, task: Task, examples: Sequence[Example]) -> list
 
 def _pieces(model: Model, task: Task, prompts: Sequence[str]) -> list[Pieces]:
     texts = shown(tokenizer_of(model), task, prompts)
-    texts = texts if task.chat else [text.rstrip() for text in texts]
+    texts = [without_end(task, text) for text in texts]
     tokens = tokenized(model.tokenizer, task, texts)
     return [tokens[text] for text in texts]
 

@@ -47,8 +47,9 @@ def prompt_features(
 def _encoded(model: Model, task: Task, examples: Sequence[Example]) -> list[Encoded]:
     """The prompts alone; where a masked model has the mask tokens of an answer, without those."""
     if model.style != "masked":
-        room = replace(task, max_new_tokens=1) if task.when_too_long == "error" else task  # nothing is generated
-        return encode_prompts(model, room, examples)
+        if task.labels or task.when_too_long == "error":  # nothing is generated, and nothing cut to make room for it
+            task = replace(task, max_new_tokens=1)
+        return encode_prompts(model, task, examples)
     return [
         Encoded(item.inputs[: item.first] + item.inputs[item.first + len(item.answer) :], [], 0)
         for item in encode(model, task, examples)
