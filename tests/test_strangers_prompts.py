@@ -78,6 +78,8 @@ def test_a_chat_is_what_the_tokenizer_makes_of_it():
     theirs = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
     task = moods(chat=True, system="so")
     assert encode(model, task, task.test)[0].inputs == theirs["input_ids"]
+    bare = talking(template=CHAT.removeprefix("<s> "))  # one that leaves the start token out, as ChatML does
+    assert encode(bare, task, task.test)[0].inputs == theirs["input_ids"][1:]
     manifest = ns.evaluate(model, task).manifest
     assert manifest["prompts"] == {"chat": True, "system": "so"}
     other = ns.evaluate(talking(template=CHAT.replace("Review", "soup")), task).manifest
