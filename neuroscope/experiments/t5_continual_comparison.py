@@ -78,16 +78,16 @@ def continual_comparison(
     methods = [methods] if isinstance(methods, str) else list(methods)
     for method in [*methods, *(options or {})]:
         choose(method, METHODS, "method")
-    for name, by_method in (("options", options), ("lrs", lrs if isinstance(lrs, Mapping) else None)):
-        idle = sorted(set(by_method or {}) - set(methods))
-        if idle:
-            raise ArgumentError(f"{name} of {idle[0]!r}", f"methods {', '.join(methods)}", "name it in methods too")
     if not methods or len(set(methods)) < len(methods):
         raise ArgumentError(f"methods={methods}", "none, or one twice", f"name some of {', '.join(METHODS)}, each once")
     seeds, recipe = seeds_of(seeds), Recipe.of(recipe)
     if seed_of(tune_seed, "tune_seed") in seeds:
         raise ArgumentError(f"tune_seed={tune_seed}", f"also in seeds={seeds}", "tune with a seed of its own")
     grids = {method: _grid(method, recipe.lr if lrs is None else lrs) for method in methods}
+    for name, by_method in (("options", options), ("lrs", lrs if isinstance(lrs, Mapping) else None)):
+        idle = sorted(set(by_method or {}) - set(methods))
+        if idle:
+            raise ArgumentError(f"{name} of {idle[0]!r}", f"methods {', '.join(methods)}", "name it in methods too")
     model, tasks = resolve(model), tasks_of(tasks, "continual_comparison")
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "progress": progress}
     folder = None if output is None else Path(output) / "continual"
