@@ -344,5 +344,6 @@ def test_loaders_and_commands_pass_it_on(tmp_path, capsys):
     assert "9 shots of task 't'" in capsys.readouterr().err
     assert main(["run", "--tasks", str(path), "--chat", "--output", str(tmp_path / "out")]) == 2
     assert "a tokenizer without a chat template" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.json"))  # the folder is not that run's
     assert main(["reproduce", "T1", "--shots", "2"]) == 2
     assert "--shots without --tasks" in capsys.readouterr().err

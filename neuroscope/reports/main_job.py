@@ -14,6 +14,7 @@ from neuroscope.attribution.objectives import Objective
 from neuroscope.attribution.request import Request
 from neuroscope.checks import Progress, public
 from neuroscope.errors import choose
+from neuroscope.evaluation import prepare_task
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.t1_deactivation import deactivation
 from neuroscope.markup import NEGATIVE, lead_and_rest
@@ -83,6 +84,9 @@ def run(
         task.split("discovery", examples)
         task.split("test", n)
     model = opened(model)
+    for task in named.values():  # what cannot be asked is refused before the folder belongs to it
+        prepare_task(model, task, "discovery", examples)
+        prepare_task(model, task, "test", n)
     families = {name: task.family for name, task in named.items()}
     with model.unchanged():
         settings = settings_of(model, named) | how | {"k": k, "n": n, "n_random": n_random}
