@@ -2,9 +2,10 @@
 
 `torchrun` or `accelerate launch` starts the same script in every process. Where torch.distributed is initialised:
 
-1. every process works on its part (`my_part`) of a loop over examples and adds up its results;
-2. `total` adds the processes' sums, so that all go on with the same numbers;
-3. an error in one process is told to the others at the next sum, so that none waits for ever.
+1. every process works on its part (`my_part`) of a loop over examples, or over the cells of a grid;
+2. `total` adds the processes' sums, and `exchanged` gives each the others' cells, so that all go on with the same
+   numbers;
+3. an error in one process is told to the others at the next exchange, so that none waits for ever.
 
 FSDP2 keeps of each parameter a shard per process: `gathered` gives it whole, `fill` writes it; every process must call
 them.
@@ -13,9 +14,10 @@ them.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -107,6 +109,20 @@ def total(sums: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
         return {}
     added = _reduced(torch.cat(parts), distributed.ReduceOp.SUM).split([n for _, n in named])
     return {k: s for (k, _), s in zip(named, added, strict=True)}
+
+
+def exchanged(found: Mapping[str, T]) -> dict[str, T]:
+    """What all processes found, within `together`; with one process, what it found. For values that JSON can hold."""
+    size = world()[1]
+    if size == 1:
+        return dict(found)
+    failed = _tell(failed=False)
+    if failed:
+        asked, do = "what all processes found", "see the message of that process"
+        raise PeerError(asked, f"an error in process {', '.join(map(str, failed))}", do)
+    texts: list[Any] = [None] * size
+    distributed.all_gather_object(texts, json.dumps(dict(found)))
+    return {key: value for text in texts for key, value in json.loads(text).items()}
 
 
 def _tell(failed: bool) -> list[int]:

@@ -186,8 +186,8 @@ class Journal:
             if self.path is not None:
                 try:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
-                    with self.path.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps([key, self.known[key]]) + "\n")
+                    with self.path.open("ab", buffering=0) as file:  # at once: other processes may write lines too
+                        file.write((json.dumps([key, self.known[key]]) + "\n").encode())
                 except OSError as error:
                     raise FileError(f"write the journal {self.path}", str(error), "give another path") from error
         return self.known[key]

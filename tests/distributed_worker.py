@@ -14,6 +14,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import pandas
 import pytest
 import torch
 import torch.distributed as dist
@@ -28,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from neuroscope import distributed, files
 from neuroscope.attribution import METHODS, attribute
 from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalError
+from neuroscope.experiments import cross_ablation, deactivation
 from neuroscope.interventions import ablate
 from neuroscope.models import load, tap_experts
 from neuroscope.tasks import Example, Task
@@ -162,6 +164,47 @@ def check_processes_that_ask_for_different_things_are_refused():
         attribute(tiny_model(seed=rank), REVIEWS)
     with distributed.apart():
         assert attribute(model, (REVIEWS, PLOTS)[rank]).manifest["task"] == ("reviews", "plots")[rank]
+
+
+def judged_tasks():
+    """Two tasks with a mask each."""
+    model = tiny_model()
+    few = [
+        Example(prompt, "yes" if "good" in prompt else "no maybe") for prompt in sorted({e.prompt for e in MOODS.train})
+    ]
+    tasks = {n: Task(n, train=few[i::2], test=few[1 - i :: 2], labels=("yes", "no maybe")) for i, n in enumerate("ab")}
+    return model, tasks, {name: task_scores.top(0.3) for name, task_scores in attribute(model, tasks).items()}
+
+
+def check_the_cells_of_grids_are_shared_out(folder):
+    model, tasks, masks = judged_tasks()
+    for experiment in (cross_ablation, deactivation):
+        with distributed.apart():
+            wanted = experiment(model, tasks, masks, n_random=3)
+        rows, output = seen_by(model), Path(folder) / experiment.__name__
+        found = experiment(model, tasks, masks, n_random=3, output=output, batch_size=100)
+        pandas.testing.assert_frame_equal(found.table, wanted.table)
+        cells = {cross_ablation: 2 * (1 + 2 * 4), deactivation: 2 * (1 + 2 * 3 + 1)}[experiment]
+        assert len(rows) == cells // 2, (experiment, len(rows))
+        lines = (output / "journal.jsonl").read_text().splitlines()
+        assert len(lines) == len({json.loads(line)[0] for line in lines}) == cells
+        rows.clear()
+        experiment(model, tasks, masks, n_random=3, output=output)
+        assert not rows  # each process knows what the other one measured
+        model = tiny_model()
+
+
+def check_an_error_in_a_cell_is_told_to_the_other():
+    model, tasks, masks = judged_tasks()
+
+    def fail(*args):
+        raise NumericalError("head", "nothing", "stop")
+
+    if dist.get_rank() == 0:
+        model.root.lm_head.forward = fail
+    with pytest.raises((NumericalError, distributed.PeerError)) as error:
+        cross_ablation(model, tasks, masks, n_random=3)
+    assert isinstance(error.value, distributed.PeerError) == (dist.get_rank() == 1)
 
 
 # --- training
@@ -436,6 +479,8 @@ def check_a_loop_of_ones_own():
 
 
 CHECKS = [
+    check_the_cells_of_grids_are_shared_out,
+    check_an_error_in_a_cell_is_told_to_the_other,
     check_every_method_gives_one_processs_scores,
     check_other_styles_and_units,
     check_each_process_does_its_share,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import figures
-from neuroscope.checks import Progress, public, watched
+from neuroscope.checks import Progress, public
 from neuroscope.errors import choose
 from neuroscope.experiments.judging import Judge, tasks_and_masks
 from neuroscope.masks import DRAWN, Match, NeuronMask
@@ -203,12 +203,14 @@ def cross_ablation(
     tasks, masks = tasks_and_masks(tasks, masks, "cross_ablation")
     choose(match, ("layer", "uniform"), "match")
     judge = Judge(resolve(model), tasks, n, batch_size, output)
+    controls = {name: [m.random_like(seed=seed, match=match) for seed in range(n_random)] for name, m in masks.items()}
+    off_by_turns = [None, *(m for source in masks for m in (masks[source], *controls[source]))]
+    judge.measure([(target, off) for off in off_by_turns for target in tasks], progress, "cross-ablation")
     rows = []
-    for source, mask in watched(masks.items(), progress, "cross-ablation"):
-        controls = [mask.random_like(seed=seed, match=match) for seed in range(n_random)]
+    for source, mask in masks.items():
         for target in tasks:
             original, off = judge(target), judge(target, mask)
-            random = [judge(target, control) for control in controls]
+            random = [judge(target, control) for control in controls[source]]
             rows.append(
                 {"source": source, "target": target}
                 | {"source_family": tasks[source].family, "target_family": tasks[target].family}

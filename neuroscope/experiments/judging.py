@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from neuroscope import files
+from neuroscope import distributed, files
+from neuroscope.checks import Progress, watched
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.evaluation import Outcomes, Prepared, judge, prepare_task
 from neuroscope.interventions import ablate
@@ -23,10 +25,9 @@ JOURNAL = "journal.jsonl"  # in the output folder: one for all experiments that 
 
 
 class Judge:
-    """Outcomes of tasks under masks: each task prepared once, each measurement made once.
+    """Outcomes of tasks under masks: each task prepared once, each measurement made once, by one of the processes.
 
-    A measurement is known by the model's weights, the task and the mask; interventions around the call are not part of
-    that, so what is measured under one needs an output folder of its own.
+    A measurement is known by the model with what is live on it, the task and the mask.
     """
 
     def __init__(
@@ -47,9 +48,22 @@ class Judge:
 
     def __call__(self, task: str, mask: NeuronMask | None = None) -> Outcomes:
         """[example] outcomes of a task's test examples with the mask's neurons off."""
-        key = files.digest(*self.model_key, *self.judged(task), "" if mask is None else mask.identity)
+        key = self._key(task, mask)
         self.journal.get(key, lambda: self._measure(task, mask))
         return self.recorded(key, task)
+
+    def measure(self, cells: Iterable[tuple[str, NeuronMask | None]], progress: Progress | None, desc: str) -> None:
+        """Measure what is not known of tasks under masks, shared out over the processes; then each knows all of it."""
+        wanted = {self._key(task, mask): (task, mask) for task, mask in cells}
+        missing = [(key, *cell) for key, cell in wanted.items() if key not in self.journal.known]
+        with distributed.together(desc, *(key for key, _, _ in missing)):
+            mine = missing if distributed.has_shards(self.model.root) else distributed.my_part(missing)
+            for key, task, mask in watched(mine, progress, desc):
+                self.journal.get(key, partial(self._measure, task, mask))
+            self.journal.known |= distributed.exchanged({key: self.journal.known[key] for key, _, _ in mine})
+
+    def _key(self, task: str, mask: NeuronMask | None) -> str:
+        return files.digest(*self.model_key, *self.judged(task), "" if mask is None else mask.identity)
 
     def recorded(self, key: str, task: str) -> Outcomes:
         """[example] outcomes of a task's test examples that the journal has under a key."""

@@ -8,8 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from neuroscope import figures
-from neuroscope.checks import Progress, public, watched
-from neuroscope.evaluation import Outcomes
+from neuroscope.checks import Progress, public
 from neuroscope.experiments.judging import CONTROLS, Judge, score_row, tasks_and_masks
 from neuroscope.masks import NeuronMask
 from neuroscope.models import resolve
@@ -153,14 +152,12 @@ def deactivation(
 
     tasks, masks = tasks_and_masks(tasks, masks, "deactivation")
     judge = Judge(resolve(model), tasks, n, batch_size, output)
+    off = {name: _conditions(mask, n_random) for name, mask in masks.items()}
+    judge.measure([(name, what) for name, each in off.items() for what in each.values()], progress, "deactivation")
     rows: list[dict[str, Any]] = []
-    for name, mask in watched(masks.items(), progress, "deactivation"):
+    for name, mask in masks.items():
         task = tasks[name]
-        outcomes: dict[tuple[str, int | None], Outcomes] = {("original", None): judge(name)}
-        for condition, match in CONTROLS.items():
-            for s in range(n_random):
-                outcomes[condition, s] = judge(name, mask.random_like(seed=s, match=match))
-        outcomes["task", None] = judge(name, mask)
+        outcomes = {condition: judge(name, what) for condition, what in off[name].items()}
         for (condition, seed), measured in outcomes.items():
             rows.append(
                 {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
@@ -174,3 +171,10 @@ def deactivation(
     table.loc[off_rows, "q"] = benjamini_hochberg(table.loc[off_rows, "p"].to_numpy())
     table["seed"] = table["seed"].astype("Int64")
     return Deactivation(table, judge.manifest(masks, n_random=n_random))
+
+
+def _conditions(mask: NeuronMask, n_random: int) -> dict[tuple[str, int | None], NeuronMask | None]:
+    """What is off, by condition and seed: nothing, random neurons of each kind, and the task's own."""
+    off: dict[tuple[str, int | None], NeuronMask | None] = {("original", None): None}
+    off |= {(name, s): mask.random_like(seed=s, match=m) for name, m in CONTROLS.items() for s in range(n_random)}
+    return off | {("task", None): mask}
