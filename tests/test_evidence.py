@@ -319,7 +319,7 @@ def test_what_does_not_fit_is_refused(setting):
         with pytest.raises(ArgumentError, match=r"no task for \['plot'\]"):
             call(model, {k: tasks[k] for k in ("food", "film")}, masks)
         for bad in ({}, {"food": 3}, [masks["food"]]):
-            with pytest.raises(ArgumentError, match=f"^{call.__name__}\n"):
+            with pytest.raises(ArgumentError, match=rf"^{call.__name__}(, masks)?\n"):
                 call(model, tasks, bad)
         with pytest.raises(MaskError, match=r"2 sites of 5 neurons.*2 sites of 48 neurons"):
             call(model, tasks, {"food": NeuronMask.of({}, other)})
@@ -383,7 +383,7 @@ def test_a_killed_run_goes_on_where_it_stopped(setting, off, crossed, tmp_path, 
     with pytest.raises(error):
         deactivation(*setting, **how, progress=dies)
     done = path.read_text()
-    assert len(done.splitlines()) == 2 * 8
+    assert len(done.splitlines()) == 2  # cells
     path.write_text(done[:-30])  # the kill came in the middle of a line
     asked = []
     resumed = deactivation(*setting, **how, progress=lambda x, desc: asked.append(desc) or x)
