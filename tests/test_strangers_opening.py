@@ -164,7 +164,7 @@ def test_names_of_models(tmp_path, monkeypatch):
     (tmp_path / "m.safetensors").write_text("")
     assert ns.load("~/own").sites().keys() == ns.load("./own").sites().keys()
     for name, text in {
-        "m.gguf": "a GGUF file(.|\n)*gguf_file='m.gguf'",
+        "m.gguf": "give a whole file",
         "~/m.safetensors": "a file(.|\n)*the folder that holds config.json",
         "~/none": "no such folder",
         "Mini": "did you mean 'mini'",

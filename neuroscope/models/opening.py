@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, ModelError, choose, shown
 from neuroscope.models.experts import tap
+from neuroscope.models.gguf import from_gguf
 from neuroscope.models.hugging_face import architecture, open_hugging_face, saved_tokenizer
 from neuroscope.models.lens import open_bridge
 from neuroscope.models.model import Model
@@ -51,7 +52,8 @@ def load(
     """Open a model and check it.
 
     Args:
-        model: "mini" (bundled), a Hub id, a local folder, or a model object of any supported kind.
+        model: "mini" (bundled), a Hub id, a local folder, a .gguf file (de-quantised, to save and train as any), or a
+            model object of any supported kind.
         tokenizer: for a model object that does not know its own; also its name, its folder or a `tokenizers.Tokenizer`.
         revision: of the Hub repository.
         dtype: of the weights, for a model loaded by name.
@@ -102,7 +104,7 @@ def load(
 
 
 def _place(model: str | Path) -> str:
-    """The folder or Hub id of a model's name.
+    """The folder, GGUF file or Hub id of a model's name.
 
     Raises:
         ModelError: a file, a folder that does not exist, or a bundled name misspelt.
@@ -117,10 +119,9 @@ def _place(model: str | Path) -> str:
     if path.is_dir():
         return str(path)
     if path.suffix == ".gguf" and path.is_file():
-        do = f"give transformers.AutoModelForCausalLM.from_pretrained({str(path.parent)!r}, gguf_file={path.name!r})"
-        raise ModelError(asked, "a GGUF file, which is not read here", do + " and its tokenizer")
+        return str(path)
     if path.is_file():
-        raise ModelError(asked, "a file", "give the folder that holds config.json")
+        raise ModelError(asked, "a file", "give the folder that holds config.json, or a .gguf file")
     if name.startswith((".", "/", "~")):
         raise ModelError(asked, "no such folder", "give the folder that holds config.json")
     near = difflib.get_close_matches(name.lower(), BUNDLED, n=1, cutoff=0.7)
@@ -159,6 +160,12 @@ def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: An
     dtype = str(dtype).removeprefix("torch.")
     choose(dtype, ("auto", "float32", "bfloat16", "float16", "float64"), "dtype")
     kwargs = {"revision": revision} if revision else {}
+    if name.endswith(".gguf"):
+        refused = [n for n, value in (("revision", revision), ("device_map", device_map)) if value is not None]
+        if refused:
+            found = "a GGUF file, which is read whole onto the processor"
+            raise ArgumentError(f"load({name!r}, {refused[0]}=...)", found, "leave it out; device= moves the model")
+        return from_gguf(Path(name), dtype)
     try:
         config = transformers.AutoConfig.from_pretrained(name, **kwargs)
         kind = architecture(config)
