@@ -24,7 +24,7 @@ def from_gguf(path: Path, dtype: str) -> tuple[nn.Module, Any]:
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             **where, dtype="float32" if dtype == "auto" else dtype
         )
     except Exception as error:  # transformers and gguf raise a dozen kinds; the text is what helps
