@@ -1,0 +1,245 @@
+"""Junk for every argument of every public function: a right result, or our error that names it; no trace is left.
+
+What is public is found, not listed: a new function is given junk as soon as it is exported, and fails here until it has
+`@public` and the table `GOOD` has a value for each argument that it must have.
+"""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import random
+import re
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from junk import JUNK, NONSENSE, PERHAPS, nothing_written_outside
+from state import changed, snapshot
+from tiny import tiny_model
+
+import neuroscope
+import neuroscope as ns
+from neuroscope import figures, statistics
+from neuroscope.errors import NeuroscopeError
+from neuroscope.results import Result, Section
+
+EACH = 6  # values for an argument
+HOUSES = {"ns": ns, "experiments": ns.experiments, "similarity": ns.similarity, "interop": ns.interop}
+HOUSES |= {"figures": figures, "statistics": statistics}
+NOT_FOR_USERS = {
+    "NeuronTrainerMixin": "its methods are those of transformers.Trainer",
+    "NeuroscopeError": "raised, not called",
+    "Model": "made by ns.load",
+    "Kind": "a row of a table",
+    "Experiment": "a row of a table",
+    "MossaPart.of": "called by the parts of `mossa`",
+    **dict.fromkeys(("MossaTable.limits", "MossaTable.missing", "MossaTable.require_representations"), "as well"),
+    "ParameterSimilarity.said_of_means": "called by `in_words`",
+    **dict.fromkeys(("NeuronMask.drawn_like", "NeuronMask.fits", "Scores.fits"), "called by the experiments"),
+    **dict.fromkeys(("Model.logits", "Model.generate", "Model.check_ids"), "called with tensors that the engine made"),
+}
+OPEN_WHOLE = {  # functions of which more is open
+    "ns.correlate", "ns.continual", "ns.compare",
+    "experiments.overlap_controlled", "Continual.matrix", "MossaTable.series", "MossaTable.values", "NeuronMask.of", "Overlap.within_between", "experiments.parameter_transfer",  # noqa: E501
+    "CKA.update", "Task.from_hub", "Task.from_jsonl", "Task.split", "experiments.continual_comparison",
+    "experiments.cross_training", "experiments.mossa", "experiments.parameter_depth",
+    "experiments.proportion_sweep", "experiments.train_only", "figures.depth_map", "figures.heatmap",
+    "interop.load_lape", "interop.save_lape", "ns.add", "ns.finetune", "ns.overlap",
+}  # fmt: skip
+OPEN = {  # arguments that still take some junk, raise a raw error or one that does not name them, or take long
+    "ns.ablate(data)", "ns.compare(device)", "ns.continual(seeds)", "ns.continual(known)",
+    "ns.continual(batch_size)", "ns.finetune(mask)", "ns.finetune(output)", "ns.finetune(progress)",
+    "ns.finetune(epochs)", "ns.finetune(weight_decay)", "ns.finetune(patience)", "ns.finetune(every)",
+    "ns.load(dtype)", "ns.load_tasks(source)", "ns.parameter_similarity(other)", "ns.patch(source)",
+    "ns.patch_sweep(examples)", "ns.patch_sweep(progress)", "ns.pca(reps)", "ns.pca(progress)",
+    "ns.reproduce(recipe)", "ns.reproduce(progress)", "ns.segment(curves)", "ns.write_report(sections)",
+    "experiments.continual_comparison(lrs)", "experiments.continual_comparison(k)",
+    "experiments.continual_comparison(examples)", "experiments.continual_comparison(known)",
+    "experiments.continual_comparison(batch_size)", "experiments.cross_training(model)",
+    "experiments.cross_training(recipe)", "experiments.mossa(tuned)", "experiments.mossa(controls)",
+    "experiments.mossa(recipe)", "experiments.mossa(held_out)", "experiments.overlap_controlled(held_out)",
+    "experiments.overlap_controlled(recipe)", "experiments.overlap_controlled(n)",
+    "experiments.parameter_depth(recipe)", "experiments.parameter_transfer(model)",
+    "experiments.parameter_transfer(tasks)", "experiments.parameter_transfer(seeds)",
+    "experiments.parameter_transfer(recipe)", "experiments.proportion_sweep(scores)",
+    "experiments.proportion_sweep(batch_size)", "experiments.train_only(model)", "experiments.train_only(recipe)",
+    "similarity.participation_ratio(x)", "similarity.two_nn(x)", "similarity.variance_dimension(x)",
+    "interop.load_lape(names)", "figures.layer_boxes(layers)", "figures.plane(y_within)",
+    "figures.segmented(layers)", "statistics.outcomes_interval(outcomes)", "MossaPart.load(path)",
+    "MossaTable.limits(measure)", "MossaTable.missing(measure)", "MossaTable.require_representations(what)",
+    "MossaTable.values(model)", "Continual.figure(order)", "Continual.join(results)",
+    "ParameterSimilarity.said_of_means(where)", "MossaPart.of(mossa)", "MossaPart.of(lines)", "MossaPart.of(drawn)",
+    "MossaPart.of(table)", "Section(title)", "Section(text)", "Section(figures)", "Section(tables)",
+    "NeuronAdapter(manifest)", "NeuronAdapter.export(folder)", "NeuronAdapter.load(model)",
+    "NeuronAdapter.restore(path)", "NeuronAdapter.save(path)", "NeuronAdapter.save(dtype)",
+    "NeuronMask(values_by_site)", "NeuronMask(widths)", "NeuronMask.of(widths)", "Recipe.of(recipe)",
+    "Representations(examples)", "Representations(families)", "Representations(manifest)",
+    "Representations(holder)", "Representations.get(task)", "Representations.save(folder)",
+    "Scores(values_by_site)", "Scores(manifest)", "Scores(means)", "Task(train)", "Task(test)",
+    "Task.from_hub(path)", "Task.from_hub(revision)",
+}  # fmt: skip
+ANYTHING = {"default"}  # arguments that may be whatever they like
+DICTS = {"manifest", "arguments", "options"}  # and dicts of whatever
+
+
+def kinds_of_results():
+    for module in pkgutil.walk_packages(neuroscope.__path__, "neuroscope."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    waiting, found = [Result], []
+    while waiting:
+        waiting += waiting[0].__subclasses__()
+        found.append(waiting.pop(0))
+    return [kind for kind in found if kind.__module__.startswith("neuroscope.")]
+
+
+def public_functions():
+    """Name -> function, or (class, name of a method)."""
+    found = {}
+    classes = {kind.__name__: kind for kind in kinds_of_results()} | {"Section": Section}
+    for house, module in HOUSES.items():
+        names = getattr(module, "__all__", None) or [n for n, f in vars(module).items() if hasattr(f, "__wrapped__")]
+        for name in names:
+            thing = getattr(module, name)
+            if inspect.isclass(thing):
+                classes[name] = thing
+            elif inspect.isfunction(thing) and not name.startswith("_"):
+                found[f"{house}.{name}"] = thing
+    for name, kind in classes.items():
+        if name not in NOT_FOR_USERS:
+            found[name] = kind
+        for method, _ in inspect.getmembers(kind, callable):
+            home = next(k for k in kind.__mro__ if method in vars(k))
+            ours = home.__module__.startswith("neuroscope") and not method.startswith("_")
+            if ours and not {name, f"{name}.{method}"} & {*NOT_FOR_USERS} - {"Model"}:
+                found.setdefault(f"{home.__name__}.{method}", (kind, method))
+    return found
+
+
+FUNCTIONS = public_functions()
+
+
+def arguments_of(function):
+    called = getattr(*function) if isinstance(function, tuple) else function
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = {n: p for n, p in inspect.signature(called).parameters.items() if n != "self" and p.kind not in several}
+    if inspect.isclass(function) and issubclass(function, Result):  # what it has besides is the package's own
+        found = {n: found[n] for n in ("table", "manifest")}
+    return found
+
+
+PLACES = [
+    (name, argument)
+    for name, function in FUNCTIONS.items()
+    for argument in arguments_of(function)
+    if f"{name}({argument})" not in OPEN
+]
+
+
+@pytest.fixture(scope="module")
+def good():
+    """Function or argument -> a value that is right, and makes little work."""
+    model = tiny_model()
+    examples = [ns.Example(f"the {noun} was {mood} :", "yes") for noun in ("food", "film") for mood in ("good", "bad")]
+    examples = [*examples, ns.Example("a story :", "no")]
+    found = [ns.Example(f"the {noun} was {mood} :", "yes") for noun in ("plot", "soup") for mood in ("great", "awful")]
+    two = {name: ns.Task(name, examples, examples, found, ("yes", "no"), family=name) for name in ("a", "b")}
+    scores = ns.attribute(model, two)
+    masks = {name: s.top(0.1) for name, s in scores.items()}
+    reps = {name: np.random.default_rng(i).normal(size=(3, 6, 4)) for i, name in enumerate(two)}
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    frame = pd.DataFrame({"a": [1.0, 2.0]})
+    similarity = ns.parameter_similarity(model, masks, n_random=3)
+    figure = {f"figures.{name}.{k}": v for name, kind in figures.FIGURES.items() for k, v in kind.example.items()}
+    return figure | {
+        "model": model, "tasks": two, "task": two["a"], "mask": masks["a"], "masks": masks, "scores": scores["a"],
+        "ns.overlap_sweep.scores": scores, "other": masks["b"], "held_out": "b", "source": "the food", "x": x, "y": x,
+        "reps": reps, "a": reps, "b": reps, "factor": 2.0, "amount": 1.0, "clean": "the food", "title": "t",
+        "similarity": similarity, "transfer": np.eye(2), "path": "file", "folder": "folder", "name": "test",
+        "key": "a", "prompt": "the", "answer": "food", "table": frame, "manifest": {}, "arrays": reps,
+        "values_by_site": dict(masks["a"]), "widths": masks["a"].widths, "neurons": {1: [3]}, "seed": 0, "k": 0.1,
+        "minimum": 0.0, "values": [0.0, 1.0, 2.0], "draws": [0.0, 1.0], "means": [0.5, 0.6], "example_error": 0.1,
+        "outcomes": [[0.0, 1.0], [1.0, 1.0]], "controls": [[0.0, 1.0], [1.0, 1.0]], "p": [0.1, 0.2], "value": 1.0,
+        "shuffled": [0.0, 2.0], "experiment": "T1", "curves": [0.9, 0.9, 0.9, 0.1, 0.1, 0.1], "width": 48,
+        "names": [*masks["a"]], "unit": "hidden", "families": {"a": "x", "b": "x"}, "reference": "a", "measure": "cka",
+        "statistics.against_controls.outcomes": [0.0, 1.0], "results": [], "recipe": {"steps": 1}, "which": "all",
+        "statistics.paired_permutation.a": [0.0, 1.0], "statistics.paired_permutation.b": [1.0, 1.0],
+        "Model": model, "NeuronMask": masks["a"], "Scores": scores["a"], "Task": two["a"], "Recipe": ns.Recipe(),
+        "CKA": ns.similarity.CKA(), "Overlap": ns.overlap(masks), "Similarity": ns.compare(reps, reps),
+        "Maps": ns.pca(reps), "ParameterSimilarity": similarity, "Correlation": None, "frame": frame,
+        "Representations": ns.Representations(reps),
+    }  # fmt: skip
+
+
+QUICK = {"n": 2, "examples": 2, "seeds": 1, "n_random": 3, "null": 3, "resamples": 9, "permutations": 9, "output": None}
+
+
+def instance(good, kind):
+    got = good.get(kind.__name__)
+    return kind(good["frame"], {}) if got is None and issubclass(kind, Result) else got
+
+
+def call(good, name, argument, value):
+    function = FUNCTIONS[name]
+    arguments = arguments_of(function)
+    given = {}
+    for other, parameter in arguments.items():
+        if other == argument:
+            given[other] = value
+        elif parameter.default is parameter.empty or other in ("model", "tasks"):
+            given[other] = good[f"{name}.{other}"] if f"{name}.{other}" in good else good[other]
+        elif other in QUICK and parameter.default is not None and QUICK[other] is not None:
+            given[other] = QUICK[other]
+    if not isinstance(function, tuple):
+        return function(**given)
+    kind, method = function
+    home = vars(next(k for k in kind.__mro__ if method in vars(k)))[method]
+    owner = kind if isinstance(home, classmethod | staticmethod) else instance(good, kind)
+    return getattr(owner, method)(**given)
+
+
+def fault(good, name, argument, which):
+    """What is wrong with what comes of the junk; "" if nothing is."""
+    try:
+        result = call(good, name, argument, JUNK[which]())
+        if isinstance(result, ns.NeuronAdapter):
+            result.detach()
+    except NeuroscopeError as error:
+        names = argument.rstrip("s").replace("_", "[ _-]")
+        return "" if re.search(names, str(error), re.IGNORECASE) and error.do else f"does not name it: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    has_meaning = argument in ANYTHING or (argument in DICTS and isinstance(JUNK[which](), dict))
+    return "accepted" if which in NONSENSE and not has_meaning else ""
+
+
+def chosen(name, argument):
+    draw = random.Random(zlib.crc32(f"{name} {argument}".encode()))
+    return [*draw.sample([*NONSENSE], EACH // 2), *draw.sample([*PERHAPS], EACH // 2)]
+
+
+@pytest.fixture
+def traceless(good, tmp_path, monkeypatch):
+    """Nothing is left on the model, in the random states, the folder or the files elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(good["model"].root)
+    with nothing_written_outside(tmp_path):
+        yield
+    assert changed(before, snapshot(good["model"].root)) == []
+    assert os.getcwd() == str(tmp_path)
+    assert good["model"].root.training is False and torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in OPEN_WHOLE])
+@pytest.mark.filterwarnings("ignore")
+def test_junk_is_refused_by_name(name, good, traceless):
+    asked = [(argument, which) for place, argument in PLACES if place == name for which in chosen(name, argument)]
+    faults = {f"{argument} = {which}": fault(good, name, argument, which) for argument, which in asked}
+    assert {place: what for place, what in faults.items() if what} == {}
+
+
+def test_there_are_thousands():
+    assert sum(EACH for name, _ in PLACES if name not in OPEN_WHOLE) > 2000
