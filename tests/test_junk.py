@@ -4,6 +4,7 @@ What is public is found, not listed: a new function is given junk as soon as it 
 `@public` and the table `GOOD` has a value for each argument that it must have.
 """
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -166,7 +167,7 @@ def good():
         "shuffled": [0.0, 2.0], "experiment": "T1", "curves": [0.9, 0.9, 0.9, 0.1, 0.1, 0.1], "width": 48,
         "names": [*masks["a"]], "unit": "hidden", "families": {"a": "x", "b": "x"}, "reference": "a", "measure": "cka",
         "statistics.against_controls.outcomes": [0.0, 1.0], "results": [], "recipe": {"steps": 1}, "which": "all",
-        "statistics.paired_permutation.a": [0.0, 1.0], "statistics.paired_permutation.b": [1.0, 1.0],
+        "shots": 0, "statistics.paired_permutation.a": [0.0, 1.0], "statistics.paired_permutation.b": [1.0, 1.0],
         "Model": model, "NeuronMask": masks["a"], "Scores": scores["a"], "Task": two["a"], "Recipe": ns.Recipe(),
         "CKA": ns.similarity.CKA(), "Overlap": ns.overlap(masks), "Similarity": ns.compare(reps, reps),
         "Maps": ns.pca(reps), "ParameterSimilarity": similarity, "Correlation": None, "frame": frame,
@@ -207,6 +208,9 @@ def fault(good, name, argument, which):
         result = call(good, name, argument, JUNK[which]())
         if isinstance(result, ns.NeuronAdapter):
             result.detach()
+        if isinstance(result, contextlib.AbstractContextManager):
+            with result:
+                pass
     except NeuroscopeError as error:
         names = argument.rstrip("s").replace("_", "[ _-]")
         return "" if re.search(names, str(error), re.IGNORECASE) and error.do else f"does not name it: {error}"
