@@ -111,14 +111,14 @@ def record_rows(module, seen):
 
 
 class Mixer(nn.Module):
-    """An FFN that adds the mean over tokens: it does not treat tokens one by one."""
+    """An FFN that adds the mean over the tokens so far: it does not treat tokens one by one."""
 
     def __init__(self, ffn):
         super().__init__()
         self.ffn = ffn
 
     def forward(self, x):
-        return self.ffn(x) + x.mean(1, keepdim=True)
+        return self.ffn(x) + x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]
 
 
 def test_an_ffn_that_mixes_tokens_is_run_on_all():

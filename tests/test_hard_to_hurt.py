@@ -79,6 +79,8 @@ def test_an_unknown_keyword_is_refused_with_the_known_ones(name, model):
     signature = inspect.signature(function)
     required = [p for p in signature.parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     stand_in = {"model": model, "task": make_task(), "source": "mini"}
+    if name in ("compare", "dimensions"):
+        stand_in |= dict.fromkeys(("a", "reps"), ns.representations(model, make_task()))
     given = {p.name: stand_in.get(p.name) for p in required}
     with unchanged(model.root), pytest.raises(NeuroscopeError) as error:
         function(**given, no_such_keyword=1)
@@ -187,7 +189,7 @@ def bad_inputs(model, mask, folder):
         yield (
             f"{label} NaN weights",
             call,
-            "open LlamaForCausalLM",
+            "open a LlamaForCausalLM",
             "layers.1.mlp.up_proj.weight",
             "load the weights again",
         )
@@ -205,7 +207,7 @@ def bad_inputs(model, mask, folder):
             "check the path",
         )
     yield "scores as a mask", lambda: Scores.load(folder / "whole.safetensors"), "read Scores", "NeuronMask", "class"
-    yield "a model that is none", lambda: ns.evaluate(3, task), "open a int", "not a model", "Hub id"
+    yield "a model that is none", lambda: ns.evaluate(3, task), "open int", "not a model", "Hub id"
     yield "no such model", lambda: ns.load(str(folder)), "load model", ".", "local folder"
     yield "no such folder", lambda: ns.load(str(folder / "nowhere")), "load model", "no such folder", "config.json"
     yield "no tasks", lambda: ns.load_tasks("nothing"), "'nothing'", "no such", "choose from"

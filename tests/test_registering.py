@@ -91,7 +91,7 @@ def test_the_command_line_and_the_reports_have_what_was_added(added, capsys):
     assert "by-place" in (added / "run" / "report.html").read_text()
     assert main(["reproduce", "--list"]) == 0
     assert "letters in the names of tasks" in capsys.readouterr().out
-    assert main(["reproduce", "t99", *small, "--output", str(added / "again")]) == 0
+    assert main(["reproduce", "t99", "--tasks", TASKS, "--output", str(added / "again")]) == 0
     page = (added / "again" / "T99.html").read_text()
     assert "<h2>Letters in names</h2>" in page and "<strong>14</strong> letters" in page and "Letters of each" in page
     learn = ["--methods", "again", "--steps", "1", "--lr", "1e-3", "--seeds", "1"]

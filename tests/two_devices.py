@@ -114,7 +114,9 @@ def spread(root, place):
         return tuple(move(y, device) for y in x) if isinstance(x, tuple) else x
 
     def mover(device):
-        return lambda module, args, kwargs: (move(args, device), {k: move(v, device) for k, v in kwargs.items()})
+        moves = lambda module, args, kwargs: (move(args, device), {k: move(v, device) for k, v in kwargs.items()})  # noqa: E731
+        moves.__module__ = "accelerate.hooks"  # whose part it plays
+        return moves
 
     for path, module in root.named_modules():
         if path.count(".") == 2 or not list(module.children()):

@@ -151,7 +151,7 @@ def _notes(root: nn.Module) -> Iterator[str]:
         if kind not in ("Dropout", "Identity"):  # which of the two stands there follows from the dropout
             said = "" if module._parameters or module._modules else module.extra_repr()  # of an activation function
             yield f"{name.replace('._original_component', '')} {kind} {said}"
-        if hasattr(module, "active_adapters") and hasattr(module, "disable_adapters"):  # a layer of PEFT
+        if isinstance(getattr(module, "disable_adapters", None), bool):  # a layer of PEFT; of a whole model, a method
             told = {
                 key: getattr(module, key, None) for key in ("active_adapters", "disable_adapters", "merged_adapters")
             }

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuroscope.distributed import has_shards
-from neuroscope.errors import ModelError, choose
+from neuroscope.errors import ModelError, NumericalError, choose
 from neuroscope.models.fingerprints import fingerprint, forget, read_once
 from neuroscope.models.head import head_at
 from neuroscope.models.running import embedding_of, fitting, logits_of, refuse_without_data

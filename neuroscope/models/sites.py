@@ -185,7 +185,8 @@ class _Entry:
         return self in _entered.get() or self.thread == threading.get_ident()
 
 
-HOUSE = ("neuroscope.", "transformer_lens.model_bridge.")  # whose hooks are known; a Bridge has some of its own
+# whose hooks treat every token alike: ours, those that a Bridge has of its own, and of libraries that move or shard
+HOUSE = ("neuroscope.", "transformer_lens.model_bridge.", "torch.", "transformers.", "accelerate.", "peft.")
 
 
 def depends_on_position(root: nn.Module) -> bool:
@@ -202,7 +203,7 @@ def depends_on_position(root: nn.Module) -> bool:
     return False
 
 
-LIBRARIES = (*HOUSE, "torch.", "transformers.", "accelerate.", "peft.", "nnsight.", "transformer_lens.")
+LIBRARIES = (*HOUSE, "nnsight.")
 
 
 def live(root: nn.Module) -> list[str]:

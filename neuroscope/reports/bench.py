@@ -18,6 +18,7 @@ from neuroscope.reports.main_job import names_by_family
 from neuroscope.results import Result
 from neuroscope.tasks import Task
 from neuroscope.training import Recipe
+from neuroscope.training.continual_learning import METHODS
 
 GIVEN = ("k", "seeds", "n_random", "examples", "n", "recipe", "methods", "held_out")  # by users of `reproduce`
 MADE = ("model", "tasks", "output", "scores", "masks", "groups")  # here, where a signature names it
@@ -79,7 +80,7 @@ class Bench:
                 found = "one run, which draws one random mask of each kind: no telling how random masks differ"
                 raise ArgumentError(f"reproduce({self.experiment.id!r}, seeds=...)", found, "give two seeds or more")
         for name in settings.get("methods", ()):
-            choose(name, self.parameters["methods"].default, "method")
+            choose(name, METHODS, "method")
         for name, task in self.tasks.items():
             for argument, split in (("examples", "discovery"), ("n", "test")):
                 if argument in settings:
