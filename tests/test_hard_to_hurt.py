@@ -80,7 +80,7 @@ def test_an_unknown_keyword_is_refused_with_the_known_ones(name, model):
     required = [p for p in signature.parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     stand_in = {"model": model, "task": make_task(), "source": "mini"}
     if name in ("compare", "dimensions"):
-        stand_in |= dict.fromkeys(("a", "reps"), ns.representations(model, make_task()))
+        stand_in |= dict.fromkeys(("a", "b", "reps"), ns.representations(model, make_task()))
     given = {p.name: stand_in.get(p.name) for p in required}
     with unchanged(model.root), pytest.raises(NeuroscopeError) as error:
         function(**given, no_such_keyword=1)
