@@ -444,7 +444,8 @@ def test_overlap_controlled_sums_up_and_draws(controlled):
     np.testing.assert_allclose(lines["held-out tasks (generalization): not trained"].y, [100 * before] * 2)
     text = controlled.in_words()
     for row in controlled.trend().itertuples():
-        assert f"Spearman {row.spearman:+.2f}, p = {row.p:.2g}, 6 runs" in text
+        rho = "all runs score the same" if np.isnan(row.spearman) else f"Spearman {row.spearman:+.2f}"
+        assert f"{rho}, p = {row.p:.2g}, 6 runs" in text
     assert text.count("**A negative**") == (controlled.trend()["p"] >= 0.05).sum()
 
 

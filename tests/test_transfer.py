@@ -99,7 +99,7 @@ def noise(seed):
 def test_words_of_transfer_follow_the_numbers():
     due = "Similarity predicts both: what it predicts is how tasks' data transfer"
     both = planted(lambda s, b: 0.5 * s, lambda s, b: 0.3 * s).in_words()
-    assert "- Over 20 pairs of 5 tasks, more similar tasks transfer better: r = 1.00" in both
+    assert "- Over 20 pairs of 5 tasks, more similar tasks transfer better (r = 1.00" in both
     assert due in both and both.count(NEGATIVE) == 1  # ranks of four models, of which 2 of 24 orders are as far
     assert NEGATIVE + "none of 5 test tasks holds by itself" in both and "p cannot be below 0.083" in both
     assert "- By layer: More similar tasks transfer better in layers 0-1 (2 of 2 layers" in both
@@ -119,7 +119,7 @@ def test_what_holds_for_a_test_task_is_no_negative():
     """Similarity helps task a and harms task b: over all pairs nothing, for these two alone much."""
     follow, rest = {"a": 1.0, "b": -1.0}, noise(2)
     found = planted(lambda s, b: follow[b] * s if b in follow else rest(s, b), noise(3), names="abcdefgh").in_words()
-    assert found.startswith("Over 56 pairs of tasks, the similarity of their neurons goes with the score")
+    assert found.startswith("Tasks with more similar neurons are **not shown** to transfer better (r = **0.05**)")
     first = found.splitlines()[2]
     assert first.startswith(f"- {NEGATIVE}over 56 pairs of 8 tasks, similarity does not predict transfer")
     assert " 2 of 8 test tasks' correlations hold after correction (a, b)." in first
