@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, weight_norm
 
-from neuroscope.errors import ModelError
+from neuroscope.errors import FileError, ModelError
 from neuroscope.models import resolve
 from neuroscope.training import LoraAdapter, NeuronAdapter, WholeModel, finetune
 
@@ -209,3 +209,40 @@ def test_a_second_finetune_says_that_it_is_trained_on_top():
     second.detach()
     first.merge()  # on purpose: no warning
     finetune(model, B, "ffn", **short).detach()
+
+
+# --- copies and full disks
+
+
+def test_a_pickled_model_has_its_adapter(tmp_path):
+    model = resolve(build("llama"))
+    base, adapter = logits(model), NeuronAdapter(model, mask_of(model))
+    fill(adapter)
+    torch.save(model.root, tmp_path / "model.pt")
+    for copied in (pickle.loads(pickle.dumps(model.root)), torch.load(tmp_path / "model.pt", weights_only=False)):
+        assert torch.equal(logits(resolve(copied)), logits(model))
+        assert not torch.equal(logits(resolve(copied)), base)
+    adapter.detach()
+    assert torch.equal(logits(model), base)
+
+
+def test_an_export_onto_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    model = resolve(build("llama"))
+    adapter = NeuronAdapter(model, mask_of(model))
+    fill(adapter)
+    changed = logits(model)
+    whole = transformers.LlamaForCausalLM.save_pretrained
+
+    def half(self, folder, **more):
+        whole(self, folder, **more)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(transformers.LlamaForCausalLM, "save_pretrained", half)
+        with pytest.raises(FileError, match="No space left on device"):
+            adapter.export(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(logits(model), changed)
+    adapter.export(tmp_path / "out")
+    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    torch.testing.assert_close(logits(reloaded(model.root, tmp_path / "out")), changed, atol=1e-5, rtol=1e-5)

@@ -187,7 +187,7 @@ def attach(root: nn.Module, places: Mapping[tuple[str, Side], Place]) -> list[Pl
                 raise ModelError("train neurons", found, "give a mask without it, or train the whole model (mask=None)")
             delta = Delta(place.linear, side, index, biases is not None)
             name = f"{number}-{side}"
-            hook = place.linear.register_forward_hook(_adder(name), prepend=True)  # before what edits the output
+            hook = place.linear.register_forward_hook(_Adder(name), prepend=True)  # before what edits the output
             placed.append(PlacedDelta(path, place.address, place.linear, delta, hook))
             if SLOT not in place.linear._modules:
                 place.linear.add_module(SLOT, nn.ModuleDict())
@@ -208,14 +208,17 @@ def are_live(root: nn.Module) -> bool:
     return any(isinstance(module, Delta) and module.live for module in root.modules())
 
 
-def _adder(name: str) -> Any:
-    def add(linear: Any, args: tuple, output: Tensor) -> Tensor | None:
-        delta = linear._modules[SLOT]._modules[name]  # looked up, so that a deep copy of the model uses its own
+@dataclass
+class _Adder:
+    """The hook on a linear layer that adds one of its deltas; a copy of the model, or a pickled one, has it too."""
+
+    name: str
+
+    def __call__(self, linear: Any, args: tuple, output: Tensor) -> Tensor | None:
+        delta = linear._modules[SLOT]._modules[self.name]  # looked up, so that a deep copy of the model uses its own
         # at rest while a model is opened; torch.compile cannot read the level, and no compiled model is opened
         at_rest = not torch.compiler.is_compiling() and LEVEL.get() > 0
         return delta(args[0], output) if delta.live and not at_rest else None
-
-    return add
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ import contextlib
 import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,13 +37,13 @@ def guard(root: nn.Module) -> None:
     It would write the base, or with a LoRA on it, weights by names that no model has. What is merged is written.
     """
     if hasattr(type(root), "save_pretrained"):
-        vars(root).setdefault("save_pretrained", MethodType(_save_pretrained, root))  # a deep copy gets its own
+        vars(root).setdefault("save_pretrained", partial(_save_pretrained, root))  # a copy gets its own
 
 
 def unguard(root: nn.Module) -> None:
     """Give the model its own `save_pretrained` back when the last adapter has gone."""
     own = vars(root).get("save_pretrained")
-    if getattr(own, "__func__", None) is _save_pretrained and not _is_adapted(root):
+    if getattr(own, "func", None) is _save_pretrained and not _is_adapted(root):
         del vars(root)["save_pretrained"]
 
 
