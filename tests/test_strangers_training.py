@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 
+import peft
 import pytest
 import torch
 import transformers
@@ -17,7 +18,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, weight_norm
 
 from neuroscope.errors import FileError, ModelError
-from neuroscope.models import resolve
+from neuroscope.models import load, resolve
 from neuroscope.training import LoraAdapter, NeuronAdapter, WholeModel, finetune
 
 pytestmark = pytest.mark.usefixtures("frozen_garbage")
@@ -246,3 +247,16 @@ def test_an_export_onto_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     adapter.export(tmp_path / "out")
     assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}
     torch.testing.assert_close(logits(reloaded(model.root, tmp_path / "out")), changed, atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_of_transformers_are_refused_as_wrappers_are():
+    for put_on, text in ((peft.get_peft_model, "a PEFT wrapper"), (by_transformers, "that transformers put on")):
+        model = tiny_model()
+        adapted = load(put_on(model.root, peft.LoraConfig(target_modules=["up_proj"])), tokenizer=model.tokenizer)
+        with unchanged(adapted.root), pytest.raises(ModelError, match=text):
+            finetune(adapted, A, "ffn", steps=1, batch_size=2)
+
+
+def by_transformers(root, config):
+    root.add_adapter(config)
+    return root

@@ -66,6 +66,9 @@ def require_plain(model: Model, asked: str) -> None:
     refuse_shards(model, asked)
     if model.base is not model.root:
         raise ModelError(asked, "a PEFT wrapper", "call merge_and_unload() on it, and open what that returns")
+    if getattr(model.root, "_hf_peft_config_loaded", False):  # by transformers' add_adapter
+        do = "open the model without it, or with it merged into its weights"
+        raise ModelError(asked, "an adapter that transformers put on the model", do)
 
 
 def refuse_shards(model: Model, asked: str) -> None:
