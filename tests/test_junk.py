@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from junk import JUNK, NONSENSE, PERHAPS, nothing_written_outside
-from state import changed, snapshot
+from state import changed, same, snapshot
 from tiny import tiny_model
 
 import neuroscope
@@ -42,45 +42,25 @@ NOT_FOR_USERS = {
     **dict.fromkeys(("NeuronMask.drawn_like", "NeuronMask.fits", "Scores.fits"), "called by the experiments"),
     **dict.fromkeys(("Model.logits", "Model.generate", "Model.check_ids"), "called with tensors that the engine made"),
 }
-OPEN_WHOLE = {  # functions of which more is open
-    "ns.correlate", "ns.continual", "ns.compare",
-    "experiments.overlap_controlled", "Continual.matrix", "MossaTable.series", "MossaTable.values", "NeuronMask.of", "Overlap.within_between", "experiments.parameter_transfer",  # noqa: E501
-    "CKA.update", "Task.from_hub", "Task.from_jsonl", "Task.split", "experiments.continual_comparison",
-    "experiments.cross_training", "experiments.mossa", "experiments.parameter_depth",
-    "experiments.proportion_sweep", "experiments.train_only", "figures.depth_map", "figures.heatmap",
-    "interop.load_lape", "interop.save_lape", "ns.add", "ns.finetune", "ns.overlap",
+OPEN_WHOLE = {  # functions of which more is open, or that take long, or a file that has to be there
+    "ns.continual", "ns.correlate", "ns.finetune", "experiments.continual_comparison", "experiments.mossa",
+    "experiments.overlap_controlled", "experiments.parameter_transfer", "experiments.proportion_sweep",
+    "Continual.matrix", "MossaTable.series", "MossaTable.values", "Task.from_hub", "Task.from_jsonl",
 }  # fmt: skip
 OPEN = {  # arguments that still take some junk, raise a raw error or one that does not name them, or take long
-    "ns.ablate(data)", "ns.compare(device)", "ns.continual(seeds)", "ns.continual(known)",
-    "ns.continual(batch_size)", "ns.finetune(mask)", "ns.finetune(output)", "ns.finetune(progress)",
-    "ns.finetune(epochs)", "ns.finetune(weight_decay)", "ns.finetune(patience)", "ns.finetune(every)",
-    "ns.load(dtype)", "ns.load_tasks(source)", "ns.parameter_similarity(other)", "ns.patch(source)",
-    "ns.patch_sweep(examples)", "ns.patch_sweep(progress)", "ns.pca(reps)", "ns.pca(progress)",
-    "ns.reproduce(recipe)", "ns.reproduce(progress)", "ns.segment(curves)", "ns.write_report(sections)",
-    "experiments.continual_comparison(lrs)", "experiments.continual_comparison(k)",
-    "experiments.continual_comparison(examples)", "experiments.continual_comparison(known)",
-    "experiments.continual_comparison(batch_size)", "experiments.cross_training(model)",
-    "experiments.cross_training(recipe)", "experiments.mossa(tuned)", "experiments.mossa(controls)",
-    "experiments.mossa(recipe)", "experiments.mossa(held_out)", "experiments.overlap_controlled(held_out)",
-    "experiments.overlap_controlled(recipe)", "experiments.overlap_controlled(n)",
-    "experiments.parameter_depth(recipe)", "experiments.parameter_transfer(model)",
-    "experiments.parameter_transfer(tasks)", "experiments.parameter_transfer(seeds)",
-    "experiments.parameter_transfer(recipe)", "experiments.proportion_sweep(scores)",
-    "experiments.proportion_sweep(batch_size)", "experiments.train_only(model)", "experiments.train_only(recipe)",
-    "similarity.participation_ratio(x)", "similarity.two_nn(x)", "similarity.variance_dimension(x)",
-    "interop.load_lape(names)", "figures.layer_boxes(layers)", "figures.plane(y_within)",
-    "figures.segmented(layers)", "statistics.outcomes_interval(outcomes)", "MossaPart.load(path)",
-    "MossaTable.limits(measure)", "MossaTable.missing(measure)", "MossaTable.require_representations(what)",
-    "MossaTable.values(model)", "Continual.figure(order)", "Continual.join(results)",
-    "ParameterSimilarity.said_of_means(where)", "MossaPart.of(mossa)", "MossaPart.of(lines)", "MossaPart.of(drawn)",
-    "MossaPart.of(table)", "Section(title)", "Section(text)", "Section(figures)", "Section(tables)",
-    "NeuronAdapter(manifest)", "NeuronAdapter.export(folder)", "NeuronAdapter.load(model)",
-    "NeuronAdapter.restore(path)", "NeuronAdapter.save(path)", "NeuronAdapter.save(dtype)",
-    "NeuronMask(values_by_site)", "NeuronMask(widths)", "NeuronMask.of(widths)", "Recipe.of(recipe)",
-    "Representations(examples)", "Representations(families)", "Representations(manifest)",
-    "Representations(holder)", "Representations.get(task)", "Representations.save(folder)",
-    "Scores(values_by_site)", "Scores(manifest)", "Scores(means)", "Task(train)", "Task(test)",
-    "Task.from_hub(path)", "Task.from_hub(revision)",
+    "ns.continual(seeds)", "ns.load_tasks(source)", "ns.parameter_similarity(other)", "ns.patch(source)",
+    "ns.patch_sweep(examples)", "ns.patch_sweep(progress)", "ns.pca(reps)", "ns.reproduce(recipe)",
+    "ns.segment(curves)", "experiments.cross_training(model)", "experiments.cross_training(recipe)",
+    "experiments.mossa(tuned)", "experiments.parameter_depth(recipe)", "experiments.parameter_transfer(model)",
+    "experiments.parameter_transfer(tasks)", "experiments.parameter_transfer(recipe)",
+    "experiments.train_only(model)", "experiments.train_only(recipe)", "interop.load_lape(names)",
+    "figures.plane(y_within)", "Section(title)", "Section(text)", "Section(figures)", "Section(tables)",
+    "NeuronAdapter.export(folder)", "NeuronAdapter.load(model)", "NeuronAdapter.restore(path)",
+    "NeuronAdapter.save(path)", "NeuronAdapter.save(dtype)", "NeuronMask(values_by_site)", "NeuronMask(widths)",
+    "NeuronMask.of(widths)", "Recipe.of(recipe)", "Representations(examples)", "Representations(families)",
+    "Representations(manifest)", "Representations(holder)", "Representations.get(task)",
+    "Scores(values_by_site)", "Scores(means)", "Task(train)", "Task.from_hub(path)",
+    "ns.add(amount)", "Overlap.within_between(families)", "NeuronMask.of(neurons)",
 }  # fmt: skip
 ANYTHING = {"default"}  # arguments that may be whatever they like
 DICTS = {"manifest", "arguments", "options"}  # and dicts of whatever
@@ -115,7 +95,7 @@ def public_functions():
         for method, _ in inspect.getmembers(kind, callable):
             home = next(k for k in kind.__mro__ if method in vars(k))
             ours = home.__module__.startswith("neuroscope") and not method.startswith("_")
-            if ours and not {name, f"{name}.{method}"} & {*NOT_FOR_USERS} - {"Model"}:
+            if ours and not {name, *(f"{k}.{method}" for k in (name, home.__name__))} & {*NOT_FOR_USERS} - {"Model"}:
                 found.setdefault(f"{home.__name__}.{method}", (kind, method))
     return found
 
@@ -183,7 +163,7 @@ def instance(good, kind):
     return kind(good["frame"], {}) if got is None and issubclass(kind, Result) else got
 
 
-def call(good, name, argument, value):
+def call(good, name, argument, value, more=None):
     function = FUNCTIONS[name]
     arguments = arguments_of(function)
     given = {}
@@ -194,6 +174,7 @@ def call(good, name, argument, value):
             given[other] = good[f"{name}.{other}"] if f"{name}.{other}" in good else good[other]
         elif other in QUICK and parameter.default is not None and QUICK[other] is not None:
             given[other] = QUICK[other]
+    given |= more or {}
     if not isinstance(function, tuple):
         return function(**given)
     kind, method = function
@@ -220,6 +201,29 @@ def fault(good, name, argument, which):
     return "accepted" if which in NONSENSE and not has_meaning else ""
 
 
+SEEDED_APART = {"statistics.bootstrap_interval", "NeuronMask.random_like", "ns.tsne", "ns.parameter_similarity"}
+SEEDED = SEEDED_APART | {
+    "ns.attribute", "ns.compare", "ns.evaluate", "ns.segment", "similarity.permutation_null",
+    "statistics.paired_permutation", "statistics.against_controls",
+}  # fmt: skip
+
+
+def drawn(good, name, seed):
+    """What a function gives with a seed, in parts that `same` compares."""
+    more = {"method": "random"} if name == "ns.attribute" else {}
+    return parts_of(call(good, name, "seed", seed, more))
+
+
+def parts_of(result):
+    if isinstance(result, dict):
+        return {key: parts_of(value) for key, value in result.items()}
+    if isinstance(result, Result):
+        return {"table": result.table.to_csv(), "manifest": repr({**result.manifest, "seconds": 0})}
+    if isinstance(result, ns.NeuronMask | ns.Scores):
+        return dict(result)
+    return repr(result)
+
+
 def chosen(name, argument):
     draw = random.Random(zlib.crc32(f"{name} {argument}".encode()))
     return [*draw.sample([*NONSENSE], EACH // 2), *draw.sample([*PERHAPS], EACH // 2)]
@@ -243,6 +247,14 @@ def test_junk_is_refused_by_name(name, good, traceless):
     asked = [(argument, which) for place, argument in PLACES if place == name for which in chosen(name, argument)]
     faults = {f"{argument} = {which}": fault(good, name, argument, which) for argument, which in asked}
     assert {place: what for place, what in faults.items() if what} == {}
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name in SEEDED])
+@pytest.mark.filterwarnings("ignore")
+def test_a_seed_of_numpy_or_torch_is_the_same_seed(name, good, traceless):
+    first, *others = [drawn(good, name, seed) for seed in (4, np.int64(4), np.uint8(4), torch.tensor(4))]
+    assert all(same(first, other) for other in others)
+    assert name not in SEEDED_APART or not same(first, drawn(good, name, 5))
 
 
 def test_there_are_thousands():

@@ -327,7 +327,7 @@ def test_shapes_that_do_not_match_are_refused_before_anything_is_read(monkeypatc
         with pytest.raises(ArgumentError, match=f"{name}={bad!r}"):
             compare(a, b, **{name: bad})
     for device in ("gpu", "meta"):
-        with pytest.raises(ArgumentError, match=f"compare on {device}"):
+        with pytest.raises(ArgumentError, match=f"device=.*{device}"):
             compare(a, b, device=device)
     with pytest.raises(ArgumentError, match="float64"):
         compare(a, b, device="mps")

@@ -22,6 +22,8 @@ from neuroscope.models import Model, resolve
 from neuroscope.tasks import Tasks, tasks_of
 from neuroscope.training import Recipe
 from neuroscope.training.continual_learning import METHODS, Continual, continual
+from neuroscope.training.continual_learning.runs import known_of
+from neuroscope.training.continual_learning.sequence import orders_of
 
 STEP = 10**0.5  # between the learning rates that are tried where none are given
 
@@ -89,6 +91,8 @@ def continual_comparison(
         if idle:
             raise ArgumentError(f"{name} of {idle[0]!r}", f"methods {', '.join(methods)}", "name it in methods too")
     model, tasks = resolve(model), tasks_of(tasks, "continual_comparison")
+    orders_of(list(tasks), orders)
+    known_of(known)  # all is checked before the first run
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "progress": progress}
     folder = None if output is None else Path(output) / "continual"
     tuning: dict[str, dict[str, Any]] = {}

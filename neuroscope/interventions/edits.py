@@ -57,6 +57,8 @@ def ablate(
         ...     evaluate(model, task)
     """
     asked = f"ablate(value={value!r})"
+    if data is not None:
+        check_task(data, "ablate(data)")
     places = MaskSites.find(model, mask, asked)
     if not isinstance(value, str):
         constant = finite(value, "ablate(value)", "give 'zero', 'mean', 'resample' or a number")
@@ -96,7 +98,6 @@ def _replacement(
 ) -> ByAddress:
     """What each coordinate becomes under "mean" and "resample"."""
     if data is not None:
-        check_task(data, asked)
         if value == "resample":
             return one_tokens_activations(places, data, examples, seed)
         return mean_activations(places, data, examples)

@@ -83,6 +83,8 @@ def load(
         True
     """
     tokenizer = tokenizer_like(tokenizer)
+    dtype = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+    choose(dtype, ("auto", "float32", "bfloat16", "float16", "float64"), "dtype")
     if not isinstance(model, (str, Path)):
         options = {"revision": revision, "device": device, "device_map": device_map}
         asked = [name for name, value in options.items() if value is not None] + ["dtype"] * (dtype != "auto")
@@ -157,8 +159,6 @@ def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: An
     """The model of a Hub id or folder, and its tokenizer or None."""
     import transformers  # heavy: only when a model is loaded by name
 
-    dtype = str(dtype).removeprefix("torch.")
-    choose(dtype, ("auto", "float32", "bfloat16", "float16", "float64"), "dtype")
     kwargs = {"revision": revision} if revision else {}
     if name.endswith(".gguf"):
         refused = [n for n, value in (("revision", revision), ("device_map", device_map)) if value is not None]

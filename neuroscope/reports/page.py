@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope import files
-from neuroscope.checks import public
+from neuroscope.checks import all_of, public
 from neuroscope.errors import ArgumentError
 from neuroscope.markup import TABLE_STYLE, figure_html, fold, markup, table_html, told
 from neuroscope.results import Section
@@ -48,6 +48,7 @@ def write_report(
     Raises:
         ArgumentError: something in `sections` is not a Section.
     """
+    sections = all_of(sections, "sections")
     for i, section in enumerate(sections):
         if not isinstance(section, Section):
             raise ArgumentError(f"section {i} of a report", type(section).__name__, "give neuroscope.report.Section")

@@ -331,12 +331,13 @@ def _keywords(function: Callable[..., Any]) -> list[str]:
 Tasks = Task | Sequence[Task] | Mapping[str, Task]  # what `tasks_of` takes
 
 
-def tasks_of(tasks: object, asked: str) -> dict[str, Task]:
+def tasks_of(tasks: object, asked: str, name: str = "tasks") -> dict[str, Task]:
     """Tasks by name: what every function with an argument `tasks` makes of it.
 
     Args:
         tasks: a Task, a sequence of Tasks with different names, or a mapping name -> Task (whose names count).
         asked: what the caller wants them for: the first line of an error.
+        name: of the argument.
 
     Raises:
         ArgumentError: anything else, no task at all, or two of one name.
@@ -349,20 +350,20 @@ def tasks_of(tasks: object, asked: str) -> dict[str, Task]:
     if isinstance(tasks, Task):
         tasks = [tasks]
     if isinstance(tasks, Mapping):
-        pairs = list(zip(all_of(tasks, "tasks"), all_of(tasks.values(), "tasks"), strict=True))
+        pairs = list(zip(all_of(tasks, name), all_of(tasks.values(), name), strict=True))
     elif isinstance(tasks, Iterable) and not isinstance(tasks, str | bytes):
-        pairs = [(getattr(task, "name", None), task) for task in all_of(tasks, "tasks")]
+        pairs = [(getattr(task, "name", None), task) for task in all_of(tasks, name)]
     else:
         raise ArgumentError(asked, f"{_kind_of(tasks)} in place of tasks", do)
     if not pairs:
         raise ArgumentError(asked, "no task", do)
-    for name, task in pairs:
-        if not isinstance(task, Task) or not isinstance(name, str):
-            wrong = name if isinstance(task, Task) else task
+    for key, task in pairs:
+        if not isinstance(task, Task) or not isinstance(key, str):
+            wrong = key if isinstance(task, Task) else task
             what = "the name of a task" if isinstance(task, Task) else "a task"
             raise ArgumentError(asked, f"{_kind_of(wrong)} in place of {what}", do)
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    names = [key for key, _ in pairs]
+    twice = next((key for key in names if names.count(key) > 1), None)
     if twice is not None:
         raise ArgumentError(asked, f"two tasks named {twice!r}", "give each a name of its own, as keys of a dict")
     return dict(pairs)

@@ -100,7 +100,11 @@ def finetune(
     if are_live(model.root):
         text = f"{model.name} has an adapter on it, and this one is trained on top; detach() that to train anew"
         warnings.warn(text, stacklevel=3)
-    adapter = WholeModel(model) if mask is None else NeuronAdapter(model, every_ffn(model) if mask == "ffn" else mask)
+    adapter = (
+        WholeModel(model)
+        if mask is None
+        else NeuronAdapter(model, every_ffn(model) if isinstance(mask, str) and mask == "ffn" else mask)
+    )
     train(
         adapter, named, recipe, seed=seed, output=output, resume_from_checkpoint=resume_from_checkpoint,
         progress=progress,

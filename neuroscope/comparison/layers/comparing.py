@@ -18,7 +18,7 @@ from neuroscope.comparison.layers.layer_pairs import Comparison, Row, rows_of
 from neuroscope.comparison.layers.layer_similarity import Similarity
 from neuroscope.comparison.similarity import cka_formulas, inputs
 from neuroscope.comparison.similarity.measure_table import complete, find
-from neuroscope.errors import ArgumentError, choose
+from neuroscope.errors import ArgumentError, choose, shown
 from neuroscope.statistics import benjamini_hochberg
 
 MEMORY = 2 << 30  # bytes
@@ -153,12 +153,12 @@ def _data_hash(manifest: Mapping[str, Any], task: str) -> Any:
 
 def _device(a: Mapping[str, Any], device: str | torch.device | None) -> torch.device:
     holds = next((v.device for v in a.values() if isinstance(v, torch.Tensor) and v.device.type != "cpu"), None)
-    wanted = device or holds or ("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = device if device is not None else holds or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.ones(1, dtype=torch.float64, device=wanted).item()
         return torch.device(wanted)
-    except (AssertionError, RuntimeError, TypeError) as error:
+    except Exception as error:  # of a device that is not there, or of what is no device
         found = str(error).split("\n")[0]
         raise ArgumentError(
-            f"compare on {wanted}", found, "use a device that is there and has float64: 'cpu'"
+            shown("device", wanted), found, "use a device that is there and has float64: 'cpu'"
         ) from None

@@ -41,7 +41,7 @@ def variance_dimension(x: Any, share: float = 0.99) -> int:
         1
     """
     checks.share(share, "share", USUAL)
-    kernel = _smaller_kernel(examples(x, "variance dimension"))
+    kernel = _smaller_kernel(examples(x, "variance dimension of x"))
     variances = torch.linalg.eigvalsh(kernel).flip(0).clamp(min=0)
     return components(variances, share)
 
@@ -62,7 +62,7 @@ def participation_ratio(x: Any) -> float:
         >>> round(participation_ratio([[3.0, 0], [-3, 0], [0, 3], [0, -3]]), 6)
         2.0
     """
-    kernel = _smaller_kernel(examples(x, "participation ratio"))
+    kernel = _smaller_kernel(examples(x, "participation ratio of x"))
     return float(kernel.trace() ** 2 / (kernel * kernel).sum())
 
 
@@ -88,7 +88,7 @@ def two_nn(x: Any) -> float:
         >>> abs(two_nn(torch.cat([line, 2 * line], dim=1)) - 1) < 0.2
         True
     """
-    values = examples(x, "TWO-NN").centred
+    values = examples(x, "TWO-NN of x").centred
     values = values / values.abs().max()
     n = len(values)
     rows = max(1, BLOCK // n)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import figures
-from neuroscope.checks import public
+from neuroscope.checks import all_of, public
 from neuroscope.errors import ArgumentError
 from neuroscope.results import Result
 from neuroscope.statistics import mean_interval
@@ -71,8 +71,10 @@ class Continual(Result):
         """
         import pandas as pd  # heavy: only where tables are made
 
-        if not results:
-            raise ArgumentError("join results", "none", "give one or more")
+        results = all_of(results, "results")
+        wrong = [type(result).__name__ for result in results if not isinstance(result, Continual)]
+        if wrong or not results:
+            raise ArgumentError("join results", ", ".join(wrong) or "none", "give one or more results of continual")
         first = results[0].manifest
         for other in results[1:]:
             for key in ("fingerprint", "data_hash", "known", "orders", "split", "n"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
 from neuroscope.checks import Progress, public, seeds_of
-from neuroscope.errors import ArgumentError, choose, suggest
+from neuroscope.errors import ArgumentError, choose, shown, suggest
 from neuroscope.models import IDENTITY, require_parameters, resolve
 from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.training.continual_learning.continual_result import Continual
@@ -131,12 +131,19 @@ def _no_such_option(method: str, name: str, value: Any) -> ArgumentError:
     return ArgumentError(asked, "no such option", suggest(name, names))
 
 
+def known_of(known: Any) -> dict[str, Task]:
+    """Tasks that the base can do already, by name; each Task has the name that it is called by."""
+    if known is None or (isinstance(known, Sequence | Mapping) and not known):
+        return {}
+    return {name: replace(task, name=name) for name, task in tasks_of(known, shown("known", known), "known").items()}
+
+
 def _checked(tasks: Any, known: Any, split: str, n: int | None) -> tuple[dict[str, Task], dict[str, Task]]:
     """Tasks to learn, and known ones, by name; each Task has the name that it is called by."""
     choose(split, ("train", "discovery", "test"), "split")
     asked = "learn a sequence of tasks"
     learnt = {name: replace(task, name=name) for name, task in tasks_of(tasks, asked).items()}
-    before = {name: replace(task, name=name) for name, task in (tasks_of(known, asked) if known else {}).items()}
+    before = known_of(known)
     twice = next((name for name in before if name in learnt), "")
     if twice or len(learnt) < 2:
         what = f"two named {twice!r}" if twice else f"{len(learnt)} task(s)"
