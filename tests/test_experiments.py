@@ -446,6 +446,7 @@ def test_overlap_controlled_sums_up_and_draws(controlled):
     for row in controlled.trend().itertuples():
         rho = "all runs score the same" if np.isnan(row.spearman) else f"Spearman {row.spearman:+.2f}"
         assert f"{rho}, p = {row.p:.2g}, 6 runs" in text
+        assert f"{row.role}: {rho}, p = " in controlled.figure().layout.title.subtitle.text.replace("<br>", " ")
     assert text.count("**A negative**") == (controlled.trend()["p"] >= 0.05).sum()
 
 

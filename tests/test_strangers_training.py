@@ -260,3 +260,21 @@ def test_adapters_of_transformers_are_refused_as_wrappers_are():
 def by_transformers(root, config):
     root.add_adapter(config)
     return root
+
+
+def test_the_state_of_a_model_with_a_live_adapter_is_refused_but_in_training():
+    model = resolve(build("llama"))
+    keys, adapter = list(model.root.state_dict()), NeuronAdapter(model, mask_of(model))
+    fill(adapter)
+    for root in (model.root, copy.deepcopy(model.root)):
+        with pytest.raises(ModelError, match=r"(?s)an adapter on it.*export\(folder\), its merge\(\) first, or detach"):
+            root.state_dict()
+    with adapter.alone():  # for FSDP, and checkpoints of one's own loop
+        assert len(model.root.state_dict()) > len(keys)
+    adapter.merge()
+    other = build("llama")
+    other.load_state_dict(model.root.state_dict(), strict=False)
+    assert torch.equal(logits(resolve(other)), logits(model))
+    adapter.unmerge()
+    adapter.detach()
+    assert list(model.root.state_dict()) == keys

@@ -107,7 +107,7 @@ class OverlapControlled(Result):
             hover[ROLES[role]] = [
                 f"95 %: {100 * r.low:.1f} to {100 * r.high:.1f}<br>{r.inside} neurons inside" for r in rows.itertuples()
             ]
-        trends = "; ".join(f"{r.role}: Spearman {r.spearman:.2f}, p = {r.p:.2g}" for r in self.trend().itertuples())
+        trends = "; ".join(f"{r.role}: {_said(r.spearman)}, p = {r.p:.2g}" for r in self.trend().itertuples())
         return figures.curves_with_band(
             curves,
             reference,
@@ -134,8 +134,7 @@ class OverlapControlled(Result):
             cells = summary[summary["role"] == trend.role]
             rows, before = cells[cells["share"].notna()], cells[cells["share"].isna()].iloc[0]
             first, last = rows.iloc[0], rows.iloc[-1]
-            rho = f"Spearman {trend.spearman:+.2f}" if np.isfinite(trend.spearman) else "all runs score the same"
-            test = f"{rho}, p = {trend.p:.2g}, {trend.runs} runs"
+            test = f"{_said(trend.spearman)}, p = {trend.p:.2g}, {trend.runs} runs"
             verdict = f"a trend ({test})" if trend.p < ALPHA else f"**A negative**: no trend was shown ({test})"
             lines.append(
                 f"- {ROLES[trend.role].capitalize()}: {before['score']:.1%} before training, "
@@ -147,6 +146,10 @@ class OverlapControlled(Result):
     def tables(self) -> dict[str, pd.DataFrame]:
         """The summary, the trends, and every measurement."""
         return {"summary": self.summary(), "trend": self.trend(), "runs": self.to_frame()}
+
+
+def _said(rho: float) -> str:
+    return f"Spearman {rho:+.2f}" if np.isfinite(rho) else "all runs score the same"
 
 
 def _spearman(scores: Any, shares: Any) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from neuroscope.models import Model
 from neuroscope.models.sites import LEVEL, Rows, Site
 from neuroscope.models.structure import SLOT
 from neuroscope.training.linears import is_linear, refuse_other_linears
-from neuroscope.training.trainable import require_plain
+from neuroscope.training.trainable import TRAINING, require_plain
 
 Side = Literal["rows", "columns"]
 
@@ -61,6 +61,16 @@ class Delta(nn.Module):
             return y + self._scaled(x.index_select(-1, self.index) @ weight).to(y.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return y.index_add(-1, self.index, self._scaled(functional.linear(x, weight, bias)).to(y.dtype))
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """For FSDP and checkpoints of the training; elsewhere refused in the state of a model, which is not the base's.
+
+        Another model of the kind would load it with `strict=False`, without the change and without a word.
+        """
+        if self.live and kwargs.get("prefix") and not TRAINING.get():
+            do = "call the adapter's save(path) or export(folder), its merge() first, or detach() for the base's state"
+            raise ModelError("state_dict of a model", "an adapter on it, which a plain model would lack", do)
+        return super().state_dict(*args, **kwargs)
 
     def _scaled(self, change: Tensor) -> Tensor:
         return change if self.strength == 1.0 else self.strength * change

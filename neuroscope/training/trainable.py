@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from torch import nn
 from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError
 from neuroscope.models import Model, require_parameters
+
+TRAINING: ContextVar[bool] = ContextVar("TRAINING", default=False)
 
 
 class Trainable(Protocol):
@@ -50,12 +53,14 @@ class Trainable(Protocol):
 def training_only(root: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """A scope in which these parameters of a model require gradients and no others do."""
     before = {name: p.requires_grad for name, p in root.named_parameters()}
+    token = TRAINING.set(True)
     try:
         root.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
         yield
     finally:
+        TRAINING.reset(token)
         for name, parameter in root.named_parameters():  # FSDP has put others in their place
             parameter.requires_grad_(before[name])
 
