@@ -40,6 +40,9 @@ class Section:
     tables: Sequence[tuple[str, pd.DataFrame]] = ()
 
 
+Section.__init__ = public(Section.__init__)  # type: ignore[method-assign]
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Result:
     """A frozen table of numbers with the manifest that says where they come from, and that says itself.

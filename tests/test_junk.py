@@ -48,17 +48,18 @@ OPEN_WHOLE = {  # functions of which more is open, or that take long, or a file 
     "Continual.matrix", "MossaTable.series", "MossaTable.values", "Task.from_hub", "Task.from_jsonl",
 }  # fmt: skip
 OPEN = {  # arguments that still take some junk, raise a raw error or one that does not name them, or take long
-    "ns.continual(seeds)", "ns.load_tasks(source)", "ns.parameter_similarity(other)", "ns.patch(source)",
-    "ns.patch_sweep(examples)", "ns.patch_sweep(progress)", "ns.pca(reps)", "ns.reproduce(recipe)",
+    "Representations.get(task)", "Representations(families)", "Representations(manifest)",
+    "ns.continual(seeds)", "ns.load_tasks(source)", "ns.parameter_similarity(other)",
+    "ns.patch_sweep(examples)", "ns.patch_sweep(progress)", "ns.pca(reps)",
     "ns.segment(curves)", "experiments.cross_training(model)", "experiments.cross_training(recipe)",
     "experiments.mossa(tuned)", "experiments.parameter_depth(recipe)", "experiments.parameter_transfer(model)",
     "experiments.parameter_transfer(tasks)", "experiments.parameter_transfer(recipe)",
     "experiments.train_only(model)", "experiments.train_only(recipe)", "interop.load_lape(names)",
-    "figures.plane(y_within)", "Section(title)", "Section(text)", "Section(figures)", "Section(tables)",
+    "figures.plane(y_within)", "Section(figures)", "Section(tables)",
     "NeuronAdapter.export(folder)", "NeuronAdapter.load(model)", "NeuronAdapter.restore(path)",
     "NeuronAdapter.save(path)", "NeuronAdapter.save(dtype)", "NeuronMask(values_by_site)", "NeuronMask(widths)",
-    "NeuronMask.of(widths)", "Recipe.of(recipe)", "Representations(examples)", "Representations(families)",
-    "Representations(manifest)", "Representations(holder)", "Representations.get(task)",
+    "NeuronMask.of(widths)", "Recipe.of(recipe)",
+    "Representations(holder)",
     "Scores(values_by_site)", "Scores(means)", "Task(train)", "Task.from_hub(path)",
     "ns.add(amount)", "Overlap.within_between(families)", "NeuronMask.of(neurons)",
 }  # fmt: skip

@@ -184,7 +184,7 @@ def _cached(places: MaskSites, source: Any) -> Mapping[str, Float[Tensor, "batch
             shape = tuple(values.shape)
             if len(shape) != 3 or shape[-1] != site.width * site.group or values.dtype == torch.bool:
                 do = f"give every site of the mask its [batch, pos, {site.width * site.group}] activations"
-                raise MaskError("patch from cached activations", f"{shape or 'none'} for {address}", do)
+                raise MaskError("patch(source=cached activations)", f"{shape or 'none'} for {address}", do)
             cached[address] = values
         return cached
     inputs = _inputs(places.model, source, places.sites)
@@ -210,6 +210,10 @@ def _inputs(model: Model, source: Any, wanted: Mapping[str, Site]) -> dict[str, 
     if not isinstance(source, Mapping):
         raise ArgumentError("patch(source=...)", f"a {type(source).__name__}", "give prompts, inputs or activations")
     inputs = {k: v.to(model.device) for k, v in source.items() if torch.is_tensor(v)}
+    ids = inputs.get("input_ids")
+    if ids is None or ids.ndim != 2 or ids.numel() == 0 or ids.dtype not in (torch.int64, torch.int32):
+        found = "no input_ids" if ids is None else f"input_ids of {str(ids.dtype)[6:]} and shape {tuple(ids.shape)}"
+        raise ArgumentError("patch(source=...)", found, "give token ids as whole numbers [batch, pos], or prompts")
     if model.style == "seq2seq" and "decoder_input_ids" not in inputs:
         decoding = [a for a in wanted if a.startswith("decoder_")]
         if decoding:

@@ -70,6 +70,8 @@ def reproduce(
         FileError: the folder holds this experiment with another model, other tasks or settings.
     """
     row, folder = EXPERIMENTS[choose(experiment, EXPERIMENTS, "experiment")], Path(output)
+    if recipe is not None and not isinstance(recipe, Recipe | Mapping):
+        raise ArgumentError("reproduce(recipe=...)", f"a {type(recipe).__name__}", "give a dict, such as {'steps': 60}")
     arguments: dict[str, Any] = {"k": k, "seeds": seeds, "n_random": n_random, "examples": examples, "n": n}
     arguments |= {"recipe": recipe, "methods": methods, "held_out": held_out}
     _refuse_what_it_lacks(row, [name for name in GIVEN if arguments[name] != DEFAULTS.get(name)])

@@ -59,6 +59,10 @@ class Representations(Mapping[str, Array]):
         for task, shape in shapes.items():
             if len(shape) != 3 or 0 in shape or (shape[0], shape[2]) != (expected[0], expected[-1]):
                 raise ArgumentError(asked, f"shape {shape} for {task!r}, {expected} for {first!r}", do)
+        for name in ("examples", "families", "manifest"):
+            if not isinstance(getattr(self, name), Mapping):
+                found = f"a {type(getattr(self, name)).__name__}"
+                raise ArgumentError(f"Representations({name}=...)", found, "give a dict")
         for task, pairs in self.examples.items():
             if task in shapes and len(pairs) != shapes[task][1]:
                 raise ArgumentError(asked, f"{len(pairs)} prompts for {shapes[task][1]} examples of {task!r}", do)
