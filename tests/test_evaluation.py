@@ -76,7 +76,7 @@ def test_one_token_labels_cost_one_row_per_example(tiny_model, style):
 @pytest.mark.parametrize("style", STYLES)
 def test_shared_rows_and_single_rows_agree(tiny_model, style, monkeypatch):
     model, task = tiny_model(style), make_task(("good", "very bad", "bad", "very good"))
-    monkeypatch.setattr(engine, "against_trees", lambda model, labels: "not asked for")
+    monkeypatch.setattr(engine, "against_trees", lambda model, rows: "not asked for")
     shared, single = evaluation.prepare_task(model, task), evaluation.prepare_task(model, task)
     rows = [sum(len(batch.index) for batch, _ in shared.batches(model, False))]
     monkeypatch.setattr(ranking, "_covers", lambda row, item, style: False)

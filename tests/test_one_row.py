@@ -10,7 +10,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import neuroscope as ns
 from neuroscope import evaluation
-from neuroscope.evaluation import trees
 from neuroscope.masks import NeuronMask
 from neuroscope.models.sites import depends_on_position
 from neuroscope.tasks import Example, Task
@@ -77,7 +76,7 @@ def third(model, unit="hidden"):
 def test_every_family_scores_labels_as_each_by_itself(name, opened):
     model, task = opened(name), make_task()
     prepared = evaluation.prepare_task(model, task)
-    assert bool(trees.against_trees(model, prepared.labels)) == (name in ALONE)
+    assert bool(prepared.against_one_row(model)) == (name in ALONE)
     if model.style == "causal":
         torch.testing.assert_close(loglik(model, task), by_hand(model, task), atol=1e-5, rtol=1e-5)
     for size in (1, 3):
@@ -89,7 +88,7 @@ def test_both_kinds_of_attention(attention, words):
     model = ns.load(families.build("llama"), tokenizer=words)
     model.root.set_attn_implementation(attention)
     prepared = evaluation.prepare_task(model, make_task())
-    assert not trees.against_trees(model, prepared.labels)
+    assert not prepared.against_one_row(model)
     torch.testing.assert_close(
         evaluation.label_loglik(model, prepared), by_hand(model, make_task()), atol=1e-5, rtol=1e-5
     )
@@ -113,7 +112,7 @@ def test_interventions_act_on_every_node(name, scope, unit, opened):
     model, task = opened(name), make_task()
     before = loglik(model, task)
     with SCOPES[scope](model, third(model, unit)):
-        assert not trees.against_trees(model, evaluation.prepare_task(model, task).labels)
+        assert not evaluation.prepare_task(model, task).against_one_row(model)
         right = by_hand(model, task)
         torch.testing.assert_close(loglik(model, task), right, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(loglik(model, task, 1), right, atol=1e-5, rtol=1e-5)
@@ -174,7 +173,7 @@ def test_sliding_windows(name, words):
                 module.sliding_window = window
         model, task = ns.load(root, tokenizer=words), make_task()
         prepared = evaluation.prepare_task(model, task)
-        assert bool(trees.against_trees(model, prepared.labels)) == is_alone
+        assert bool(prepared.against_one_row(model)) == is_alone
         torch.testing.assert_close(loglik(model, task), by_hand(model, task), atol=1e-5, rtol=1e-5)
 
 
@@ -188,10 +187,78 @@ def test_a_model_that_ignores_masks_is_found_out(words, monkeypatch):
     torch.testing.assert_close(loglik(model, task), by_hand(model, task), atol=1e-5, rtol=1e-5)
 
 
+def test_what_counts_is_the_row_that_is_run(words):
+    """GPT-Neo tells by the place in the row who sees whom, and has a mask of as many places as its context."""
+    settings = {"vocab_size": 96, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
+    task, kinds = make_task(), [[["global", "local"], 1]]
+    trees_, branches = (max(len(r.inputs) for r in rows) for rows in laid_out(words, task))
+    assert branches < trees_
+    for sizes in ({"window_size": branches}, {"max_position_embeddings": branches}, {}):
+        config = families.hf.GPTNeoConfig(
+            **{"window_size": 64, "max_position_embeddings": 64} | settings | sizes, attention_types=kinds
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = ns.load(families.hf.GPTNeoForCausalLM(config).eval(), tokenizer=words)
+        found = ns.evaluate(model, task).manifest["labels"]
+        assert found.endswith(f"all labels in {trees_}") if sizes else found.startswith("all in one pass")
+        if "max_position_embeddings" not in sizes:  # by hand the last token of a label is an input as well
+            torch.testing.assert_close(loglik(model, task), by_hand(model, task), atol=1e-5, rtol=1e-5)
+
+
+def laid_out(words, task):
+    """The rows of a task's prompts, all labels in one and each label in its own."""
+    prepared = evaluation.prepare_task(ns.load(families.build("llama"), tokenizer=words), task)
+    return prepared.trees[0], [item for label in prepared.labels for item in label]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("std", [0.02, 0.08])
+def test_places_that_cannot_be_set_are_found_in_every_precision(dtype, std, words):
+    """MPT has ALiBi by the place in the row, which rounding must not hide."""
+    config = families.hf.MptConfig(d_model=32, n_heads=4, n_layers=2, max_seq_len=256, vocab_size=96)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        root = families.hf.MptForCausalLM(config).eval()
+        for parameter in root.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=std)
+    model = ns.load(root.to(dtype), tokenizer=words)
+    assert "cannot be set" in evaluation.prepare_task(model, make_task()).against_one_row(model)
+
+
+@pytest.mark.parametrize("where", ["forward", "global"])
+def test_what_looks_back_in_the_row_is_found_after_a_first_evaluation(where, words):
+    model, task = ns.load(families.build("llama"), tokenizer=words), make_task()
+    assert ns.evaluate(model, task).manifest["labels"].startswith("all in one pass")
+    mlp = model.root.model.layers[1].mlp
+    whole = type(mlp).forward
+    shifted = lambda h: torch.nn.functional.pad(h, (0, 0, 1, 0))[:, :-1]  # noqa: E731
+    hook = lambda module, args, out: out + shifted(out) if module is mlp else None  # noqa: E731
+    if where == "forward":
+        mlp.forward = lambda x: whole(mlp, x + shifted(x))
+    handle = torch.nn.modules.module.register_module_forward_hook(hook) if where == "global" else None
+    try:
+        found = ns.evaluate(model, task).manifest
+        assert ("hook" if handle else "cannot be set") in found["labels"]
+        assert [text.partition(":")[0] for text in found["interventions"]] == ["a hook on every module"] * bool(handle)
+        torch.testing.assert_close(loglik(model, task), by_hand(model, task), atol=1e-5, rtol=1e-5)
+    finally:
+        if handle:
+            handle.remove()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "neox", "opt", "qwen3", "gemma2", "phi3"])
+def test_rounding_is_not_taken_for_a_difference(name, dtype, words):
+    model = ns.load(families.build(name).to(dtype), tokenizer=words)
+    assert not evaluation.prepare_task(model, make_task()).against_one_row(model)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes(dtype, words):
     model, task = ns.load(families.build("llama").to(dtype), tokenizer=words), make_task()
-    assert not trees.against_trees(model, evaluation.prepare_task(model, task).labels)
+    assert not evaluation.prepare_task(model, task).against_one_row(model)
     close = {torch.bfloat16: 0.2, torch.float64: 1e-5}[dtype]
     torch.testing.assert_close(loglik(model, task), by_hand(model, task).float(), atol=close, rtol=close)
 
@@ -202,7 +269,7 @@ def test_other_backends(words):
     bridge = boot("tiny", hf_model=families.build("llama"), tokenizer=words, device="cpu")
     for other in (bridge, nnsight.NNsight(families.build("llama"))):
         model = ns.load(other, tokenizer=words)
-        assert not trees.against_trees(model, evaluation.prepare_task(model, make_task()).labels)
+        assert not evaluation.prepare_task(model, make_task()).against_one_row(model)
         torch.testing.assert_close(loglik(model, make_task()), right, atol=1e-5, rtol=1e-5)
 
 
@@ -224,12 +291,26 @@ def test_the_head_is_run_where_logits_are_wanted(name, opened):
     at[0, 1] = at[1, 0] = at[1, 3] = True
     shapes = []
     head = model.base.get_output_embeddings()
-    handle = head.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape[:2])))
+    forward = type(head).forward
+    head.forward = lambda h: shapes.append(tuple(h.shape[:2])) or forward(head, h)
     try:
         torch.testing.assert_close(model.logits(families.inputs(model.style), at), every[at], atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(
             model.logits(families.inputs(model.style), at[:1]), every[0, 1][None], atol=1e-6, rtol=1e-6
         )
     finally:
-        handle.remove()
+        del head.forward
     assert shapes == [(1, 3), (1, 1)]
+
+
+def test_a_users_hook_on_the_head_sees_all_positions(opened):
+    model = opened("llama")
+    shapes = []
+    handle = model.root.lm_head.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape[:2])))
+    at = torch.zeros(2, 9, dtype=torch.bool).index_fill(1, torch.tensor([4]), True)
+    try:
+        found = model.logits(families.inputs("causal"), at)
+    finally:
+        handle.remove()
+    assert shapes == [(2, 9)]
+    torch.testing.assert_close(found, model.logits(families.inputs("causal"))[:, 4], atol=1e-6, rtol=1e-6)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from neuroscope.checks import Progress, watched
 from neuroscope.errors import ArgumentError, NumericalError, TaskError
-from neuroscope.evaluation.ranking import Candidates, candidates_of, rank_labels, rows_of, score
+from neuroscope.evaluation.ranking import Candidates, Scored, candidates_of, rank_labels, rows_of, score
 from neuroscope.evaluation.trees import against_trees
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
@@ -30,8 +31,6 @@ from neuroscope.tasks.metrics import METRICS, RANKINGS
 from neuroscope.tasks.prompts import closing_ids, fitting, how_asked
 
 Outcomes = NDArray[np.float64]
-
-
 Parts = list[tuple[Batch, Candidates]]
 
 
@@ -69,10 +68,19 @@ class Prepared:
         rows = zip(*self.labels, strict=True)
         return torch.tensor([[length(t, len(i.answer)) for t, i in zip(texts, row, strict=True)] for row in rows])
 
+    @cached_property
+    def trees(self) -> tuple[list[Encoded], list[list[Scored]]]:
+        """The labels of every prompt in one row, and what each row scores."""
+        return rows_of(self.labels, "causal", one_row=True)
+
+    def against_one_row(self, model: Model) -> str:
+        """Why labels are scored in rows of their own, under what is live on the model; empty where they are not."""
+        return f"a {model.style} model" if model.style != "causal" else against_trees(model, self.trees[0])
+
     def batches(self, model: Model, one_row: bool) -> Parts:
         """The batches to run, on the model's device."""
         if one_row not in self.parts:
-            rows, members = rows_of(self.labels, model.style, one_row)
+            rows, members = self.trees if one_row else rows_of(self.labels, model.style, one_row=False)
             cut = batches_for(model, rows, self.batch_size)
             self.parts[one_row] = [(batch, candidates_of(batch, members)) for batch in cut]
         return self.parts[one_row]
@@ -130,7 +138,7 @@ def label_loglik(model: Model, prepared: Prepared, progress: Progress | None = N
         raise ArgumentError(f"label_loglik of task {prepared.task.name!r}", "a generation task", "use predict")
     loglik = torch.full((len(prepared.examples), len(prepared.labels)), torch.nan)
     with model.quiet(), torch.no_grad():
-        parts = prepared.batches(model, not against_trees(model, prepared.labels))
+        parts = prepared.batches(model, not prepared.against_one_row(model))
         dtype = model.embedding.weight.dtype
         for batch, candidates in watched(parts, progress, f"evaluate {prepared.task.name}"):
             batch = batch.to(model.device)

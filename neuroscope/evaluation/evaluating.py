@@ -13,7 +13,6 @@ import numpy as np
 from neuroscope import figures, files
 from neuroscope.checks import Progress, public
 from neuroscope.evaluation.engine import Outcomes, outcomes_of, predict, prepare_task
-from neuroscope.evaluation.trees import against_trees
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval
@@ -204,7 +203,7 @@ def evaluate(
         "ranking": task.ranking if task.labels else "none",
         "seen": sum(example.prompt in learnt for example in prepared.examples),
         "ambiguous": sum(count > 1 for count in Counter(p for p, _ in answers).values()) if task.labels else 0,
-        "labels": (against_trees(model, prepared.labels) or ONE_PASS) if task.labels else "none",
+        "labels": (prepared.against_one_row(model) or ONE_PASS) if task.labels else "none",
         **prepared.asked,
         "judged_by": str(METRICS[task.metric].__doc__).partition("\n")[0],
         "seed": seed,

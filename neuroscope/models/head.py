@@ -10,13 +10,15 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from neuroscope.models.sites import is_foreign
+
 
 @contextlib.contextmanager
 def head_at(base: Any, at: Bool[Tensor, "row pos"]) -> Iterator[list[int]]:
     """A scope in which the output head is given the hidden states `at` some positions only, as one row.
 
-    What the head gives is then `[1, wanted, vocab]`. Of a model without a module as its head, or whose head is given
-    something else than `[row, pos, coordinate]`, nothing is changed.
+    What the head gives is then `[1, wanted, vocab]`. Nothing is changed of a model without a module as head, or whose
+    head is given something else than `[row, pos, coordinate]`, or has a user's hook, which expects all positions.
 
     Yields:
         A list that holds the number of positions once the head was called so.
@@ -24,7 +26,8 @@ def head_at(base: Any, at: Bool[Tensor, "row pos"]) -> Iterator[list[int]]:
     find = getattr(base, "get_output_embeddings", None)
     head = find() if find is not None else None
     called: list[int] = []
-    if not isinstance(head, nn.Module):
+    hooks = (*head._forward_pre_hooks.values(), *head._forward_hooks.values()) if isinstance(head, nn.Module) else ()
+    if not isinstance(head, nn.Module) or any(map(is_foreign, hooks)):
         yield called
         return
     thread = threading.get_ident()

@@ -13,12 +13,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from neuroscope.errors import ModelError
 from neuroscope.models.recomputation import RUNNING, Again, checkpoints
@@ -194,31 +196,39 @@ def depends_on_position(root: nn.Module) -> bool:
 
     That is an `edit` with `by_position`, or a forward hook that is not of this package.
     """
-    for module in root.modules():
+    return any(
+        hook.entry.by_position if isinstance(hook, _Hook) else is_foreign(hook) for _, hook in _forward_hooks(root)
+    )
+
+
+def is_foreign(hook: Any) -> bool:
+    """Whether a hook is a user's own, and may do anything."""
+    while isinstance(hook, partial):
+        hook = hook.func
+    return not str(getattr(hook, "__module__", "")).startswith(HOUSE)
+
+
+def _forward_hooks(root: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Every hook that acts in a forward pass, and where it is."""
+    for hook in (*_global_forward_pre_hooks.values(), *_global_forward_hooks.values()):
+        yield "every module", hook
+    for name, module in root.named_modules():
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-            if not str(getattr(hook, "__module__", "")).startswith(HOUSE):
-                return True
-            if isinstance(hook, _Hook) and hook.entry.by_position:
-                return True
-    return False
-
-
-LIBRARIES = (*HOUSE, "nnsight.")
+            yield name or "the model", hook
 
 
 def live(root: nn.Module) -> list[str]:
     """What acts on a model now, in words that tell it apart: interventions in order of entry, and a user's hooks."""
     entries: dict[int, str] = {}
     foreign: list[str] = []
-    for name, module in root.named_modules():
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-            if isinstance(hook, _Hook):
-                entry = hook.entry
-                if entry.said and entry.level == LEVEL.get() and entry.is_of_here():
-                    entries[entry.number] = entry.said()
-            elif not f"{getattr(hook, '__module__', '')}.".startswith(LIBRARIES):
-                whose = f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', type(hook).__name__)}"
-                foreign.append(f"a hook on {name or 'the model'}: {whose}")
+    for name, hook in _forward_hooks(root):
+        if isinstance(hook, _Hook):
+            entry = hook.entry
+            if entry.said and entry.level == LEVEL.get() and entry.is_of_here():
+                entries[entry.number] = entry.said()
+        elif is_foreign(hook):
+            whose = f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', type(hook).__name__)}"
+            foreign.append(f"a hook on {name}: {whose}")
     return [entries[number] for number in sorted(entries)] + foreign
 
 
