@@ -65,11 +65,9 @@ def first(model, tasks, tmp_path_factory):
 
 def forwards(model):
     count = []
-    # of all modules: a hook on the model itself would be taken for an intervention
-    handle = torch.nn.modules.module.register_module_forward_pre_hook(
-        lambda module, args: count.append(1) if module is model.root else None
-    )
-    return count, handle
+    hook = lambda module, args: count.append(1)  # noqa: E731
+    hook.__module__ = "torch.counting"  # one of the tests' own would be taken for an intervention
+    return count, model.root.register_forward_pre_hook(hook)
 
 
 def read(path):

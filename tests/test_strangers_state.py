@@ -1,13 +1,16 @@
 """What a fingerprint and a manifest say of a model that is not as it was: adapters, buffers, hooks, scopes."""
 
 import copy
+import json
 
 import peft
 import pytest
+import tokenizers
 import torch
 from families import build
 from test_fingerprints import TASKS
-from tiny import tiny_model
+from tiny import tiny_model, tiny_tokenizer
+from torch import nn
 
 import neuroscope as ns
 from neuroscope.errors import ArgumentError, FileError, ModelError
@@ -199,3 +202,35 @@ def test_options_of_a_method_that_is_not_run():
     for asked in ({"options": {"ewc": {}}}, {"lrs": {"ncft": 1e-3, "ewc": 1e-3}}):
         with pytest.raises(ArgumentError, match="of 'ewc'"):
             ns.experiments.continual_comparison(tiny_model(), TASKS, methods=["ncft"], **asked)
+
+
+def test_settings_of_layers_with_weights_and_of_decoders():
+    """What no tensor shows: an epsilon, the token that a decoder starts from, a factor on the logits."""
+    norm = lambda eps: nn.Sequential(nn.LayerNorm(4, eps=eps), nn.Linear(4, 4))  # noqa: E731
+    one, other = norm(1e-5), norm(1.0)
+    other.load_state_dict(one.state_dict())
+    assert fingerprint(one) != fingerprint(other) != fingerprint(norm(1.0))
+    model = tiny_model("seq2seq")
+    before = model.fingerprint()
+    for name, value in (("decoder_start_token_id", 3), ("output_multiplier", 2.0)):
+        had = getattr(model.config, name, None)
+        setattr(model.config, name, value)
+        assert model.fingerprint() != before, name
+        setattr(model.config, name, had) if had is not None else delattr(model.config, name)
+    model.config.output_hidden_states = True
+    assert model.fingerprint() == before
+
+
+def test_another_tokenizer_is_another_identity(tmp_path):
+    """The same weights and texts, other tokens: a folder's outcomes are measured again, not taken over."""
+    model = tiny_model()
+    tokenizer = tiny_tokenizer()
+    vocabulary = tokenizer.get_vocab()
+    swapped = json.loads(tokenizer.backend_tokenizer.to_str())
+    words = swapped["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    other = ns.load(model.root, tokenizer=tokenizers.Tokenizer.from_str(json.dumps(swapped)))
+    assert vocabulary.keys() == other.tokenizer.get_vocab().keys()
+    assert other.fingerprint() == model.fingerprint() and other.identity() != model.identity()
+    tokenizer(["a", "b c"], padding=True, truncation=True, max_length=1)  # leaves its settings on the tokenizer
+    assert ns.load(model.root, tokenizer=tokenizer).identity() == model.identity()

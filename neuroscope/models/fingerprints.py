@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from neuroscope.distributed import gathered, has_shards
+from neuroscope.models.structure import SLOT
 
 ENTRIES = 64
 CHUNK = {"cpu": 1 << 18}  # weights added at a time: those that stay in a processor's cache take a tenth of the time
@@ -35,8 +36,9 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # b
 TABLES = ("Rotary", "Sinusoid")  # in the names of modules whose buffers follow from the configuration, or grow
 # what a configuration says beside what the logits follow from: where it is from, names, tokens, dropout, outputs
 BESIDE = re.compile(
-    r"_|transformers_version$|architectures$|auto_map$|(torch_)?dtype$|quantization_config$|use_cache$|return_dict|output_"
-    r"|.*token_id$|.*dropout|.*drop$|id2label$|label2id$|problem_type$|tie_|task_specific_params$|name_or_path$|.*_path$"
+    r"_|transformers_version$|architectures$|auto_map$|(torch_)?dtype$|quantization_config$|use_cache$|return_dict"
+    r"|output_(attentions|hidden_states|router_logits|scores)$|(?!decoder_start_).*token_id$|.*dropout|.*drop$"
+    r"|id2label$|label2id$|problem_type$|tie_|task_specific_params$|name_or_path$|.*_path$"
     r"|vocab_size$|torchscript$|gradient_checkpointing$|.*initializer|chunk_size_feed_forward$"
 )
 
@@ -149,7 +151,7 @@ def _notes(root: nn.Module) -> Iterator[str]:
     for name, module in root.named_modules():
         kind = type(module).__name__.removeprefix("FSDP")
         if kind not in ("Dropout", "Identity"):  # which of the two stands there follows from the dropout
-            said = "" if module._parameters or module._modules else module.extra_repr()  # of an activation function
+            said = "" if module._modules.keys() - {SLOT} else module.extra_repr()  # an epsilon, the kind of a GELU
             yield f"{name.replace('._original_component', '')} {kind} {said}"
         if isinstance(getattr(module, "disable_adapters", None), bool):  # a layer of PEFT; of a whole model, a method
             told = {
@@ -161,6 +163,19 @@ def _notes(root: nn.Module) -> Iterator[str]:
         note = getattr(module, "note", "")
         if note and isinstance(note, str):
             yield f"{name} {note}"
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """16 digits that change with how texts become tokens: vocabulary, merges, special tokens and where they stand."""
+    if tokenizer is None:
+        return "none"
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        said = repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())))
+    else:
+        text = fast.to_str()
+        said = text[text.index('"added_tokens"') :]  # after truncation and padding, which are not used here
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _told(value: Any) -> Any:

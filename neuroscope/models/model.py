@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError, NumericalError, choose
-from neuroscope.models.fingerprints import fingerprint, forget, read_once
+from neuroscope.models.fingerprints import fingerprint, forget, read_once, tokenizer_digest
 from neuroscope.models.head import head_at
 from neuroscope.models.running import embedding_of, fitting, logits_of, refuse_without_data
 from neuroscope.models.sites import Site, Unit, live, unedited
@@ -28,7 +28,7 @@ Style = Literal["causal", "seq2seq", "masked"]
 Backend = Literal["hugging_face", "transformer_bridge", "nnsight", "checkpoint"]
 Units = Mapping[Unit, Mapping[str, Site]]
 Problems = Mapping[Unit, ModelError]
-IDENTITY = ("fingerprint", "dtype", "interventions")
+IDENTITY = ("fingerprint", "tokenizer", "dtype", "interventions")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -279,7 +279,7 @@ class Model:
         return fingerprint(self.root)
 
     def identity(self) -> dict[str, Any]:
-        """What tells one measured model from another: weights and configuration, dtype, and what is live on it."""
+        """What tells one measured model from another: weights, configuration, tokenizer, dtype, and what is live."""
         return {key: value for key, value in self.provenance().items() if key in IDENTITY}
 
     def provenance(self) -> dict[str, Any]:
@@ -288,6 +288,7 @@ class Model:
             "model": self.name,
             "revision": getattr(self.config, "_commit_hash", None),
             "fingerprint": self.fingerprint(),
+            "tokenizer": tokenizer_digest(self.tokenizer),
             "backend": self.backend,
             "dtype": str(next(self.root.parameters()).dtype).removeprefix("torch."),
             "interventions": live(self.root),
