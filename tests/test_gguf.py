@@ -127,8 +127,11 @@ def test_what_cannot_be_read_is_told(setting, tmp_path):
     for more in ({"device_map": "auto"}, {"revision": "main"}):
         with pytest.raises(ArgumentError, match=next(iter(more))):
             ns.load(path, **more)
-    with pytest.raises(ModelError, match="no such folder"):
-        ns.load("./absent.gguf")
+    for name in ("./absent.gguf", "absent.GGUF"):
+        with pytest.raises(ModelError, match="no such file"):
+            ns.load(name)
+    (tmp_path / "M.GGUF").write_bytes(whole)
+    assert len(ns.load(tmp_path / "M.GGUF", tokenizer=tiny_model().tokenizer).sites()) == LAYERS
 
 
 def test_without_the_package_its_extra_is_named(setting, monkeypatch):

@@ -227,3 +227,13 @@ def test_progress_that_misbehaves_is_told_as_that(tasks, tmp_path, progress, fou
 def test_a_suite_is_found_by_its_name():
     for name in ("mini", "mini-sequence", "".join(["mini-", "conflict"])):
         assert ns.load_tasks(name, train=2, test=2)
+
+
+def test_a_run_that_is_refused_does_not_claim_its_folder(tmp_path, tiny_model):
+    """Neurons would be found on the prompts that they are judged on: told before anything is written."""
+    same = [Example("the food was", "good"), Example("the plot was", "bad")]
+    task = Task("t", train=same, test=same, labels=("good", "bad"))
+    for k in (0.2, 0.3):
+        with pytest.raises(TaskError, match="on the same examples"):
+            ns.run(tiny_model(), task, output=tmp_path, k=k, n_random=3)
+    assert not list(tmp_path.rglob("*.json"))

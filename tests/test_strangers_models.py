@@ -230,9 +230,13 @@ def test_sites_named_by_hand_are_those_that_are_found():
 @pytest.mark.parametrize(
     ("sites", "text"),
     [
-        ({"hidden": "model.layers.{layer}.mlp.fc2"}, "no module of that name(.|\n)*did you mean 'model.layers.{layer}"),
+        (
+            {"hidden": "model.layers.{layer}.mlp.fc2"},
+            "no module of that name(.|\n)*did you mean 'model[^;]*[^ ;]; give",
+        ),
         ({"hidden": ["model.layers.0.mlp.down_porj"]}, "did you mean 'model.layers.0.mlp.down_proj'"),
         ({"neurons": "model.layers.{layer}.mlp.down_proj"}, "unit of sites='neurons'"),
+        ({"hidden": ("model.layers.{layer}.mlp", "out")}, "side of 'model.layers.{layer}.mlp'(.|\n)*'input'"),
         ({"hidden": 3}, "not a name or a list of names"),
         ({"hidden": []}, "not a name or a list of names"),
         ("model.layers.{layer}.mlp.down_proj", "give a dict"),

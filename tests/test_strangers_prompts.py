@@ -347,3 +347,27 @@ def test_loaders_and_commands_pass_it_on(tmp_path, capsys):
     assert not list((tmp_path / "out").rglob("*.json"))  # the folder is not that run's
     assert main(["reproduce", "T1", "--shots", "2"]) == 2
     assert "--shots without --tasks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["task", "with_shots", "from_jsonl", "load_tasks"])
+def test_shots_of_ones_own_are_taken_wherever_a_number_is(way, tmp_path):
+    rows = [{"text": "the film", "label": "good"}, {"text": "a plot", "label": "bad"}]
+    (tmp_path / "moods").mkdir()
+    (tmp_path / "moods" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = {
+        "task": lambda: moods(shots=SHOTS),
+        "with_shots": lambda: moods().with_shots(SHOTS),
+        "from_jsonl": lambda: Task.from_jsonl(tmp_path / "moods", shots=SHOTS),
+        "load_tasks": lambda: ns.load_tasks(tmp_path, shots=SHOTS)["moods"],
+    }[way]()
+    assert task.shots == SHOTS
+
+
+def test_an_answer_ends_where_the_next_shot_would_begin(monkeypatch):
+    """The model goes on with a next question after its answer, as the shots do."""
+    model = tiny_model()
+    says = "good bad\n\na film was bad"
+    monkeypatch.setattr(type(model.tokenizer), "decode", lambda self, ids, **options: f" {says} ")
+    for shots, answer in (((Example("a film", "good bad"),), "good bad"), ((), says)):
+        result = ns.evaluate(model, told([PROMPT], shots=shots, metric="exact", max_new_tokens=3))
+        assert result.table["prediction"].tolist() == [answer]

@@ -28,7 +28,7 @@ from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import Batch, Encoded, batches_for, encode, encode_prompts
 from neuroscope.tasks.metrics import METRICS, RANKINGS
-from neuroscope.tasks.prompts import closing_ids, fitting, how_asked
+from neuroscope.tasks.prompts import answer_in, closing_ids, fitting, how_asked
 
 Outcomes = NDArray[np.float64]
 Parts = list[tuple[Batch, Candidates]]
@@ -165,7 +165,7 @@ def _generated(model: Model, prepared: Prepared, progress: Progress | None) -> l
             )
             for i, ids in zip(batch.index.tolist(), new.tolist(), strict=True):
                 end = next((k for k, token in enumerate(ids) if token in stops), len(ids))
-                texts[i] = model.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+                texts[i] = answer_in(prepared.task, model.tokenizer.decode(ids[:end], skip_special_tokens=True))
     return texts
 
 

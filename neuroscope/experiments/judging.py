@@ -150,11 +150,24 @@ def refuse_masks_of_test_examples(
     for name, mask in masks.items():
         examples = _found_on(mask.manifest)
         if tests & examples or _has_all_test_prompts(tasks[name], examples):
-            raise TaskError(
-                f"judge the neurons of {name!r} on its test examples",
-                "they were found on the same examples",
-                "find them with attribute(..., split='discovery')",
-            )
+            raise _same_examples(name)
+
+
+def refuse_tasks_without_tests_of_their_own(tasks: Mapping[str, Task]) -> None:
+    """Refuse tasks all of whose test prompts are discovery prompts, before neurons are looked for on these.
+
+    Raises:
+        TaskError: there is such a task.
+    """
+    for name, task in tasks.items():
+        if _has_all_test_prompts(task, {(task.data_hash, "discovery")}):
+            raise _same_examples(name)
+
+
+def _same_examples(name: str) -> TaskError:
+    asked = f"judge the neurons of {name!r} on its test examples"
+    do = "find them with attribute(..., split='discovery'), on other prompts than the test ones"
+    return TaskError(asked, "they were found on the same examples", do)
 
 
 def _found_on(manifest: Mapping[str, Any]) -> set[tuple[Any, Any]]:

@@ -44,8 +44,8 @@ def named_readers(base: Any, sites: Mapping[str, Any], inputs: dict[str, Tensor]
 def _modules(base: nn.Module, unit: str, named: Any) -> list[tuple[str, nn.Module, int, Side]]:
     """Path, module, layer and side of every module that was named."""
     side: Side = "input" if unit == "hidden" else "output"
-    if isinstance(named, tuple) and len(named) == 2 and named[1] in get_args(Side):
-        named, side = named
+    if isinstance(named, tuple) and len(named) == 2:
+        named, side = named[0], choose(named[1], get_args(Side), f"side of {named[0]!r}")
     several = not isinstance(named, str)
     listed = list(named) if isinstance(named, Sequence) and several else [named]
     if not listed or not all(isinstance(name, str) for name in listed):
@@ -58,8 +58,11 @@ def _modules(base: nn.Module, unit: str, named: Any) -> list[tuple[str, nn.Modul
         if not matches:
             patterns = dict.fromkeys(re.sub(r"(^|\.)\d+(?=\.|$)", rf"\1{LAYER}", path) for path in known)
             options = list(patterns) if LAYER in name else list(known)
-            near = suggest(name, options) if len(options) <= 20 else suggest(name, options).partition("choose")[0]
-            raise ArgumentError(f"sites={{{unit!r}: {name!r}}}", "no module of that name", near + HOW)
+            near = suggest(name, options)
+            near = near if len(options) <= 20 else near.partition("choose")[0].removesuffix(" or ").strip()
+            raise ArgumentError(
+                f"sites={{{unit!r}: {name!r}}}", "no module of that name", near + "; " * bool(near) + HOW
+            )
         for path, match in matches:
             layer = int(match[1]) if match.groups() and not several else len(places)
             places.append((path, known[path], layer, side))

@@ -120,7 +120,9 @@ def _place(model: str | Path) -> str:
         return str(own)
     if path.is_dir():
         return str(path)
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelError(asked, "no such file", "give the path of a GGUF file that is there")
         return str(path)
     if path.is_file():
         raise ModelError(asked, "a file", "give the folder that holds config.json, or a .gguf file")
@@ -160,7 +162,7 @@ def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: An
     import transformers  # heavy: only when a model is loaded by name
 
     kwargs = {"revision": revision} if revision else {}
-    if name.endswith(".gguf"):
+    if name.lower().endswith(".gguf"):
         refused = [n for n, value in (("revision", revision), ("device_map", device_map)) if value is not None]
         if refused:
             found = "a GGUF file, which is read whole onto the processor"

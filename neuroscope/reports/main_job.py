@@ -16,6 +16,7 @@ from neuroscope.checks import Progress, public
 from neuroscope.errors import choose
 from neuroscope.evaluation import prepare_task
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
+from neuroscope.experiments.judging import refuse_tasks_without_tests_of_their_own
 from neuroscope.experiments.t1_deactivation import deactivation
 from neuroscope.markup import NEGATIVE, lead_and_rest
 from neuroscope.masks import overlap, overlap_sweep
@@ -83,6 +84,7 @@ def run(
     for task in named.values():
         task.split("discovery", examples)
         task.split("test", n)
+    refuse_tasks_without_tests_of_their_own(named)
     model = opened(model)
     for task in named.values():  # what cannot be asked is refused before the folder belongs to it
         prepare_task(model, task, "discovery", examples)

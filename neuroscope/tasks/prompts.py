@@ -47,6 +47,12 @@ def shown(tokenizer: Any, task: Task, prompts: Sequence[str]) -> list[str]:
     return [_rendered(tokenizer, task, prompt) for prompt in prompts]
 
 
+def answer_in(task: Task, text: str) -> str:
+    """The answer in what a model goes on with: after shots that are no chat it may go on with a next one."""
+    text = text.strip()
+    return text.partition(BETWEEN)[0].strip() if task.shots and not task.chat else text
+
+
 def ends(tokenizer: Any, task: Task) -> tuple[str, str]:
     """What stands between a prompt and its answer, and what closes the answer (of a chat; else an empty text)."""
     if not task.chat:

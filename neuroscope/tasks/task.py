@@ -121,17 +121,21 @@ class Task:
             self._check_labels()
 
     def _shots(self) -> tuple[Example, ...]:
-        judged = {key_of(example) for split in ("discovery", "test") for example in getattr(self, split)}
-        number = plain(self.shots)
-        if isinstance(number, numbers.Number | str):
-            n = whole(number, "shots", 0, "give how many, or Examples")
-            return draw(self.name, self.train, judged, self.labels, n, 0)
+        if isinstance(plain(self.shots), numbers.Number | str):
+            return self._drawn(self.shots, seed=0)
         shots = self._examples("shots")
         for shot in shots:
-            if key_of(shot) in judged:
+            if key_of(shot) in self._judged():
                 found = f"{shot.prompt!r:.60}, which is a discovery or test prompt too"
                 raise TaskError(f"a shot of task {self.name!r}", found, "show other examples, such as training ones")
         return shots
+
+    def _drawn(self, n: Any, seed: int) -> tuple[Example, ...]:
+        n = whole(n, "shots", 0, "give how many, or Examples")
+        return draw(self.name, self.train, self._judged(), self.labels, n, seed)
+
+    def _judged(self) -> set[str]:
+        return {key_of(example) for split in ("discovery", "test") for example in getattr(self, split)}
 
     def _examples(self, split: str) -> tuple[Example, ...]:
         value = getattr(self, split)
@@ -181,11 +185,11 @@ class Task:
         return examples[:n]
 
     @public
-    def with_shots(self, shots: int, seed: int = 0) -> Task:
-        """This task with other shots: so many training examples, the same before every prompt.
+    def with_shots(self, shots: int | Sequence[Example], seed: int = 0) -> Task:
+        """This task with other shots: so many training examples or these ones, the same before every prompt.
 
-        They are drawn by `seed`, as many of each label as of the others where the examples allow it, none of them with
-        the prompt of a discovery or test example.
+        A number is drawn by `seed`, as many of each label as of the others where the examples allow it, none of them
+        with the prompt of a discovery or test example.
 
         Example:
             >>> task = Task("colour", train=[Example("sky is", "blue"), Example("milk is", "white")],
@@ -193,9 +197,8 @@ class Task:
             >>> sorted(shot.prompt for shot in task.with_shots(2).shots)
             ['milk is', 'sky is']
         """
-        judged = {key_of(example) for split in ("discovery", "test") for example in getattr(self, split)}
-        n = whole(shots, "shots")
-        return replace(self, shots=draw(self.name, self.train, judged, self.labels, n, seed))
+        is_number = isinstance(plain(shots), numbers.Number | str)
+        return replace(self, shots=self._drawn(shots, seed) if is_number else shots)
 
     @classmethod
     @public
@@ -212,7 +215,7 @@ class Task:
         seed: int = 0,
         max_words: int | None = None,
         holdout: float = 0.2,
-        shots: int = 0,
+        shots: int | Sequence[Example] = 0,
         **options: Any,
     ) -> Task:
         """A task out of JSON lines: `{"text", "label"}` for classification, `{"text", "target"}` for generation.
@@ -230,7 +233,7 @@ class Task:
             seed: of the shuffle.
             max_words: cut every field to its first words, so that long texts fit the model's context.
             holdout: share of a single file's rows that becomes the test split.
-            shots: how many training examples stand solved before every prompt; drawn by `seed`.
+            shots: how many training examples stand solved before every prompt, drawn by `seed`; or Examples.
             options: family, domain, metric, ranking, separator, max_new_tokens, chat, system, max_tokens, too_long of
                 the task.
 
@@ -267,7 +270,7 @@ class Task:
         streaming: bool = False,
         revision: str | None = None,
         data_files: Mapping[str, str] | None = None,
-        shots: int = 0,
+        shots: int | Sequence[Example] = 0,
         **options: Any,
     ) -> Task:
         """A task out of a data set on the Hugging Face Hub (or of a local one that `datasets.load_dataset` opens).

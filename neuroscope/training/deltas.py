@@ -160,7 +160,9 @@ def _rows(model: Model, site: Site, asked: str) -> list[Rows]:
     has_weights = site.unit == "output" or any(not role.endswith(".bias") for role in site.ins)
     if not site.out or not has_weights:
         found = f"{site.address}, whose weights were not found in linear layers of the model"
-        do = "open the model in float32 or bfloat16, not quantised, or train all of it (mask=None) or a LoRA"
+        do = "train all of it (mask=None) or a LoRA, or open the model in float32 or bfloat16, not quantised"
+        if all(p.is_floating_point() for p in site.module.parameters()) and not site.out:
+            do = "name the linear layer that reads them (ns.load(model, sites=...)), or train all of it (mask=None)"
         raise ModelError(asked, found, do)
     return [*site.out, *(rows for role in site.ins.values() for rows in role)]
 
