@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -161,7 +162,8 @@ def _rows(model: Model, site: Site, asked: str) -> list[Rows]:
     if not site.out or not has_weights:
         found = f"{site.address}, whose weights were not found in linear layers of the model"
         do = "train all of it (mask=None) or a LoRA, or open the model in float32 or bfloat16, not quantised"
-        if all(p.is_floating_point() for p in site.module.parameters()) and not site.out:
+        held = itertools.chain(site.module.parameters(), site.module.buffers())
+        if not site.out and all(tensor.is_floating_point() for tensor in held):
             do = "name the linear layer that reads them (ns.load(model, sites=...)), or train all of it (mask=None)"
         raise ModelError(asked, found, do)
     return [*site.out, *(rows for role in site.ins.values() for rows in role)]
