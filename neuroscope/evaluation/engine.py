@@ -47,6 +47,7 @@ class Prepared:
         batch_size: examples per forward pass; None: as many as make up a number of tokens.
         prompts: of a generation task, in batches.
         labels: [labels][examples] every label after every prompt, of a classification task.
+        short: `Model.short` of that model.
         parts: batches of these, each with the labels that it scores, by whether trees are laid out in one row; made
             when they are first asked for.
     """
@@ -59,6 +60,7 @@ class Prepared:
     asked: dict[str, Any]
     prompts: Sequence[Batch] = ()
     labels: Sequence[Sequence[Encoded]] = ()
+    short: int | None = None
     parts: dict[bool, Parts] = field(default_factory=dict)
 
     @property
@@ -71,7 +73,7 @@ class Prepared:
     @cached_property
     def trees(self) -> tuple[list[Encoded], list[list[Scored]]]:
         """The labels of every prompt in one row, and what each row scores."""
-        return rows_of(self.labels, "causal", one_row=True)
+        return rows_of(self.labels, "causal", one_row=True, short=self.short)
 
     def against_one_row(self, model: Model) -> str:
         """Why labels are scored in rows of their own, under what is live on the model; empty where they are not."""
@@ -80,7 +82,9 @@ class Prepared:
     def batches(self, model: Model, one_row: bool) -> Parts:
         """The batches to run, on the model's device."""
         if one_row not in self.parts:
-            rows, members = self.trees if one_row else rows_of(self.labels, model.style, one_row=False)
+            rows, members = (
+                self.trees if one_row else rows_of(self.labels, model.style, one_row=False, short=self.short)
+            )
             cut = batches_for(model, rows, self.batch_size)
             self.parts[one_row] = [(batch, candidates_of(batch, members)) for batch in cut]
         return self.parts[one_row]
@@ -101,11 +105,11 @@ def prepare_task(
     if task.kind == "generation":
         encoded = encode_prompts(model, task, examples)
         side: Literal["right", "left"] = "right" if model.style == "seq2seq" else "left"
-        cut = batches_for(model, encoded, batch_size, side)
+        cut = batches_for(model, encoded, batch_size, side, task.max_new_tokens)
         return prepared(encoded, prompts=list(cut))
     labels = [encode(model, task, examples, [label] * len(examples)) for label in task.labels]
     _tell_apart(task, [label[0].answer for label in labels])
-    return prepared(labels[0], labels=labels)
+    return prepared(labels[0], labels=labels, short=model.short)
 
 
 def _tell_apart(task: Task, ids: list[list[int]]) -> None:

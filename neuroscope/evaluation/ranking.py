@@ -54,30 +54,38 @@ class Candidates:
     token: LongTensor
 
 
-def rows_of(labels: Sequence[Sequence[Encoded]], style: str, one_row: bool) -> tuple[list[Encoded], list[list[Scored]]]:
+def rows_of(
+    labels: Sequence[Sequence[Encoded]], style: str, one_row: bool, short: int | None = None
+) -> tuple[list[Encoded], list[list[Scored]]]:
     """The rows to run, and the labels that each of them scores. `labels` is [labels][examples].
 
     Args:
         one_row: lay every prompt's labels out in one row (causal models only).
+        short: `Model.short`: labels that make a prompt longer share no row with those that do not.
     """
     rows: list[Encoded] = []
     members: list[list[Scored]] = []
     for example, options in enumerate(zip(*labels, strict=True)):
         first = example * len(labels)
-        for row, scored in [_tree(options, first)] if one_row else _branches(options, first, style):
-            rows.append(row)
-            members.append(scored)
+        every = [(first + i, item) for i, item in enumerate(options)]
+        sides = [
+            [o for o in every if (short is not None and len(o[1].inputs) > short) is side] for side in (False, True)
+        ]
+        for side in filter(None, sides):
+            for row, scored in [_tree(side)] if one_row else _branches(side, style):
+                rows.append(row)
+                members.append(scored)
     return rows, members
 
 
-def _tree(options: Sequence[Encoded], slot: int) -> tuple[Encoded, list[Scored]]:
+def _tree(options: Sequence[tuple[int, Encoded]]) -> tuple[Encoded, list[Scored]]:
     """The labels of one prompt as one row: a node after its parent, and after whatever its elder siblings have below.
 
     Where no label branches off, the row is the longest label's, as it is.
     """
     children: list[dict[int, int]] = [{}]  # of each node, in the order of their making; 0 is before the first token
     paths: list[list[int]] = []
-    for item in options:
+    for _, item in options:
         node, path = 0, []
         for token in item.inputs:
             if token not in children[node]:
@@ -103,8 +111,8 @@ def _tree(options: Sequence[Encoded], slot: int) -> tuple[Encoded, list[Scored]]
             tokens[child], depth[child] = token, depth[node] + 1
             left.append((child, False))
     scored = [
-        Scored(slot + i, item.answer, [place[path[item.first + k]] for k in range(len(item.answer))])
-        for i, (item, path) in enumerate(zip(options, paths, strict=True))
+        Scored(slot, item.answer, [place[path[item.first + k]] for k in range(len(item.answer))])
+        for (slot, item), path in zip(options, paths, strict=True)
     ]
     row = Encoded([tokens[n] for n in order], [], 0)
     if any(len(c) > 1 for c in children):
@@ -112,16 +120,15 @@ def _tree(options: Sequence[Encoded], slot: int) -> tuple[Encoded, list[Scored]]
     return row, scored
 
 
-def _branches(options: Sequence[Encoded], slot: int, style: str) -> list[tuple[Encoded, list[Scored]]]:
+def _branches(options: Sequence[tuple[int, Encoded]], style: str) -> list[tuple[Encoded, list[Scored]]]:
     """The labels of one prompt in as few rows without branches as they fit into."""
     rows: list[tuple[Encoded, list[Scored]]] = []
-    for label in sorted(range(len(options)), key=lambda i: -len(options[i].answer)):  # the longest covers most
-        item = options[label]
+    for slot, item in sorted(options, key=lambda option: -len(option[1].answer)):  # the longest covers most
         members = next((members for row, members in rows if _covers(row, item, style)), None)
         if members is None:
             members = []
             rows.append((item, members))
-        members.append(Scored(slot + label, item.answer, [item.first + k for k in range(len(item.answer))]))
+        members.append(Scored(slot, item.answer, [item.first + k for k in range(len(item.answer))]))
     return rows
 
 

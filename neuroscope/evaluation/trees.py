@@ -73,7 +73,7 @@ def _tree_equals_its_branches(model: Model) -> bool:
     How far logits may be apart is measured: by itself, and with as many tokens behind it as the tree has in between.
     """
     size, stem, length = model.embedding.weight.shape[0], 6, 3
-    n = 8 if model.context is None else min(8, (model.context - stem) // length)
+    n = min([8, *((most - stem) // length for most in (model.context, model.short) if most is not None)])
     if n < 2:
         return False
     tokens = [(5 + 7 * i) % size for i in range(stem + n * length)]

@@ -156,6 +156,18 @@ class Model:
                 return limit - self._first_position
         return None
 
+    @property
+    def short(self) -> int | None:
+        """The longest row that runs at LongRoPE's short frequencies; None of a model whose frequencies are the same.
+
+        transformers takes them from the longest row of a batch, so no batch may have rows on both sides.
+        """
+        config = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
+        found = getattr(config, "rope_parameters", None) or {}
+        kinds = [found, *(part for part in found.values() if isinstance(part, dict))]
+        limits = [k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"]
+        return min(limits, default=None)
+
     @functools.cached_property
     def _first_position(self) -> int:
         """The position of the first token: after the padding's where there is one, as in RoBERTa and its kin."""

@@ -188,11 +188,20 @@ def encode_prompts(model: Model, task: Task, examples: Sequence[Example]) -> lis
 
 
 def batches_for(
-    model: Model, encoded: Sequence[Encoded], batch_size: int | None = None, side: Literal["right", "left"] = "right"
+    model: Model,
+    encoded: Sequence[Encoded],
+    batch_size: int | None = None,
+    side: Literal["right", "left"] = "right",
+    new: int = 0,
 ) -> Iterator[Batch]:
-    """Batches on the model's device, padded its way; without a `batch_size` of as many tokens as it runs best."""
+    """Batches on the model's device, padded its way; without a `batch_size` of as many tokens as it runs best.
+
+    Rows share a batch only where the model's rotary frequencies are the same for all of them (`Model.short`), also when
+    each has gained up to `new` generated tokens.
+    """
     pad, tokens = pad_id(tokenizer_of(model)), tokens_at_once(model)
-    return batches(encoded, batch_size, pad, model.device, model.style, side, tokens)
+    apart = None if model.short is None else (model.short - new, model.short + 1)
+    return batches(encoded, batch_size, pad, model.device, model.style, side, tokens, apart)
 
 
 def batches(
@@ -203,23 +212,31 @@ def batches(
     style: str,
     side: Literal["right", "left"] = "right",
     tokens: int = 1024,
+    apart: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
     """Cut into batches, longest examples first (so that memory runs out at once or never).
 
     A batch has `batch_size` examples; None: as many as `tokens` tokens allow, padding among them, and at most `ROWS`.
     `Batch.index` restores the caller's order: `out[batch.index] = values`. Pad on the right to score, on the left
-    (causal models only) to generate.
+    (causal models only) to generate. Rows of lengths within `apart` share a batch only with rows as long; and those
+    up to its first, or from its last, only with each other.
     """
     choose(style, STYLES, "style")
     choose(side, ("right", "left"), "side")
     lengths = [max(len(item.inputs), len(item.decoder)) for item in encoded]
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
+    kinds = [0 if apart is None else min(max(_depth(item), apart[0]), apart[1]) for item in encoded]
+    order = sorted(range(len(encoded)), key=lambda i: (-kinds[i], -len(encoded[i].inputs)))
     start = 0
     while start < len(order):
         size = _rows([lengths[i] for i in order[start : start + ROWS]], tokens) if batch_size is None else batch_size
-        index = order[start : start + size]
+        index = [i for i in order[start : start + size] if kinds[i] == kinds[order[start]]]
         yield _batch([encoded[i] for i in index], index, pad_id, style, side).to(device)
-        start += size
+        start += len(index)
+
+
+def _depth(item: Encoded) -> int:
+    """How many positions a row has: fewer than tokens where branches lie side by side."""
+    return 1 + max(item.depth) if item.depth else len(item.inputs)
 
 
 def _rows(lengths: Sequence[int], tokens: int) -> int:
