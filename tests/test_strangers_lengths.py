@@ -4,11 +4,13 @@ import families
 import pytest
 import torch
 import transformers as hf
+from torch import nn
 
 import neuroscope as ns
 from neuroscope import evaluation
+from neuroscope.errors import ModelError, TaskError
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.encoding import batches_for, encode_prompts
+from neuroscope.tasks.encoding import batches_for, encode, encode_prompts
 
 LABELS = ("w5", "w6 w7 w8 w9", "w6 w7", "w81 w82 w7")
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0, 6.0, 9.0, 30.0]}
@@ -91,3 +93,108 @@ def test_rows_of_other_models_are_batched_as_before(words):
     task = Task("t", kind="generation", max_new_tokens=5)
     items = encode_prompts(model, task, [Example(words_of(*range(n)), "w5") for n in (30, 3, 20)])
     assert [len(b.index) for b in batches_for(model, items, 3, new=5)] == [3]
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.up, self.down = nn.Linear(16, 24), nn.Linear(24, 16)
+
+    def forward(self, x):
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        x = x + self.attention(x, x, x, attn_mask=later, need_weights=False)[0]
+        return x + self.down(self.up(x).relu())
+
+
+class OwnModel(nn.Module):
+    """Ten learned positions, of a table or of a plain parameter, and no configuration that says so."""
+
+    def __init__(self, is_table):
+        super().__init__()
+        self.is_table = is_table
+        self.words, self.types = nn.Embedding(96, 16), nn.Embedding(5, 16)
+        self.places = nn.Embedding(10, 16) if is_table else nn.Parameter(torch.randn(10, 16))
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.head = nn.Linear(16, 96)
+
+    def forward(self, input_ids):
+        n = input_ids.shape[1]
+        places = self.places(torch.arange(n)) if self.is_table else self.places[:n]
+        x = self.words(input_ids) + places + self.types(torch.zeros_like(input_ids))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def test_a_table_of_positions_is_the_context(words):
+    model = ns.load(OwnModel(is_table=True).eval(), tokenizer=words)
+    assert model.context == 10
+    long = Task("t", train=[Example(words_of(*range(20)), "w6 w7")], labels=("w5", "w6 w7"))
+    task = ns.Task("t", train=long.train, test=long.train, labels=long.labels)
+    for use in (ns.evaluate, ns.attribute):
+        with pytest.raises(TaskError, match="a context of 10 tokens"):
+            use(model, task)
+    cut = ns.Task("t", train=long.train, test=long.train, labels=long.labels, too_long="cut")
+    with pytest.warns(UserWarning, match="1 of 1 prompts"):
+        assert ns.evaluate(model, cut).manifest["prompts"]["cut"] == 1
+
+
+@pytest.mark.parametrize(("n", "fits"), [(8, True), (9, True), (20, False)])
+def test_positions_of_another_kind_are_told_when_they_end(words, n, fits):
+    model = ns.load(OwnModel(is_table=False).eval(), tokenizer=words)
+    assert model.context is None
+    task = Task("t", test=[Example(words_of(*range(n)), "w6 w7")], labels=("w5", "w6 w7"))
+    if fits:
+        assert len(ns.evaluate(model, task).outcomes) == 1
+        return
+    with pytest.raises(ModelError, match=r"run a OwnModel on rows of 21 tokens\n.*found: RuntimeError: The size of"):
+        ns.evaluate(model, task)
+
+
+def test_the_context_of_an_encoder_and_a_decoder_with_tables(words):
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "d_model": 32}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "attention_window": [8]}
+    tables = {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 32}
+    led = hf.LEDForConditionalGeneration(hf.LEDConfig(vocab_size=96, **sizes, **heads, **tables))
+    assert ns.load(led, tokenizer=words).context == 64
+    for name in ("t5", "bloom"):
+        assert ns.load(families.build(name), tokenizer=words).context is None
+
+
+TEMPLATE = "w60 w61 {text} w62 w63"  # an instruction before and after
+
+
+def cut_task(texts, template=TEMPLATE, **options):
+    examples = [Example(template.format(text=words_of(*range(n))), "w5") for n in texts]
+    return Task("t", test=examples, labels=("w5", "w6"), prompt=template, max_tokens=9, **options)
+
+
+@pytest.mark.parametrize(("options", "before"), [({}, []), ({"shots": [Example("w70", "w5")]}, [70, 5])])
+def test_the_task_s_template_is_not_cut(words, options, before):
+    """The text loses its beginning; words that it shares with the template are its own."""
+    model = ns.load(families.build("llama"), tokenizer=words)
+    task = cut_task((3, 20), **options)
+    room = 9 - 4 - len(before)
+    for item, n in zip(encode(model, task, task.test), (3, 20), strict=True):
+        own = [50 + i % 45 for i in range(n)][-room:]
+        assert item.inputs == [*before, 60, 61, *own, 62, 63]
+    assert ns.evaluate(model, task).manifest["prompts"]["cut"] == 1  # without a warning
+    long = cut_task((3,), "w60 w61 w62 w63 w64 w65 w66 w67 w68 {text}")
+    with pytest.raises(TaskError, match="a shorter template"):
+        encode(model, long, long.test)
+
+
+def test_cutting_is_warned_of_where_it_may_take_an_instruction(words):
+    model = ns.load(families.build("llama"), tokenizer=words)
+    with pytest.warns(UserWarning, match=r"2 of 2 prompts of task 't' are cut .* put what must stay into the template"):
+        ns.evaluate(model, cut_task((20, 21)))
+    with pytest.warns(UserWarning, match="1 of 2 prompts of task 't' are cut"):
+        ns.evaluate(model, cut_task((3, 20), "{text}"))
+
+
+@pytest.mark.parametrize("value", [True, 3, "shorten"])
+def test_what_becomes_of_long_prompts_is_said_plainly(value):
+    assert Task("t", too_long=None).when_too_long == "error"
+    with pytest.raises(ns.NeuroscopeError, match=r"too_long(.|\n)*choose from 'error', 'skip', 'cut'$"):
+        Task("t", too_long=value)

@@ -240,9 +240,11 @@ def test_a_prompt_is_cut_from_the_left_of_its_own_text(options, before):
     prompts = prompts_of(model, task, task.test, "last")
     assert prompts.encoded[1].inputs == before + END + behind
     assert prompts.weights[1].argmax() == len(before + END + behind) - 1
-    result = ns.evaluate(model, task)
+    with pytest.warns(UserWarning, match="1 of 2 prompts of task 'moods' are cut at the beginning"):
+        result = ns.evaluate(model, task)
     assert result.manifest["prompts"]["cut"] == 1 and result.table["prompt"][1] == LONG
-    assert ns.attribute(model, task, split="test").manifest["prompts"]["cut"] == 1
+    with pytest.warns(UserWarning, match="1 of 2 prompts"):
+        assert ns.attribute(model, task, split="test").manifest["prompts"]["cut"] == 1
 
 
 @pytest.mark.parametrize(("style", "inputs"), [("seq2seq", [*END, 2]), ("masked", [1, *END, 1, 2])])
@@ -266,7 +268,8 @@ def test_a_prompt_beyond_the_context_is_refused_skipped_or_cut(kind):
     assert "**1** example(s) were too long" in skipped.in_words()
     few = ns.evaluate(model, kind([prompts[0], prompts[2]]))
     assert skipped.table["prediction"].tolist() == few.table["prediction"].tolist()
-    cut = ns.evaluate(model, kind(prompts, too_long="cut"))
+    with pytest.warns(UserWarning, match="1 of 3 prompts"):
+        cut = ns.evaluate(model, kind(prompts, too_long="cut"))
     assert cut.manifest["prompts"] == {"cut": 1} and cut.manifest["n"] == 3
     task = kind(prompts, too_long="cut", **({"max_new_tokens": 1} if kind is moods else {}))
     ways = [encode(model, task, task.test, end=True)[1], encode_prompts(model, task, task.test)[1]]
@@ -306,7 +309,10 @@ def test_what_is_too_long_is_skipped_everywhere():
             "a prompt of 4 tokens, example 0(.|\n)*room for 3(.|\n)*more max_tokens",
         ),
         ({"max_tokens": 3, "too_long": "skip"}, "the shortest of 2(.|\n)*too_long='cut'"),
-        ({"max_tokens": 6, "chat": True}, "3 of them its own, in example 0(.|\n)*room for 6(.|\n)*fewer shots or more"),
+        (
+            {"max_tokens": 6, "chat": True},
+            "3 of them its own, in example 0(.|\n)*room for 6(.|\n)*fewer shots, a shorter",
+        ),
         ({"max_tokens": 1}, "a prompt of 4 tokens, 3 of them its own"),
     ],
 )

@@ -19,7 +19,14 @@ from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError, NumericalError, choose
 from neuroscope.models.fingerprints import fingerprint, forget, read_once, tokenizer_digest
 from neuroscope.models.head import head_at
-from neuroscope.models.running import embedding_of, fitting, logits_of, refuse_without_data
+from neuroscope.models.running import (
+    embedding_of,
+    fitting,
+    logits_of,
+    refuse_without_data,
+    rows_of_positions,
+    with_room,
+)
 from neuroscope.models.sites import Site, Unit, live, unedited
 from neuroscope.models.structure import parts, same
 
@@ -148,13 +155,20 @@ class Model:
 
     @property
     def context(self) -> int | None:
-        """The longest input in tokens, or None where the configuration sets no limit."""
+        """The longest input in tokens, by the configuration, else by a table of positions; None where nothing limits."""
         config = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
         for name in ("max_position_embeddings", "n_positions", "n_ctx", "block_size"):
             limit = getattr(config, name, None)
             if isinstance(limit, int) and limit > 0:
                 return limit - self._first_position
-        return None
+        return self._rows_of_positions
+
+    @functools.cached_property
+    def _rows_of_positions(self) -> int | None:
+        if self.backend == "checkpoint" or has_shards(self.root):
+            return None
+        with unedited(), self.quiet():
+            return rows_of_positions(self.root, self.base, self.style)
 
     @property
     def short(self) -> int | None:
@@ -204,9 +218,11 @@ class Model:
         inputs = fitting(self.base, inputs)
         signature = inspect.signature(self.base.forward).parameters
         settings: dict[str, Any] = {"use_cache": False} if "use_cache" in signature else {}
+        room = with_room(self.base, next(iter(inputs.values())).shape[1])
         if at is None:
-            return logits_of(self.root(**inputs, **settings)).to(device)
-        with head_at(self.base, at) as was_called:
+            with room:
+                return logits_of(self.root(**inputs, **settings)).to(device)
+        with room, head_at(self.base, at) as was_called:
             logits = logits_of(self.root(**inputs, **settings))
         if was_called and logits.shape[:2] == (1, was_called[0]):
             return logits[0].to(device)

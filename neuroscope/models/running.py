@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError, NeuroscopeError, NumericalError
@@ -128,6 +129,31 @@ def _tried(root: Any, base: Any, style: str, asked: str) -> Float[Tensor, "text=
     return logits
 
 
+class _Tables(TorchFunctionMode):
+    """Sees every look-up of consecutive numbers, which are positions: how many tokens a table has rows for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.embedding:
+            ids, weight = args[:2]
+            places = ids.reshape(-1, ids.shape[-1])
+            length = places.shape[-1]  # of some models more than was given: padded to a window
+            if length >= PROBE and bool((places == places[0, 0] + torch.arange(length).to(ids)).all()):
+                self.rows.append(len(weight) - int(places[0, 0]))
+        return func(*args, **(kwargs or {}))
+
+
+def rows_of_positions(root: Any, base: Any, style: str) -> int | None:
+    """How many tokens a model has learned positions for, by a tiny pass; None where it looks none up."""
+    inputs = {name: ids.flip(-1) for name, ids in probe(base, style).items()}  # tokens that do not ascend
+    with torch.no_grad(), _Tables() as tables:
+        root(**inputs)
+    return (max if style == "seq2seq" else min)(tables.rows, default=None)
+
+
 def refuse_without_gradients(root: nn.Module, asked: str) -> None:
     """Refuse layers of torch's own quantisation, through which no gradient passes: what reaches a neuron would lack."""
     opaque = [n for n, m in root.named_modules() if type(m).__module__.startswith("torch.ao.nn.quantized")]
@@ -152,3 +178,22 @@ class runs:
             )
             do = "first have the model run on a few token ids, in float32 or bfloat16, and return logits"
             raise ModelError(self.asked, found, do) from error
+
+
+class with_room:
+    """A scope in which what a module of one's own raises of a longer row than it was opened with becomes our error."""
+
+    def __init__(self, base: Any, length: int) -> None:
+        self.base, self.length = base, length
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, IndexError | RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+            return
+        if self.length > PROBE and not type(self.base).__module__.startswith("transformers."):
+            found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            do = "where it has positions for fewer tokens, say so (config.max_position_embeddings), or give the task "
+            do += "max_tokens= and too_long='cut'"
+            raise ModelError(f"run a {type(self.base).__name__} on rows of {self.length} tokens", found, do) from error

@@ -7,7 +7,8 @@
 3. The text of a chat is tokenized as it is: the template has written the special tokens. Line breaks at its end stay,
    spaces move to the answer.
 4. `trims` counts the tokens beyond the limit, and where they are cut: at the left end of the example's own text. Start
-   token, system message, shots and template stay. The limit leaves room for the longest of the task's answers, so that
+   token, system message, shots and templates stay: the chat's, and what the task's own has before its first field and
+   after its last. The limit leaves room for the longest of the task's answers, so that
    all of its labels are asked for by the same tokens.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Sequence
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
@@ -135,17 +137,25 @@ def trims(model: Model, task: Task, prompts: Sequence[Pieces], answers: Sequence
         raise _too_long(
             task, prompts[i], beyond[i], f"example {i}", "give the task too_long='cut' or 'skip', or more max_tokens"
         )
-    around: list[int] = []
-    if task.chat or task.shots:
-        around = _pieces(model, task, [SOME])[0].body
+    around = _pieces(model, task, [SOME.join(_around(task))])[0].body
     cuts = []
     for i, (pieces, excess) in enumerate(zip(prompts, beyond, strict=True)):
         start, stop = _own(pieces.body, around)
         if excess and start + excess >= stop:
-            do = "give it fewer shots or more max_tokens, or use a model with a longer context"
+            do = "give it fewer shots, a shorter template or more max_tokens, or use a model with a longer context"
             raise _too_long(task, pieces, excess, f"{stop - start} of them its own, in example {i}", do)
         cuts.append(range(start, start + excess))
     return cuts
+
+
+def _around(task: Task) -> tuple[str, str]:
+    """What the task's template has before its first field, and after its last."""
+    pieces = [*Formatter().parse(task.prompt)]
+    fields = [i for i, (_, name, *_) in enumerate(pieces) if name is not None]
+    if not fields:
+        return "", ""
+    before, after = pieces[: fields[0] + 1], pieces[fields[-1] + 1 :]
+    return "".join(text for text, *_ in before), "".join(text for text, *_ in after)
 
 
 def _too_long(task: Task, pieces: Pieces, excess: int, where: str, do: str) -> TaskError:
@@ -223,12 +233,19 @@ def template_of(model: Model, task: Task) -> dict[str, str]:
 def how_asked(model: Model, task: Task, given: int, kept: Collection[int], cuts: Iterable[int]) -> dict[str, Any]:
     """What a manifest says of how prompts were shown: nothing where they were shown as they are.
 
+    There is a warning where all of them are cut, or some that no template tells an instruction in.
+
     Args:
         given: how many examples there were.
         kept: the places of those that were not skipped.
         cuts: how many tokens were left out of each of them.
     """
+    cuts = [cut > 0 for cut in cuts]
+    if any(cuts) and (all(cuts) or not any(_around(task))):
+        found = f"{sum(cuts)} of {len(cuts)} prompts of task {task.name!r} are cut at the beginning of their text"
+        do = "put what must stay into the template (prompt='Is this ...: {text}') or system=, or give more max_tokens"
+        warnings.warn(f"{found}: {do}", stacklevel=3)
     said = {"chat": task.chat, "system": task.system, "shots": len(task.shots), "max_tokens": task.max_tokens}
-    said |= {"cut": sum(cut > 0 for cut in cuts), "skipped": sorted({*range(given)} - {*kept})}
+    said |= {"cut": sum(cuts), "skipped": sorted({*range(given)} - {*kept})}
     said = {name: value for name, value in said.items() if value}
     return template_of(model, task) | ({"prompts": said} if said else {})

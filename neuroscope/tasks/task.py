@@ -39,7 +39,7 @@ class Task:
         kind: "classification" or "generation".
         family: the group of tasks that this one belongs to, such as "sentiment"; its name if empty.
         domain: what its texts are about.
-        prompt: the template that the examples' prompts were made with.
+        prompt: the template that the examples' prompts were made with, and that they are cut by.
         metric: one of `METRICS`; "accuracy" for classification and "rouge-l" for generation if empty.
         ranking: how labels are compared: by log-likelihood ("sum", lm-evaluation-harness' acc), by its mean per token
             ("token"), or per character ("character", its acc_norm).
@@ -53,7 +53,9 @@ class Task:
         max_tokens: how many tokens a prompt may have, with template and shots; the model's context limits it anyway.
         too_long: what becomes of a prompt that is too long for that, or for the context with an answer. "error"
             refuses it; "skip" leaves the example out, with a warning and in manifests; "cut" cuts the example's own
-            text from the left, and nothing that stands around it. If empty: "cut" with `max_tokens`, else "error".
+            text from the left, and nothing that stands around it: template, system message, shots, and what `prompt`
+            has before its first and after its last field. A prompt written out whole ("{text}") loses its beginning,
+            with a warning. None: "cut" with `max_tokens`, else "error".
         source: where the examples come from.
 
     Raises:
@@ -88,7 +90,7 @@ class Task:
     system: str = ""
     shots: Sequence[Example] | Any = ()  # of a number Examples are made
     max_tokens: int | None = None
-    too_long: TooLong | Literal[""] = ""
+    too_long: TooLong | None = None
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
