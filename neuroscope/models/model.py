@@ -155,7 +155,7 @@ class Model:
 
     @property
     def context(self) -> int | None:
-        """The longest input in tokens, by the configuration, else by a table of positions; None where nothing limits."""
+        """The longest input in tokens, by the configuration, else by a table of positions; None without limit."""
         config = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
         for name in ("max_position_embeddings", "n_positions", "n_ctx", "block_size"):
             limit = getattr(config, name, None)
