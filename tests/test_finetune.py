@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+from dataclasses import replace
 
 import families
 import pytest
@@ -29,7 +30,7 @@ from neuroscope.masks import NeuronMask
 from neuroscope.models import load, resolve
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import UNSCORED, encode
-from neuroscope.training import NeuronAdapter, NeuronTrainerMixin, WholeModel, finetune
+from neuroscope.training import NeuronAdapter, NeuronTrainerMixin, WholeModel, finetune, finetuning
 from neuroscope.training.checkpoints import last_checkpoint
 from neuroscope.training.finetuning import train
 from neuroscope.training.trainer import collate
@@ -116,7 +117,7 @@ def doubled():
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
-def test_it_equals_gradient_masking(optim):
+def test_it_equals_gradient_masking(optim, monkeypatch):
     """The same run on the whole model, with every gradient outside the mask set to zero, and no weight decay.
 
     In float64, since Adam makes steps of full size out of gradients that are rounding errors.
@@ -125,12 +126,11 @@ def test_it_equals_gradient_masking(optim):
     model = doubled()
     mask = some(model, 0.3)
     shown = []
-    spy = model.root.register_forward_pre_hook(lambda root, args, given: shown.append(given), with_kwargs=True)
+    monkeypatch.setattr(finetuning, "collate", lambda *args, **how: shown.append(collate(*args, **how)) or shown[-1])
     adapter = finetune(
         model, MOODS, mask, steps=steps, lr=lr, batch_size=8,
         arguments={"optim": optim, "lr_scheduler_type": "constant", "max_grad_norm": 0.5},
     )  # fmt: skip
-    spy.remove()
     adapter.merge()
     twin = doubled()
     reference = twin.root
@@ -141,8 +141,7 @@ def test_it_equals_gradient_masking(optim):
             rows.view(inside[id(rows.param)])[..., neurons] = True
     kind = {"sgd": torch.optim.SGD, "adamw_torch": torch.optim.Adam}[optim]
     optimizer = kind(reference.parameters(), lr=lr)
-    assert len(shown) == steps
-    for batch in shown:
+    for batch in shown[:steps]:
         optimizer.zero_grad()
         logits = reference(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()).backward()
@@ -475,6 +474,34 @@ def test_bad_input_is_refused(tmp_path):
             "b", hf_model=families.build("gpt2"), tokenizer=words, device="cpu"
         )
         refused(ModelError, "open the Hugging Face model itself", bridge, MOODS, chosen)
+
+
+def test_logits_are_made_at_scored_positions_alone():
+    model, seen = tiny_model(), []
+    head = model.root.get_output_embeddings()
+    forward = head.forward
+    head.forward = lambda hidden: seen.append(tuple(hidden.shape[:2])) or forward(hidden)
+    finetune(model, MOODS, some(model), steps=2, batch_size=8)
+    assert seen == [(1, 16)] * 2  # an answer of one token and the end, of eight examples
+
+
+@pytest.mark.parametrize(("parts", "smoothing"), [(1, 0.0), (2, 0.0), (1, 0.1)])
+def test_a_step_of_the_whole_model_follows_the_gradient_of_the_mean_over_answer_tokens(parts, smoothing):
+    """One step of SGD on all examples, against torch's own loss of all logits, smoothed or not."""
+    task = replace(TELLING, train=[*TELLING.train, *MOODS.train[:6]])  # answers of different lengths
+    model, twin = doubled(), doubled()
+    how = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0, "gradient_accumulation_steps": parts}
+    finetune(model, task, None, steps=1, lr=0.1, batch_size=8, arguments=how | {"label_smoothing_factor": smoothing})
+    batch = collate(encode(twin, task, task.train, end=True), 0, "causal")
+    twin.root.requires_grad_(True)
+    logits = twin.root(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    loss = functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), label_smoothing=smoothing
+    )
+    loss.backward()
+    live = dict(model.root.named_parameters())
+    for name, parameter in twin.root.named_parameters():
+        torch.testing.assert_close(live[name], parameter.detach() - 0.1 * parameter.grad, atol=1e-8, rtol=1e-6)
 
 
 # --- the mixin on other trainers

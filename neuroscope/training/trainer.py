@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback
@@ -23,6 +24,7 @@ from neuroscope import files
 from neuroscope.checks import Progress, watched
 from neuroscope.distributed import has_shards
 from neuroscope.errors import FileError
+from neuroscope.models.head import head_at
 from neuroscope.models.running import fitting, logits_of
 from neuroscope.tasks.encoding import UNSCORED, Encoded, batches
 from neuroscope.training.checkpoints import RUN, WEIGHTS, refuse_other_run
@@ -60,7 +62,7 @@ class NeuronTrainerMixin:
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own, with the penalty added in training."""
         if not model.training:
-            return super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]
+            return self._loss(model, *args, **kwargs)
         weight = weight_of(self, args[0] if args else kwargs["inputs"])
         loss = weight * self._loss(model, *args, **kwargs)
         if self.penalty is None:
@@ -69,14 +71,15 @@ class NeuronTrainerMixin:
         parts = self.current_gradient_accumulation_steps if self._is_scaled(kwargs) else 1  # type: ignore[attr-defined]
         return loss + self.penalty() / parts
 
-    def _loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def _loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any) -> Any:
         """Trainer's own, or that of a module of one's own, whose forward takes no labels."""
         parameters = inspect.signature(self.adapter.model.base.forward).parameters.values()
         if any(p.name == "labels" or p.kind is p.VAR_KEYWORD for p in parameters):
-            return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)  # type: ignore[misc]
         given = {name: ids for name, ids in inputs.items() if name != "labels"}
-        logits = logits_of(model(**fitting(self.adapter.model.base, given)))
-        return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), inputs["labels"][:, 1:].flatten())
+        outputs = model(**fitting(self.adapter.model.base, given))
+        loss = answer_loss(outputs, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
 
     def _is_scaled(self, keywords: Mapping[str, Any]) -> bool:
         return self.model_accepts_loss_kwargs and keywords.get("num_items_in_batch") is not None
@@ -139,7 +142,36 @@ class NeuronTrainerMixin:
 
 
 class NeuronTrainer(NeuronTrainerMixin, Trainer):
-    """The Trainer that `finetune` uses."""
+    """The Trainer that `finetune` uses: of a causal model, logits are made where a token is scored and nowhere else.
+
+    Nothing of that where the loss has parts of its own, such as a router's, or is smoothed.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        model = self.adapter.model
+        has_own_parts = getattr(getattr(model.base, "config", None), "output_router_logits", False)
+        if model.style == "causal" and self.label_smoother is None and not has_own_parts:
+            self.compute_loss_func = answer_loss
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """The mixin's, with the output head at scored positions."""
+        if self.compute_loss_func is not answer_loss:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        with head_at(self.adapter.model.base, functional.pad(inputs["labels"][:, 1:] != UNSCORED, (0, 1))):
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def answer_loss(outputs: Any, labels: Int[Tensor, "row pos"], num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Cross-entropy of the answers' tokens [nats], of logits at all positions, or at those before scored ones alone.
+
+    The mean over the tokens, or over `num_items_in_batch` of them where this is a part of a batch.
+    """
+    logits, at = logits_of(outputs), labels[:, 1:] != UNSCORED
+    targets = labels[:, 1:][at]
+    wanted = logits[0] if logits.shape[:2] == (1, len(targets)) else logits[:, :-1][at]
+    total = functional.cross_entropy(wanted.float(), targets.to(wanted.device), reduction="sum")
+    return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
 
 def collate(items: list[Encoded], pad: int, style: str) -> dict[str, Tensor]:
