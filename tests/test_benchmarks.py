@@ -1,4 +1,4 @@
-"""The benchmark on a real model, run on one that is not: that it goes on where it was, and writes down what it found."""
+"""The benchmark on a real model, run on one that is not: it goes on where it was, and writes down what it found."""
 
 import json
 import subprocess
