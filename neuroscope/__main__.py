@@ -15,6 +15,7 @@ from neuroscope.experiments.table import EXPERIMENTS
 
 SELDOM = 30  # seconds between two lines of progress where nobody watches it
 RECIPE = ("steps", "epochs", "lr")
+TUNE = ("steps", "epochs", "lr", "batch_size")  # of --tune
 PROMPTS = ("prompt", "chat", "system", "shots", "max_tokens", "too_long")  # how the prompts of tasks are shown
 
 
@@ -42,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--n", type=int, default=128, help="test examples per task")
     run.add_argument("--n-random", type=int, default=5, help="random masks of each kind")
     run.add_argument("--batch-size", type=int, help="examples per forward pass; by default chosen by tokens")
+    run.add_argument("--tune", action="store_true", help="first train the whole model on all tasks together")
+    run.add_argument("--tune-steps", type=int, help="of --tune, which it implies; by default those of --tune-epochs")
+    run.add_argument("--tune-epochs", type=float, help="of --tune, which it implies; by default 3")
+    run.add_argument("--tune-lr", type=float, help="of --tune, which it implies: peak learning rate; by default 3e-4")
+    run.add_argument("--tune-batch-size", type=int, help="of --tune, which it implies: examples a step; by default 16")
     again = commands.add_parser(
         "reproduce",
         help="run one experiment of Leng & Xiong 2025 (such as T2), or of Zhao, Ziser & Cohen 2024 (such as Z-F2)",
@@ -117,6 +123,10 @@ def _run(command: str, model: str, dtype: str, device: str | None, device_map: s
         choose(options["experiment"], EXPERIMENTS, "experiment")
         recipe = {name: options.pop(name) for name in RECIPE}
         options["recipe"] = {name: value for name, value in recipe.items() if value is not None} or None
+    else:
+        recipe = {name: options.pop(f"tune_{name}") for name in TUNE}
+        given = {name: value for name, value in recipe.items() if value is not None}
+        options["tune"] = given or options["tune"]
     from tqdm.auto import tqdm  # heavy imports wait until the arguments are known to be right
 
     from neuroscope.models import load

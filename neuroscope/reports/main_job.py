@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -25,8 +26,10 @@ from neuroscope.models import Model, Unit, resolve
 from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.reports.page import write_report
 from neuroscope.reports.table_files import save_tables
+from neuroscope.reports.tuning import check_tunable, recipe_of_tuning, tuned
 from neuroscope.results import Result
 from neuroscope.tasks import Task, Tasks, load_tasks, tasks_of
+from neuroscope.training import Recipe
 
 SETTINGS = "settings"  # in the output folder: of each job, in a file of its own, what its numbers are made with
 BUNDLED = (
@@ -48,6 +51,7 @@ def run(
     examples: int | None = 256,
     n: int | None = 128,
     n_random: int = 5,
+    tune: Recipe | Mapping[str, Any] | bool | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -67,6 +71,9 @@ def run(
         examples: discovery examples per task, on which neurons are found (None: all).
         n: test examples per task, on which they are judged (None: all).
         n_random: random masks of each kind.
+        tune: a recipe, such as `{"steps": 200, "lr": 1e-4}`, or True for the default one: first train the whole model
+            on the training examples of all tasks together, as LX24 does, and ask all else of the tuned model, which is
+            kept in `tuned/` as a Hugging Face folder. The model that is given has its own weights again at the end.
         batch_size: examples per forward pass (None: chosen by tokens).
         progress: called as `progress(iterable, desc=...)`, such as tqdm.
 
@@ -75,31 +82,41 @@ def run(
 
     Raises:
         FileError: the folder holds a run with another model, other tasks or settings, or cannot be written to.
+        ModelError: `tune` with a TransformerBridge, or another model that cannot be trained or kept as a folder.
     """
     folder = Path(output)
     how: dict[str, Any] = {"method": method, "objective": objective, "unit": unit, "examples": examples}
     Request(**how | {"method": METHODS[choose(method, METHODS, "method")]})  # all is refused before a model is loaded
+    recipe = recipe_of_tuning(tune)
     files.writable(folder, "run")
     named = named_tasks(tasks, "run")
     for task in named.values():
         task.split("discovery", examples)
         task.split("test", n)
+        if recipe is not None:
+            task.split("train")
     refuse_tasks_without_tests_of_their_own(named)
     model = opened(model)
+    if recipe is not None:
+        check_tunable(model)
     for task in named.values():  # what cannot be asked is refused before the folder belongs to it
         prepare_task(model, task, "discovery", examples)
         prepare_task(model, task, "test", n)
     families = {name: task.family for name, task in named.items()}
-    with model.unchanged():
+    with model.unchanged(), contextlib.ExitStack() as scopes:
         settings = settings_of(model, named) | how | {"k": k, "n": n, "n_random": n_random}
+        settings["tune"] = recipe and recipe.settings()
         files.keep_settings(folder / SETTINGS / "run.json", settings, f"run into {folder}")
         shared: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+        results: dict[str, Result] = {}
+        if recipe is not None:
+            results["tuning"] = scopes.enter_context(tuned(model, named, recipe, folder, n=n, **shared))
         scores = cached_scores(model, named, folder / "scores", **how, **shared)
         masks = {name: s.top(k) for name, s in scores.items()}
         for name, mask in masks.items():
             mask.save(folder / "masks" / f"{files.encoded(name)}.safetensors")
         shared |= {"n": n, "n_random": n_random, "output": folder}
-        results: dict[str, Result] = {"deactivation": deactivation(model, named, masks, **shared)}
+        results["deactivation"] = deactivation(model, named, masks, **shared)
         if len(masks) > 1:  # one task has nothing to be crossed or compared with
             results["cross_ablation"] = cross_ablation(model, named, masks, **shared)
             results["overlap"] = overlap(masks, families=families)
@@ -110,7 +127,7 @@ def run(
     judged = results["deactivation"].table.groupby("task", sort=False)["n"].first()
     return write_report(
         folder / "report.html",
-        title=f"Task neurons of {Path(model.name).name}",
+        title=f"Task neurons of {Path(model.name).name}{', tuned' * (recipe is not None)}",
         intro=_intro(model.name, named, results, examples, n),
         sections=[section for result in results.values() for section in result.sections()],
         manifest={
@@ -120,6 +137,7 @@ def run(
             "discovery examples": {name: s.manifest["examples"] for name, s in scores.items()},
             "test examples": judged.to_dict(),
             "n_random": n_random,
+            "tune": settings["tune"],
             "asked": results["deactivation"].manifest["asked"],
             "data_hash": {name: task.data_hash for name, task in named.items()},
             "versions": files.versions(),
