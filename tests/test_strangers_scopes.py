@@ -216,6 +216,27 @@ def test_a_forward_pass_of_another_thread_inside_a_scope_is_refused(llama):
     assert torch.equal(in_thread(logits, llama), clean)
 
 
+def test_a_patch_looks_at_the_passes_of_its_own_thread(llama):
+    """A pass of another thread, in the middle of one that is patched, is refused, and not taken for that one."""
+    model = ns.load(llama)
+    padded = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS).index_fill(1, torch.tensor([-1]), 0)}
+    errors = []
+
+    def meanwhile(*passed):
+        if threading.current_thread() is threading.main_thread():
+            errors.append(in_thread(logits, llama))
+
+    handle = llama.model.layers[0].register_forward_pre_hook(meanwhile)
+    try:
+        with ns.patch(model, masked(model), source=IDS, positions=[-1]):
+            with pytest.raises(ns.NeuroscopeError, match="padded at the end"), torch.no_grad():
+                llama(**padded)
+            assert torch.equal(logits(llama), logits(llama))
+    finally:
+        handle.remove()
+    assert errors and all("another thread" in str(error) for error in errors)
+
+
 def test_threads_at_work_on_one_model_give_the_right_numbers_or_our_error(llama):
     model, clean = ns.load(llama), logits(llama)
     masks = [masked(model, share=s) for s in (0.2, 0.5, 0.9)]

@@ -17,7 +17,7 @@ from neuroscope.errors import ArgumentError, MaskError, ModelError
 from neuroscope.interventions.mask_sites import MaskSites, Scope
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
-from neuroscope.models.sites import NotCopied, Site
+from neuroscope.models.sites import Entry, NotCopied, Site
 from neuroscope.tasks.encoding import Batch
 from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
@@ -105,13 +105,14 @@ class _Seen:
 
 
 class _Look(NotCopied):
-    """A hook that only looks."""
+    """A hook that only looks, at the passes that the scope's own edits act on."""
 
-    def __init__(self, at: Callable[..., None]) -> None:
-        self.at = at
+    def __init__(self, at: Callable[..., None], entry: Entry) -> None:
+        self.at, self.entry = at, entry
 
     def __call__(self, *passed: Any) -> None:
-        self.at(*passed)
+        if self.entry.is_meant():
+            self.at(*passed)
 
 
 class _Patch(Scope):
@@ -126,15 +127,15 @@ class _Patch(Scope):
 
     def _begin(self, by_hand: bool = False) -> None:
         super()._begin(by_hand)
-        model, seen = self._model, self._seen
+        model, seen, entry = self._model, self._seen, self._entries[-1]
         seen.has_begun = False
         handles: list[Any] = []
         self._looking.append(handles)
         try:
-            handles.append(model.embedding.register_forward_hook(_Look(seen.embedded)))
+            handles.append(model.embedding.register_forward_hook(_Look(seen.embedded, entry)))
             for module in {id(m): m for m in (model.root, model.base)}.values():  # PEFT generates by the other
-                handles.append(module.register_forward_pre_hook(_Look(seen.begins), with_kwargs=True))
-                handles.append(module.register_forward_hook(_Look(seen.ends), always_call=True))
+                handles.append(module.register_forward_pre_hook(_Look(seen.begins, entry), with_kwargs=True))
+                handles.append(module.register_forward_hook(_Look(seen.ends, entry), always_call=True))
         except BaseException:
             self.__exit__()
             raise

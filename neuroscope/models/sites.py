@@ -140,7 +140,7 @@ class edit(contextlib.AbstractContextManager["edit"]):
 
     def __init__(self, sites: Iterable[Site], function: Edit) -> None:
         self._sites, self._function = tuple(sites), function
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
 
     def __enter__(self) -> Self:
         self._enter()
@@ -150,14 +150,14 @@ class edit(contextlib.AbstractContextManager["edit"]):
         self._entries.pop().leave()
 
     def _enter(self, by_hand: bool = False) -> None:
-        self._entries.append(_Entry(self._sites, self._function, by_hand, self.by_position, self.said))
+        self._entries.append(Entry(self._sites, self._function, by_hand, self.by_position, self.said))
 
 
 _numbers = itertools.count()
-_entered: ContextVar[frozenset[_Entry]] = ContextVar("entered", default=frozenset())
+_entered: ContextVar[frozenset[Entry]] = ContextVar("entered", default=frozenset())
 
 
-class _Entry:
+class Entry:
     """One entry into a scope: its hooks, and where they act."""
 
     def __init__(
@@ -181,6 +181,10 @@ class _Entry:
         for handle in self.handles:
             handle.remove()
         _entered.set(_entered.get() - {self})
+
+    def is_meant(self) -> bool:
+        """Whether what runs now is within the scope: of its thread, at its level."""
+        return self.level == LEVEL.get() and self.is_of_here()
 
     def is_of_here(self) -> bool:
         """Whether the thread or task that runs now is the one that entered."""
@@ -224,7 +228,7 @@ def live(root: nn.Module) -> list[str]:
     for name, hook in _forward_hooks(root):
         if isinstance(hook, _Hook):
             entry = hook.entry
-            if entry.said and entry.level == LEVEL.get() and entry.is_of_here():
+            if entry.said and entry.is_meant():
                 entries[entry.number] = entry.said()
         elif is_foreign(hook):
             whose = f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', type(hook).__name__)}"
@@ -253,7 +257,7 @@ def _hook_of_a_copy() -> Any:
 class _Hook(NotCopied):
     """What stands on a site's module while a scope is entered; `again` in what a checkpoint runs again."""
 
-    def __init__(self, site: Site, entry: _Entry, again: Again | None = None) -> None:
+    def __init__(self, site: Site, entry: Entry, again: Again | None = None) -> None:
         self.site, self.entry, self.again = site, entry, again
         self.number = entry.number
 
