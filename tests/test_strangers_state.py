@@ -1,19 +1,26 @@
 """What a fingerprint and a manifest say of a model that is not as it was: adapters, buffers, hooks, scopes."""
 
 import copy
+import dataclasses
+import functools
 import json
+import os
+import subprocess
+import sys
 
 import peft
 import pytest
 import tokenizers
 import torch
-from families import build
+import transformers
+from families import ROTARY, TOKENS, build
 from test_fingerprints import TASKS
 from tiny import tiny_model, tiny_tokenizer
 from torch import nn
 
 import neuroscope as ns
 from neuroscope.errors import ArgumentError, FileError, ModelError
+from neuroscope.models import fingerprints
 from neuroscope.models.fingerprints import fingerprint
 from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.training import NeuronAdapter
@@ -94,12 +101,152 @@ def test_buffers_settings_and_activation_functions():
     assert not differ(build("llama").eval(), named)
 
 
+@dataclasses.dataclass
+class Settings:
+    power: int = 1
+
+
+class Scaled(nn.Module):
+    """A block of one's own, with settings of every kind and a state that its forward writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(32, 32, bias=False)
+        self.scale, self.top_k, self.mode, self.span, self.settings = 1.0, 8, "sum", (0, 8), Settings()
+        self.act = torch.relu
+        self.calls, self.last, self.log, self.cache = 0, 0.0, [], {}
+        self.cache_path, self.device = "/tmp", "cpu"
+
+    def count(self, x):
+        self.last = float(x.sum())
+
+    def forward(self, x):
+        self.calls += 1
+        self.count(x)
+        self.log.append(self.calls)
+        self.cache["x"] = self.calls
+        y = self.act(self.inner(x)) ** self.settings.power * self.scale
+        y = torch.where(torch.arange(32) < self.top_k, y, 0) * (1 if self.mode == "sum" else 0.5)
+        return y * (torch.arange(32) >= self.span[0])
+
+
+class WithBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.block, self.head = nn.Embedding(96, 32), Scaled(), nn.Linear(32, 96)
+
+    def forward(self, input_ids):
+        return transformers.modeling_outputs.CausalLMOutput(logits=self.head(self.block(self.embed(input_ids))))
+
+
+def own(change):
+    torch.manual_seed(0)
+    model = WithBlock().eval()
+    return differ(model, lambda root: change(root.block))
+
+
+def doubled(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("scale", 2), ("scale", 1.5), ("top_k", 2), ("mode", "mean"), ("span", (3, 8)), ("settings", Settings(2)),
+     ("act", torch.tanh), ("act", functools.partial(torch.clamp, max=0.01)), ("act", doubled),
+     ("act", lambda x: 3 * x)],
+)  # fmt: skip
+def test_settings_of_ones_own_modules(name, value):
+    assert own(lambda block: setattr(block, name, value))
+
+
+def test_what_is_no_setting_of_ones_own_modules():
+    """Counters, logs and caches, which passes change by themselves; where files and devices are."""
+    assert not own(lambda block: vars(block).update(calls=99, last=1.0, log=[1], cache={"a": 1}))
+    assert not own(lambda block: vars(block).update(cache_path="/home", device="cuda", _private=3))
+    assert not own(lambda block: vars(block).update(steering=torch.ones(3)))  # not read, as the docstring says
+
+
+def test_functions_that_differ_in_their_constants_alone():
+    found = [own_fingerprint(lambda x: 2 * x), own_fingerprint(lambda x: 3 * x), own_fingerprint(lambda x: 2 * x)]
+    assert found[0] == found[2] != found[1]
+
+
+def own_fingerprint(act):
+    torch.manual_seed(0)
+    model = WithBlock()
+    model.block.act = act
+    return fingerprint(model)
+
+
+def zeroed(x):
+    return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("place", ["instance", "class"])
+def test_a_forward_that_was_replaced(place, monkeypatch):
+    root = build("llama")
+    mlp = root.model.layers[0].mlp
+    new = zeroed if place == "instance" else lambda self, x: zeroed(x)
+    assert differ(root, lambda root: monkeypatch.setattr(mlp if place == "instance" else type(mlp), "forward", new))
+    assert fingerprint(root) == fingerprint(copy.deepcopy(root))
+    monkeypatch.undo()
+    assert fingerprint(root) == fingerprint(build("llama"))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_rotary_frequencies_that_were_changed(family):
+    def changed(root):
+        names = [n for n, _ in root.named_buffers() if n.endswith("inv_freq") and "original" not in n]
+        for name in names:
+            root.get_buffer(name).mul_(0.5)
+
+    assert differ(build(family), changed)
+    assert not differ(build(family), lambda root: root.model.rotary_emb.to(torch.float32))
+
+
+def test_frequencies_that_a_pass_exchanges_are_no_change():
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    config = transformers.Phi3Config(**ROTARY, **TOKENS, rope_parameters=rope, original_max_position_embeddings=8)
+    root = transformers.Phi3ForCausalLM(config).eval()
+    digits = fingerprint(root)
+    root(torch.arange(20)[None])
+    assert fingerprint(root) == digits
+
+
+class MyLlama(transformers.LlamaForCausalLM):
+    """A class of one's own of transformers' parts."""
+
+
+def test_the_fingerprint_of_a_saved_model_of_ones_own_class(tmp_path):
+    root = MyLlama(build("llama").config).eval()
+    root.save_pretrained(tmp_path)
+    again = MyLlama.from_pretrained(tmp_path)
+    again.gradient_checkpointing_enable()
+    assert fingerprint(again) == fingerprint(root) == fingerprint(copy.deepcopy(root))
+
+
+def test_settings_are_read_the_same_in_every_process():
+    code = "from test_strangers_state import own_fingerprint, doubled; print(own_fingerprint(doubled))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
+    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert said.stdout.split()[-1] == own_fingerprint(doubled)
+
+
 def test_packed_weights():
     def quantised(seed):
         torch.manual_seed(seed)
         return torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.Linear(4, 4)), dtype=torch.qint8)
 
     assert fingerprint(quantised(0)) == fingerprint(quantised(0)) != fingerprint(quantised(1))
+    root, wide = quantised(0), torch.nn.Linear(100, 100)
+    root.append(torch.ao.nn.quantized.dynamic.Linear(100, 100))
+    with fingerprints.read_once(root):  # unpacked anew each time, so that no change is missed
+        digits = fingerprint(root)
+        assert fingerprint(root) == digits
+        changed = torch.quantize_per_tensor(wide.weight.detach().clone().mul_(0).index_fill_(0, torch.tensor([3]), 0.1),
+                                            0.01, 0, torch.qint8)  # fmt: skip
+        root[1].set_weight_bias(changed, None)
+        assert fingerprint(root) != digits
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "t5", "bert", "gpt-oss"])
