@@ -80,7 +80,7 @@ def _any_of(hints: list[Any], with_none: bool, every: list[Check | None]) -> Che
 def _several(value: Any, name: str, checks: list[Check], fixed: bool) -> tuple[Any, ...] | list[Any]:
     """Values in their order, each held to its check; of one check all of them are."""
     listed = None
-    if not isinstance(value, str | bytes | Mapping | AbstractSet):
+    if not isinstance(value, str | bytes | bytearray | Mapping | AbstractSet):
         with contextlib.suppress(Exception):  # an iterator of somebody else's may fail in any way
             listed = list(value)
     if listed is None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from neuroscope.annotations import Check, check_of
-from neuroscope.errors import ArgumentError, shown, suggest
+from neuroscope.errors import ArgumentError, NeuroscopeError, brief, shown, suggest
 from neuroscope.files import path_of
 
 P = ParamSpec("P")
@@ -31,6 +31,7 @@ MOST_DRAWS = 10**7  # of a permutation or a bootstrap: more takes days
 MOST_RUNS = 10**4
 SEEDS = 2**32  # a seed is below: what every generator takes
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # kinds of devices
+ONE = (str, bytes, bytearray, Mapping)  # what can be gone through and is not several values
 FEWEST_RANDOM = 3  # random masks: fewer do not tell how much random masks differ
 
 
@@ -92,7 +93,7 @@ def shares(values: Any, name: str = "k", with_zero: bool = False) -> tuple[float
         ArgumentError: anything else.
     """
     listed = [values] if _real(values) is not None else plain(values)
-    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+    if isinstance(listed, ONE) or not isinstance(listed, Iterable):
         raise ArgumentError(shown(name, values), "no shares", "give growing shares, such as (0.1, 0.5, 1.0)")
     read = [_real(value) for value in all_of(listed, name)]
     good = [number for number in read if number is not None and 0 <= number <= 1 and (number or with_zero)]
@@ -122,7 +123,7 @@ def seeds_of(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
         ((0, 1, 2), (5, 7))
     """
     listed = plain(seeds)
-    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+    if isinstance(listed, ONE) or not isinstance(listed, Iterable):
         do = "give how many runs, or their seeds, such as 3 or (0, 1, 2)"
         return tuple(range(whole(listed, name, 1, do, MOST_RUNS)))
     chosen = tuple(seed_of(seed, name) for seed in all_of(listed, name))
@@ -144,6 +145,36 @@ def names_of(value: Any, name: str) -> tuple[str, ...]:
     if not all(isinstance(name_, str) for name_ in listed):
         raise ArgumentError(shown(name, value), "not names", "give names, such as ['nli-food']")
     return tuple(dict.fromkeys(listed))
+
+
+def by_text(value: Any, name: str, do: str = "give a dict by name") -> dict[str, Any]:
+    """A mapping of texts to anything as a dict of its own.
+
+    Raises:
+        ArgumentError: anything else, a mapping that fails when it is read, or a key that is no text.
+    """
+    pairs = pairs_of(value, name, do)
+    strange = [key for key, _ in pairs if not isinstance(key, str)]
+    if strange:
+        raise ArgumentError(shown(name, value), f"{brief(strange[0])} for a name", do)
+    return dict(pairs)
+
+
+def pairs_of(value: Any, name: str, do: str = "give a dict") -> list[tuple[Any, Any]]:
+    """The keys and values of a mapping; anything else, and one that fails when it is read, is refused."""
+    if isinstance(value, Mapping):
+        with contextlib.suppress(Exception):  # a mapping of somebody else's may fail in any way
+            return [(key, value[key]) for key in value]
+    raise ArgumentError(shown(name, value), f"a {type(value).__name__}", do)
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """A scope in which errors name the argument that is looked at."""
+    try:
+        yield
+    except NeuroscopeError as error:
+        raise type(error)(f"{name}: {error.asked}", error.found, error.do) from error.__cause__
 
 
 def all_of(values: Any, name: str) -> list[Any]:

@@ -72,11 +72,16 @@ class ByName(dict[str, T]):
 
 def shown(name: str, value: Any) -> str:
     """An argument as an error shows it: on one line, and not longer than is read."""
+    return f"{name}={brief(value)}"
+
+
+def brief(value: Any) -> str:
+    """A value as an error shows it."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # a repr of somebody else's may fail in any way
         text = f"a {type(value).__name__}"
-    return f"{name}={text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}"
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -64,7 +64,8 @@ def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any])
         FileError: the folder cannot be made or written to.
     """
     path = Path(os.path.realpath(path_of(path, "write a file")))  # what a link leads to is written, and the link stays
-    partial = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    # torch saves to no name that is a suffix alone
+    partial = path.with_name(f".{secrets.token_hex(8)}{path.suffix or '.part'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()

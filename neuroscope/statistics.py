@@ -167,6 +167,7 @@ def outcomes_interval(outcomes: ArrayLike, is_score: bool = False) -> tuple[floa
         [0.75, 0.26, 1.0]
     """
     table = np.atleast_2d(np.asarray(outcomes, dtype=np.float64))
+    _finite(table.ravel(), "an interval of outcomes")
     error = standard_error(table.mean(axis=0)) if table.shape[1] > 1 else 0.0
     return seeds_and_examples_interval(table.mean(axis=1), error, is_score)
 

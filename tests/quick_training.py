@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from neuroscope import files
+from neuroscope.checks import watched
 from neuroscope.errors import NumericalError
 from neuroscope.experiments import trials
 from neuroscope.experiments.layer_by_layer import controls
@@ -24,10 +25,12 @@ TOO_FAST = 1e3  # a learning rate that diverges
 
 
 @torch.no_grad()
-def train(adapter, tasks, recipe=None, *, seed=0, **more):
+def train(adapter, tasks, recipe=None, *, seed=0, progress=None, **more):
     """In place of `training.train`: random numbers, the same for the same call."""
     recipe = Recipe.of(recipe, lr=3e-4)
     named = tasks_of(tasks, "train")
+    for _ in watched([0], progress, "train"):
+        pass
     if recipe.lr > TOO_FAST:
         adapter.detach()
         raise NumericalError("train", "a loss that is not finite", "give a lower lr")
@@ -44,7 +47,7 @@ def finetune(model, tasks, mask, *, seed=0, output=None, progress=None, **recipe
         adapter = WholeModel(model)
     else:
         adapter = NeuronAdapter(model, every_ffn(model) if isinstance(mask, str) else mask)
-    train(adapter, tasks, recipe, seed=seed)
+    train(adapter, tasks, recipe, seed=seed, progress=progress)
     return adapter
 
 

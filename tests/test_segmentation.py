@@ -321,7 +321,7 @@ def test_what_cannot_be():
         (np.zeros((2, 5)), {}, ArgumentError, "5 layers"),
         ([[1, 2, 3], [1, 2]], {}, ArgumentError, "different lengths"),
         ({"a": [1, 2, 3], "b": [1, 2]}, {}, ArgumentError, "different lengths"),
-        ({"a": ["x", "y"]}, {}, ArgumentError, "no numbers"),
+        ({"a": ["x", "y"]}, {}, ArgumentError, "give numbers"),
         ({}, {}, ArgumentError, "shape"),
         (np.full(9, np.nan), {}, ArgumentError, "no layer where every task"),
         ([1, np.inf] * 5, {}, NumericalError, "infinite"),

@@ -219,6 +219,27 @@ def test_hub_errors_name_the_data_set_and_the_fields(parquet):
         Task.from_hub("parquet", data_files=parquet, lable="x")
 
 
+def test_a_few_rows_of_a_data_set_have_the_labels_of_all(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(f'{{"text": "t{i}", "label": "{"rare" if i == 50 else "abc"[i % 3]}"}}\n' for i in range(60))
+    )
+    task = Task.from_hub("json", splits={"train": "train"}, data_files={"train": str(path)}, train=4)
+    assert task.labels == ("a", "b", "c", "rare") and len(task.train) == 4
+    with pytest.raises(ArgumentError, match=r"data_files=None\)\n  found: no files"):
+        Task.from_hub("json")
+
+
+def test_texts_of_a_data_set_that_has_classes_too(tmp_path):
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1], "summary": ["x y", "z"]})
+    rows.cast_column("label", datasets.ClassLabel(names=["no", "yes"])).to_parquet(tmp_path / "all.parquet")
+    how = {"splits": {"train": "train"}, "data_files": {"train": str(tmp_path / "all.parquet")}, "target": "{summary}"}
+    task = Task.from_hub("parquet", **how)
+    assert task.kind == "generation" and {e.answer for e in task.train} == {"x y", "z"}
+    with pytest.raises(ArgumentError, match="texts and classes"):
+        Task.from_hub("parquet", labels=["no", "yes"], **how)
+
+
 def test_a_data_set_out_of_reach_says_how_to_go_on():
     with pytest.raises(FileError, match=r"open no-such/data \(config None, split 'train'\)(.|\n)*Task.from_jsonl"):
         Task.from_hub("no-such/data")

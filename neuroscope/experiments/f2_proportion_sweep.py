@@ -25,8 +25,8 @@ import numpy as np
 
 from neuroscope import figures
 from neuroscope.attribution import attribute
-from neuroscope.checks import Progress, all_of, public, seeds_of, watched
-from neuroscope.errors import ArgumentError, choose, shown
+from neuroscope.checks import Progress, by_text, public, seeds_of, watched
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes
 from neuroscope.experiments.judging import refuse_masks_of_test_examples
 from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words, trained_row
@@ -206,10 +206,9 @@ def proportion_sweep(
     trials = Trials(model, tasks, learnt, recipe, **measuring)
     if scores is None:
         scores = {name: attribute(model, tasks[name], progress=progress) for name in learnt}
-    if not isinstance(scores, Mapping):
-        raise ArgumentError(shown("scores", scores), f"a {type(scores).__name__}", "give a dict: task -> Scores")
+    scores = by_text(scores, "scores", "give a dict: task -> Scores")
     for name in learnt:
-        score = scores[choose(name, all_of(scores, "scores"), "scores of task")]
+        score = scores[choose(name, scores, "scores of task")]
         if not isinstance(score, Scores):
             raise ArgumentError(
                 f"scores[{name!r}]", f"a {type(score).__name__}", "give Scores, as attribute makes them"

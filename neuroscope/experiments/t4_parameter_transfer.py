@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import files
-from neuroscope.checks import Progress, public, seeds_of
+from neuroscope.checks import Progress, naming, public, seeds_of
 from neuroscope.comparison.correlation import PAIRS, TWO_WAY, Correlation, correlate
 from neuroscope.comparison.correlation.cells import matrices, mean_over_layers, similarity_cells, transfer_cells
 from neuroscope.comparison.correlation.verdicts import marked
@@ -64,7 +64,8 @@ class ParameterTransfer(Result):
     @public
     def view(self, which: str = "all") -> Correlation:
         """One of the three correlations."""
-        choose(which, VIEWS, "view")
+        with naming("which"):
+            choose(which, VIEWS, "view")
         rows = self.table[self.table["view"] == which].drop(columns="view").reset_index(drop=True)
         if which == "layer":
             rows["layer"] = rows["layer"].astype(int)

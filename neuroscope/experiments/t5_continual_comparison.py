@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from neuroscope.checks import Progress, finite, public, seed_of, seeds_of
+from neuroscope.checks import ONE, Progress, finite, public, seed_of, seeds_of
 from neuroscope.errors import ArgumentError, NumericalError, choose
 from neuroscope.models import Model, resolve
 from neuroscope.tasks import Tasks, tasks_of
@@ -121,7 +121,7 @@ def _grid(method: str, lrs: Any) -> list[float]:
         if method not in grid:
             raise ArgumentError(f"lrs of {method!r}", f"grids for {', '.join(grid)}", "give every method a grid")
         grid = grid[method]
-    listed = list(grid) if isinstance(grid, Sequence) else [grid]
+    listed = list(grid) if isinstance(grid, Sequence) and not isinstance(grid, ONE) else [grid]
     rates = sorted({finite(lr, f"lrs of {method!r}", "give some, such as (1e-3, 3e-3)") for lr in listed})
     if not rates or rates[0] <= 0:
         raise ArgumentError(f"lrs={grid!r} of {method!r}", "no learning rates", "give some, such as (1e-3, 3e-3)")

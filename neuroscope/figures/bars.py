@@ -42,12 +42,12 @@ def bars_with_band(
     import plotly.graph_objects as go
 
     for label in [*bands, *(hover or {})]:
-        choose(label, series, "series")
+        choose(label, series, "series of bands")
     colours, greys = iter(style.CATEGORIES * len(series)), iter(("#7b8794", "#b0bac5", "#52606d") * len(series))
     patterns = {band: (_pattern(i, band) for i in range(len(series))) for band in (False, True)}
     traces = []
     for label, band_of in series.items():
-        style.matrix([band_of[0]], (1, len(names)), label)
+        style.matrix([band_of[0]], (1, len(names)), f"{label}, by names")
         (value, low, high), notes = intervals.cut(band_of, within)
         band = label in bands
         colour = next(greys if band else colours)

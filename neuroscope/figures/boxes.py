@@ -123,7 +123,7 @@ def _box(
     import plotly.graph_objects as go
 
     for task, row in rows.items():
-        style.matrix([row], (1, len(layers)), f"{label}, {task}")
+        style.matrix([row], (1, len(layers)), f"{label}, {task}, by layers")
     cells = [(layer, v, t) for t, row in rows.items() for layer, v in zip(layers, row, strict=True) if np.isfinite(v)]
     boxed = len(rows) >= FEW
     return go.Box(

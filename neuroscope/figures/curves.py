@@ -109,7 +109,7 @@ def layer_curves(
     styles, traces = style.line_styles(curves), []
     thin: list[str | None] = []  # the task of every trace, None for a curve or its band
     for label, band in curves.items():
-        style.matrix([band[0]], (1, len(layers)), label)
+        style.matrix([band[0]], (1, len(layers)), f"{label}, by layers")
         (value, low, high), notes = intervals.cut(band, within)
         colour, dash = styles[label]
         if low is not None and high is not None:
@@ -126,7 +126,7 @@ def layer_curves(
         )  # fmt: skip
         thin.append(None)
         for task, row in (tasks or {}).get(label, {}).items():
-            style.matrix([row], (1, len(layers)), f"{label}, {task}")
+            style.matrix([row], (1, len(layers)), f"{label}, {task}, by layers")
             traces.append(
                 go.Scatter(
                     name=task, legendgroup=label, x=list(layers), y=list(row), mode="lines", showlegend=False,

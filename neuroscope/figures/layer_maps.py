@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from neuroscope import arrays  # noqa: F401  # for what `ArrayLike` takes
-from neuroscope.checks import public
+from neuroscope.checks import public, whole
 from neuroscope.errors import ArgumentError
 from neuroscope.figures import style
 from neuroscope.figures.parts import choices_of, grid, menu
@@ -96,7 +96,7 @@ def map_multiples(
 ) -> go.Figure:
     """The maps of several layers beside each other, one legend for all; arguments as for `map_explorer`."""
     if not maps or columns < 1:
-        raise ArgumentError(f"{len(maps)} maps in {columns} columns", "nothing to draw", "give one or more of both")
+        raise ArgumentError(f"maps of {len(maps)} layers in {columns} columns", "nothing to draw", "give one or more")
     columns = min(columns, len(maps))
     figure = grid([f"layer {n}" if n.isdigit() else n for n, _, _ in maps], columns, title, subtitle, 300)
     for i, (_, points, _) in enumerate(maps):
@@ -111,6 +111,7 @@ def map_multiples(
 @public
 def hover_text(prompt: str, answer: str, width: int = 70, lines: int = 8) -> str:
     """A prompt and its answer for a hover, wrapped and cut in the middle; characters of HTML are escaped."""
+    width = whole(width, "width", 1)
     wrapped = textwrap.wrap(" ".join(prompt.split()), width)
     if len(wrapped) > lines:
         wrapped = [*wrapped[: lines - 2], "...", wrapped[-1]]

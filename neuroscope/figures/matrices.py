@@ -52,7 +52,7 @@ def heatmap(
     """
     import plotly.graph_objects as go
 
-    table = style.matrix(values, (len(y), len(x)), "values")
+    table = style.matrix(values, (len(y), len(x)), "values by y and x")
     choose(scale, style.SCALES, "scale")
     if limits is None and scale == "diverging":
         largest = np.abs(table[np.isfinite(table)]).max(initial=0.0) or 1.0
@@ -103,7 +103,7 @@ def depth_map(
     """
     for mask in counts.values():
         for address in mask:
-            choose(address, widths, "site")
+            choose(address, widths, "site of widths")
     names = style.short_names(list(widths))
     chosen = np.array([[mask.get(address, 0) for mask in counts.values()] for address in widths], dtype=float)
     size = np.array(list(widths.values()), dtype=float)[:, None]

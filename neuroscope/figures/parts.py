@@ -83,7 +83,7 @@ def task_hover(task: str, label: str) -> str:
 def shade_layers(label: str, layers: Sequence[str], low: Sequence[float], high: Sequence[float], colour: str) -> Any:
     """The area between two curves, without the layers where either has no value."""
     for edge in (low, high):
-        style.matrix([edge], (1, len(layers)), f"the band of {label}")
+        style.matrix([edge], (1, len(layers)), f"the band of {label}, by layers")
     rows = [(name, a, b) for name, a, b in zip(layers, low, high, strict=True) if np.isfinite(a) and np.isfinite(b)]
     names: Any = [row[0] for row in rows]  # categories instead of numbers
     return intervals.shade(label, names, [row[1] for row in rows], [row[2] for row in rows], colour)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscope.checks import public
+from neuroscope.errors import ArgumentError
 from neuroscope.figures import style
 from neuroscope.figures.parts import task_hover
 
@@ -53,6 +54,10 @@ def segmented(
             hovertemplate="layer %{x}<br>mean: %{y:.3g}<extra></extra>",
         )
     )  # fmt: skip
+    if not layers:
+        raise ArgumentError("layers=[]", "no layer", "give the layers of the curve")
+    for name, row in {"the curve": curve, **{f"curves[{name!r}]": row for name, row in curves.items()}}.items():
+        style.matrix([row], (1, len(layers)), f"{name}, by layers")
     every = [v for row in [*curves.values(), curve] for v in row]
     low, high = min(every), max(every)
     room = (high - low) or 1.0

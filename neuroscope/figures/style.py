@@ -202,7 +202,10 @@ def matrix(values: ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray[A
 
 def texts(values: ArrayLike, shape: tuple[int, ...], what: str) -> Any:
     """Texts as an array of the shape that is asked for."""
-    table = np.asarray(values, dtype=object)
+    try:
+        table = np.asarray(values, dtype=object)
+    except Exception as error:  # somebody else's object
+        raise ArgumentError(f"a figure of {what}", str(error), "give texts") from None
     _check_shape(table, shape, what)
     return table
 

@@ -140,7 +140,7 @@ def add(model: Any, mask: NeuronMask, amount: float | Mapping[str, Tensor]) -> S
         MaskError: the mask is of another model.
         ArgumentError: no mask, or an amount that is no finite number and does not fit the mask's sites.
     """
-    asked = "add to neurons"
+    asked = "add(amount)"
     places = MaskSites.find(model, mask, asked)
     if not isinstance(amount, Mapping):
         number = finite(amount, "add(amount)", "give a number, or a tensor by address")

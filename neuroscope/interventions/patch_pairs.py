@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from neuroscope.checks import texts_of
 from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
@@ -104,7 +105,7 @@ def _task_of_texts(clean: Any, corrupt: Any, answers: Any) -> Task:
     if corrupt is None or answers is None:
         found = "no corrupt prompts or no answers"
         raise ArgumentError("patch_sweep(clean prompts)", found, "give corrupt= and answers=")
-    clean, corrupt = ([x] if isinstance(x, str) else list(x) for x in (clean, corrupt))
+    clean, corrupt = (texts_of(x, f"patch_sweep({name})") for name, x in (("clean", clean), ("corrupt", corrupt)))
     one = len(answers) == 2 and all(isinstance(a, str) for a in answers)
     each = [tuple(answers)] * len(clean) if one else [() if isinstance(pair, str) else tuple(pair) for pair in answers]
     if any(len(pair) != 2 or not all(isinstance(a, str) for a in pair) for pair in each):

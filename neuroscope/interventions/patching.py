@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuroscope.arrays import array_of
-from neuroscope.checks import public
+from neuroscope.checks import public, texts_of
 from neuroscope.errors import ArgumentError, MaskError, ModelError
 from neuroscope.interventions.mask_sites import MaskSites, Scope
 from neuroscope.masks import NeuronMask
@@ -207,10 +207,10 @@ def _inputs(model: Model, source: Any, wanted: Mapping[str, Site]) -> dict[str, 
         source = {"input_ids": source}
     prompts = [source] if isinstance(source, str) else source
     if isinstance(prompts, Sequence) and all(isinstance(text, str) for text in prompts):
-        source = {"input_ids": _prompt_ids(model, prompts)}
+        source = {"input_ids": _prompt_ids(model, texts_of(prompts, "patch(source)"))}
     if not isinstance(source, Mapping):
         raise ArgumentError("patch(source=...)", f"a {type(source).__name__}", "give prompts, inputs or activations")
-    inputs = {k: v.to(model.device) for k, v in source.items() if torch.is_tensor(v)}
+    inputs = {k: array_of(v, f"patch(source[{k!r}])").to(model.device) for k, v in source.items() if torch.is_tensor(v)}
     ids = inputs.get("input_ids")
     if ids is None or ids.ndim != 2 or ids.numel() == 0 or ids.dtype not in (torch.int64, torch.int32):
         found = "no input_ids" if ids is None else f"input_ids of {str(ids.dtype)[6:]} and shape {tuple(ids.shape)}"

@@ -11,8 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from neuroscope.arrays import array_of
-from neuroscope.checks import whole
-from neuroscope.errors import MaskError
+from neuroscope.checks import by_text, pairs_of, whole
+from neuroscope.errors import MaskError, brief
 
 FORMS = (
     "give {address or layer: indices, or a flag per neuron}, pairs (layer, neuron), names such as '11.1229', a frame "
@@ -44,30 +44,30 @@ def address_of(place: Any, widths: Mapping[str, int]) -> str:
         return place
     known = f"use one of {', '.join(list(widths)[:3])}, ..."
     if isinstance(place, str) and not (place.isascii() and place.isdigit()):
-        raise MaskError("a mask", f"address {place!r}", known)
+        raise MaskError("the neurons of a mask", f"address {place!r}", known)
     try:
         layer = whole(int(place) if isinstance(place, str) else place, "layer")
     except ValueError:
-        raise MaskError("a mask", f"{place!r} for an address or a layer", known) from None
+        raise MaskError("the neurons of a mask", f"{brief(place)} for an address or a layer", known) from None
     sites = [a for a in widths if next((p for p in a.split(".") if p.isdigit()), "") == str(layer)]
     if len(sites) != 1:
-        raise MaskError("a mask", f"{len(sites)} sites in layer {layer}", known)
+        raise MaskError("the neurons of a mask", f"{len(sites)} sites in layer {layer}", known)
     return sites[0]
 
 
 def _by_place(neurons: Any, widths: Mapping[str, int]) -> Iterable[tuple[Any, Any]]:
     """(site, indices) of every form."""
     if isinstance(neurons, Mapping):
-        return neurons.items()
+        return pairs_of(neurons, "neurons", FORMS)
     if hasattr(neurons, "columns") and hasattr(neurons, "iloc"):  # a frame
         column = next((name for name in ("address", "layer") if name in neurons.columns), "")
         if not column or "neuron" not in neurons.columns:
-            raise MaskError("a mask", f"a frame with columns {list(neurons.columns)[:8]}", FORMS)
+            raise MaskError("the neurons of a mask", f"a frame with columns {list(neurons.columns)[:8]}", FORMS)
         return list(zip(neurons[column].tolist(), neurons["neuron"].tolist(), strict=True))
     if isinstance(neurons, list | tuple | AbstractSet) and not _are_flags(neurons):
         return [_pair(neuron) for neuron in neurons]
     if isinstance(neurons, str | bytes) or not (hasattr(neurons, "__len__") or hasattr(neurons, "__iter__")):
-        raise MaskError("a mask", f"a {type(neurons).__name__}", FORMS)
+        raise MaskError("the neurons of a mask", f"a {type(neurons).__name__}", FORMS)
     array = array_of(neurons, "neurons")
     if array.dtype == torch.bool and array.numel() == sum(widths.values()):
         flat = array.flatten() if array.ndim == 1 or tuple(array.shape[1:]) == (*set(widths.values()),) else None
@@ -75,7 +75,7 @@ def _by_place(neurons: Any, widths: Mapping[str, int]) -> Iterable[tuple[Any, An
             return list(zip(widths, flat.split(list(widths.values())), strict=True))
     if array.dtype != torch.bool and not array.is_floating_point() and array.ndim == 2 and array.shape[1] == 2:
         return [(layer, neuron) for layer, neuron in array.tolist()]
-    raise MaskError("a mask", f"{str(array.dtype)[6:]} numbers of shape {tuple(array.shape)}", FORMS)
+    raise MaskError("the neurons of a mask", f"{str(array.dtype)[6:]} numbers of shape {tuple(array.shape)}", FORMS)
 
 
 def _are_flags(values: Iterable[Any]) -> bool:
@@ -95,12 +95,12 @@ def _pair(neuron: Any) -> tuple[Any, Any]:
             return place, int(index)
     elif isinstance(neuron, tuple | list) and len(neuron) == 2:
         return neuron[0], neuron[1]
-    raise MaskError("a mask", f"{str(neuron)[:80]!r} for a neuron", FORMS)
+    raise MaskError("the neurons of a mask", f"{brief(neuron)} for a neuron", FORMS)
 
 
 def _indices(values: Any, address: str, width: int) -> Int[Tensor, " chosen"]:
     """Indices at one site, checked."""
-    asked, do = f"a mask at {address}", f"use indices from 0 to {width - 1}, or one flag for each neuron"
+    asked, do = f"the neurons of a mask at {address}", f"use indices from 0 to {width - 1}, or one flag for each neuron"
     if isinstance(values, AbstractSet):
         values = list(values)
     try:
@@ -131,10 +131,11 @@ def check_indices(values: Mapping[str, Any], widths: Mapping[str, int]) -> None:
         MaskError: names the site.
     """
     do = "make masks with NeuronMask.of, which understands lists, flags, sets and frames"
-    if not isinstance(values, Mapping) or list(values) != list(widths):
-        raise MaskError("a mask", "other sites than its widths", do)
-    for address, indices in values.items():
-        asked = f"a mask at {address}"
+    read = by_text(values, "values_by_site", do)
+    if list(read) != list(widths):
+        raise MaskError("values_by_site of a mask", "other sites than its widths", do)
+    for address, indices in read.items():
+        asked = f"values_by_site of a mask at {address}"
         if not isinstance(indices, Tensor) or indices.dtype != torch.long or indices.ndim != 1:
             found = f"a {type(indices).__name__}" + (f" of {indices.dtype}" if isinstance(indices, Tensor) else "")
             raise MaskError(asked, f"{found}, not a LongTensor of one dimension", do)

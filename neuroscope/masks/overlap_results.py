@@ -187,7 +187,7 @@ def require_families(families: Mapping[str, str], names: Sequence[str], asked: s
     """Refuse families that leave a name out."""
     missing = [name for name in names if name not in families]
     if missing:
-        raise ArgumentError(asked, f"no family for {missing}", "give a family for every name")
+        raise ArgumentError(f"{asked}(families)", f"no family for {missing}", "give a family for every name")
 
 
 def _hover(row: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from neuroscope import files
 from neuroscope.arrays import array_of
-from neuroscope.checks import all_of, public, whole
-from neuroscope.errors import ArgumentError, FileError, MaskError, choose, shown
+from neuroscope.checks import by_text, naming, public, whole
+from neuroscope.errors import ArgumentError, FileError, MaskError, choose
 from neuroscope.models.sites import Site, Unit
 
 if TYPE_CHECKING:
@@ -133,22 +133,23 @@ def widths_of(widths: Any) -> dict[str, int]:
     Raises:
         ArgumentError: no dict of whole numbers by address.
     """
-    if isinstance(widths, PerNeuron) or not isinstance(widths, Mapping) or not widths:
-        found = "an empty dict" if widths == {} else f"a {type(widths).__name__}"
-        raise ArgumentError("widths", found, "give {address: number of neurons}, such as scores.widths")
-    unnamed = next((a for a in widths if not isinstance(a, str)), None)
-    if unnamed is not None:
-        raise ArgumentError("widths", f"{unnamed!r} for an address", "give {address: number of neurons}")
-    return {str(a): whole(w, f"widths[{a!r}]") for a, w in widths.items()}
+    do = "give {address: number of neurons}, such as scores.widths"
+    read = {} if isinstance(widths, PerNeuron) else by_text(widths, "widths", do)
+    if not read:
+        found = f"a {type(widths).__name__}" if isinstance(widths, PerNeuron) else "an empty dict"
+        raise ArgumentError("widths", found, do)
+    return {str(a): whole(w, f"widths[{a!r}]") for a, w in read.items()}
 
 
 def _means_of(means: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
-    if not isinstance(means, Mapping) or isinstance(means, PerNeuron):
-        raise ArgumentError("means", f"a {type(means).__name__}", "give a tensor by address")
-    unknown = next((a for a in means if a not in widths), None)
+    do = "give a tensor by address"
+    if isinstance(means, PerNeuron):
+        raise ArgumentError("means", f"a {type(means).__name__}", do)
+    read = by_text(means, "means", do)
+    unknown = next((a for a in read if a not in widths), None)
     if unknown is not None:
-        raise ArgumentError("means", f"{unknown!r} for an address", "give a tensor by address")
-    return {a: array_of(v, f"means[{a!r}]") for a, v in means.items()}
+        raise ArgumentError("means", f"{unknown!r} for an address", do)
+    return {a: array_of(v, f"means[{a!r}]") for a, v in read.items()}
 
 
 def shape(widths: Mapping[str, int]) -> str:
@@ -180,17 +181,13 @@ def by_name(values: object, kind: type[T], name: str, asked: str, do: str) -> di
     asked = f"{asked}, {name}"
     if isinstance(values, PerNeuron) or not isinstance(values, Mapping):
         raise ArgumentError(asked, f"a {type(values).__name__}, not a dict", do)
-    values = dict(zip(all_of(values, name), all_of(values.values(), name), strict=True))
+    with naming(asked):
+        values = by_text(values, name, do)
     if not values:
         raise ArgumentError(asked, "an empty dict", do)
     for key, value in values.items():
-        if not isinstance(key, str) or not isinstance(value, kind):
-            found = (
-                f"a {type(value).__name__} under {key!r}"
-                if isinstance(key, str)
-                else f"{shown('', key)[1:]} for a name"
-            )
-            raise ArgumentError(asked, found, do)
+        if not isinstance(value, kind):
+            raise ArgumentError(asked, f"a {type(value).__name__} under {key!r}", do)
     return values
 
 

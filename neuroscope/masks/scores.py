@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroscope import figures
 from neuroscope.arrays import array_of
-from neuroscope.checks import finite, flag, public
+from neuroscope.checks import by_text, finite, flag, public
 from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.masks.neuron_mask import NeuronMask
 from neuroscope.masks.per_neuron import PerNeuron, by_name, frame_of
@@ -93,12 +93,14 @@ class Scores(PerNeuron):
             ArgumentError: no finite number, no relevance that high, or only some of the neurons were scored.
         """
         minimum = finite(minimum, "minimum", "give the least relevance to take")
-        self._require_all(f"threshold({minimum!r})")
+        self._require_all(f"threshold(minimum={minimum!r})")
         flags = {a: v >= minimum for a, v in self.items()}
         if not any(bool(f.any()) for f in flags.values()):
             scores = self.vector()
             found = f"no relevance that high: they go from {float(scores.min()):.3g} to {float(scores.max()):.3g}"
-            raise ArgumentError(f"threshold({minimum!r})", found, "give a lower one, or take a share with top(0.10)")
+            raise ArgumentError(
+                f"threshold(minimum={minimum!r})", found, "give a lower one, or take a share with top(0.10)"
+            )
         return self._mask(flags, {"minimum": minimum})
 
     def _mask(self, flags: Mapping[str, Bool[Tensor, " width"]], selection: dict[str, Any]) -> NeuronMask:
@@ -130,14 +132,16 @@ def _relevance(values: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
     Raises:
         ArgumentError: other sites than the widths, or another number of relevances.
     """
-    if isinstance(values, NeuronMask) or not isinstance(values, Mapping) or set(values) != set(widths):
-        found = f"a {type(values).__name__}" if not isinstance(values, Mapping) else "other sites than its widths"
-        raise ArgumentError("scores", found, "give {address: relevances} for every site")
-    read = {a: array_of(values[a], f"scores[{a!r}]") for a in widths}
+    do = "give {address: relevances} for every site"
+    given = by_text(values, "values_by_site", do)
+    if isinstance(values, NeuronMask) or set(given) != set(widths):
+        found = "a mask" if isinstance(values, NeuronMask) else "other sites than its widths"
+        raise ArgumentError("values_by_site of scores", found, do)
+    read = {a: array_of(given[a], f"values_by_site of scores[{a!r}]") for a in widths}
     for address, relevance in read.items():
         if relevance.shape != (widths[address],) or relevance.dtype == torch.bool:
             found = f"{str(relevance.dtype)[6:]} numbers of shape {tuple(relevance.shape)}"
-            raise ArgumentError(f"scores[{address!r}]", found, f"give {widths[address]} relevances")
+            raise ArgumentError(f"values_by_site of scores[{address!r}]", found, f"give {widths[address]} relevances")
     return {a: v if v.is_floating_point() else v.float() for a, v in read.items()}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from neuroscope import files
 from neuroscope.checks import all_of, public
-from neuroscope.errors import ArgumentError
+from neuroscope.errors import ArgumentError, brief
 from neuroscope.markup import TABLE_STYLE, figure_html, fold, markup, table_html, told
 from neuroscope.results import Section
 
@@ -84,8 +84,16 @@ def _section(anchor: str, section: Section) -> str:
 def _manifest(manifest: Mapping[str, Any] | None) -> str:
     if manifest is None:
         return ""
-    text = html.escape(json.dumps(dict(manifest), indent=2, default=str, ensure_ascii=False))
+    text = html.escape(json.dumps(dict(manifest), indent=2, default=_said, ensure_ascii=False))
     return fold("How these numbers were made", f"<pre>{text}</pre>")
+
+
+def _said(value: Any) -> str:
+    """What JSON has no word for."""
+    try:
+        return str(value)
+    except Exception:  # somebody else's object
+        return brief(value)
 
 
 STYLE = """

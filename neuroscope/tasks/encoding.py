@@ -159,7 +159,7 @@ def encode(
     for i, (clean, other) in enumerate(zip(encoded, others, strict=True)):
         if (len(clean.inputs), clean.first, clean.answer) != (len(other.inputs), other.first, other.answer):
             raise TaskError(
-                f"a corrupt prompt as long as the prompt in {_where(task, i)}",
+                f"a corrupt prompt as long as the clean one in {_where(task, i)}",
                 f"{len(clean.inputs)} tokens for {prompts[i]!r}, {len(other.inputs)} for {examples[i].corrupt!r}",
                 "make both prompts the same number of tokens, so that patched positions match",
             )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
-from neuroscope.errors import FileError, choose
+from neuroscope.errors import ArgumentError, FileError, brief, choose
 from neuroscope.tasks.rows import SPLITS, Located, Row, answer, fields_of, fill, has_gold, merge_prompts
 
 BUFFER = 10_000  # rows that a streamed split is shuffled within
+READERS = ("json", "csv", "parquet", "text")  # what `datasets` reads files with
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,22 @@ def read_hub(
 ) -> dict[str, Any]:
     """The fields of a task out of a data set; `splits` are the data set's names for the task's splits."""
     target, labels = columns.target, columns.labels
+    if target is not None and labels is not None:
+        raise ArgumentError(f"from_hub(target={target!r}, labels=...)", "texts and classes", "give one of them")
     rows: dict[str, list[Located]] = {}
+    every: set[str] = set()  # classes of all rows: the first few may miss some
     for split, theirs in splits.items():
         choose(split, SPLITS, "split")
         data = _open(source, theirs)
         names = getattr((data.features or {}).get(columns.label), "names", None)
-        words = list(labels or names or ())
+        words = list(labels or names or ()) if target is None else []
+        if target is None and not words and not source.streaming:
+            every |= _classes(data, columns.label)
         place = f"{source.path} {theirs}"
         located = _labelled(_shuffled(data, seed, source.streaming), place, columns.label, words, target is None)
         rows[split] = list(located if columns.merge and split == "test" else islice(located, sizes[split]))
         labels = words or None
+    labels = labels or sorted(every) or None
     template = columns.prompt.replace("{text}", columns.text)
     if target is not None:
         rows = {split: [_with_target(row, target) for row in part] for split, part in rows.items()}
@@ -72,6 +80,10 @@ def _open(source: HubSource, split: str) -> Any:
         raise FileError(
             f"open {source.path}", "the package datasets is not installed", "pip install datasets"
         ) from None
+    if source.path in READERS and not source.data_files and not Path(source.path).exists():
+        asked = f"from_hub(path={source.path!r}, data_files={brief(source.data_files)})"
+        raise ArgumentError(asked, "no files", 'give them by split, such as {"train": "train.csv"}')
+    files = f", data_files {brief(source.data_files)}" if source.data_files else ""
     try:
         return load_dataset(
             source.path,
@@ -83,9 +95,9 @@ def _open(source: HubSource, split: str) -> Any:
         )
     except Exception as error:  # the Hub's client raises many kinds; all mean that there is no data
         raise FileError(
-            f"open {source.path} (config {source.config!r}, split {split!r})",
+            f"open {source.path} (config {source.config!r}, split {split!r}{files})",
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            "check the names and the network, or use Task.from_jsonl with a local copy",
+            "check path, config and splits, and the network, or use Task.from_jsonl with a local copy",
         ) from error
 
 
@@ -100,6 +112,13 @@ def _labelled(rows: Iterable[Row], where: str, label: str, words: list[str], cla
             yield place, {key: value for key, value in row.items() if key != "references"}
         elif has_gold(row, label, words):
             yield place, {**row, "label": answer(row, label, words, place)}
+
+
+def _classes(data: Any, label: str) -> set[str]:
+    """The classes of a data set that names none."""
+    is_plain = getattr((data.features or {}).get(label), "dtype", "") in ("string", "int32", "int64", "bool")
+    values = data.unique(label) if is_plain else []
+    return {str(value) for value in values if value not in (None, "") and has_gold({label: value}, label, None)}
 
 
 def _with_target(located: Located, target: str) -> Located:

@@ -32,7 +32,7 @@ def read_jsonl(
     if path.is_dir():
         rows = {split: _read(path / f"{split}.jsonl") for split in SPLITS if (path / f"{split}.jsonl").exists()}
         if not rows:
-            raise FileError(f"a task in {path}", "no train.jsonl, discovery.jsonl or test.jsonl", "check the folder")
+            raise FileError(f"a task in {path}", "no train.jsonl, discovery.jsonl or test.jsonl", "check the path")
         if labels is None and (path / "labels.json").exists():
             labels = _label_list(path / "labels.json")
         shuffled = {split: _shuffle(part, rng) for split, part in rows.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope.checks import names_of, public
-from neuroscope.errors import ArgumentError, ByName, FileError, suggest
+from neuroscope.errors import ArgumentError, ByName, FileError, shown, suggest
 from neuroscope.files import path_of
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.mini import NAMES, mini_tasks
@@ -67,14 +67,14 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
     names = [member for name in asked for member in GROUPS.get(name.strip(), (name.strip(),))]
     known = [*BUNDLED, *SUITE_OF, *GROUPS, *CATALOGUE]
     if not names:
-        raise ArgumentError("load_tasks", "no name", suggest("", known))
+        raise ArgumentError(f"load_tasks({shown('source', source)})", "no name", suggest("", known))
     for name in names:
         if name not in SUITE_OF and name not in CATALOGUE:
             if name in BUNDLED:
                 raise ArgumentError(
-                    f"tasks {asked}", f"a suite, {name!r}, among them", "load it alone, or name its tasks"
+                    f"source: tasks {asked}", f"a suite, {name!r}, among them", "load it alone, or name its tasks"
                 )
-            raise ArgumentError(f"tasks {name!r}", _no_such(name), suggest(name, known))
+            raise ArgumentError(f"source: tasks {name!r}", _no_such(name), suggest(name, known))
     tasks: dict[str, Task] = ByName()
     suites: dict[str, dict[str, Task]] = {}
     for name in names:

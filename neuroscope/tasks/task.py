@@ -11,7 +11,7 @@ from os import PathLike
 from typing import Any, Literal
 
 from neuroscope import files
-from neuroscope.checks import all_of, plain, public, whole
+from neuroscope.checks import all_of, naming, pairs_of, plain, public, whole
 from neuroscope.errors import ArgumentError, TaskError, choose
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
@@ -142,7 +142,7 @@ class Task:
     def _examples(self, split: str) -> tuple[Example, ...]:
         value = getattr(self, split)
         listed = [value] if isinstance(value, Example) else () if value is None else value
-        examples = tuple(listed if isinstance(listed, Iterable) else [listed])
+        examples = tuple(all_of(listed, split) if isinstance(listed, Iterable) else [listed])
         for example in examples:
             if not isinstance(example, Example):
                 found = f"a {type(example).__name__} in {split}"
@@ -172,7 +172,8 @@ class Task:
     @public
     def split(self, name: str, n: int | None = None) -> tuple[Example, ...]:
         """The first `n` examples (all if None) of "train", "discovery" or "test"; never empty, and without shots."""
-        choose(name, SPLITS, "split")
+        with naming("name"):
+            choose(name, SPLITS, "split")
         examples = tuple(getattr(self, name))
         if name == "discovery" and not examples:
             examples = tuple(self.train)
@@ -355,7 +356,7 @@ def tasks_of(tasks: object, asked: str, name: str = "tasks") -> dict[str, Task]:
     if isinstance(tasks, Task):
         tasks = [tasks]
     if isinstance(tasks, Mapping):
-        pairs = list(zip(all_of(tasks, name), all_of(tasks.values(), name), strict=True))
+        pairs = pairs_of(tasks, name, do)
     elif isinstance(tasks, Iterable) and not isinstance(tasks, str | bytes):
         pairs = [(getattr(task, "name", None), task) for task in all_of(tasks, name)]
     else:

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 
 from neuroscope import distributed
 from neuroscope.checks import finite, public
-from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError
+from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, choose
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.deltas import attach, bare, places_of, remove
 from neuroscope.training.saving import guard, save_checkpoint, unguard, write_tensors
 from neuroscope.training.trainable import refuse_loras, training_only
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that deltas are written in
 
 
 class NeuronAdapter:
@@ -154,6 +156,7 @@ class NeuronAdapter:
         Args:
             dtype: of the deltas in the file; bfloat16 halves it, at the cost of rounding.
         """
+        choose(dtype, DTYPES, "dtype")
         tensors = {f"values/{a}": v.to(torch.int32) for a, v in self.mask.items()}
         distributed.settle(self.model.root)
         tensors |= {f"deltas/{k}": distributed.gathered(p).to("cpu", dtype).clone() for k, p in self._named().items()}

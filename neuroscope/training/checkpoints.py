@@ -33,7 +33,7 @@ def checkpoint_of(wanted: bool | str | PathLike, output: str | PathLike | None, 
     if wanted is False:
         if output is not None and last_checkpoint(output) is not None:
             do = "give resume_from_checkpoint=True to go on with it, or another folder"
-            raise FileError(f"start a run in {output}", "checkpoints of an earlier run", do)
+            raise FileError(f"start a run with output={str(output)!r}", "checkpoints of an earlier run", do)
         return None
     if not isinstance(wanted, (bool, str, PathLike)):
         raise ArgumentError(
@@ -45,7 +45,9 @@ def checkpoint_of(wanted: bool | str | PathLike, output: str | PathLike | None, 
     if path is None:
         return None
     if not is_complete(path):
-        raise FileError(f"resume from {path}", "no complete checkpoint", "give a checkpoint's folder, or True")
+        raise FileError(
+            f"resume_from_checkpoint={str(path)!r}", "no complete checkpoint", "give a checkpoint's folder, or True"
+        )
     refuse_other_run(path, run)  # before anything of it is read
     return path
 

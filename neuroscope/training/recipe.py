@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from transformers import TrainingArguments
 
-from neuroscope.checks import finite, public, whole
-from neuroscope.errors import ArgumentError, suggest
+from neuroscope.checks import by_text, finite, public, whole
+from neuroscope.errors import ArgumentError, shown, suggest
 
 FINETUNE_LR = 3e-4
 NAMED = {  # TrainingArguments that have a name of their own here: given twice, the run's record would be wrong
@@ -85,14 +85,13 @@ class Recipe:
         Raises:
             ArgumentError: none of these, an unknown name, or a value out of range.
         """
-        values: Any = vars(recipe) if isinstance(recipe, Recipe) else {} if recipe is None else recipe
-        if not isinstance(values, Mapping):
-            do = "give a Recipe, or a mapping such as {'steps': 200, 'lr': 1e-4}"
-            raise ArgumentError(f"recipe={recipe!r:.60}", f"a {type(recipe).__name__}", do)
+        do = "give a Recipe, or a mapping such as {'steps': 200, 'lr': 1e-4}"
+        given = vars(recipe) if isinstance(recipe, Recipe) else {} if recipe is None else recipe
+        values = by_text(given, "recipe", do)
         names = [one.name for one in dataclasses.fields(cls)]
         for name in values:
             if name not in names:
-                asked = f"a recipe with {name}={values[name]!r:.60}"
+                asked = f"a recipe with {shown(name, values[name])}"
                 raise ArgumentError(asked, "no such setting of training", suggest(name, names))
         return cls(**{**defaults, **{name: value for name, value in values.items() if value is not None}})
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.checks import pairs_of
 from neuroscope.errors import ArgumentError
 from neuroscope.results import Result
 
@@ -26,7 +27,7 @@ Cells = dict[tuple[str, str], float]
 
 def similarity_cells(similarity: Any) -> dict[int | None, Cells]:
     """layer -> (source, test) -> similarity; the only layer is None where there are no layers."""
-    table = similarity.table if isinstance(similarity, Result) else similarity
+    table = _plain(similarity, "similarity")
     if _is_frame(table) and "layer" in table.columns and _columns(table) is not None:
         layers = table["layer"].unique().tolist()
         for layer in layers:
@@ -46,7 +47,13 @@ def similarity_cells(similarity: Any) -> dict[int | None, Cells]:
 
 def transfer_cells(transfer: Any) -> Cells:
     """(source, test) -> score."""
-    return _any(transfer.table if isinstance(transfer, Result) else transfer, SCORES, "transfer")
+    return _any(_plain(transfer, "transfer"), SCORES, "transfer")
+
+
+def _plain(numbers: Any, what: str) -> Any:
+    """The table of a result; a mapping as a dict."""
+    table = numbers.table if isinstance(numbers, Result) else numbers
+    return dict(pairs_of(table, what, DO)) if isinstance(table, Mapping) else table
 
 
 def matrices(layers: Mapping[int | None, Cells], transfer: Cells) -> tuple[list[str], dict[int | None, Floats], Floats]:
@@ -130,7 +137,7 @@ def _unnamed(table: pd.DataFrame, values: Sequence[str], what: str) -> ArgumentE
 def _cells(numbers: Mapping[Any, Any], what: str) -> Cells:
     try:
         cells = {(str(a), str(b)): float(value) for (a, b), value in numbers.items()}
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # keys and values of somebody else's may fail in any way
         raise ArgumentError(f"correlate: {what}", f"something else than pairs and numbers ({error})", DO) from None
     infinite = [pair for pair, value in cells.items() if np.isinf(value)]
     if infinite:

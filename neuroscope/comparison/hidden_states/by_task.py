@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from neuroscope import files
-from neuroscope.checks import public
+from neuroscope.checks import all_of, by_text, public, text_of
 from neuroscope.comparison.hidden_states.folder import DONE, Array, file_name, open_array, save_array
 from neuroscope.comparison.similarity.inputs import names_of, real
 from neuroscope.errors import ArgumentError, FileError, choose
@@ -60,10 +60,11 @@ class Representations(Mapping[str, Array]):
             if len(shape) != 3 or 0 in shape or (shape[0], shape[2]) != (expected[0], expected[-1]):
                 raise ArgumentError(asked, f"shape {shape} for {task!r}, {expected} for {first!r}", do)
         for name in ("examples", "families", "manifest"):
-            if not isinstance(getattr(self, name), Mapping):
-                found = f"a {type(getattr(self, name)).__name__}"
-                raise ArgumentError(f"Representations({name}=...)", found, "give a dict")
-        for task, pairs in self.examples.items():
+            by_text(getattr(self, name), f"Representations({name})")
+        for task, family in self.families.items():
+            text_of(family, f"Representations(families[{task!r}])")
+        for task, given in self.examples.items():
+            pairs = all_of(given, f"Representations(examples[{task!r}])")
             if task in shapes and len(pairs) != shapes[task][1]:
                 raise ArgumentError(asked, f"{len(pairs)} prompts for {shapes[task][1]} examples of {task!r}", do)
         object.__setattr__(self, "families", {task: self.families.get(task) or task for task in shapes})
@@ -71,6 +72,7 @@ class Representations(Mapping[str, Array]):
     def __getitem__(self, task: str) -> Array:
         return self.arrays[choose(task, self.arrays, "task")]
 
+    @public
     def get(self, task: str, default: Any = None) -> Any:
         """The task's array, or the default where there is none; `[task]` raises an `ArgumentError` there."""
         return self.arrays.get(task, default)
@@ -152,7 +154,7 @@ class Representations(Mapping[str, Array]):
             FileError: the folder is missing, unfinished, damaged, or holds something else.
         """
         folder = files.path_of(folder, "read Representations")
-        content = files.read_json(folder / DONE, "Representations")
+        content = files.read_json(folder / DONE, "the folder of Representations")
         do = "compute the representations again"
         try:
             if content["kind"] != "Representations" or content["format"] > files.FORMAT:

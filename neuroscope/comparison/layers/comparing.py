@@ -114,7 +114,7 @@ def _table(rows: Sequence[Row]) -> Any:
 
 def _tasks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     asked = "compare two models"
-    tasks, others = (inputs.names_of(side, asked) for side in (a, b))
+    tasks, others = (inputs.names_of(side, f"{asked}, {name}") for name, side in (("a", a), ("b", b)))
     if set(tasks) != set(others):
         only = [("a", set(tasks) - set(others)), ("b", set(others) - set(tasks))]
         found = "; ".join(f"only in {side}: {sorted(names)}" for side, names in only if names)
@@ -124,7 +124,7 @@ def _tasks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 def _shapes(a: Mapping[str, Any], b: Mapping[str, Any], task: str, pairs: str) -> Shapes:
     asked = f"compare {task!r}"
-    first, second = (inputs.shape(side[task], asked) for side in (a, b))
+    first, second = (inputs.shape(side[task], f"compare {name}[{task!r}]") for name, side in (("a", a), ("b", b)))
     inputs.same_examples(first[1], second[1], asked)
     if pairs == "same" and first[0] != second[0]:
         raise ArgumentError(asked, f"{first[0]} and {second[0]} layers", "use pairs='all', or give matching layers")

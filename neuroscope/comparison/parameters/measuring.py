@@ -25,7 +25,7 @@ import numpy as np
 from einops import rearrange
 
 from neuroscope import files
-from neuroscope.checks import Progress, public, watched
+from neuroscope.checks import Progress, by_text, naming, public, watched
 from neuroscope.comparison.parameters.estimators import ESTIMATORS, change
 from neuroscope.comparison.parameters.layer_sets import Block, Layer, blocks_of
 from neuroscope.comparison.parameters.similarity_by_depth import ParameterSimilarity
@@ -183,7 +183,8 @@ def _open(model: Any, other: Any, sets: list[NeuronMask]) -> tuple[Source, Sourc
     if other is None:
         return source, None, blocks_of(sites)
     is_file = isinstance(other, (str, PathLike)) and Path(other).is_file()
-    second = with_adapter(source, other, ASKED) if is_file else open_source(other, ASKED)
+    with naming("other"):
+        second = with_adapter(source, other, ASKED) if is_file else open_source(other, ASKED)
     sets[0].fits(second.model.sites(sets[0].unit), f"{ASKED} in the other model")
     return source, second, blocks_of(sites)
 
@@ -218,7 +219,8 @@ def _check_masks(masks: Mapping[str, NeuronMask], model: Any, least: int) -> Non
     if empty:
         raise MaskError(ASKED, f"no neuron in {empty[0]!r}", "give masks with at least one neuron")
     if isinstance(model, Mapping):
-        for name in model:
-            choose(name, masks, "mask")
+        for name in by_text(model, "model"):
+            with naming("model"):
+                choose(name, masks, "mask")
         if not model:
             raise ArgumentError(ASKED, "no model", "give a model per task, or one model")

@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from neuroscope import files
-from neuroscope.checks import public
+from neuroscope.arrays import numbers_of
+from neuroscope.checks import by_text, public
 from neuroscope.comparison.segmentation.change_points import (
     Floats,
     Search,
@@ -90,7 +91,9 @@ def segment(
     curves_of = _read(curves, layers)
     if (boundaries + 1) * min_size > len(curves_of.layers):
         asked = f"{boundaries} boundaries with segments of {min_size} layers or more"
-        raise ArgumentError(asked, f"{len(curves_of.layers)} layers", "give fewer boundaries, or a lower min_size")
+        raise ArgumentError(
+            asked, f"curves over {len(curves_of.layers)} layers", "give fewer boundaries, or a lower min_size"
+        )
     return _cut(curves_of, search, label)
 
 
@@ -162,12 +165,13 @@ def _read(curves: Any, layers: Sequence[int] | None) -> Curves:
     if hasattr(curves, "iterrows"):  # a data frame
         layers = list(curves.columns) if layers is None and curves.columns.dtype.kind in "iu" else layers
         curves = {str(task): row.to_numpy() for task, row in curves.iterrows()}
-    try:
-        rows = curves if isinstance(curves, Mapping) else np.atleast_2d(np.asarray(curves, dtype=np.float64))
-        named = dict(rows) if isinstance(rows, Mapping) else {f"task {i + 1}": row for i, row in enumerate(rows)}
-        table = np.array([np.asarray(row, dtype=np.float64) for row in named.values()])
-    except (ValueError, TypeError):
-        raise ArgumentError(asked, "curves of different lengths, or no numbers", do) from None
+    if isinstance(curves, Mapping):
+        named = {task: numbers_of(row, f"curves[{task!r}]") for task, row in by_text(curves, "curves", do).items()}
+    else:
+        named = {f"task {i + 1}": row for i, row in enumerate(np.atleast_2d(numbers_of(curves, "curves")))}
+    if len({row.shape for row in named.values()}) > 1:
+        raise ArgumentError(asked, "curves of different lengths", do)
+    table: Any = np.array([*named.values()], dtype=np.float64)
     if table.ndim != 2 or not table.size:
         raise ArgumentError(asked, f"shape {table.shape}", do)
     if np.isinf(table).any():

@@ -74,7 +74,7 @@ class CKA:
             NumericalError: non-finite activations; the batch is not counted.
         """
         first, second = as_batch(x, "CKA, x"), as_batch(y, "CKA, y")
-        same_examples(len(first), len(second), "CKA")
+        same_examples(len(first), len(second), "CKA, x and y")
         if not (bool(torch.isfinite(first).all()) and bool(torch.isfinite(second).all())):
             raise NumericalError("CKA", f"{NOT_FINITE} after {self.examples} examples", ADVICE[NOT_FINITE])
         if self._shift is None:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuroscope.arrays import lost_meaning
+from neuroscope.checks import by_text
 from neuroscope.errors import ArgumentError, NumericalError
 
 FEWEST = 4  # examples: the unbiased HSIC divides by n - 3
@@ -88,12 +89,14 @@ def real(x: Any, what: str) -> Any:
 
 def names_of(reps: Any, asked: str) -> list[str]:
     """The tasks of a mapping task -> activations."""
-    if not isinstance(reps, Mapping) or not reps:
-        found = "no tasks" if isinstance(reps, Mapping) else f"a {type(reps).__name__}"
-        raise ArgumentError(
-            asked, found, "give a mapping task -> array [layer, example, feature], as Representations are"
-        )
-    return list(reps)
+    do = "give a mapping task -> array [layer, example, feature], as Representations are"
+    try:
+        names = list(by_text(reps, "task", do))
+    except ArgumentError as error:
+        raise ArgumentError(asked, error.found, error.do) from None
+    if not names:
+        raise ArgumentError(asked, "no tasks", do)
+    return names
 
 
 def shape(array: Any, what: str) -> tuple[int, int, int]:

@@ -6,9 +6,11 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from neuroscope.checks import naming
 from neuroscope.comparison.hidden_states import Representations, representations
 from neuroscope.errors import ArgumentError, FileError, choose
 from neuroscope.masks import NeuronMask
@@ -74,9 +76,18 @@ def choose_method(method: Any) -> Any:
 def read(source: Any, tasks: Mapping[str, Task], settings: Mapping[str, Any], output: Path | None) -> Representations:
     """The representations of a model on tasks, or those that were given, checked to be of these tasks."""
     if isinstance(source, Mapping):
-        named = source if isinstance(source, Representations) else Representations(dict(source))
+        named = source if isinstance(source, Representations) else Representations(source)
         return _fitting(named, tasks, settings)
     return representations(source, tasks, **settings, output=output)
+
+
+def check_source(source: Any, tasks: Mapping[str, Task], settings: Mapping[str, Any], what: str) -> None:
+    """Refuse what is neither a model nor representations of these tasks; a name or a folder is opened in its turn."""
+    with naming(what):
+        if isinstance(source, Mapping):
+            read(source, tasks, settings, None)
+        elif not isinstance(source, str | PathLike):
+            resolve(source)
 
 
 def _fitting(reps: Representations, tasks: Mapping[str, Task], settings: Mapping[str, Any]) -> Representations:

@@ -25,13 +25,20 @@ from typing import Any
 import numpy as np
 
 from neuroscope import files
-from neuroscope.checks import Progress, flag, public, watched
+from neuroscope.checks import Progress, flag, naming, public, watched
 from neuroscope.checks import share as share_of
 from neuroscope.comparison.hidden_states import Representations
 from neuroscope.comparison.layers import compare, dimensions
 from neuroscope.comparison.similarity.inputs import FEWEST
 from neuroscope.errors import ArgumentError, TaskError
-from neuroscope.experiments.layer_by_layer.controls import MethodName, Tuning, opened, read, tuned_reading
+from neuroscope.experiments.layer_by_layer.controls import (
+    MethodName,
+    Tuning,
+    check_source,
+    opened,
+    read,
+    tuned_reading,
+)
 from neuroscope.experiments.layer_by_layer.mossa_result import Mossa
 from neuroscope.experiments.layer_by_layer.mossa_table import ALL, MULTI, PRE, nan_row
 from neuroscope.experiments.trials import parted
@@ -129,13 +136,19 @@ def mossa(
         "recipe": tuning.recipe.settings() if taught else {}, "seed": seed, "trained_controls": controls is None,
         "tuned": "trained here" if train_tuned else None if tuned is None else "given",
     }  # fmt: skip
+    given = {name: {name: c} if isinstance(c, np.ndarray) else c for name, c in (controls or {}).items()}
+    for name, control in given.items():
+        check_source(control, {name: named[name]}, reading, f"controls[{name!r}]")
+    if tuned is not None and not train_tuned:
+        check_source(tuned, named, reading, "tuned")
     folder = None if output is None else _folder(Path(output), model, settings)
     models = {PRE: read(model, named, reading, folder and folder / "pre-trained")}
     where = folder and folder / "multi-task"
     if train_tuned:
         models[MULTI] = tuned_reading(model, [named[t] for t in learnt], named, tuning, reading, where)
     elif tuned is not None:
-        models[MULTI] = read(tuned, named, reading, where)
+        with naming("tuned"):
+            models[MULTI] = read(tuned, named, reading, where)
         _refuse_the_base(models[PRE], models[MULTI])
     rows: list[dict[str, Any]] = []
     for number, (name, task) in watched(list(enumerate(named.items())), progress, "control models"):
@@ -143,8 +156,8 @@ def mossa(
         if controls is None:
             control = tuned_reading(model, [task], {name: task}, tuning, reading, where)
         else:
-            source = controls[name] if not isinstance(controls[name], np.ndarray) else {name: controls[name]}
-            control = read(source, {name: task}, reading, where)
+            with naming(f"controls[{name!r}]"):
+                control = read(given[name], {name: task}, reading, where)
         for label, reps in models.items():
             cka = compare({name: reps[name]}, {name: control[name]}, "cka", debiased=debiased, null=null, seed=seed)
             rows += [{**_place(label, name, named, out), **_cka(row)} for row in cka.table.to_dict("records")]

@@ -137,7 +137,9 @@ class Continual(Result):
         import pandas as pd  # heavy: only where tables are made
 
         if reference not in self.methods:
-            raise ArgumentError(f"differences({reference!r})", f"runs of {', '.join(self.methods)}", "name one of them")
+            raise ArgumentError(
+                f"differences(reference={reference!r})", f"runs of {', '.join(self.methods)}", "name one of them"
+            )
         labels = self._labels()
         scores = {
             labels[key]: runs.set_index(["order", "seed"])["average accuracy"]
@@ -173,7 +175,7 @@ class Continual(Result):
         if method is None and len(self.methods) > 1:
             raise ArgumentError("one method's runs", f"runs of {', '.join(self.methods)}", "name one: method=...")
         if method is not None and method not in self.methods:
-            raise ArgumentError(f"runs of {method!r}", f"runs of {', '.join(self.methods)}", "name one of them")
+            raise ArgumentError(f"runs of method {method!r}", f"runs of {', '.join(self.methods)}", "name one of them")
         key = next(key for key, label in self._labels().items() if method in (None, label))
         return self.table[(self.table[VARIANT] == key).all(axis=1)]
 
