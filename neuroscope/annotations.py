@@ -110,5 +110,13 @@ def _mapping(value: Any, name: str, checks: list[Check]) -> Mapping[Any, Any]:
     return value if all(got[key] is value[key] for key in keys) else got
 
 
+def pairs_of(value: Any, name: str, do: str = "give a dict") -> list[tuple[Any, Any]]:
+    """The keys and values of a mapping; anything else, and one that fails when it is read, is refused."""
+    if isinstance(value, Mapping):
+        with contextlib.suppress(Exception):  # a mapping of somebody else's may fail in any way
+            return [(key, value[key]) for key in value]
+    raise ArgumentError(shown(name, value), f"a {type(value).__name__}", do)
+
+
 def _as_it_is(value: Any, name: str) -> Any:
     return value

@@ -19,8 +19,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from neuroscope.annotations import Check, check_of
-from neuroscope.errors import ArgumentError, NeuroscopeError, brief, shown, suggest
+from neuroscope.annotations import Check, check_of, pairs_of
+from neuroscope.errors import ArgumentError, brief, shown, suggest
 from neuroscope.files import path_of
 
 P = ParamSpec("P")
@@ -148,33 +148,12 @@ def names_of(value: Any, name: str) -> tuple[str, ...]:
 
 
 def by_text(value: Any, name: str, do: str = "give a dict by name") -> dict[str, Any]:
-    """A mapping of texts to anything as a dict of its own.
-
-    Raises:
-        ArgumentError: anything else, a mapping that fails when it is read, or a key that is no text.
-    """
+    """A mapping by text as a dict of its own; anything else, and a key that is no text, is refused."""
     pairs = pairs_of(value, name, do)
     strange = [key for key, _ in pairs if not isinstance(key, str)]
     if strange:
         raise ArgumentError(shown(name, value), f"{brief(strange[0])} for a name", do)
     return dict(pairs)
-
-
-def pairs_of(value: Any, name: str, do: str = "give a dict") -> list[tuple[Any, Any]]:
-    """The keys and values of a mapping; anything else, and one that fails when it is read, is refused."""
-    if isinstance(value, Mapping):
-        with contextlib.suppress(Exception):  # a mapping of somebody else's may fail in any way
-            return [(key, value[key]) for key in value]
-    raise ArgumentError(shown(name, value), f"a {type(value).__name__}", do)
-
-
-@contextlib.contextmanager
-def naming(name: str) -> Iterator[None]:
-    """A scope in which errors name the argument that is looked at."""
-    try:
-        yield
-    except NeuroscopeError as error:
-        raise type(error)(f"{name}: {error.asked}", error.found, error.do) from error.__cause__
 
 
 def all_of(values: Any, name: str) -> list[Any]:

@@ -1,7 +1,8 @@
 """Every exception of the package. Each says what was asked, what was found, and what to do."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -68,6 +69,15 @@ class ByName(dict[str, T]):
 
     def __missing__(self, name: object) -> T:
         raise UnknownName(repr(name), "no such name", suggest(str(name), self))
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """A scope in which errors name the argument that is looked at."""
+    try:
+        yield
+    except NeuroscopeError as error:
+        raise type(error)(f"{name}: {error.asked}", error.found, error.do) from error.__cause__
 
 
 def shown(name: str, value: Any) -> str:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import files
-from neuroscope.checks import Progress, naming, public, seeds_of
+from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.comparison.correlation import PAIRS, TWO_WAY, Correlation, correlate
 from neuroscope.comparison.correlation.cells import matrices, mean_over_layers, similarity_cells, transfer_cells
 from neuroscope.comparison.correlation.verdicts import marked
 from neuroscope.comparison.parameters import Estimator, ParameterSimilarity, Part
-from neuroscope.errors import ArgumentError, choose
+from neuroscope.errors import ArgumentError, choose, naming
 from neuroscope.experiments.f3_parameter_depth import parameter_depth
 from neuroscope.experiments.f5_cross_training import cross_training
 from neuroscope.experiments.judging import tasks_and_masks

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from neuroscope.annotations import pairs_of
 from neuroscope.arrays import array_of
-from neuroscope.checks import by_text, pairs_of, whole
+from neuroscope.checks import by_text, whole
 from neuroscope.errors import MaskError, brief
 
 FORMS = (

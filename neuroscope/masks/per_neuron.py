@@ -15,8 +15,8 @@ from torch import Tensor
 
 from neuroscope import files
 from neuroscope.arrays import array_of
-from neuroscope.checks import by_text, naming, public, whole
-from neuroscope.errors import ArgumentError, FileError, MaskError, choose
+from neuroscope.checks import by_text, public, whole
+from neuroscope.errors import ArgumentError, FileError, MaskError, choose, naming
 from neuroscope.models.sites import Site, Unit
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from os import PathLike
 from typing import Any, Literal
 
 from neuroscope import files
-from neuroscope.checks import all_of, naming, pairs_of, plain, public, whole
-from neuroscope.errors import ArgumentError, TaskError, choose
+from neuroscope.annotations import pairs_of
+from neuroscope.checks import all_of, plain, public, whole
+from neuroscope.errors import ArgumentError, TaskError, choose, naming
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.checks import pairs_of
+from neuroscope.annotations import pairs_of
 from neuroscope.errors import ArgumentError
 from neuroscope.results import Result
 

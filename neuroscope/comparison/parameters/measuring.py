@@ -25,13 +25,13 @@ import numpy as np
 from einops import rearrange
 
 from neuroscope import files
-from neuroscope.checks import Progress, by_text, naming, public, watched
+from neuroscope.checks import Progress, by_text, public, watched
 from neuroscope.comparison.parameters.estimators import ESTIMATORS, change
 from neuroscope.comparison.parameters.layer_sets import Block, Layer, blocks_of
 from neuroscope.comparison.parameters.similarity_by_depth import ParameterSimilarity
 from neuroscope.comparison.parameters.sources import Source, open_source, with_adapter
 from neuroscope.comparison.parameters.tabulating import Measured, result_of
-from neuroscope.errors import ArgumentError, MaskError, ModelError, choose
+from neuroscope.errors import ArgumentError, MaskError, ModelError, choose, naming
 from neuroscope.masks import NeuronMask, masks_of
 
 ASKED = "similarity of parameters"

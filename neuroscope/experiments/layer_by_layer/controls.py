@@ -10,9 +10,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from neuroscope.checks import naming
+import numpy as np
+
 from neuroscope.comparison.hidden_states import Representations, representations
-from neuroscope.errors import ArgumentError, FileError, choose
+from neuroscope.errors import ArgumentError, FileError, choose, naming
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
 from neuroscope.tasks import Task
@@ -79,6 +80,11 @@ def read(source: Any, tasks: Mapping[str, Task], settings: Mapping[str, Any], ou
         named = source if isinstance(source, Representations) else Representations(source)
         return _fitting(named, tasks, settings)
     return representations(source, tasks, **settings, output=output)
+
+
+def of_task(control: Any, name: str) -> Any:
+    """An array alone as representations of its task."""
+    return {name: control} if isinstance(control, np.ndarray) else control
 
 
 def check_source(source: Any, tasks: Mapping[str, Task], settings: Mapping[str, Any], what: str) -> None:

@@ -25,16 +25,17 @@ from typing import Any
 import numpy as np
 
 from neuroscope import files
-from neuroscope.checks import Progress, flag, naming, public, watched
+from neuroscope.checks import Progress, flag, public, watched
 from neuroscope.checks import share as share_of
 from neuroscope.comparison.hidden_states import Representations
 from neuroscope.comparison.layers import compare, dimensions
 from neuroscope.comparison.similarity.inputs import FEWEST
-from neuroscope.errors import ArgumentError, TaskError
+from neuroscope.errors import ArgumentError, TaskError, naming
 from neuroscope.experiments.layer_by_layer.controls import (
     MethodName,
     Tuning,
     check_source,
+    of_task,
     opened,
     read,
     tuned_reading,
@@ -136,9 +137,10 @@ def mossa(
         "recipe": tuning.recipe.settings() if taught else {}, "seed": seed, "trained_controls": controls is None,
         "tuned": "trained here" if train_tuned else None if tuned is None else "given",
     }  # fmt: skip
-    given = {name: {name: c} if isinstance(c, np.ndarray) else c for name, c in (controls or {}).items()}
-    for name, control in given.items():
-        check_source(control, {name: named[name]}, reading, f"controls[{name!r}]")
+    for name, control in (
+        controls.items() if isinstance(controls, dict) else ()
+    ):  # another may read what it is asked for
+        check_source(of_task(control, name), {name: named[name]}, reading, f"controls[{name!r}]")
     if tuned is not None and not train_tuned:
         check_source(tuned, named, reading, "tuned")
     folder = None if output is None else _folder(Path(output), model, settings)
@@ -157,7 +159,7 @@ def mossa(
             control = tuned_reading(model, [task], {name: task}, tuning, reading, where)
         else:
             with naming(f"controls[{name!r}]"):
-                control = read(given[name], {name: task}, reading, where)
+                control = read(of_task(controls[name], name), {name: task}, reading, where)
         for label, reps in models.items():
             cka = compare({name: reps[name]}, {name: control[name]}, "cka", debiased=debiased, null=null, seed=seed)
             rows += [{**_place(label, name, named, out), **_cka(row)} for row in cka.table.to_dict("records")]
