@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from neuroscope import distributed, figures
-from neuroscope.checks import Progress
-from neuroscope.errors import FileError, ModelError
+from neuroscope.checks import Progress, plain
+from neuroscope.errors import FileError, ModelError, naming
 from neuroscope.experiments.judging import Judge, score_row
 from neuroscope.markup import NEGATIVE
 from neuroscope.models import Model, load, require_parameters
@@ -93,9 +93,10 @@ def recipe_of_tuning(tune: Recipe | Mapping[str, Any] | bool | None) -> Recipe |
     Raises:
         ArgumentError: no recipe.
     """
-    if tune is None or tune is False:
+    if tune is None or plain(tune) is False:
         return None
-    return Recipe.of(None if tune is True else tune, lr=FINETUNE_LR)
+    with naming("tune"):
+        return Recipe.of(None if plain(tune) is True else tune, lr=FINETUNE_LR)
 
 
 def check_tunable(model: Model) -> None:
