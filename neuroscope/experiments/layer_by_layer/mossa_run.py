@@ -137,9 +137,7 @@ def mossa(
         "recipe": tuning.recipe.settings() if taught else {}, "seed": seed, "trained_controls": controls is None,
         "tuned": "trained here" if train_tuned else None if tuned is None else "given",
     }  # fmt: skip
-    for name, control in (
-        controls.items() if isinstance(controls, dict) else ()
-    ):  # another may read what it is asked for
+    for name, control in controls.items() if isinstance(controls, dict) else ():  # another mapping may open them
         check_source(of_task(control, name), {name: named[name]}, reading, f"controls[{name!r}]")
     if tuned is not None and not train_tuned:
         check_source(tuned, named, reading, "tuned")
