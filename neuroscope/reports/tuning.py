@@ -93,10 +93,11 @@ def recipe_of_tuning(tune: Recipe | Mapping[str, Any] | bool | None) -> Recipe |
     Raises:
         ArgumentError: no recipe.
     """
-    if tune is None or plain(tune) is False:
+    given: Any = plain(tune)
+    if given is None or given is False:
         return None
     with naming("tune"):
-        return Recipe.of(None if plain(tune) is True else tune, lr=FINETUNE_LR)
+        return Recipe.of(None if given is True else given, lr=FINETUNE_LR)
 
 
 def check_tunable(model: Model) -> None:
