@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from dataclasses import replace
 
 import peft
 import pytest
@@ -278,3 +279,56 @@ def test_the_state_of_a_model_with_a_live_adapter_is_refused_but_in_training():
     adapter.unmerge()
     adapter.detach()
     assert list(model.root.state_dict()) == keys
+
+
+INJECTED = {
+    "lora": peft.LoraConfig(target_modules=["down_proj", "q_proj"], init_lora_weights=False),
+    "ia3": peft.IA3Config(target_modules=["down_proj"], feedforward_modules=["down_proj"], init_ia3_weights=False),
+}
+
+
+@pytest.mark.parametrize("kind", INJECTED)
+@pytest.mark.parametrize("way", ["adapter", "ffn", "whole", "lora"])
+def test_layers_that_peft_injected_are_refused(kind, way):
+    base = tiny_model()
+    mask = mask_of(base)
+    model = load(peft.inject_adapter_in_model(INJECTED[kind], base.root), tokenizer=base.tokenizer)
+    ways = {
+        "adapter": lambda: NeuronAdapter(model, mask),
+        "ffn": lambda: finetune(model, A, "ffn", steps=1),
+        "whole": lambda: finetune(model, A, None, steps=1),
+        "lora": lambda: LoraAdapter(model),
+    }
+    with unchanged(model.root), pytest.raises(ModelError, match=r"layer of PEFT in the place(.|\n)*merge_and_unload"):
+        ways[way]()
+
+
+def test_neurons_are_trained_under_a_lora_of_ours():
+    model = tiny_model()
+    lora = LoraAdapter(model)
+    adapter = NeuronAdapter(model, mask_of(model))
+    adapter.detach()
+    lora.detach()
+
+
+@pytest.mark.parametrize("mask", ["ffn", None])
+def test_a_run_resumed_with_another_template_or_tokenizer_is_refused(mask, tmp_path):
+    model = load(tiny_model().root, tokenizer=tiny_model().tokenizer)
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m.content }} : {% endfor %}"
+    task = replace(A, chat=True)
+    settings = {"steps": 2, "every": 1, "batch_size": 2, "dev": 0.0}
+    finetune(model, task, mask, output=tmp_path, **settings).detach()
+
+    def resumed(tokenizer):
+        again = load(tiny_model().root, tokenizer=tokenizer)
+        finetune(again, task, mask, output=tmp_path, resume_from_checkpoint=True, **settings).detach()
+
+    other = copy.deepcopy(model.tokenizer)
+    other.chat_template = "{% for m in messages %}Review {{ m.content }} : {% endfor %}"
+    with pytest.raises(FileError, match="another run: tasks"):
+        resumed(other)
+    grown = copy.deepcopy(model.tokenizer)
+    grown.add_tokens(["neuroscope"])
+    with pytest.raises(FileError, match="another run: tokenizer"):
+        resumed(grown)
+    resumed(copy.deepcopy(model.tokenizer))

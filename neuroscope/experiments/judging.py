@@ -16,7 +16,7 @@ from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.evaluation import Outcomes, Prepared, judge, prepare_task
 from neuroscope.interventions import ablate
 from neuroscope.masks import Match, NeuronMask, masks_of
-from neuroscope.models import IDENTITY, Model
+from neuroscope.models import Model, identity_of
 from neuroscope.statistics import bootstrap_interval
 from neuroscope.tasks import Task, tasks_of
 
@@ -41,7 +41,7 @@ class Judge:
         self.model, self.tasks = model, tasks
         self.journal = files.Journal(None if output is None else Path(output) / JOURNAL, _are_outcomes)
         self.provenance = model.provenance()
-        self.model_key = (*(self.provenance[key] for key in IDENTITY), files.versions().get("neuroscope"))
+        self.model_key = (*identity_of(self.provenance).values(), files.versions().get("neuroscope"))
         self.prepared: dict[str, Prepared] = {
             name: prepare_task(model, task, "test", n, batch_size) for name, task in tasks.items()
         }

@@ -16,9 +16,10 @@ from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes, judge
 from neuroscope.experiments.judging import Judge, masks_manifest, score_row
 from neuroscope.masks import NeuronMask
-from neuroscope.models import IDENTITY, Model
+from neuroscope.models import Model, identity_of
 from neuroscope.statistics import standard_error
 from neuroscope.tasks import Task
+from neuroscope.tasks.prompts import hash_of
 from neuroscope.training import NeuronAdapter, Recipe
 from neuroscope.training.finetuning import finetune
 
@@ -82,8 +83,8 @@ class Trials:
 
     def _key(self, mask: NeuronMask, on: Sequence[str], seed: int) -> tuple[Any, ...]:
         """What tells a training from others."""
-        learnt = [self.tasks[name].data_hash for name in on]
-        model = (*(self.provenance[key] for key in IDENTITY), files.versions().get("neuroscope"))
+        learnt = [hash_of(self.model, self.tasks[name]) for name in on]
+        model = (*identity_of(self.provenance).values(), files.versions().get("neuroscope"))
         return "trained", *model, mask.identity, learnt, sorted(self.recipe.settings().items()), seed
 
     def after(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, Outcomes]:

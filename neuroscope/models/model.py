@@ -35,7 +35,6 @@ Style = Literal["causal", "seq2seq", "masked"]
 Backend = Literal["hugging_face", "transformer_bridge", "nnsight", "checkpoint"]
 Units = Mapping[Unit, Mapping[str, Site]]
 Problems = Mapping[Unit, ModelError]
-IDENTITY = ("fingerprint", "tokenizer", "dtype", "interventions")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -308,7 +307,7 @@ class Model:
 
     def identity(self) -> dict[str, Any]:
         """What tells one measured model from another: weights, configuration, tokenizer, dtype, and what is live."""
-        return {key: value for key, value in self.provenance().items() if key in IDENTITY}
+        return identity_of(self.provenance())
 
     def provenance(self) -> dict[str, Any]:
         """What a manifest says of the model."""
@@ -334,6 +333,11 @@ class Model:
             span = f", {sites[0].address} .. {sites[-1].address}" if sites else ""
             lines.append(f"  {unit:7} {total:,} neurons at {len(sites)} sites{span}")
         return "\n".join(lines)
+
+
+def identity_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a provenance tells one measured model from another."""
+    return {key: provenance[key] for key in ("fingerprint", "tokenizer", "dtype", "interventions")}
 
 
 @contextlib.contextmanager

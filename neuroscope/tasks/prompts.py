@@ -230,6 +230,11 @@ def template_of(model: Model, task: Task) -> dict[str, str]:
     return {"template": files.digest(shown(tokenizer_of(model), task, [SOME]))} if task.chat else {}
 
 
+def hash_of(model: Model, task: Task) -> str:
+    """Digits that change with a task's data and, of a chat, with the template that it is shown in."""
+    return " ".join((task.data_hash, *template_of(model, task).values()))
+
+
 def how_asked(model: Model, task: Task, given: int, kept: Collection[int], cuts: Iterable[int]) -> dict[str, Any]:
     """What a manifest says of how prompts were shown: nothing where they were shown as they are.
 

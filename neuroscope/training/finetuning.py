@@ -25,9 +25,10 @@ from neuroscope.distributed import gathered
 from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, resolve
+from neuroscope.models.fingerprints import tokenizer_digest
 from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.tasks.encoding import Encoded, encode, pad_id
-from neuroscope.tasks.prompts import fitting, how_asked
+from neuroscope.tasks.prompts import fitting, hash_of, how_asked
 from neuroscope.tasks.tokens import tokenizer_of
 from neuroscope.training.adapter import NeuronAdapter
 from neuroscope.training.arguments import training_arguments
@@ -142,7 +143,8 @@ def train(
         run = {
             "base": adapter.base,
             "mask": adapter.identity,
-            "tasks": [task.data_hash for task in named.values()],
+            "tokenizer": tokenizer_digest(model.tokenizer),
+            "tasks": [hash_of(model, task) for task in named.values()],
             "settings": recipe.settings() | {"seed": seed},
         }
         if recipe.arguments.get("dataloader_drop_last") and len(learnt) < recipe.batch_size:

@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from neuroscope.errors import ModelError
 from neuroscope.models import Model
 from neuroscope.training.deltas import bare
-from neuroscope.training.trainable import require_plain
+from neuroscope.training.trainable import PREFIX, require_plain
 
-PREFIX = "neuroscope-"  # of what peft calls our LoRAs
 SIDES = ("lora_A", "lora_B")
 
 
@@ -54,17 +52,10 @@ def plain(root: nn.Module) -> Iterator[None]:
 def refuse(model: Model, asked: str) -> None:
     """Refuse a model whose layers cannot be wrapped."""
     require_plain(model, asked)
-    tuners = [m for m in model.root.modules() if isinstance(m, BaseTunerLayer)]
-    if any(not _is_ours(layer) for layer in tuners):
-        raise ModelError(asked, "a PEFT wrapper", "call merge_and_unload() on it, and open what that returns")
     wrong = [name for name, p in model.root.named_parameters() if not p.is_floating_point()]
     if wrong or getattr(model.config, "quantization_config", None) is not None:
         found = f"quantised parameters ({wrong[0]})" if wrong else "a quantised model"
         raise ModelError(asked, found, "open the model in float32 or bfloat16, not quantised")
-
-
-def _is_ours(layer: Any) -> bool:
-    return isinstance(layer, LoraLayer) and all(name.startswith(PREFIX) for name in layer.lora_A)
 
 
 def inject(root: nn.Module, rank: int, alpha: float, seed: int, asked: str) -> tuple[str, list[Slot]]:

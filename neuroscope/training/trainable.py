@@ -15,6 +15,7 @@ from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError
 from neuroscope.models import Model, require_parameters
 
+PREFIX = "neuroscope-"  # of what peft calls our LoRAs
 TRAINING: ContextVar[bool] = ContextVar("TRAINING", default=False)
 
 
@@ -74,6 +75,23 @@ def require_plain(model: Model, asked: str) -> None:
     if getattr(model.root, "_hf_peft_config_loaded", False):  # by transformers' add_adapter
         do = "open the model without it, or with it merged into its weights"
         raise ModelError(asked, "an adapter that transformers put on the model", do)
+    _refuse_tuners(model.root, asked)
+
+
+def _refuse_tuners(root: nn.Module, asked: str) -> None:
+    """Refuse layers that peft put in place of a model's own, as inject_adapter_in_model does; ours may stay."""
+    for name, module in root.named_modules():
+        is_tuner = hasattr(module, "base_layer") and any(k.__module__.startswith("peft.") for k in type(module).__mro__)
+        if is_tuner and not is_our_lora(module):
+            found = f"{name}, a {type(module).__name__} layer of PEFT in the place of the model's own"
+            do = "open the model without it; to keep it, use peft.get_peft_model, whose merge_and_unload() takes it in"
+            raise ModelError(asked, found, do)
+
+
+def is_our_lora(layer: Any) -> bool:
+    """Whether a layer of peft's was put there by this package alone."""
+    names = getattr(layer, "lora_A", None)
+    return names is not None and all(name.startswith(PREFIX) for name in names)
 
 
 def refuse_shards(model: Model, asked: str) -> None:
@@ -85,5 +103,6 @@ def refuse_shards(model: Model, asked: str) -> None:
 
 def refuse_loras(model: Model, asked: str) -> None:
     """Refuse a model with LoRAs on it, under which its weights have other names."""
+    _refuse_tuners(model.root, asked)
     if any(".base_layer." in name for name, _ in model.root.named_parameters()):
         raise ModelError(asked, "a LoRA on the model", "call its detach() first")

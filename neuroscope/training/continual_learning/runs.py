@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from neuroscope import files
 from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.errors import ArgumentError, choose, shown, suggest
-from neuroscope.models import IDENTITY, require_parameters, resolve
+from neuroscope.models import identity_of, require_parameters, resolve
 from neuroscope.tasks import Task, Tasks, tasks_of
+from neuroscope.tasks.prompts import hash_of
 from neuroscope.training.continual_learning.continual_result import Continual
 from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.continual_learning.methods import METHODS
@@ -95,9 +96,12 @@ def continual(
         sequence = [to_learn[name] for name in order]
         for seed in seeds_of(seeds):
             setting = Setting(model, sequence, known, recipe, seed, split, n, batch_size, progress, prepared)
-            run = {name: provenance[name] for name in IDENTITY} | {**settings, "seed": seed}
+            run = identity_of(provenance) | {**settings, "seed": seed}
             run["version"] = files.versions().get("neuroscope")
-            run |= {"tasks": [task.data_hash for task in sequence], "known": [task.data_hash for task in known]}
+            run |= {
+                "tasks": [hash_of(model, task) for task in sequence],
+                "known": [hash_of(model, task) for task in known],
+            }
             folder = None if output is None else Path(output) / f"{method}-order{number}-seed{seed}"
             start = partial(entry.start, **options)
             for record in learn_sequence(setting, start, entry.at_once, folder, run):
