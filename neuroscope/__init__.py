@@ -12,18 +12,11 @@ The public names stand in `__init__.pyi`, and nowhere else. Each is imported whe
 `import neuroscope` costs nothing.
 """
 
-import difflib
-from typing import Any
-
 import lazy_loader
+
+from neuroscope.errors import spelled
 
 __version__ = "0.1.0"
 
 _import, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-
-def __getattr__(name: str) -> Any:
-    near = [] if name in __all__ or name.startswith("_") else difflib.get_close_matches(name, __all__, n=1)
-    if near:
-        raise AttributeError(f"neuroscope has no {name!r}: did you mean {near[0]!r}?")
-    return _import(name)
+__getattr__ = spelled("neuroscope", __all__, _import)

@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -100,6 +100,25 @@ def suggest(name: str, known: Iterable[str]) -> str:
     by_lower = {k.lower(): k for k in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     return (f"did you mean {by_lower[near[0]]!r}? " if near else "") + "choose from " + ", ".join(map(repr, known))
+
+
+def spelled(package: str, known: Collection[str], get: Callable[[str], Any] | None = None) -> Callable[[str], Any]:
+    """A package's `__getattr__`: a name that it does not have is answered with the nearest that it has.
+
+    Args:
+        package: its name, as users know it.
+        known: its public names.
+        get: finds a name that is imported when it is first used.
+    """
+
+    def attribute(name: str) -> Any:
+        near = [] if name in known or name.startswith("_") else difflib.get_close_matches(name, known, n=1)
+        if near or get is None:
+            nearest = f": did you mean {near[0]!r}?" if near else ""
+            raise AttributeError(f"{package} has no {name!r}{nearest}")
+        return get(name)
+
+    return attribute
 
 
 def choose(name: object, known: Iterable[T], what: str) -> T:

@@ -128,6 +128,13 @@ def test_ties_at_the_cut_are_said():
 def test_a_misspelt_name_of_the_package_is_told():
     with pytest.raises(AttributeError, match="neuroscope has no 'abalte': did you mean 'ablate'"):
         _ = ns.abalte
-    with pytest.raises(AttributeError, match="zzzzzz"):
-        _ = ns.zzzzzz
+    for package, name, near in (
+        (ns.similarity, "svca", "svcca"), (ns.experiments, "crossablation", "cross_ablation"),
+        (ns.interop, "load_lap", "load_lape"),
+    ):  # fmt: skip
+        with pytest.raises(AttributeError, match=rf"neuroscope\.\w+ has no '{name}': did you mean '{near}'"):
+            getattr(package, name)
+    for package in (ns, ns.similarity, ns.experiments, ns.interop):
+        with pytest.raises(AttributeError, match="zzzzzz"):
+            _ = package.zzzzzz
     assert not hasattr(ns, "__wrapped__") and ns.ablate is ns.interventions.ablate

@@ -5,4 +5,7 @@ The public names stand in `__init__.pyi`. Each is imported when it is first used
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from neuroscope.errors import spelled
+
+_import, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__ = spelled("neuroscope.experiments", __all__, _import)

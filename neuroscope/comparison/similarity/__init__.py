@@ -24,6 +24,7 @@ from neuroscope.comparison.similarity.dimension import DIMENSIONS, participation
 from neuroscope.comparison.similarity.measure_table import MEASURES
 from neuroscope.comparison.similarity.neighbours import neighbour_overlap
 from neuroscope.comparison.similarity.null import permutation_null
+from neuroscope.errors import spelled
 
 __all__ = [
     "CKA",
@@ -39,3 +40,5 @@ __all__ = [
     "two_nn",
     "variance_dimension",
 ]
+
+__getattr__ = spelled("neuroscope.similarity", __all__)
