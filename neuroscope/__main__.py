@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neuroscope.checks import FEWEST_RANDOM
 from neuroscope.errors import ArgumentError, NeuroscopeError, choose
 from neuroscope.experiments.table import EXPERIMENTS
 
@@ -41,13 +43,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--objective", default="loss", help="loss, or log-odds where the model is certain")
     run.add_argument("--unit", default="hidden", help="hidden, output or head")
     run.add_argument("--n", type=int, default=128, help="test examples per task")
-    run.add_argument("--n-random", type=int, default=5, help="random masks of each kind")
+    run.add_argument("--n-random", type=int, default=5, help=f"random masks of each kind, {FEWEST_RANDOM} at least")
     run.add_argument("--batch-size", type=int, help="examples per forward pass; by default chosen by tokens")
     run.add_argument("--tune", action="store_true", help="first train the whole model on all tasks together")
     run.add_argument("--tune-steps", type=int, help="of --tune, which it implies; by default those of --tune-epochs")
     run.add_argument("--tune-epochs", type=float, help="of --tune, which it implies; by default 3")
     run.add_argument("--tune-lr", type=float, help="of --tune, which it implies: peak learning rate; by default 3e-4")
     run.add_argument("--tune-batch-size", type=int, help="of --tune, which it implies: examples a step; by default 16")
+    twice = [row.id for row in EXPERIMENTS.values() if row.fewest_seeds == 2]
+    several = f"; 2 at least for {', '.join(twice)}"
     again = commands.add_parser(
         "reproduce",
         help="run one experiment of Leng & Xiong 2025 (such as T2), or of Zhao, Ziser & Cohen 2024 (such as Z-F2)",
@@ -64,9 +68,13 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument(
         "--held-out", type=_names, help="tasks only measured; by default the last, where the ID has some"
     )
-    again.add_argument("--seeds", type=int, help="trainings of each kind, each with its random masks; by default 3")
     again.add_argument(
-        "--n-random", type=int, help="random masks of each kind, for T1, F3 and T4; by default 5, 20 and 20"
+        "--seeds", type=int, help=f"trainings of each kind, each with its random masks; by default 3{several}"
+    )
+    again.add_argument(
+        "--n-random",
+        type=int,
+        help=f"random masks of each kind, {FEWEST_RANDOM} at least, for T1, F3, T4; by default 5, 20, 20",
     )
     again.add_argument("--n", type=int, help="test examples per task; by default all, and 128 for Z-F")
     again.add_argument("--steps", type=int, help="of every training; by default those of --epochs, and 20 for Z-F")
@@ -85,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--max-tokens", type=int, help="of a prompt; by default what the model's context allows")
         command.add_argument("--too-long", help="error, skip, or cut; by default cut with --max-tokens, else error")
         command.add_argument("--model", default="mini", help="mini (bundled), a Hub id, or a local folder")
-        command.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask")
+        command.add_argument("--k", type=float, default=0.10, help="share of all neurons in a task's mask, 1 at most")
         command.add_argument("--examples", type=int, default=256, help="discovery examples per task")
         command.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
         command.add_argument("--device", help="such as cuda; by default the processor")
@@ -95,6 +103,36 @@ def parser() -> argparse.ArgumentParser:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
+
+
+def as_typed(error: NeuroscopeError, options: Mapping[str, Any]) -> NeuroscopeError:
+    """An error in the words of the command line: what is `run(n_random=1)` in Python is `--n-random 1` here.
+
+    Args:
+        options: of the command, by name; their names are what can be typed.
+    """
+    named = {name: f"--{name.replace('_', '-')}" for name in options if name not in ("command", "experiment")}
+    named |= {"source": "--tasks", "recipe": ", ".join(named[name] for name in RECIPE if name in named)}
+    named |= {"method": "--methods"} if "methods" in named else {}
+    asked = re.sub(r"^source: tasks", "--tasks", error.asked)
+    if asked.startswith("tune: "):
+        asked = asked.removeprefix("tune: ")
+        named |= {name: f"--tune-{name.replace('_', '-')}" for name in TUNE}
+    asked = re.sub(r"^\w+\((?:'([\w-]+)', )?(\w+=.*)\)$", lambda m: f"{m[1]}: {m[2]}" if m[1] else m[2], asked)
+
+    def option(match: re.Match[str]) -> str:
+        name, value = named.get(match[1]), match[2].strip("'")
+        if not name:
+            return match[0]
+        return f"no {name}" if value == "False" else name if value in ("True", "...") else f"{name} {value}"
+
+    texts = [
+        re.sub(r"\b(\w+)=('[^']*'|\([^)]*\)|[^\s,;:()]+)", option, text) for text in (asked, error.found, error.do)
+    ]
+    texts[2] = re.sub(r", or (None|Examples)\b.*", "", texts[2])  # which have no words here
+    head, it_has, those = texts[2].partition("; it has ")
+    texts[2] = head + it_has + ", ".join(named.get(name, name) for name in those.split(", "))
+    return type(error)(*texts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(_run(**options))
     except NeuroscopeError as error:
-        print(f"neuroscope: {error}", file=sys.stderr)
+        print(f"neuroscope: {as_typed(error, options)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("neuroscope: stopped; the same command goes on where it was", file=sys.stderr)

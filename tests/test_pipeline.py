@@ -285,6 +285,45 @@ def test_the_command_line_says_what_is_wrong(folders, capsys):
     assert "load model 'no/such-model'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "asked", "do"),
+    [
+        ("run --n-random 1", "--n-random 1", "give 3 or more"),
+        ("run --k 2", "--k 2.0", "give a share"),
+        ("run --n 0", "--n 0", "give 1 or more\n"),
+        ("run --batch-size 0", "--batch-size 0", "give 1 or more\n"),
+        ("run --tune-steps 0", "--tune-steps 0", "give 1 or more"),
+        ("run --tune-batch-size 0", "--tune-batch-size 0", "give 1 or more\n"),
+        ("run --method foo", "--method foo", "choose from 'grad-x-act'"),
+        ("run --tasks sst3", "--tasks 'sst3'", "did you mean 'sst2'"),
+        ("run --too-long x --tasks mini", "--too-long x", "choose from 'error'"),
+        ("run --system x --tasks mini", "--system", "give --chat: only a chat"),
+        ("run --shots -1 --tasks mini", "--shots -1", "give how many\n"),
+        ("reproduce T2 --seeds 1", "T2: --seeds", "give two seeds or more"),
+        ("reproduce T1 --steps 3", "T1: --steps, --epochs, --lr", "it has --k, --n-random, --examples, --n\n"),
+        ("reproduce T4 --held-out x", "T4: --held-out", "it has --k, --seeds, --n-random"),
+        ("reproduce T5 --methods foo", "--methods foo", "choose from 'ncft'"),
+        ("reproduce T2 --lr -1", "--lr -1.0", "give more than 0"),
+    ],
+)
+def test_errors_are_in_the_words_of_the_command_line(tmp_path, capsys, arguments, asked, do):
+    assert main([*arguments.split(), "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"neuroscope: {asked}\n  found: ") and do in said
+    assert not re.search(r"\w=", said)
+
+
+def test_limits_are_in_the_help(capsys):
+    for command, *said in (
+        ("run", "random masks of each kind, 3 at least", "mask, 1 at most"),
+        ("reproduce", "2 at least for T2, T4, F5", "3 at least, for T1, F3, T4"),
+    ):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert all(one in text for one in said)
+
+
 def test_ctrl_c_is_no_traceback(folders, capsys, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt

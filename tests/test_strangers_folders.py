@@ -139,7 +139,7 @@ def test_the_command_line_loads_no_model_before_all_is_right(tmp_path, capsys, m
         (["run", "--k", "2"], "give a share"),
         (["run", "--method", "magic"], "no such method"),
         (["run", "--tasks", "nli-fod"], "did you mean 'nli-food'"),
-        (["reproduce", "T1", "--methods", "ncft"], "reproduce('T1', methods=...)"),
+        (["reproduce", "T1", "--methods", "ncft"], "T1: --methods\n"),
         (["reproduce", "T2", "--seeds", "1"], "give two seeds"),
         (["reproduce", "T5", "--lr", "0"], "lr"),
     ):
