@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ROWS = 50  # of a table that are shown
 NEGATIVE = "**A negative**"  # how words mark what was not found
+NOTHING = "**Nothing can be concluded**"  # and where nothing could be found
 LONG = 40  # characters of a cell above which its text is broken into lines
 # plotly.js would offer a button that sends the chart to a server of its makers.
 CONFIG = {

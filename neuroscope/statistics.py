@@ -9,6 +9,7 @@
 | do two measurements of the same examples differ? | `paired_permutation` |
 | is a value beyond those of shuffled data? | `permutation_p` |
 | does a mask differ from random masks? | `against_controls` |
+| are there more right answers than one answer alone gets? | `better_than_share` |
 | q of many p | `benjamini_hochberg` |
 
 numpy and scipy, no model in sight. Every draw comes from a generator made of `seed`: equal arguments, equal answers.
@@ -296,6 +297,32 @@ def against_controls(outcomes: ArrayLike, controls: ArrayLike, seed: int = 0, le
     low, high = percentile_interval(drawn, level)
     p = max(p_mask, paired_permutation(masked, controls.mean(axis=0), seed))
     return {"effect": effect, "low": low, "high": high, "p": p}
+
+
+@public
+def better_than_share(right: float, n: int, share: float) -> float:
+    """One-sided exact binomial p of at least so many right answers, were each right with a probability of `share`.
+
+    The p of `scipy.stats.binomtest(right, n, share, alternative="greater")`.
+
+    Args:
+        right: number of right answers; of a mean over runs, which varies no more than a single run does, its whole
+            part counts.
+        n: number of answers.
+        share: from 0 to 1, taken as known. Of 1, nothing is better: p is 1.
+
+    Raises:
+        ArgumentError: more right answers than answers, or a share that is none.
+
+    Example:
+        >>> better_than_share(4, 4, 0.5)  # 1 of the 16 ways
+        0.0625
+    """
+    n = whole(n, "n", 1)
+    if not (0 <= right <= n and 0 <= share <= 1):
+        found = f"{right} of {n} right, beside a share of {share}"
+        raise ArgumentError("a binomial test", found, "give from none to all, and a share from 0 to 1")
+    return float(stats.binom.sf(math.floor(right + 1e-9) - 1, n, share))
 
 
 @public

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 import neuroscope.evaluation as evaluation
@@ -160,13 +161,17 @@ def test_evaluation_reports_what_it_measured(tiny_model, tmp_path):
     loaded = evaluation.Evaluation.load(result.save(tmp_path / "e.json"))
     assert repr(loaded) == repr(result)
     shares = [100 * frame.outcome[frame.answer == a].mean() for a in ("bad", "good")]
-    assert list(result.figure().data[0].x) == ["bad", "good"] and list(result.figure().data[0].y) == shares
+    bars, level = result.figure().data
+    assert list(bars.x) == ["all examples", "bad", "good"] and list(bars.y) == [100 * result.score, *shares]
+    assert (list(level.x), list(level.y)) == (["all examples"], [50])
 
 
 def an_evaluation(answers, predictions, outcomes, metric="accuracy"):
     table = pd.DataFrame({"answer": answers, "prediction": predictions, "outcome": outcomes})
     return evaluation.Evaluation(
-        table, {"task": "reviews", "metric": metric, "n": len(table), "split": "test", "seed": 0}
+        table,
+        {"task": "reviews", "metric": metric, "n": len(table), "split": "test", "seed": 0}
+        | {"constant": {"answer": "good", "majority": 0.6, "uniform": 0.5} if metric == "accuracy" else None},
     )
 
 
@@ -177,7 +182,8 @@ def test_an_evaluation_says_itself():
     assert able.in_words() == (
         "On 100 test example(s) of reviews the model reaches "
         f"**accuracy 90.0% (95 % interval {low:.1%} to {high:.1%})**"
-        ", which is more than always answering good, which would be right in 60.0%.\n\nBy right answer:\n\n"
+        ", which is more than always answering good, which would be right in 60.0% (one-sided binomial test, p = "
+        f"{scipy.stats.binomtest(90, 100, 0.6, 'greater').pvalue:.2g}; guessing: 50.0%).\n\nBy right answer:\n\n"
         "- bad: 75% of 40, most often taken for awful\n- good: 100% of 60"
     )
     assert able.tables()["by_answer"]["score"].tolist() == [0.75, 1.0] and len(able.sections()) == 1
@@ -190,7 +196,7 @@ def test_an_evaluation_says_itself():
     )
     bars = written.figure().data[0]
     assert list(bars.y) == [25, 0, 0, 0, 0, 0, 25, 0, 0, 50] and bars.x[-1] == "0.9 to 1.0"
-    assert list(written.tables()) == ["examples"]
+    assert list(written.tables()) == ["overall", "examples"] and written.chance == "no test"
 
 
 def test_prepared_is_judged_again_under_a_change(tiny_model):

@@ -3,6 +3,7 @@
 But where learning is asserted, nothing is trained: `quick_training` stands in.
 """
 
+import dataclasses
 import itertools
 import random
 import re
@@ -66,8 +67,14 @@ def reviews(name, labels, seed, discovery=12, family=""):
     return Task(name, train=some(24), test=some(20), discovery=some(discovery), labels=labels, family=family)
 
 
+def known(task):
+    """The task with what the untrained model answers as the right test answers: one that is above chance."""
+    answers = evaluate(tiny_model(), task).table["prediction"]
+    return dataclasses.replace(task, test=[Example(e.prompt, a) for e, a in zip(task.test, answers, strict=True)])
+
+
 TASKS = {
-    "yes": reviews("yes", ("no", "yes"), 0, family="straight"),
+    "yes": known(reviews("yes", ("so", "maybe"), 0, family="straight")),
     "maybe": reviews("maybe", ("the", "maybe"), 1, family="straight"),
     "turned": reviews("turned", ("yes", "no"), 2, family="turned"),
 }
@@ -191,6 +198,9 @@ def test_train_only_is_a_loop_over_finetune_and_evaluate(model, masks, only):
     tests = only.tests()
     assert len(tests) == 3 * 2
     np.testing.assert_allclose(tests["q"], benjamini_hochberg(tests["p"]))
+    assert only.standings.others == ["yes"]  # the others no training lifts above chance
+    assert set(tests.loc[tests["q"].isna(), "task"]) == {"maybe", "turned"}
+    assert "of 1** tasks" in only.in_words() and "about **maybe, turned**, at chance with and" in only.in_words()
 
 
 def test_train_only_sums_up(only):
@@ -212,7 +222,8 @@ def test_train_only_says_who_won():
     rows = [
         {"task": name, "kind": "classification", "condition": condition, "seed": seed, "neurons": 5, "score": score,
          "se": 0.01, "gain": gain if condition.startswith("random") else np.nan, "gain_low": 0.0, "gain_high": 0.0,
-         "p": q, "q": q if condition.startswith("random") else np.nan}
+         "p": q, "q": q if condition.startswith("random") else np.nan, "majority": 0.4, "uniform": 0.4,
+         "p_majority": 0.001}
         for name, own, gain, q in (("up", 0.9, 0.4, 0.01), ("down", 0.1, -0.4, 0.01), ("same", 0.6, 0.1, 0.3))
         for condition, score in (("zero-shot", 0.5), ("random-uniform", 0.5), ("random-layer", 0.5), ("task", own))
         for seed in range(2)
@@ -227,9 +238,11 @@ def test_train_only_says_who_won():
 
 
 def test_train_only_draws_its_numbers(only):
-    zero, uniform, layer, own = only.figure().data
+    zero, uniform, layer, own, level = only.figure().data
     summary = only.summary().set_index("name").loc[list(TASKS)]
     assert list(own.x) == list(TASKS)
+    shares = [100 * max(np.mean([e.answer == a for e in t.test]) for a in t.labels) for t in TASKS.values()]
+    np.testing.assert_allclose(level.y, shares)
     for bar, condition in ((zero, "zero-shot"), (uniform, "random-uniform"), (layer, "random-layer"), (own, "task")):
         np.testing.assert_allclose(bar.y, 100 * summary[condition])
     np.testing.assert_allclose(np.array(own.y) + own.error_y.array, 100 * summary["high"])
@@ -708,7 +721,7 @@ def found_on_test(model, name):
         (lambda m, k: train_only(m, k, TASKS), ArgumentError, "a NeuronMask in place of a task"),
         (lambda m, k: train_only(m, TASKS["yes"], k), ArgumentError, r"no task for \['maybe', 'turned'\]"),
         (lambda m, k: train_only(m, TASKS, {"yes": found_on_test(m, "yes").top(0.1)}), TaskError, "same examples"),
-        (lambda m, k: train_only(m, {"e": Task("e", test=TASKS["yes"].test, labels=("no", "yes"))}, {"e": k["yes"]}),
+        (lambda m, k: train_only(m, {"e": dataclasses.replace(TASKS["yes"], name="e", train=())}, {"e": k["yes"]}),
          TaskError, "the train examples of task 'e'"),
         (lambda m, k: train_only(m, TASKS, {"yes": k["yes"] - k["yes"]}, **QUICK), MaskError, "mask"),
         (lambda m, k: cross_training(m, TASKS, k, match="depth"), ArgumentError, "match='depth'"),

@@ -140,6 +140,7 @@ def good_values(folder):
         "values_by_site": dict(masks["a"]), "widths": masks["a"].widths, "neurons": {1: [3]}, "seed": 0, "k": 0.1,
         "minimum": 0.0, "values": [0.0, 1.0, 2.0], "draws": [0.0, 1.0], "means": [0.5, 0.6], "example_error": 0.1,
         "outcomes": [[0.0, 1.0], [1.0, 1.0]], "controls": [[0.0, 1.0], [1.0, 1.0]], "p": [0.1, 0.2], "value": 1.0,
+        "right": 1.0, "share": 0.5, "statistics.better_than_share.n": 2,
         "shuffled": [0.0, 2.0], "experiment": "T1", "curves": [0.9, 0.9, 0.9, 0.1, 0.1, 0.1], "width": 48,
         "names": [*masks["a"]], "unit": "hidden", "families": {"a": "x", "b": "x"}, "reference": "a", "measure": "cka",
         "statistics.against_controls.outcomes": [0.0, 1.0], "results": [], "recipe": {"steps": 1}, "which": "all",

@@ -108,8 +108,8 @@ def test_everything_is_written(model, tasks, first):
         np.testing.assert_allclose(again[numbers], table[numbers])
     page = first.read_text()
     own = int((crossed.verdicts()["verdict"] == "specific").sum())
-    assert f"<strong>{own} of 3</strong>" in page
-    total = off.summary().set_index("name").loc["mean (all)"]
+    assert f"<strong>{own} of {len(crossed.standings.others)}</strong>" in page
+    total = off.summary().set_index("name").loc[off.standings.mean]
     assert f"<strong>{total['original']:.1%}</strong> to <strong>{total['off']:.1%}</strong>" in page
     intro = page.split("<h2>")[0].split("<header>")[1]
     for result in (off, crossed):

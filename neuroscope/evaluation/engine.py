@@ -22,6 +22,7 @@ from torch import Tensor
 
 from neuroscope.checks import Progress, watched
 from neuroscope.errors import ArgumentError, NumericalError, TaskError
+from neuroscope.evaluation.constant import Constant
 from neuroscope.evaluation.ranking import Candidates, Scored, candidates_of, rank_labels, rows_of, score
 from neuroscope.evaluation.trees import against_trees
 from neuroscope.models import Model
@@ -69,6 +70,11 @@ class Prepared:
         length, texts = RANKINGS[self.task.ranking], self.task.labels
         rows = zip(*self.labels, strict=True)
         return torch.tensor([[length(t, len(i.answer)) for t, i in zip(texts, row, strict=True)] for row in rows])
+
+    @cached_property
+    def constant(self) -> Constant:
+        """What the examples give without a model."""
+        return Constant.of(self.task, self.examples)
 
     @cached_property
     def trees(self) -> tuple[list[Encoded], list[list[Scored]]]:

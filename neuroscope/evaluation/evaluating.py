@@ -12,7 +12,9 @@ import numpy as np
 
 from neuroscope import figures, files
 from neuroscope.checks import Progress, public
+from neuroscope.evaluation.constant import CONSTANT, Constant, Standing, standing
 from neuroscope.evaluation.engine import Outcomes, outcomes_of, predict, prepare_task
+from neuroscope.markup import NOTHING
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import bootstrap_interval
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 Split = Literal["test", "train", "discovery"]
 METRIC_NAMES = {"accuracy": "accuracy", "exact": "exact match", "rouge-l": "ROUGE-L"}
 ONE_PASS = "all in one pass over the prompt"
+ALL = "all examples"
 BINS = 10  # of the distribution of outcomes
 
 
@@ -36,14 +39,20 @@ class Evaluation(Result):
 
     Attributes:
         table: one row per example: task, example (index in the split), prompt, answer, prediction, outcome in [0, 1].
-        manifest: task, data_hash, model, revision, fingerprint, backend, dtype, n, split, metric, seed, versions; seen
+        manifest: task, data_hash, model, revision, fingerprint, backend, dtype, n, split, metric, seed, versions;
+            constant (the best constant answer, its score, and that of guessing: `evaluation.Constant`; None where
+            there is no such level); seen
             (examples of the test split whose prompts are training prompts too) and ambiguous (prompts of a
             classification task with several right answers); of a chat its template, and prompts (how they were asked,
             how many were cut, and which examples were skipped) of a task that says more than its examples.
     """
 
     title = "How well the model does the task"
-    captions: ClassVar[Mapping[str, str]] = {"by_answer": "Score by right answer", "examples": "Every example"}
+    captions: ClassVar[Mapping[str, str]] = {
+        "by_answer": "Score by right answer",
+        "overall": "Score beside the best constant answer and guessing",
+        "examples": "Every example",
+    }
 
     @property
     def outcomes(self) -> Outcomes:
@@ -59,6 +68,29 @@ class Evaluation(Result):
     def interval(self) -> tuple[float, float]:
         """95 % percentile bootstrap interval of the score, over examples."""
         return bootstrap_interval(self.outcomes, seed=self.manifest["seed"])
+
+    @property
+    def constant(self) -> Constant:
+        """What always giving the best constant answer, and guessing, would score; NaN where answers are generated."""
+        return Constant(**(self.manifest.get("constant") or {}))
+
+    @property
+    def chance(self) -> Standing:
+        """Whether the score is "above" the best constant answer, "at chance", or there is "no test" (generation).
+
+        Above: p < 0.05 in a one-sided exact binomial test of the right answers (`evaluation.constant`). Nothing can be
+        concluded from what is done to a model at a task at which it is at chance.
+        """
+        return standing(self.constant.p(self.outcomes))
+
+    def overall(self) -> pd.DataFrame:
+        """One row: n, score, low, high (95 %), majority, uniform, p_majority, chance, constant (the answer)."""
+        import pandas as pd  # heavy: only where a table is made
+
+        low, high = self.interval
+        row: dict[str, Any] = {"n": len(self.outcomes), "score": self.score, "low": low, "high": high}
+        row |= self.constant.columns(self.outcomes) | {"chance": self.chance, "constant": self.constant.answer}
+        return pd.DataFrame([row])
 
     def by_answer(self) -> pd.DataFrame:
         """Of each right answer, in alphabetical order: examples, score with its 95 % interval, commonest error.
@@ -82,40 +114,60 @@ class Evaluation(Result):
         low, high = self.interval
         score = f"{METRIC_NAMES[metric]} {self.score:.1%} (95 % interval {low:.1%} to {high:.1%})"
         lead = f"On {n} {self.manifest['split']} example(s) of {task} the model reaches **{score}**"
-        if metric != "accuracy":
+        if not self.constant.known:
             full, none = int((self.outcomes == 1).sum()), int((self.outcomes == 0).sum())
             lead = f"{lead}. Of these, {full} answer(s) get the full score, and {none} get none."
+            lead += " Generated answers have no level of chance to test that against."
             return "\n\n".join([lead, *_doubts(self.manifest)])
-        answer, count = Counter(self.table["answer"]).most_common(1)[0]
+        constant, p = self.constant, self.constant.p(self.outcomes)
         lines = [
             f"- {row['answer']}: {row['score']:.0%} of {row['examples']}"
             + (f", most often taken for {row['commonest error']}" if row["commonest error"] else "")
             for row in self.by_answer().to_dict("records")
         ]
-        always = f"always answering {answer}, which would be right in {count / n:.1%}"
-        if low <= count / n:
-            lead = f"**A negative**: {lead[0].lower()}{lead[1:]}, which is not shown to be better than {always}."
-        else:
+        always = (
+            f"always answering {constant.answer}, which would be right in {constant.majority:.1%} (one-sided binomial "
+            f"test, p = {p:.2g}; guessing: {constant.uniform:.1%})"
+        )
+        if self.chance == "above":
             lead += f", which is more than {always}."
+        else:
+            lead = f"**A negative**: {lead[0].lower()}{lead[1:]}, which is not shown to be better than {always}."
+            lead += f"\n\n{NOTHING} about this task from this model: " + (
+                "every example has the same answer, so that no score can be better; give examples of other answers."
+                if constant.majority == 1
+                else "first tune it on the task (longer, if it was), try another prompt or `ranking`, or judge more of "
+                "its examples."
+            )
         lead = "\n\n".join([lead, *_doubts(self.manifest)])
         return "\n".join([lead, "", "By right answer:", "", *lines])
 
     def figure(self) -> go.Figure:
-        """The score by right answer (classification), or the distribution of outcomes (generation)."""
+        """The score, of all and by right answer (classification), or the distribution of outcomes (generation).
+
+        The dashed line is the best constant answer's.
+        """
         metric = METRIC_NAMES[self.manifest["metric"]]
         title = f"{self.manifest['task']}: {metric} {self.score:.1%}"
         low, high = self.interval
         subtitle = f"95 % interval {low:.1%} to {high:.1%}, {self.manifest['n']} {self.manifest['split']} examples"
-        if self.manifest["metric"] == "accuracy":
-            rows = self.by_answer()
-            span = tuple((100 * rows[column]).tolist() for column in ("score", "low", "high"))
+        if self.constant.known:
+            rows, constant = self.by_answer(), self.constant
+            ends = {"score": self.score, "low": low, "high": high}
+            score, lows, highs = ([100 * end, *(100 * rows[name])] for name, end in ends.items())
+            hover = f"always {constant.answer}<br>guessing: {100 * constant.uniform:.4g}<br>the model is {self.chance}"
             return figures.bars_with_band(
-                rows["answer"].tolist(),
-                {"score": span},
+                [ALL, *rows["answer"]],
+                {"score": (score, lows, highs)},
                 title=title,
-                subtitle=subtitle,
+                subtitle=subtitle + ("" if self.chance == "above" else "; at chance: nothing can be concluded"),
                 value_label=f"{metric}, %",
-                hover={"score": [f"{n} examples" for n in rows["examples"]]},
+                mark=[100 * constant.majority, *[np.nan] * len(rows)],
+                mark_label=CONSTANT,
+                hover={
+                    "score": [f"{n} examples" for n in [self.manifest["n"], *rows["examples"]]],
+                    CONSTANT: [hover, *[""] * len(rows)],
+                },
             )
         counts, edges = np.histogram(self.outcomes, bins=BINS, range=(0.0, 1.0))
         names = [f"{a:.1f} to {b:.1f}" for a, b in pairwise(edges)]
@@ -125,9 +177,9 @@ class Evaluation(Result):
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """By right answer (classification), and every example."""
-        by_answer = {"by_answer": self.by_answer()} if self.manifest["metric"] == "accuracy" else {}
-        return by_answer | {"examples": self.to_frame()}
+        """Of all and by right answer (classification), and every example."""
+        by_answer = {"by_answer": self.by_answer()} if self.constant.known else {}
+        return by_answer | {"overall": self.overall(), "examples": self.to_frame()}
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -200,6 +252,7 @@ def evaluate(
         "n": len(outcomes),
         "split": split,
         "metric": task.metric,
+        "constant": vars(prepared.constant) if prepared.constant.known else None,
         "ranking": task.ranking if task.labels else "none",
         "seen": sum(example.prompt in learnt for example in prepared.examples),
         "ambiguous": sum(count > 1 for count in Counter(p for p, _ in answers).values()) if task.labels else 0,

@@ -29,7 +29,7 @@ from neuroscope.checks import Progress, by_text, public, seeds_of, watched
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes
 from neuroscope.experiments.judging import refuse_masks_of_test_examples
-from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words, trained_row
+from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -227,7 +227,7 @@ def proportion_sweep(
         columns |= {"neurons": 0 if mask is None else len(mask), "condition": condition, "seed": seed}
         for name, outcomes in measured.items():
             place = {"task": name, "domain": "in" if name in groups[group] else "out"}
-            rows.append(columns | place | trained_row(outcomes))
+            rows.append(columns | place | trials.row(name, outcomes))
 
     for group in groups:
         before: dict[str, Outcomes] = {name: trials.before(name) for name in tasks}

@@ -12,7 +12,9 @@ import numpy as np
 from neuroscope import figures
 from neuroscope.checks import Progress, public
 from neuroscope.errors import choose
+from neuroscope.evaluation import AT_CHANCE, CONSTANT, standing
 from neuroscope.experiments.judging import Judge, tasks_and_masks
+from neuroscope.experiments.standings import Standings
 from neuroscope.masks import DRAWN, Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -29,13 +31,23 @@ class CrossAblation(Result):
     """LX24 Figure 5: source task's neurons off, target task measured; one row per cell.
 
     Columns: source, target, source_family, target_family, score, original, control (mean over random masks of the same
-    size, layer-matched to the source's), effect = control - score (what this mask breaks beyond chance), low and high
+    size, layer-matched to the source's), effect = control - score (broken beyond random ones), low and high
     (95 % bootstrap interval of the effect, over examples and random masks), p (of both kinds of chance:
-    `statistics.against_controls`), q (Benjamini-Hochberg over the whole matrix).
+    `statistics.against_controls`), q (Benjamini-Hochberg over the whole matrix), majority, uniform and p_majority (of
+    the target with nothing off: `evaluation.constant`).
+
+    A target at which the model is at chance with nothing off has nothing to lose: p and q are NaN, it gets no verdict,
+    and it is in no mean. Its neurons stay as a source: what they break is broken, whatever they were found on.
     """
 
     title = "Are the neurons their task's own?"
     captions: ClassVar[Mapping[str, str]] = {"verdicts": "Is the mask the task's own?", "runs": "Every cell"}
+
+    @property
+    def standings(self) -> Standings:
+        """Which targets the model is above chance at with nothing off."""
+        rows = self.table.drop_duplicates("target")
+        return Standings(rows.assign(task=rows["target"], score=rows["original"]), "with nothing switched off")
 
     @property
     def matrix(self) -> pd.DataFrame:
@@ -47,9 +59,10 @@ class CrossAblation(Result):
         """The effects as sum of mean + source + target + specific (row and column means removed): one row per cell.
 
         `source` says how much these neurons matter for everything, `specific` how much for this task in particular.
+        Targets at chance have no parts, and no part in the means.
         """
-        m = self.matrix
-        mean, source, target = m.to_numpy().mean(), m.mean(axis=1), m.mean(axis=0)
+        m = self.matrix[self.standings.others]
+        mean, source, target = m.to_numpy().mean() if m.size else np.nan, m.mean(axis=1), m.mean(axis=0)
         parts = self.table[["source", "target", "effect"]].copy()
         parts["mean"] = mean
         parts["source_part"] = parts["source"].map(source) - mean
@@ -60,13 +73,14 @@ class CrossAblation(Result):
     def verdicts(self) -> pd.DataFrame:
         """For each task, whether its mask is its own, computed from the matrix.
 
-        - "specific": breaks its own task beyond chance (q < 0.05, effect > 0), and beyond the masks of every other
-          family: the interval of its effect lies above the mean effect of the one that breaks this task most
-          (`strongest`).
+        - "at chance": the model is not better than the best constant answer with nothing off. No other verdict.
+        - "specific": breaks its own task more than random masks do (q < 0.05, effect > 0), and more than the masks of
+          every other family: the interval of its effect lies above the mean effect of the one that breaks this task
+          most (`strongest`).
         - "selective": not that, but breaks its own task more than is explained by how much the mask breaks in general
           and how easily the task breaks: the interval of `selectivity`, the diagonal of `decompose()`, lies above zero.
-        - "shared": beyond chance, but neither of these.
-        - "not shown": not beyond chance. "not compared": beyond chance, but there is no other family.
+        - "shared": more than random masks do, but neither of these.
+        - "not shown": not more than random masks do. "not compared": more than these, but there is no other family.
 
         A verdict is about the tasks that were compared: with others it can be another.
 
@@ -75,6 +89,7 @@ class CrossAblation(Result):
         """
         import pandas as pd  # heavy: only for tables
 
+        lost = self.standings.at_chance
         parts = self.decompose().set_index(["source", "target"])["specific"]
         rows = []
         for name, cells in self.table.groupby("target", sort=False):
@@ -85,7 +100,8 @@ class CrossAblation(Result):
             selectivity = parts[name, name]
             selective_low = selectivity - (diagonal["effect"] - diagonal["low"])
             rows.append(
-                {"task": name, "verdict": _verdict(diagonal, others, selective_low)}
+                {"task": name}
+                | {"verdict": AT_CHANCE if name in lost else _verdict(diagonal, others, selective_low)}
                 | {column: diagonal[column] for column in ("effect", "low", "high", "p", "q")}
                 | {"selectivity": selectivity, "selectivity_low": selective_low}
                 | {"same_family": family.mean(), "other_families": outside["effect"].mean()}
@@ -95,14 +111,19 @@ class CrossAblation(Result):
 
     def in_words(self) -> str:
         """In how many tasks the mask is the task's own, which are not shown to be, and what the verdicts mean."""
+        standings = self.standings
+        if not standings.others:
+            return standings.nothing()
         verdicts = self.verdicts()
+        verdicts = verdicts[verdicts["verdict"] != AT_CHANCE]
         names = {verdict: list(rows["task"]) for verdict, rows in verdicts.groupby("verdict", sort=False)}
         specific, selective = (len(names.get(verdict, [])) for verdict in ("specific", "selective"))
         lines = [
             f"In **{specific} of {len(verdicts)}** tasks the task's own neurons are **specific**, breaking it more "
-            f"than those of any other family do, and in **{selective}** more they are **selective**.\n",
-            "- Specific: switched off, they break their task beyond chance and more than those of any other family do. "
-            "Selective: not shown to break it more than another family's do, but breaking it more than they break "
+            f"than those of any other family do, and in **{selective}** more they are **selective**"
+            f"{standings.but()}.\n",
+            "- Specific: switched off, they break their task more than random ones, and than those of any other family "
+            "do. Selective: not shown to break it more than another family's do, but breaking it more than they break "
             "tasks in general.",
         ]
         shared = verdicts[verdicts["verdict"] == "shared"]
@@ -111,9 +132,9 @@ class CrossAblation(Result):
             lines.append(f"- **A negative**: the neurons were not shown to be the task's own in {by_whom}.")
         if "not shown" in names:
             lines.append(
-                "- **A negative**: once corrected over all "
-                f"{len(self.table)} cells of this matrix (q), switching a task's own neurons off was not shown to do "
-                f"anything to it beyond chance in {', '.join(names['not shown'])}."
+                f"- **A negative**: once corrected over all {self.table['q'].notna().sum()} cells of this matrix (q), "
+                "switching a task's own neurons off was not shown to break more of it than random neurons do in "
+                f"{', '.join(names['not shown'])}."
             )
         if "not compared" in names:
             lines.append(f"- Without another family to compare with: {', '.join(names['not compared'])}.")
@@ -135,27 +156,35 @@ class CrossAblation(Result):
         """The effects as a heatmap, tasks bracketed by family."""
         names = list(self.matrix.index)
         cells = {(r.source, r.target): r for r in self.table.itertuples()}
+        standings = self.standings
         families = dict(zip(self.table["source"], self.table["source_family"], strict=True))
 
         def hover(r: Any) -> str:
             return (
                 f"<b>{r.source}</b> off, <b>{r.target}</b> measured<br>score {100 * r.score:.1f} %; nothing off "
                 f"{100 * r.original:.1f} %; random off {100 * r.control:.1f} %<br>effect {100 * r.effect:.1f} points "
-                f"[{100 * r.low:.1f}, {100 * r.high:.1f}], p = {r.p:.2g}, q = {r.q:.2g}"
+                f"[{100 * r.low:.1f}, {100 * r.high:.1f}]"
+                + (f", p = {r.p:.2g}, q = {r.q:.2g}" if r.p == r.p else "<br>at chance with nothing off: not tested")
+                + (f"<br>{CONSTANT}: {100 * r.majority:.1f} %" if r.majority == r.majority else "")
             )
 
         return figures.heatmap(
-            100 * self.matrix,
+            100 * self.matrix[standings.others].reindex(columns=names),
             names,
             names,
             title="Whose neurons break which task",
-            subtitle=f"score lost beyond {DRAWN[self.manifest['match']]}; dots: q < {ALPHA}",
+            subtitle=f"score lost beyond {DRAWN[self.manifest['match']]}; dots: q < {ALPHA}" + standings.note(", grey"),
             colour_label="points lost",
             x_label="task measured",
             y_label="whose neurons are off",
             hover=[[hover(cells[a, b]) for b in names] for a in names],
             text=[
-                [f"{round(100 * cells[a, b].effect)}" + ("·" if cells[a, b].q < ALPHA else "") for b in names]
+                [
+                    ""
+                    if b in standings.at_chance
+                    else f"{round(100 * cells[a, b].effect)}" + ("·" if cells[a, b].q < ALPHA else "")
+                    for b in names
+                ]
                 for a in names
             ],
             scale="diverging",
@@ -188,6 +217,8 @@ def cross_ablation(
 ) -> CrossAblation:
     """Every task's neurons off under every task (LX24 Figure 5 a, b).
 
+    A target at which the model is at chance with nothing off is measured, but not tested.
+
     Args:
         tasks: those with a mask are judged, on their test examples.
         masks: by task; found on other examples than the test ones.
@@ -211,11 +242,16 @@ def cross_ablation(
         for target in tasks:
             original, off = judge(target), judge(target, mask)
             random = [judge(target, control) for control in controls[source]]
+            level = judge.constant(target).columns(original)
+            test = against_controls(off, random)
+            if standing(level["p_majority"]) == AT_CHANCE:
+                test["p"] = np.nan
             rows.append(
                 {"source": source, "target": target}
                 | {"source_family": tasks[source].family, "target_family": tasks[target].family}
                 | {"score": off.mean(), "original": original.mean(), "control": float(np.mean(random))}
-                | against_controls(off, random)
+                | test
+                | level
             )
     table = pd.DataFrame(rows)
     table["q"] = benjamini_hochberg(table["p"].to_numpy())

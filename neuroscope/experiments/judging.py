@@ -13,7 +13,7 @@ import numpy as np
 from neuroscope import distributed, files
 from neuroscope.checks import Progress, watched
 from neuroscope.errors import ArgumentError, FileError, TaskError
-from neuroscope.evaluation import Outcomes, Prepared, judge, prepare_task
+from neuroscope.evaluation import Constant, Outcomes, Prepared, judge, prepare_task
 from neuroscope.interventions import ablate
 from neuroscope.masks import Match, NeuronMask, masks_of
 from neuroscope.models import Model, identity_of
@@ -79,6 +79,20 @@ class Judge:
         template = [prepared.asked["template"]] if "template" in prepared.asked else []
         return self.tasks[task].data_hash, len(prepared.examples), *template
 
+    def constant(self, task: str) -> Constant:
+        """What a task's test examples give without a model."""
+        return self.prepared[task].constant
+
+    def row(self, task: str, outcomes: Outcomes) -> dict[str, Any]:
+        """A measurement's columns: n, score, its 95 % bootstrap interval over examples (low, high), and its level.
+
+        Of the level of chance: majority and uniform, the scores of the best constant answer and of guessing, and
+        p_majority, of no more than the first (`evaluation.constant`).
+        """
+        low, high = bootstrap_interval(outcomes)
+        score = {"n": len(outcomes), "score": float(outcomes.mean()), "low": low, "high": high}
+        return score | self.constant(task).columns(outcomes)
+
     @property
     def n(self) -> int:
         """Test examples of the task that has most."""
@@ -106,12 +120,6 @@ class Judge:
 
 def _are_outcomes(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(x, int | float) and 0 <= x <= 1 for x in value)  # NaN is not
-
-
-def score_row(outcomes: Outcomes) -> dict[str, Any]:
-    """n, score, and the score's 95 % bootstrap interval over examples (low, high)."""
-    low, high = bootstrap_interval(outcomes)
-    return {"n": len(outcomes), "score": float(outcomes.mean()), "low": low, "high": high}
 
 
 def masks_manifest(masks: Mapping[str, NeuronMask]) -> dict[str, Any]:

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from neuroscope import figures
 from neuroscope.checks import Progress, public
-from neuroscope.experiments.judging import CONTROLS, Judge, score_row, tasks_and_masks
+from neuroscope.evaluation import AT_CHANCE, CONSTANT, standing
+from neuroscope.experiments.judging import CONTROLS, Judge, tasks_and_masks
+from neuroscope.experiments.standings import Standings
 from neuroscope.masks import NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -33,9 +37,11 @@ class Deactivation(Result):
     """LX24 Table 1 and 6: one row per task, condition and random mask.
 
     Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "task"), seed (of the
-    random mask), neurons, n, score in [0, 1], low and high (95 % bootstrap interval over examples); for "task" also p
-    (against the layer-matched controls, over examples and over masks: `statistics.against_controls`) and q
-    (Benjamini-Hochberg over the tasks).
+    random mask), neurons, n, score in [0, 1], low and high (95 % bootstrap interval over examples), majority, uniform
+    and p_majority (the best constant answer, guessing, and whether the score is above: `evaluation.constant`); for
+    "task" also p (against the layer-matched controls, over examples and over masks: `statistics.against_controls`) and
+    q (Benjamini-Hochberg over the tasks). Where nothing is off and the model is at chance, nothing can be lost: p and q
+    are NaN.
     """
 
     title = "Switching neurons off"
@@ -44,11 +50,17 @@ class Deactivation(Result):
         "runs": "Every measurement",
     }
 
+    @property
+    def standings(self) -> Standings:
+        """Which tasks the model is above chance at with nothing off."""
+        return Standings(self.table[self.table["condition"] == "original"], "with nothing switched off")
+
     def summary(self) -> pd.DataFrame:
-        """One row per task, then the means over each kind of task and over all.
+        """One row per task, then the means over each kind of task, over all, and over those not at chance if some are.
 
         Columns: name, original, random-uniform and random-layer (means over random masks), off (the task's own neurons
-        off), loss_random_layer and loss_off (original minus these), p and q.
+        off), loss_random_layer and loss_off (original minus these), p and q, majority, uniform, p_majority and chance
+        ("above", "at chance" or "no test", with nothing off).
         """
         import pandas as pd  # heavy: only for tables
 
@@ -56,21 +68,29 @@ class Deactivation(Result):
         off = self.table[self.table["condition"] == "task"].set_index("task")
         rows = scores.loc[off.index, ["original", *CONTROLS]].assign(off=scores["task"])
         kinds = {f"mean ({kind})": off.index[off["kind"] == kind] for kind in off["kind"].unique()}
-        means = {label: rows.loc[names].mean() for label, names in {**kinds, "mean (all)": off.index}.items()}
+        kinds |= {"mean (all)": off.index}
+        kinds |= self.standings.means()
+        means = {label: rows.loc[names].mean() for label, names in kinds.items()}
         summary = pd.concat([rows, pd.DataFrame(means).T])
         summary["loss_random_layer"] = summary["original"] - summary["random-layer"]
         summary["loss_off"] = summary["original"] - summary["off"]
-        return summary.join(off[["p", "q"]]).rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
+        summary = self.standings.beside(summary.join(off[["p", "q"]]))
+        return summary.rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
 
     def in_words(self) -> str:
-        """What switching the tasks' own neurons off does, beside random ones; where nothing was shown."""
+        """What switching the tasks' own neurons off does, beside random ones; where nothing was shown, or can be."""
         summary = self.summary().set_index("name")
-        total, tests = summary.loc["mean (all)"], summary[summary["q"].notna()]
+        standings = self.standings
+        if not standings.others:
+            return "\n".join([standings.nothing(), *standings.why()])
+        tests = summary[summary["q"].notna()]
+        total = summary.loc[standings.mean]
         hurt = tests[(tests["q"] < ALPHA) & (tests["off"] < tests["random-layer"])]
         rest = [name for name in tests.index if name not in set(hurt.index)]
         lines = [
             "Switching off a task's own neurons breaks it more than switching off random ones of the same layers does "
-            f"in **{len(hurt)} of {len(tests)}** tasks (q < {ALPHA}).\n",
+            f"in **{len(hurt)} of {len(tests)}** tasks (q < {ALPHA}){standings.but()}.\n",
+            *standings.why(),
             f"- With each task's own neurons off, the mean score over tasks ({len(tests)}) goes from "
             f"**{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same layers "
             f"off it is {total['random-layer']:.1%}, and drawn from the whole model {total['random-uniform']:.1%}.",
@@ -82,7 +102,7 @@ class Deactivation(Result):
             )
         lines.append(
             "- p compares the task's own neurons with layer-matched random ones, over examples and over random masks; "
-            "q corrects it over the tasks."
+            "q corrects it over the tasks" + (", but for those at chance." if standings.at_chance else ".")
         )
         return "\n".join(lines)
 
@@ -101,21 +121,26 @@ class Deactivation(Result):
             else:
                 series[label] = tuple(100 * rows[column].first().loc[names] for column in ("score", "low", "high"))
         tests = self.table[self.table["condition"] == "task"].set_index("task").loc[names]
+        level, about = self.standings.bars(names)
         return figures.bars_with_band(
             names,
             series,
             [LABELS[c] for c in CONTROLS],
             title="Switching neurons off",
             subtitle=f"{self.manifest['n_random']} random masks of the same size each; "
-            f"{self.manifest['n']} test examples a task; whiskers: 95 % over examples",
+            f"{self.manifest['n']} test examples a task; whiskers: 95 % over examples" + self.standings.note(),
             value_label="score, %",
             within=(0.0, 100.0),
             band_label=f"range over {self.manifest['n_random']} random masks",
+            mark=level,
+            mark_label=CONSTANT,
             hover={
+                CONSTANT: about,
                 LABELS["task"]: [
-                    f"{int(r.neurons)} neurons; against random in the same layers p = {r.p:.2g}, q = {r.q:.2g}"
+                    f"{int(r.neurons)} neurons; against random in the same layers "
+                    + (f"p = {r.p:.2g}, q = {r.q:.2g}" if r.p == r.p else "nothing is tested: at chance")
                     for r in tests.itertuples()
-                ]
+                ],
             },
         )
 
@@ -133,6 +158,8 @@ def deactivation(
     progress: Progress | None = None,
 ) -> Deactivation:
     """Each task with nothing off, random neurons off, and its own neurons off (LX24 §4.1, Table 1 and 6).
+
+    A task at which the model is at chance with nothing off has nothing to lose: it is measured, but not tested.
 
     Args:
         tasks: those with a mask are judged, on their test examples.
@@ -162,10 +189,11 @@ def deactivation(
             rows.append(
                 {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
                 | {"condition": condition, "seed": seed, "neurons": 0 if condition == "original" else len(mask)}
-                | score_row(measured)
+                | judge.row(name, measured)
             )
         matched = [outcomes["random-layer", s] for s in range(n_random)]
-        rows[-1]["p"] = against_controls(outcomes["task", None], matched)["p"]
+        tested = standing(judge.constant(name).p(outcomes["original", None])) != AT_CHANCE
+        rows[-1]["p"] = against_controls(outcomes["task", None], matched)["p"] if tested else np.nan
     table = pd.DataFrame(rows)
     off_rows = table["condition"] == "task"
     table.loc[off_rows, "q"] = benjamini_hochberg(table.loc[off_rows, "p"].to_numpy())

@@ -19,8 +19,10 @@ import numpy as np
 
 from neuroscope import figures
 from neuroscope.checks import Progress, public, seeds_of, watched
+from neuroscope.evaluation import AT_CHANCE, CONSTANT, Outcomes, standing
 from neuroscope.experiments.judging import CONTROLS, tasks_and_masks
-from neuroscope.experiments.trials import Trials, require_two_seeds, seen_in_words, trained_row
+from neuroscope.experiments.standings import Standings
+from neuroscope.experiments.trials import Trials, require_two_seeds, seen_in_words
 from neuroscope.masks import NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -47,13 +49,20 @@ class TrainOnly(Result):
 
     Columns: task, family, kind, metric, condition ("zero-shot", "random-uniform", "random-layer", "task"), seed (of
     training, and of the random mask), neurons (trained), n, score in [0, 1], low and high (95 % bootstrap interval over
-    examples), se. On rows of random masks, the same on all of a task's and kind's: gain (score of the task's own
-    neurons over these, means over seeds), gain_low, gain_high and p (over examples and masks:
-    `statistics.against_controls`), q (Benjamini-Hochberg over all tasks and both kinds).
+    examples), majority, uniform and p_majority (the best constant answer, guessing, and whether the score is above:
+    `evaluation.constant`), se. On rows of random masks, the same on all of a task's and kind's: gain (score of the
+    task's own neurons over these, means over seeds), gain_low, gain_high and p (over examples and masks:
+    `statistics.against_controls`), q (Benjamini-Hochberg over all tasks and both kinds). Where none of a task's scores
+    is above chance, before training or after, nothing was learnt that could be compared: p and q are NaN.
     """
 
     title = "Training each task's own neurons alone"
     captions: ClassVar[Mapping[str, str]] = {"summary": "By task, and means over tasks", "runs": "Every measurement"}
+
+    @property
+    def standings(self) -> Standings:
+        """Which tasks the model is above chance at, without training or after any: of all rows, by Bonferroni."""
+        return Standings(self.table, "with and without training")
 
     def means(self) -> pd.DataFrame:
         """One row per task and condition: neurons, score, low, high (95 %, over examples and seeds)."""
@@ -74,11 +83,11 @@ class TrainOnly(Result):
         return rows.groupby(["task", "condition"], sort=False)[TESTS].first().reset_index()
 
     def summary(self) -> pd.DataFrame:
-        """One row per task, then the means over each kind of task and over all.
+        """One row per task, then the means over each kind of task, over all, and over those not at chance if some are.
 
         Columns: name, zero-shot, random-uniform, random-layer, task (means over seeds), low and high (95 % of task,
         over examples and seeds), gain (task - random-layer), gain_uniform, p and q (of the first), p_uniform and
-        q_uniform.
+        q_uniform, majority, uniform, p_majority and chance ("above", "at chance" or "no test": see `standings`).
         """
         import pandas as pd  # heavy: only for tables
 
@@ -89,6 +98,7 @@ class TrainOnly(Result):
         rows = rows.loc[names, list(CONDITIONS)]
         trained = means[means["condition"] == "task"].set_index("task")[["low", "high"]]
         groups = {f"mean ({kind})": kinds.index[kinds == kind] for kind in kinds.unique()} | {"mean (all)": names}
+        groups |= self.standings.means()
         total = pd.DataFrame({label: rows.loc[list(members)].mean() for label, members in groups.items()}).T
         summary = pd.concat([rows.join(trained), total])
         tests = self.tests().pivot(index="task", columns="condition", values=["p", "q"])
@@ -97,6 +107,7 @@ class TrainOnly(Result):
         for suffix, condition in (("", "random-layer"), ("_uniform", "random-uniform")):
             for number in ("p", "q"):
                 summary[number + suffix] = tests[number, condition]
+        summary = self.standings.beside(summary)
         return summary.rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
 
     def figure(self) -> go.Figure:
@@ -112,13 +123,15 @@ class TrainOnly(Result):
                 low, high = (ranges.loc[condition].loc[names, end] for end in ("min", "max"))
             series[label] = (100 * rows["score"], 100 * low, 100 * high)
         tests = self.tests().set_index(["condition", "task"])
+        level, about = self.standings.bars(names)
         hover = {
             CONDITIONS["task"]: [
                 f"{means.loc[('task', name), 'neurons']:.0f} neurons; "
                 f"{100 * test['gain']:+.1f} points over random in the same layers, "
-                f"p = {test['p']:.2g}, q = {test['q']:.2g}"
+                + (f"p = {test['p']:.2g}, q = {test['q']:.2g}" if test["p"] == test["p"] else "not tested: at chance")
                 for name, test in tests.loc["random-layer"].loc[names].iterrows()
-            ]
+            ],
+            CONSTANT: about,
         }
         return figures.bars_with_band(
             names,
@@ -126,24 +139,30 @@ class TrainOnly(Result):
             [CONDITIONS[c] for c in CONTROLS],
             title="Training a task's own neurons, and random ones",
             subtitle=f"{runs} random masks of the same size each, {runs} runs of the own; {self.manifest['n']} test "
-            "examples a task",
+            "examples a task" + self.standings.note(),
             value_label="score, %",
             within=(0.0, 100.0),
             band_label=f"range over {runs} seeds",
+            mark=level,
+            mark_label=CONSTANT,
             hover=hover,
         )
 
     def in_words(self) -> str:
         """What training the tasks' own neurons brings, and where random ones do as well or better."""
         summary = self.summary().set_index("name")
-        names, runs = list(self.table["task"].unique()), len(self.manifest["seeds"])
-        total, tests = summary.loc["mean (all)"], self.tests().set_index(["task", "condition"])
+        standings, runs = self.standings, len(self.manifest["seeds"])
+        names = standings.others
+        if not names:
+            return "\n".join([standings.nothing(), *standings.why(), *seen_in_words(self.manifest)])
+        total, tests = summary.loc[standings.mean], self.tests().set_index(["task", "condition"])
         better = [n for n in names if all(_beats(tests.loc[(n, c)]) for c in CONTROLS)]
         worse = [n for n in names if any(_beats(-tests.loc[(n, c)], tests.loc[(n, c), "q"]) for c in CONTROLS)]
         rest = [n for n in names if n not in better and n not in worse]
         lines = [
             "Training a task's own neurons does better than training **both** kinds of random ones in "
-            f"**{len(better)} of {len(names)}** tasks (q < {ALPHA}).\n",
+            f"**{len(better)} of {len(names)}** tasks (q < {ALPHA}){standings.but()}.\n",
+            *standings.why(),
             f"- Trained on each task alone ({len(names)} of them), its own neurons bring the mean score from "
             f"**{total['zero-shot']:.1%}** to **{total['task']:.1%}**; as many random neurons of the same layers bring "
             f"it to {total['random-layer']:.1%}, and drawn from the whole model to {total['random-uniform']:.1%}.",
@@ -182,6 +201,9 @@ def train_only(
 ) -> TrainOnly:
     """Each task not trained, with random neurons trained on it, and with its own neurons trained on it.
 
+    The claim is about trained models, and so is the test of chance: a task is left untested where the model is at
+    chance before training and after every one.
+
     Args:
         model: anything that can be opened, with parameters of its own. It is as it was afterwards.
         tasks: those with a mask are trained and measured: they need training and test examples.
@@ -214,17 +236,20 @@ def train_only(
         task = tasks[name]
         drawn = {c: [mask.random_like(seed=s, match=m) for s in seeds] for c, m in CONTROLS.items()}
         drawn["task"] = [mask] * len(seeds)
+        before: Outcomes = trials.before(name)
         outcomes = {
             condition: [trials.after(m, [name], s, [name])[name] for s, m in zip(seeds, trained, strict=True)]
             for condition, trained in drawn.items()
         }
         columns = {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
-        rows.append(columns | {"condition": "zero-shot", "seed": None, "neurons": 0} | trained_row(trials.before(name)))
-        task_outcomes = np.mean(outcomes["task"], axis=0)
+        rows.append(columns | {"condition": "zero-shot", "seed": None, "neurons": 0} | trials.row(name, before))
+        own = np.mean(outcomes["task"], axis=0)
+        every = trials.before.constant(name).columns(before, *(m for runs in outcomes.values() for m in runs))
+        is_tested = standing(every["p_majority"]) != AT_CHANCE
         for condition, runs in outcomes.items():
-            test = {} if condition == "task" else _test(task_outcomes, np.array(runs))
+            test = {} if condition == "task" else _test(own, np.array(runs), is_tested)
             for seed, measured in zip(seeds, runs, strict=True):
-                numbers = {"condition": condition, "seed": seed, "neurons": len(mask)} | trained_row(measured)
+                numbers = {"condition": condition, "seed": seed, "neurons": len(mask)} | trials.row(name, measured)
                 rows.append(columns | numbers | test)
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")
@@ -234,7 +259,8 @@ def train_only(
     return TrainOnly(table, trials.manifest(masks, seeds=list(seeds)))
 
 
-def _test(outcomes: Any, controls: Any) -> dict[str, float]:
+def _test(outcomes: Any, controls: Any, is_tested: bool) -> dict[str, float]:
     """What the own mask gains over random ones."""
     test = against_controls(outcomes, controls)  # its effect is what the own mask has less
-    return {"gain": -test["effect"], "gain_low": -test["high"], "gain_high": -test["low"], "p": test["p"]}
+    p = test["p"] if is_tested else np.nan
+    return {"gain": -test["effect"], "gain_low": -test["high"], "gain_high": -test["low"], "p": p}

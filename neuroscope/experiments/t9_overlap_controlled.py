@@ -28,7 +28,7 @@ from neuroscope.checks import shares as shares_of
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.t9_draws import draw_with_overlap
-from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words, trained_row
+from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -225,12 +225,12 @@ def overlap_controlled(
     roles = {name: {"task": name, "role": "test"} for name in measured_only}
     roles |= {name: {"task": name, "role": "train"} for name in learnt}
     columns: dict[str, Any] = {"share": np.nan, "seed": None, "inside": 0, "neurons": 0, "inside_train": np.nan}
-    rows = [columns | role | trained_row(trials.before(name)) for name, role in roles.items()]
+    rows = [columns | role | trials.row(name, trials.before(name)) for name, role in roles.items()]
     for (share, seed), mask in watched(drawn.items(), progress, "overlap-controlled training"):
         columns = {"share": share, "seed": seed, "inside": len(mask & target), "neurons": len(mask)}
         columns["inside_train"] = np.nan if training_mask is None else len(mask & training_mask) / len(mask)
         for name, outcomes in trials.after(mask, learnt, seed, list(roles)).items():
-            rows.append(columns | roles[name] | trained_row(outcomes))
+            rows.append(columns | roles[name] | trials.row(name, outcomes))
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")
     settings = {"held_out": measured_only, "train": learnt, "size": size, "match": match, "seeds": list(seeds)}

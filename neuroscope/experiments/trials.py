@@ -14,7 +14,7 @@ from neuroscope import files
 from neuroscope.checks import Progress
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes, judge
-from neuroscope.experiments.judging import Judge, masks_manifest, score_row
+from neuroscope.experiments.judging import Judge, masks_manifest
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, identity_of
 from neuroscope.statistics import standard_error
@@ -102,6 +102,10 @@ class Trials:
                 adapter.detach()
         return {name: self.before.recorded(keys[name], name) for name in tasks}
 
+    def row(self, task: str, outcomes: Outcomes) -> dict[str, Any]:
+        """`Judge.row`, and the score's standard error over examples (se)."""
+        return self.before.row(task, outcomes) | {"se": standard_error(outcomes)}
+
     def _judge(self, task: str) -> list[float]:
         return judge(self.model, self.before.prepared[task]).tolist()
 
@@ -121,11 +125,6 @@ class Trials:
         learnt = {e.prompt for task in self.tasks.values() for e in task.train}
         seen = sum(e.prompt in learnt for p in self.before.prepared.values() for e in p.examples)
         return self.training_manifest(masks, split="test", n=self.before.n, seen=seen, **more)
-
-
-def trained_row(outcomes: Outcomes) -> dict[str, Any]:
-    """`score_row`, and the score's standard error over examples (se)."""
-    return score_row(outcomes) | {"se": standard_error(outcomes)}
 
 
 def over_tasks(cells: pd.DataFrame) -> tuple[Any, float]:

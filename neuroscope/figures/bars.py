@@ -28,6 +28,8 @@ def bars_with_band(
     band_label: str = "over seeds",
     hover: Mapping[str, Sequence[str]] | None = None,
     within: intervals.Within = intervals.ANYTHING,
+    mark: Sequence[float] | None = None,
+    mark_label: str = "mark",
 ) -> go.Figure:
     """Groups of bars, one group per name: measurements with whiskers, controls with a shaded band.
 
@@ -38,11 +40,13 @@ def bars_with_band(
         low_high: what the whiskers span; `band_label`: what the bands span. Both are shown in the hover.
         hover: label -> one more line of hover text for each name.
         within: the least and the greatest value that there can be: whiskers and bands end there; the hover says so.
+        mark: of each name, what its bars are to be above: a dashed line across them (NaN: none), which `hover` may say
+            more of under `mark_label`.
     """
     import plotly.graph_objects as go
 
     for label in [*bands, *(hover or {})]:
-        choose(label, series, "series of bands")
+        choose(label, [*series, *([] if mark is None else [mark_label])], "series of bands")
     colours, greys = iter(style.CATEGORIES * len(series)), iter(("#7b8794", "#b0bac5", "#52606d") * len(series))
     patterns = {band: (_pattern(i, band) for i in range(len(series))) for band in (False, True)}
     traces = []
@@ -67,7 +71,28 @@ def bars_with_band(
                 hovertemplate="<b>%{x}</b><br>%{customdata}<extra></extra>",
             )
         )
+    lines: list[tuple[int, float]] = []
+    if mark is not None:
+        levels = style.matrix([mark], (1, len(names)), mark_label)[0].tolist()
+        lines = [(i, at) for i, at in enumerate(levels) if at == at]
+    if lines:
+        values, about = [at for _, at in lines], (hover or {}).get(mark_label, [""] * len(names))
+        more = [about[i] for i, _ in lines]
+        traces.append(
+            go.Scatter(
+                name=mark_label,
+                x=[names[i] for i, _ in lines],
+                y=values,
+                mode="markers",
+                marker={"symbol": "line-ew", "size": 18, "line": {"color": style.INK, "width": 2}},
+                customdata=intervals.bar_hover(mark_label, values, None, None, "", more),
+                hovertemplate="<b>%{x}</b><br>%{customdata}<extra></extra>",
+            )
+        )
     figure = style.house_figure(traces, title, subtitle, height=440)
+    for i, at in lines:
+        dash = {"color": style.INK, "width": 1.5, "dash": "dash"}
+        figure.add_shape(type="line", x0=i - 0.43, x1=i + 0.43, y0=at, y1=at, line=dash)
     figure.update_layout(barmode="group", bargap=0.28, bargroupgap=0.06)
     style.legend_on_top(figure)
     figure.update_xaxes(type="category", tickangle=-40 if len(names) > 4 else 0, showgrid=False)

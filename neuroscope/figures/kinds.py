@@ -47,7 +47,7 @@ FIGURES: dict[str, Kind] = {
     ),
     "bars_with_band": Kind(
         bars_with_band,
-        {"names": ["nli", "sentiment"], "bands": ["random off"], "value_label": "score, %",
+        {"names": ["nli", "sentiment"], "bands": ["random off"], "value_label": "score, %", "mark": [35, 52],
          "series": {"original": ([90, 95], [85, 92], [94, 98]), "random off": ([88, 94], [86, 93], [90, 95])}},
     ),
     "curves_with_band": Kind(

@@ -19,7 +19,7 @@ from neuroscope.evaluation import prepare_task
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.judging import refuse_tasks_without_tests_of_their_own
 from neuroscope.experiments.t1_deactivation import deactivation
-from neuroscope.markup import NEGATIVE, lead_and_rest
+from neuroscope.markup import NEGATIVE, NOTHING, lead_and_rest
 from neuroscope.masks import overlap, overlap_sweep
 from neuroscope.masks.mask_depth import mask_depth
 from neuroscope.models import Model, Unit, resolve
@@ -189,6 +189,6 @@ def _intro(
 
 
 def _findings(result: Result) -> list[str]:
-    """Of its words, the verdict and the negatives."""
+    """Of its words, the verdict, and what was not shown or cannot be."""
     lead, rest = lead_and_rest(result.in_words())
-    return [f"- {lead}", *(line for line in rest.splitlines() if NEGATIVE in line)]
+    return [f"- {lead}", *(line for line in rest.splitlines() if NEGATIVE in line or NOTHING in line)]

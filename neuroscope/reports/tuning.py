@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from neuroscope import distributed, figures
 from neuroscope.checks import Progress, plain
 from neuroscope.errors import FileError, ModelError, naming
-from neuroscope.experiments.judging import Judge, score_row
+from neuroscope.evaluation import CONSTANT
+from neuroscope.experiments.judging import Judge
+from neuroscope.experiments.standings import LEVEL, Standings
 from neuroscope.markup import NEGATIVE
 from neuroscope.models import Model, load, require_parameters
 from neuroscope.results import Result
@@ -44,14 +46,20 @@ class Tuning(Result):
     """Every task before and after the model was tuned on all of them together; one row per task.
 
     Columns: task, kind, metric, n, before, before_low, before_high, after, after_low, after_high (scores in [0, 1] with
-    their 95 % bootstrap intervals over test examples).
+    their 95 % bootstrap intervals over test examples), majority, uniform and p_majority (the best constant answer,
+    guessing, and whether the score after is above: `evaluation.constant`).
     """
 
     title = "Tuning on all tasks together"
     captions: ClassVar[Mapping[str, str]] = {"rows": "Scores before and after tuning"}
 
+    @property
+    def standings(self) -> Standings:
+        """Which tasks the tuned model is above chance at."""
+        return Standings(self.table.assign(score=self.table["after"]), "after tuning")
+
     def in_words(self) -> str:
-        """The mean score before and after, where tuning made a task worse, and what was learnt."""
+        """The mean score before and after, where tuning made a task worse or left it at chance, and what was learnt."""
         table, recipe = self.table, self.manifest["recipe"]
         before, after = table["before"].mean(), table["after"].mean()
         long = f"{recipe['steps']} steps" if recipe["steps"] is not None else f"{recipe['epochs']:g} epochs in steps"
@@ -61,6 +69,7 @@ class Tuning(Result):
             f"**{before:.1%}** to **{after:.1%}**.\n",
             "- All its weights were trained, and all that follows is about the tuned model.",
         ]
+        lines += self.standings.why()
         worse = table.loc[table["after"] < table["before"], "task"]
         if len(worse):
             lines.append(f"- {NEGATIVE}: the tuned model is worse than before at {', '.join(worse)}.")
@@ -73,17 +82,22 @@ class Tuning(Result):
 
     def figure(self) -> go.Figure:
         """Bars per task, before and after."""
+        names = self.table["task"].tolist()
+        level, about = self.standings.bars(names)
         series = {
             when: tuple(100 * self.table[column] for column in (when, f"{when}_low", f"{when}_high"))
             for when in ("before", "after")
         }
         return figures.bars_with_band(
-            self.table["task"].tolist(),
+            names,
             series,
             title="Before and after tuning on all tasks together",
-            subtitle="whiskers: 95 % over test examples",
+            subtitle="whiskers: 95 % over test examples" + self.standings.note(),
             value_label="score, %",
             within=(0.0, 100.0),
+            mark=level,
+            mark_label=CONSTANT,
+            hover={CONSTANT: about},
         )
 
 
@@ -194,10 +208,10 @@ def _compared(
     for name, task in tasks.items():
         row: dict[str, Any] = {"task": name, "kind": task.kind, "metric": task.metric}
         for when, judge in (("before", before), ("after", after)):
-            measured = score_row(judge(name))
+            measured = judge.row(name, judge(name))
             row |= {"n": measured["n"], when: measured["score"]}
             row |= {f"{when}_{end}": measured[end] for end in ("low", "high")}
-        rows.append(row)
+        rows.append(row | {column: measured[column] for column in LEVEL})  # of the tuned model
     learnt = {e.prompt for task in tasks.values() for e in task.split("train")}
     tested = [e.prompt for prepared in after.prepared.values() for e in prepared.examples]
     manifest = {
