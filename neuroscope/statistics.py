@@ -35,9 +35,7 @@ Floats = NDArray[np.float64]
 
 
 @public
-def bootstrap_interval(
-    values: ArrayLike, seed: int = 0, level: float = 0.95, resamples: int = 2000
-) -> tuple[float, float]:
+def bootstrap_interval(values: ArrayLike, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean (Efron & Tibshirani 1993, §13.3).
 
     1.2 to 2 times as fast as `scipy.stats.bootstrap` on 1000 to 50 examples, and never more than 2**21 draws in memory.
@@ -45,14 +43,13 @@ def bootstrap_interval(
     Args:
         values: one number per example, shape [n], in any unit; the interval has the same unit.
         seed: of the resampling.
-        level: share of the bootstrap means inside the interval.
-        resamples: number of bootstrap means.
+        resamples: number of bootstrap means, of which 95 % are inside the interval.
 
     Returns:
         Lower and upper end. Examples that all agree, or one example alone, give an interval of width zero.
 
     Raises:
-        ArgumentError: no values, or a level or number of resamples that cannot be.
+        ArgumentError: no values, or a number of resamples that cannot be.
         NumericalError: a value is NaN or infinite.
 
     Example:
@@ -61,8 +58,6 @@ def bootstrap_interval(
         True
     """
     sample = _finite(values, "a bootstrap interval of values")
-    if not 0 < level < 1:
-        raise ArgumentError(f"level={level!r}", "not between 0 and 1", "0.95 is usual")
     whole(resamples, "resamples", 1, most=MOST_DRAWS)
     rng = np.random.default_rng(seed)
     means = np.concatenate(
@@ -71,7 +66,7 @@ def bootstrap_interval(
             for rows in _batches(resamples, sample.size)
         ]
     )
-    return percentile_interval(means, level)
+    return percentile_interval(means)
 
 
 @public

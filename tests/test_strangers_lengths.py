@@ -8,7 +8,7 @@ from torch import nn
 
 import neuroscope as ns
 from neuroscope import evaluation
-from neuroscope.errors import ModelError, TaskError
+from neuroscope.errors import ArgumentError, ModelError, TaskError
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import batches_for, encode, encode_prompts
 
@@ -198,3 +198,58 @@ def test_what_becomes_of_long_prompts_is_said_plainly(value):
     assert Task("t", too_long=None).when_too_long == "error"
     with pytest.raises(ns.NeuroscopeError, match=r"too_long(.|\n)*choose from 'error', 'skip', 'cut'$"):
         Task("t", too_long=value)
+
+
+@pytest.mark.parametrize(
+    ("source", "run", "positions", "asked", "found", "do"),
+    [
+        (
+            (1, 4),
+            (1, 5),
+            None,
+            r"patch\(source=...\) at blocks.0.mlp",
+            "a source of 4 tokens, and a run of 5",
+            "as many t",
+        ),
+        (
+            (2, 4),
+            (3, 4),
+            None,
+            r"patch\(source=...\) at blocks.0",
+            "2 examples, and a run of 3",
+            "one example, or of as",
+        ),
+        ((1, 4), (1, 4), [7], r"patch\(positions=...\): position 7", "a run of 4 tokens", "give -4 to 3"),
+        (["w5", "w6 w7"], (1, 2), None, r"patch\(source=prompts\)", "prompts of 1 and 2 tokens", "as many tokens each"),
+        ([], (1, 2), None, r"patch\(source=prompts\)", "no tokens", "give one prompt"),
+        ([words_of(*range(70))], (1, 2), None, "a prompt of 70 tokens", "a context of 64 tokens", "shorter"),
+    ],
+)
+def test_lengths_that_a_patch_cannot_join_are_told(words, source, run, positions, asked, found, do):
+    model = ns.load(families.build("llama"), tokenizer=words)
+    sites = model.sites()
+    mask = ns.NeuronMask.of(families.thirds(sites), {a: s.width for a, s in sites.items()})
+    source = torch.ones(source, dtype=torch.long) if isinstance(source, tuple) else source
+    text = rf"{asked}.*\n +found: .*{found}.*\n +do: .*{do}"
+    with pytest.raises(ArgumentError, match=text), torch.no_grad():  # noqa: SIM117
+        with ns.patch(model, mask, source=source, positions=positions):
+            model.root(torch.ones(run, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("curves", "settings", "found", "do"),
+    [
+        (
+            [1, 2, 3, 4],
+            {},
+            "curves over 4 layers, of the 6 that 3 segments of 2 or more want",
+            "boundaries=1, or a low",
+        ),
+        ([1, 2, 3], {}, "over 3 layers, of the 6", "over more layers, or a lower min_size"),
+        ([1, 2, 3, 4, 5, float("nan")], {}, "over 5 layers without gaps, of the 6", "boundaries=1"),
+        ([1] * 7, {"min_size": 4}, "over 7 layers, of the 12 that 3 segments of 4", "over more layers"),
+    ],
+)
+def test_curves_too_short_to_cut_are_told(curves, settings, found, do):
+    with pytest.raises(ArgumentError, match=rf"segment\(curves, boundaries=2, min_size=.\)\n.*{found}.*\n.*{do}"):
+        ns.segment(curves, **settings)

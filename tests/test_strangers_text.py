@@ -362,3 +362,22 @@ def test_scores_that_are_not_there_are_told_with_the_near_ones():
     scores = ns.attribute(tiny_model(), {"reviews": task, "others": task}, split="test")
     with pytest.raises(NeuroscopeError, match="did you mean 'reviews'"):
         scores["Reviews"]
+
+
+def test_a_folder_without_test_examples(tmp_path):
+    """It serves to find neurons and to train; what judges says what to do; a share can be held out, where none is."""
+    folder = tmp_path / "moods"
+    folder.mkdir()
+    rows = [{"text": f"text {i}", "label": ["good", "bad"][i % 2]} for i in range(10)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = Task.from_jsonl(folder)
+    assert (len(task.train), len(task.test)) == (10, 0)
+    with pytest.raises(TaskError, match=r"the test examples of task 'moods'(.|\n)*load it with holdout=0.2"):
+        ns.evaluate(tiny_model(), task)
+    held = ns.load_tasks(tmp_path, holdout=0.3)["moods"]
+    assert (len(held.train), len(held.test)) == (7, 3)
+    assert set(held.train) | set(held.test) == set(task.train)
+    assert Task.from_jsonl(folder, holdout=0) == task
+    (folder / "test.jsonl").write_text(json.dumps({"text": "new", "label": "good"}))
+    with pytest.raises(ArgumentError, match=r"holdout=0.3\n.*train.jsonl and test.jsonl in (.|\n)*leave holdout"):
+        Task.from_jsonl(folder, holdout=0.3)

@@ -62,10 +62,13 @@ def patch(
             return None
         source_h = cached[site.address].to(h)
         run = h if h.ndim == 3 else h.unflatten(0, (-1, seen.length))
-        if run.shape[1] != source_h.shape[1] or source_h.shape[0] not in (1, run.shape[0]):
-            found = f"source {tuple(source_h.shape[:2])}, run {tuple(run.shape[:2])} [batch, pos]"
-            do = "give one prompt, or as many as the run has, all of the same number of tokens"
-            raise ArgumentError(f"patch at {site.address}", found, do)
+        (examples, length), (rows_run, length_run) = source_h.shape[:2], run.shape[:2]
+        if length != length_run:
+            do = "run prompts of as many tokens as the source has, or change the source, so that positions match"
+            raise _unlike(site, f"a source of {length} tokens, and a run of {length_run}", do)
+        if examples not in (1, rows_run):
+            do = "give a source of one example, or of as many as the run has"
+            raise _unlike(site, f"a source of {examples} examples, and a run of {rows_run}", do)
         at = _positions(positions, run.shape[1], h.device)
         _refuse_padding(positions, seen.masks, site.address)
         new = run.clone()
@@ -75,6 +78,10 @@ def patch(
         return new.reshape(h.shape)
 
     return places.changed(replace, "patch", partial(_Patch, seen), cached, positions)
+
+
+def _unlike(site: Site, found: str, do: str) -> ArgumentError:
+    return ArgumentError(f"patch(source=...) at {site.address}", found, do)
 
 
 @dataclass
@@ -161,7 +168,8 @@ def _positions(positions: Sequence[int] | None, length: int, device: torch.devic
         return torch.arange(length, device=device)
     outside = [p for p in positions if not -length <= p < length]
     if outside:
-        raise ArgumentError(f"position {outside[0]}", f"a run of {length} tokens", f"give {-length} to {length - 1}")
+        do = f"give {-length} to {length - 1}"
+        raise ArgumentError(f"patch(positions=...): position {outside[0]}", f"a run of {length} tokens", do)
     return torch.tensor([p % length for p in positions], dtype=torch.long, device=device)
 
 
@@ -231,8 +239,9 @@ def _prompt_ids(model: Model, prompts: Sequence[str]) -> Int[Tensor, "prompt tok
     ids = [[*p.prefix, *p.body, *p.suffix] for p in (pieces[text] for text in prompts)]
     lengths = sorted({len(row) for row in ids})
     if len(lengths) != 1 or lengths[0] == 0:
-        raise ArgumentError("patch(source=prompts)", f"prompts of {lengths} tokens", "give prompts of one length")
+        found = f"prompts of {' and '.join(map(str, lengths))} tokens" if any(lengths) else "no tokens"
+        raise ArgumentError("patch(source=prompts)", found, "give one prompt, or prompts of as many tokens each")
     if model.context is not None and lengths[0] > model.context:
-        found = f"a context of {model.context}"
+        found = f"a context of {model.context} tokens"
         raise ArgumentError(f"patch(source=a prompt of {lengths[0]} tokens)", found, "give a shorter one")
     return torch.tensor(ids)

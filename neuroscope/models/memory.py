@@ -18,8 +18,9 @@ LEAST, MOST = 256, 16384  # tokens
 def tokens_at_once(model: Model) -> int:
     """Tokens of a batch whose size was not asked for: a power of 2.
 
-    On a processor as many as keep a layer's vectors in its cache; on a GPU as many as fit, with what a backward pass
-    keeps of all layers, into a quarter of the memory that is free.
+    On a CUDA GPU as many as fit, with what a backward pass keeps of all layers, into a quarter of the memory that is
+    free; elsewhere (on a processor, and where free memory is not told, as on mps) as many as keep a layer's vectors in
+    a processor's cache.
     """
     embedding = model.embedding.weight
     vocabulary, width = embedding.shape

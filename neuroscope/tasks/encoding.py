@@ -211,7 +211,7 @@ def batches(
     device: torch.device | str,
     style: str,
     side: Literal["right", "left"] = "right",
-    tokens: int = 1024,
+    tokens: int = 0,
     apart: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
     """Cut into batches, longest examples first (so that memory runs out at once or never).

@@ -25,7 +25,7 @@ def read_jsonl(
     sizes: Mapping[str, int | None],
     seed: int,
     max_words: int | None,
-    holdout: float,
+    holdout: float | None,
 ) -> dict[str, Any]:
     """The fields of a task out of a folder of JSON lines, or out of one file; see `Task.from_jsonl`."""
     rng = np.random.default_rng(seed)
@@ -35,9 +35,15 @@ def read_jsonl(
             raise FileError(f"a task in {path}", "no train.jsonl, discovery.jsonl or test.jsonl", "check the path")
         if labels is None and (path / "labels.json").exists():
             labels = _label_list(path / "labels.json")
+        if holdout is not None and ("test" in rows or "train" not in rows):
+            found = f"{' and '.join(f'{split}.jsonl' for split in rows)} in {path}"
+            do = "leave holdout out: it is a share of train.jsonl, for folders without test.jsonl"
+            raise ArgumentError(f"{holdout=}", found, do)
         shuffled = {split: _shuffle(part, rng) for split, part in rows.items()}
+        if holdout is not None:
+            shuffled |= _split_off(shuffled["train"], holdout)
     else:
-        shuffled = _split_off(_shuffle(_read(path), rng), holdout)
+        shuffled = _split_off(_shuffle(_read(path), rng), 0.2 if holdout is None else holdout)
     targets = any("target" in row for part in shuffled.values() for _, row in part)
     key: Literal["label", "target"] = "target" if targets else "label"
     if key == "label":

@@ -181,11 +181,10 @@ class Task:
         known = {key_of(shot) for shot in self.shots}
         examples = tuple(e for e in examples if key_of(e) not in known) if known else examples
         if not examples:
-            raise TaskError(
-                f"the {name} examples of task {self.name!r}",
-                f"none ({', '.join(f'{split} {len(getattr(self, split))}' for split in (*SPLITS, 'shots'))})",
-                f"give the task {name} examples",
-            )
+            found = f"none ({', '.join(f'{split} {len(getattr(self, split))}' for split in (*SPLITS, 'shots'))})"
+            do = f"give the task {name} examples"
+            do += ", or load it with holdout=0.2" if name == "test" and self.train else ""
+            raise TaskError(f"the {name} examples of task {self.name!r}", found, do)
         return examples[:n]
 
     @public
@@ -218,7 +217,7 @@ class Task:
         test: int | None = None,
         seed: int = 0,
         max_words: int | None = None,
-        holdout: float = 0.2,
+        holdout: float | None = None,
         shots: int | Sequence[Example] = 0,
         **options: Any,
     ) -> Task:
@@ -236,7 +235,8 @@ class Task:
             train, discovery, test: at most so many examples of each split; all if None.
             seed: of the shuffle.
             max_words: cut every field to its first words, so that long texts fit the model's context.
-            holdout: share of a single file's rows that becomes the test split.
+            holdout: share of the rows that becomes the test split: of a single file's (0.2 if None), or of train.jsonl
+                in a folder without test.jsonl (none if None: such a task is for finding neurons and training alone).
             shots: how many training examples stand solved before every prompt, drawn by `seed`; or Examples.
             options: family, domain, metric, ranking, separator, max_new_tokens, chat, system, max_tokens, too_long of
                 the task.

@@ -89,11 +89,13 @@ def segment(
     """
     search = Search(boundaries, min_size, alpha, null, resamples, seed)
     curves_of = _read(curves, layers)
-    if (boundaries + 1) * min_size > len(curves_of.layers):
-        asked = f"{boundaries} boundaries with segments of {min_size} layers or more"
-        raise ArgumentError(
-            asked, f"curves over {len(curves_of.layers)} layers", "give fewer boundaries, or a lower min_size"
-        )
+    n, wanted = len(curves_of.layers), (boundaries + 1) * min_size
+    if wanted > n:
+        found = f"curves over {n} layers{' without gaps' if curves_of.left_out else ''}, of the {wanted} that "
+        found += f"{boundaries + 1} segments of {min_size} or more want"
+        most = n // min_size - 1
+        do = f"give boundaries={most}, " if most > 0 else "give curves over more layers, "
+        raise ArgumentError(f"segment(curves, {boundaries=}, {min_size=})", found, f"{do}or a lower min_size")
     return _cut(curves_of, search, label)
 
 
