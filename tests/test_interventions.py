@@ -289,7 +289,10 @@ def test_patch_says_what_does_not_fit(tiny_model):
     with patch(model, mask, source=ids_of(model, batch=2, length=4)), pytest.raises(ArgumentError) as error:
         logits(model, inputs)
     assert "a source of 4 tokens, and a run of 5" in str(error.value)
-    with patch(model, mask, source=ids_of(model, batch=3)), pytest.raises(ArgumentError, match=r"a source of 3 examples, and a run of 2"):
+    with (
+        patch(model, mask, source=ids_of(model, batch=3)),
+        pytest.raises(ArgumentError, match="3 examples, and a run of 2"),
+    ):
         logits(model, inputs)
     with patch(model, mask, source=inputs, positions=[5]), pytest.raises(ArgumentError, match="give -5 to 4"):
         logits(model, inputs)
@@ -303,8 +306,8 @@ def test_patch_says_what_does_not_fit(tiny_model):
         with pytest.raises(MaskError, match=text):
             patch(model, mask, source=source)
     for source, text in (
-        (["the food", "the"], r"prompts of \[2, 3\] tokens"),
-        ([], r"prompts of \[\] tokens"),
+        (["the food", "the"], "prompts of 2 and 3 tokens"),
+        ([], "no tokens"),
         (" ".join(["food"] * 64), "a context of 64"),
         (7, "a int"),
     ):
