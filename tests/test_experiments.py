@@ -270,7 +270,14 @@ def test_cross_training_is_a_loop_over_finetune_and_evaluate(model, masks, cross
         test = against_controls(own.mean(0), controls)
         assert cell["effect"] == pytest.approx(own.mean() - controls.mean()) == -test["effect"]
         assert (cell["effect_low"], cell["effect_high"]) == (-test["high"], -test["low"])
-        assert cell["p"] == test["p"] and cell["neurons"] == len(masks[source])
+        assert cell["neurons"] == len(masks[source])
+        share = max(np.mean([e.answer == a for e in TASKS[target].test]) for a in TASKS[target].labels)
+        ps = [
+            scipy.stats.binomtest(round(20 * o.mean()), 20, share, alternative="greater").pvalue
+            for o in (before, *own, *controls)
+        ]
+        assert cell["majority"] == share and cell["p_majority"] == pytest.approx(min(1, 5 * min(ps)))
+        assert cell["p"] == test["p"] if target == "yes" else np.isnan(cell["p"])
     np.testing.assert_allclose(table["q"], benjamini_hochberg(table["p"]))
     wide = crossed.matrix
     assert list(wide.index) == ["(not trained)", *TASKS] and list(wide.columns) == list(TASKS)
@@ -292,13 +299,16 @@ def test_cross_training_sums_up_and_draws(crossed):
     np.testing.assert_allclose(cells.z[0], 0)
     assert cells.text[0][0] == f"{100 * table.loc[('yes', 'yes'), 'zero_shot']:.0f}"
     for i, source in enumerate(TASKS):
-        np.testing.assert_allclose(cells.z[1 + i], [100 * table.loc[(source, t), "gain"] for t in TASKS])
+        gains = table.loc[source, "gain"].where(table.loc[source, "p"].notna())  # at chance: grey
+        np.testing.assert_allclose(np.array(cells.z[1 + i], dtype=float), 100 * gains.loc[list(TASKS)])
     assert f"random trained {100 * cell['control']:.1f} %" in cells.customdata[1][2]
     text = crossed.in_words()
-    own = [table.loc[(name, name), "gain"] for name in TASKS]
+    own = [table.loc[(name, name), "gain"] for name in crossed.standings.others]
     assert f"**{100 * np.mean(own):+.1f} points**" in text
     beyond = sum(table.loc[(n, n), "q"] < 0.05 and table.loc[(n, n), "effect"] > 0 for n in TASKS)
-    assert f"**{beyond} of 3**" in text and ("A negative" in text) == (beyond < 3)
+    assert crossed.standings.others == ["yes"] and f"**{beyond} of 1**" in text
+    assert ("A negative" in text) == (beyond < 1) and "nothing can be concluded about **maybe, turned**" in text
+    assert summary["chance"].tolist() == ["above", "at chance", "at chance"]
 
 
 def test_what_two_experiments_measure_is_measured_once(model, masks, output, only, crossed, monkeypatch):
@@ -357,7 +367,9 @@ def test_a_sweep_sums_up_and_draws(joint):
         [100 * summary.loc[("out", k), "random-layer"] for k in (0.1, 1.0)],
     )
     np.testing.assert_allclose(lines["specialization (in-domain): not trained"].y, [100 * low_k["zero-shot"]] * 2)
-    assert f"{low_k['zero-shot']:.1%} before training" in joint.in_words()
+    text = joint.in_words()
+    assert f"{low_k['zero-shot']:.1%} before training" in text and "out-of-domain" not in text  # turned is at chance
+    assert joint.standings.others == ["yes"] and "nothing can be concluded about **maybe, turned**" in text
 
 
 def test_a_single_task_sweep_trains_each_alone(model, scores, output, monkeypatch):
@@ -427,6 +439,7 @@ def test_the_trend_is_spearmans_with_a_permutation_p():
     shares, scores = (0.0, 0.5, 1.0), {0: (0.1, 0.3, 0.2), 1: (0.3, 0.4, 0.9)}
     rows = [
         {"role": "test", "share": x, "seed": s, "score": v, "task": "t", "se": 0.0, "inside": 0, "inside_train": 0.0}
+        | {"majority": 0.0, "uniform": 0.0, "p_majority": 0.001}
         for s, values in scores.items()
         for x, v in zip(shares, values, strict=True)
     ]
@@ -455,8 +468,11 @@ def test_overlap_controlled_sums_up_and_draws(controlled):
     )
     before = table[table["share"].isna() & (table["role"] == "test")]["score"].item()
     np.testing.assert_allclose(lines["held-out tasks (generalization): not trained"].y, [100 * before] * 2)
-    text = controlled.in_words()
-    for row in controlled.trend().itertuples():
+    text, trends = controlled.in_words(), controlled.trend().set_index("role", drop=False)
+    assert controlled.standings.others == ["yes"] and np.isnan(trends.loc["test", "p"])  # turned is at chance
+    assert "nothing can be concluded about **turned, maybe**" in text and "hold those at chance as well" in text
+    assert "test: " in controlled.figure().layout.title.subtitle.text and "Held-out tasks" not in text
+    for row in trends.loc[["train"]].itertuples():
         rho = "all runs score the same" if np.isnan(row.spearman) else f"Spearman {row.spearman:+.2f}"
         assert f"{rho}, p = {row.p:.2g}, 6 runs" in text
         assert f"{row.role}: {rho}, p = " in controlled.figure().layout.title.subtitle.text.replace("<br>", " ")

@@ -29,6 +29,7 @@ from neuroscope.checks import Progress, by_text, public, seeds_of, watched
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes
 from neuroscope.experiments.judging import refuse_masks_of_test_examples
+from neuroscope.experiments.standings import MEANS, Standings
 from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import resolve
@@ -50,7 +51,9 @@ class ProportionSweep(Result):
 
     Columns: group (the task trained on, or "joint"), k (share in each task's mask; 0: not trained), density (share of
     all neurons that is trained), neurons, condition ("zero-shot", "task", "random-layer"), seed (of training and of the
-    random mask), task, domain ("in" or "out"), n, score, low, high (95 % bootstrap interval over examples), se.
+    random mask), task, domain ("in" or "out"), n, score, low, high (95 % bootstrap interval over examples), majority,
+    uniform and p_majority (the best constant answer, guessing, and whether the score is above: `evaluation.constant`),
+    se.
     """
 
     title = "Scores by the share of neurons trained"
@@ -58,6 +61,14 @@ class ProportionSweep(Result):
         "summary": "Chosen against random neurons, by share",
         "runs": "Every measurement",
     }
+
+    @property
+    def standings(self) -> Standings:
+        """Which tasks the model is above chance at, without training or after any: of all rows, by Bonferroni.
+
+        Means hold every task; of a domain all of whose tasks are at chance, nothing is concluded.
+        """
+        return Standings(self.table, "with and without training")
 
     def curves(self) -> pd.DataFrame:
         """One row per domain, condition and k: density, score (mean over tasks and groups), low, high (95 %).
@@ -127,7 +138,7 @@ class ProportionSweep(Result):
             reference,
             title="Scores by the share of neurons trained",
             subtitle=f"{how}; bands: 95 % over examples and {len(self.manifest['seeds'])} seeds; "
-            f"{self.manifest['n']} test examples a task",
+            f"{self.manifest['n']} test examples a task" + self.standings.note(),
             x_label="neurons in each task's mask, %",
             y_label="score, %",
             within=(0.0, 100.0),
@@ -137,10 +148,17 @@ class ProportionSweep(Result):
 
     def in_words(self) -> str:
         """At which share each kind of score is highest, and where the choice of neurons made a difference."""
-        best = {domain: cells.loc[cells["task"].idxmax()] for domain, cells in self.summary().groupby("domain")}
+        standings = self.standings
+        known = self.table.loc[self.table["task"].isin(standings.others), "domain"].unique()
+        why = [*standings.why(), *([MEANS] if standings.at_chance else [])]
+        if not len(known):
+            return "\n".join([standings.nothing(), *why, *seen_in_words(self.manifest)])
+        summary = self.summary()
+        summary = summary[summary["domain"].isin(known)]
+        best = {domain: cells.loc[cells["task"].idxmax()] for domain, cells in summary.groupby("domain")}
         peaks = [f"{DOMAINS[domain]} is highest at k = **{row['k']:.0%}**" for domain, row in best.items()]
-        lines = [f"Of the shares of neurons trained, {' and '.join(peaks)}.\n"]
-        for domain, cells in self.summary().groupby("domain", sort=False):
+        lines = [f"Of the shares of neurons trained, {' and '.join(peaks)}{standings.but()}.\n", *why]
+        for domain, cells in summary.groupby("domain", sort=False):
             top, first, last = best[domain], cells.iloc[0], cells.iloc[-1]
             lines.append(
                 f"- {DOMAINS[domain].capitalize()}: {first['zero-shot']:.1%} before training, **{top['task']:.1%}** "

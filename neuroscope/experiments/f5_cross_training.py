@@ -19,7 +19,9 @@ import numpy as np
 from neuroscope import figures
 from neuroscope.checks import Progress, public, seeds_of, watched
 from neuroscope.errors import choose
+from neuroscope.evaluation import AT_CHANCE, Outcomes, standing
 from neuroscope.experiments.judging import tasks_and_masks
+from neuroscope.experiments.standings import Standings
 from neuroscope.experiments.trials import Trials, require_two_seeds, seen_in_words
 from neuroscope.masks import DRAWN, Match, NeuronMask
 from neuroscope.models import resolve
@@ -43,11 +45,19 @@ class CrossTraining(Result):
     zero_shot, gain = score - zero_shot with gain_low and gain_high, control (mean score after random neurons are
     trained on the source instead), effect = score - control with effect_low, effect_high and p (over examples and
     masks: `statistics.against_controls`), q (Benjamini-Hochberg over the whole matrix). Other intervals are 95 % over
-    examples and seeds (`statistics.outcomes_interval`).
+    examples and seeds (`statistics.outcomes_interval`). majority, uniform and p_majority: of the target, and of none of
+    the cell's scores above chance (`evaluation.constant`): before training, and after every training of own and random
+    neurons. Where none is, p and q are NaN.
     """
 
     title = "Training one task's neurons, measuring every task"
     captions: ClassVar[Mapping[str, str]] = {"summary": "Points gained, by task trained", "runs": "Every cell"}
+
+    @property
+    def standings(self) -> Standings:
+        """Which tasks the model is above chance at, without training or after training it on them."""
+        own = self.table[self.table["source"] == self.table["target"]]
+        return Standings(own.assign(task=own["target"]), "with and without training on it")
 
     @property
     def matrix(self) -> pd.DataFrame:
@@ -64,6 +74,7 @@ class CrossTraining(Result):
 
         Columns: source, own, own_control, own_q (of the difference of these two), family, family_control, others,
         others_control: means of the gain over zero-shot, and the gain that random neurons bring. NaN: no such task.
+        chance: whether the source itself is "above", "at chance" or there is "no test" (see `standings`).
         """
         import pandas as pd  # heavy: only for tables
 
@@ -78,7 +89,7 @@ class CrossTraining(Result):
                 row |= {f"{name}_control": cells.loc[chosen, "control_gain"].mean()}
             rows.append(row)
         order = ["source", "own", "own_control", "own_q", "family", "family_control", "others", "others_control"]
-        return pd.DataFrame(rows)[order]
+        return pd.DataFrame(rows)[order].assign(chance=self.standings.table["chance"].tolist())
 
     def figure(self) -> go.Figure:
         """Points gained over zero-shot as a heatmap, tasks bracketed by family; the first row has the scores before."""
@@ -93,22 +104,27 @@ class CrossTraining(Result):
                 f"before {100 * r.zero_shot:.1f} %; random trained {100 * r.control:.1f} %",
                 f"gain {100 * r.gain:+.1f} points [{100 * r.gain_low:.1f}, {100 * r.gain_high:.1f}]",
                 f"over random {100 * r.effect:+.1f} [{100 * r.effect_low:.1f}, {100 * r.effect_high:.1f}], "
-                f"p = {r.p:.2g}, q = {r.q:.2g}",
+                + (f"p = {r.p:.2g}, q = {r.q:.2g}" if r.p == r.p else "not tested: at chance before and after"),
             ]
             return "<br>".join(lines)
 
         def text(r: Any) -> str:
+            if r.p != r.p:
+                return ""
             gain = round(100 * r.gain)
             return (f"{gain:+d}" if gain else "0") + ("·" if r.q < ALPHA else "")
 
         return figures.heatmap(
-            [[0.0] * len(names), *([100 * cells[a, b].gain for b in names] for a in names)],
+            [
+                [0.0] * len(names),
+                *([100 * cells[a, b].gain if cells[a, b].p == cells[a, b].p else np.nan for b in names] for a in names),
+            ],
             names,
             [BASE, *names],
             title="Whose trained neurons help which task",
             subtitle="first row: score before, in %; below: points gained by training "
             f"({len(self.manifest['seeds'])} seeds)<br>dots: differs from {DRAWN[self.manifest['match']]}, "
-            f"q < {ALPHA}",
+            f"q < {ALPHA}" + "; grey: at chance before training and after" * bool(self.table["p"].isna().any()),
             colour_label="points gained",
             x_label="task measured",
             y_label="task trained, on its own neurons",
@@ -123,7 +139,11 @@ class CrossTraining(Result):
 
     def in_words(self) -> str:
         """What training a task's neurons brings to it and to the others, and where random ones bring as much."""
-        table, is_own = self.table, self.table["source"] == self.table["target"]
+        standings = self.standings
+        if not standings.others:
+            return "\n".join([standings.nothing(), *standings.why(), *seen_in_words(self.manifest)])
+        table = self.table[self.table["p"].notna()]
+        is_own = table["source"] == table["target"]
         diagonal, others = table[is_own], table[~is_own]
         random_own, random_off = ((t["control"] - t["zero_shot"]).mean() for t in (diagonal, others))
         beyond = diagonal[(diagonal["q"] < ALPHA) & (diagonal["effect"] > 0)]
@@ -131,7 +151,8 @@ class CrossTraining(Result):
         gained = others[others["gain_low"] > 0]
         lines = [
             f"Training a task's own neurons brings it more than training {DRAWN[self.manifest['match']]} does in "
-            f"**{len(beyond)} of {len(diagonal)}** tasks (q < {ALPHA}).\n",
+            f"**{len(beyond)} of {len(diagonal)}** tasks (q < {ALPHA}){standings.but()}.\n",
+            *standings.why(),
             f"- It gains **{100 * diagonal['gain'].mean():+.1f} points** on that task (mean over {len(diagonal)} "
             f"task(s)), where the random neurons gain {100 * random_own:+.1f}.",
         ]
@@ -146,6 +167,8 @@ class CrossTraining(Result):
                 f"- On the other tasks it gains {100 * others['gain'].mean():+.1f} points (random neurons "
                 f"{100 * random_off:+.1f}): of {len(others)} pairs, {len(gained)} gained and {len(lost)} lost with an "
                 "interval that excludes zero (not corrected for their number)."
+                + " Pairs at chance before training and after are left out."
+                * (len(table) < len(self.table))
             )
         return "\n".join([*lines, *seen_in_words(self.manifest)])
 
@@ -170,6 +193,9 @@ def cross_training(
 ) -> CrossTraining:
     """Every task's neurons trained on it, every task measured.
 
+    The claim is about trained models, and so is the test of chance: a pair is left untested where the model is at
+    chance before training and after every one.
+
     Args:
         seeds: two runs or more of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own
             random mask for each source.
@@ -193,17 +219,20 @@ def cross_training(
         trained = [trials.after(mask, [source], s, names) for s in seeds]
         random = [trials.after(mask.random_like(seed=s, match=match), [source], s, names) for s in seeds]
         for target in names:
-            before = trials.before(target)
+            before: Outcomes = trials.before(target)
             after, controls = (np.array([run[target] for run in runs]) for runs in (trained, random))
             columns = {"source": source, "target": target, "neurons": len(mask), "zero_shot": before.mean()}
             columns |= {"source_family": tasks[source].family, "target_family": tasks[target].family}
+            level = trials.before.constant(target).columns(before, *after, *controls)
             test = against_controls(after.mean(axis=0), controls)  # its effect is what the own mask has less
             rows.append(
                 columns
                 | dict(zip(("score", "low", "high"), outcomes_interval(after, is_score=True), strict=True))
                 | dict(zip(("gain", "gain_low", "gain_high"), outcomes_interval(after - before), strict=True))
                 | {"control": controls.mean(), "effect": -test["effect"]}
-                | {"effect_low": -test["high"], "effect_high": -test["low"], "p": test["p"]}
+                | {"effect_low": -test["high"], "effect_high": -test["low"]}
+                | {"p": test["p"] if standing(level["p_majority"]) != AT_CHANCE else np.nan}
+                | level
             )
     table = pd.DataFrame(rows)
     table["q"] = benjamini_hochberg(table["p"].to_numpy())

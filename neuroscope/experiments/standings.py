@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = ["majority", "uniform", "p_majority"]
+MEANS = "- Means over tasks hold those at chance as well, which say nothing for or against them."
 NOT_AT_CHANCE = "mean (not at chance)"
 
 

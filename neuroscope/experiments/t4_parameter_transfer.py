@@ -29,6 +29,7 @@ from neuroscope.errors import ArgumentError, choose, naming
 from neuroscope.experiments.f3_parameter_depth import parameter_depth
 from neuroscope.experiments.f5_cross_training import cross_training
 from neuroscope.experiments.judging import tasks_and_masks
+from neuroscope.experiments.standings import Standings
 from neuroscope.experiments.trials import require_two_seeds, seen_in_words
 from neuroscope.figures import style
 from neuroscope.masks import Match, NeuronMask
@@ -159,7 +160,7 @@ class ParameterTransfer(Result):
             "prompts and answers have both. The correlations of single test tasks still mix sources that teach "
             "every task more or less, which is taken out over all pairs."
         )
-        return "\n".join([*lines, *seen_in_words(self.manifest)])
+        return "\n".join([*lines, *self.manifest.get("at_chance", []), *seen_in_words(self.manifest)])
 
 
 def _said(sentences: list[tuple[str, bool]], before: str = "") -> str:
@@ -245,5 +246,7 @@ def joined(alike: ParameterSimilarity, scores: Result, seed: int = 0) -> Paramet
         if r["source"] != r["target"]
     ]
     manifests = {view: c.manifest for view, c in views.items()}
-    shared = {"cells": cells, "seed": seed, "seen": scores.manifest.get("seen", 0), "versions": files.versions()}
+    level = Standings(scores.table.assign(task=scores.table["target"]), "with and without any task's training")
+    shared: dict[str, Any] = {"at_chance": level.why()} if "p_majority" in scores.table else {}
+    shared |= {"cells": cells, "seed": seed, "seen": scores.manifest.get("seen", 0), "versions": files.versions()}
     return ParameterTransfer(table[["view", *views["layer"].table.columns]], manifests | shared)

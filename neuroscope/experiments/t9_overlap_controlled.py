@@ -27,6 +27,7 @@ from neuroscope.checks import Progress, public, seeds_of, watched, whole
 from neuroscope.checks import shares as shares_of
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.judging import tasks_and_masks
+from neuroscope.experiments.standings import MEANS, Standings
 from neuroscope.experiments.t9_draws import draw_with_overlap
 from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words
 from neuroscope.masks import Match, NeuronMask
@@ -50,7 +51,9 @@ class OverlapControlled(Result):
 
     Columns: share (of the trained neurons that lies inside the held-out tasks' mask; NaN: not trained), seed, inside,
     neurons (trained), inside_train (share of the trained neurons in the training tasks' masks; NaN where those were not
-    given), task, role ("test": held out, or "train"), n, score, low, high (95 % bootstrap interval over examples), se.
+    given), task, role ("test": held out, or "train"), n, score, low, high (95 % bootstrap interval over examples),
+    majority, uniform and p_majority (the best constant answer, guessing, and whether the score is above:
+    `evaluation.constant`), se.
     """
 
     title = "Training with a preset overlap"
@@ -59,6 +62,14 @@ class OverlapControlled(Result):
         "trend": "Trend over all runs",
         "runs": "Every measurement",
     }
+
+    @property
+    def standings(self) -> Standings:
+        """Which tasks the model is above chance at, without training or after any: of all rows, by Bonferroni.
+
+        Means hold every task; of a role all of whose tasks are at chance, nothing is concluded.
+        """
+        return Standings(self.table, "with and without training")
 
     def summary(self) -> pd.DataFrame:
         """One row per role and share (first: not trained): neurons inside, inside_train, score, low, high (95 %).
@@ -82,15 +93,16 @@ class OverlapControlled(Result):
         """One row per role: Spearman's correlation of score and share over all runs, p (two-sided), number of runs.
 
         p is the share of permutations of the shares within every seed with a correlation at least as large,
-        `(1 + hits) / (1 + 4999)`. NaN correlation, p = 1: all runs score the same.
+        `(1 + hits) / (1 + 4999)`. NaN correlation, p = 1: all runs score the same. NaN p: all tasks are at chance.
         """
         import pandas as pd  # heavy: only for tables
 
         trained = self.table[self.table["share"].notna()]
-        rows = []
+        rows, others = [], self.standings.others
         for role, cells in trained.groupby("role", sort=False):
             wide = cells.groupby(["seed", "share"])["score"].mean().unstack()
             rho, p = _spearman(wide.to_numpy(dtype=float), wide.columns.to_numpy(dtype=float))
+            p = p if cells["task"].isin(others).any() else float("nan")
             rows.append({"role": role, "spearman": rho, "p": p, "runs": wide.size})
         return pd.DataFrame(rows)
 
@@ -107,13 +119,16 @@ class OverlapControlled(Result):
             hover[ROLES[role]] = [
                 f"95 %: {100 * r.low:.1f} to {100 * r.high:.1f}<br>{r.inside} neurons inside" for r in rows.itertuples()
             ]
-        trends = "; ".join(f"{r.role}: {_said(r.spearman)}, p = {r.p:.2g}" for r in self.trend().itertuples())
+        trends = "; ".join(
+            f"{r.role}: {_said(r.spearman)}, {f'p = {r.p:.2g}' if r.p == r.p else 'at chance'}"
+            for r in self.trend().itertuples()
+        )
         return figures.curves_with_band(
             curves,
             reference,
             title="Training with a preset overlap",
             subtitle=f"{self.manifest['size']} neurons trained, {len(self.manifest['seeds'])} draws each; bands: 95 % "
-            f"over examples and draws<br>{trends}",
+            f"over examples and draws<br>{trends}" + self.standings.note(),
             x_label="trained neurons inside the held-out tasks' mask, %",
             y_label="score, %",
             within=(0.0, 100.0),
@@ -123,11 +138,16 @@ class OverlapControlled(Result):
 
     def in_words(self) -> str:
         """The scores at the lowest and the highest share, and whether there is a trend."""
-        summary, trends = self.summary(), self.trend()
+        summary, trends, standings = self.summary(), self.trend(), self.standings
+        why = [*standings.why(), *([MEANS] if standings.at_chance else [])]
+        if not standings.others:
+            return "\n".join([standings.nothing(), *why, *seen_in_words(self.manifest)])
+        trends = trends[trends["p"].notna()]
         shown = [ROLES[trend.role] for trend in trends.itertuples() if trend.p < ALPHA]
         lines = [
             "As more of the trained neurons lie inside the held-out tasks' mask, a trend of the score was shown for "
-            f"**{' and '.join(shown) if shown else 'neither kind of task'}**.\n",
+            f"**{' and '.join(shown) if shown else 'neither kind of task'}**{standings.but()}.\n",
+            *why,
             f"- {self.manifest['size']} neurons were trained each time.",
         ]
         for trend in trends.itertuples():
