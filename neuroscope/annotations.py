@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from os import PathLike
 from typing import Any, Literal, Union, get_args, get_origin
 
-from neuroscope.errors import ArgumentError, choose, shown
+from neuroscope.errors import ArgumentError, choose, kind_of, shown
 
 Check = Callable[[Any, str], Any]  # (value, its name) -> what the function gets
 
@@ -72,7 +72,7 @@ def _any_of(hints: list[Any], with_none: bool, every: list[Check | None]) -> Che
         if isinstance(value, str) and Literal in origins:
             raise refused[origins.index(Literal)]
         do = " or ".join(dict.fromkeys(error.do for error in refused))
-        raise ArgumentError(shown(name, value), f"a {type(value).__name__}", do)
+        raise ArgumentError(shown(name, value), kind_of(value), do)
 
     return check
 
@@ -84,7 +84,7 @@ def _several(value: Any, name: str, checks: list[Check], fixed: bool) -> tuple[A
         with contextlib.suppress(Exception):  # an iterator of somebody else's may fail in any way
             listed = list(value)
     if listed is None:
-        found = "one text" if isinstance(value, str) else f"a {type(value).__name__}"
+        found = "one text" if isinstance(value, str) else kind_of(value)
         found += ", which has no order" if isinstance(value, AbstractSet) else ""
         raise ArgumentError(shown(name, value), found, "give several, in a list")
     if fixed and len(listed) != len(checks):
@@ -102,7 +102,7 @@ def _mapping(value: Any, name: str, checks: list[Check]) -> Mapping[Any, Any]:
         with contextlib.suppress(Exception):  # a mapping of somebody else's
             keys = list(value)
     if keys is None:
-        raise ArgumentError(shown(name, value), f"a {type(value).__name__}", "give a dict")
+        raise ArgumentError(shown(name, value), kind_of(value), "give a dict")
     known = [of_key(key, f"{name}, a key") for key in keys]
     if of_value is _as_it_is:  # which may be of a kind of its own, and read from a file
         return value
@@ -115,7 +115,7 @@ def pairs_of(value: Any, name: str, do: str = "give a dict") -> list[tuple[Any, 
     if isinstance(value, Mapping):
         with contextlib.suppress(Exception):  # a mapping of somebody else's may fail in any way
             return [(key, value[key]) for key in value]
-    raise ArgumentError(shown(name, value), f"a {type(value).__name__}", do)
+    raise ArgumentError(shown(name, value), kind_of(value), do)
 
 
 def _as_it_is(value: Any, name: str) -> Any:

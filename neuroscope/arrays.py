@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from neuroscope.checks import PLAIN, WITHIN, plain
-from neuroscope.errors import ArgumentError, shown
+from neuroscope.errors import ArgumentError, kind_of, shown
 
 
 def array_of(value: Any, name: str) -> Tensor:
@@ -50,7 +50,7 @@ def array_of(value: Any, name: str) -> Tensor:
                 raise refuse("a series whose index is not 0, 1, 2, ...", "give its values for all neurons in order")
         kind = {"b": bool, "i": np.int64, "u": np.int64, "f": np.float64}.get(getattr(value.dtype, "kind", "O"))
         if kind is None:
-            raise refuse(f"a {type(value).__name__} of {value.dtype}", "give numbers")
+            raise refuse(f"{kind_of(value)} of {value.dtype}", "give numbers")
         array = value.to_numpy(kind)
     elif isinstance(value, list | tuple | range):
         array = _nested(value, refuse)
@@ -61,7 +61,7 @@ def array_of(value: Any, name: str) -> Tensor:
     if isinstance(array, np.generic):
         array = np.asarray(array)
     if type(array) not in (np.ndarray, np.memmap):
-        raise refuse(f"a {type(value).__name__}", "give a list, an array or a tensor of numbers")
+        raise refuse(kind_of(value), "give a list, an array or a tensor of numbers")
     if array.dtype.kind not in "biuf":
         raise refuse(f"an array of {array.dtype}", "give numbers")
     if array.dtype.kind in "iu":
@@ -95,7 +95,7 @@ def lost_meaning(value: Any) -> tuple[str, str] | None:
         if np.ma.is_masked(value):
             return "masked entries", "fill them, or leave them out"
     elif isinstance(value, np.ndarray) and type(value) not in (np.ndarray, np.memmap):
-        return f"a {type(value).__name__}, whose meaning would be lost", "give a plain array: numpy.asarray(x)"
+        return f"{kind_of(value)}, whose meaning would be lost", "give a plain array: numpy.asarray(x)"
     return None
 
 

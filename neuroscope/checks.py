@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from neuroscope.annotations import Check, check_of, pairs_of
-from neuroscope.errors import ArgumentError, brief, shown, suggest
+from neuroscope.errors import ArgumentError, brief, kind_of, shown, suggest
 from neuroscope.files import path_of
 
 P = ParamSpec("P")
@@ -161,9 +161,7 @@ def all_of(values: Any, name: str) -> list[Any]:
     try:
         return list(values)
     except Exception:  # an iterator of somebody else's may fail in any way
-        raise ArgumentError(
-            shown(name, values), f"a {type(values).__name__} that has no values", "give a list"
-        ) from None
+        raise ArgumentError(shown(name, values), f"{kind_of(values)} that has no values", "give a list") from None
 
 
 def n_random_of(value: Any, name: str = "n_random") -> int:
@@ -199,7 +197,7 @@ def folder_of(value: Any, name: str = "output") -> Path | None:
 def progress_of(value: Any, name: str = "progress") -> Progress | None:
     """What shows progress, called as `progress(iterable, desc="...")`; None is silent."""
     if value is not None and not callable(value):
-        raise ArgumentError(shown(name, value), f"a {type(value).__name__}", "give a callable such as tqdm, or None")
+        raise ArgumentError(shown(name, value), kind_of(value), "give a callable such as tqdm, or None")
     return value
 
 
@@ -208,7 +206,7 @@ def flag(value: Any, name: str) -> bool:
     switch = plain(value)
     if isinstance(switch, bool):
         return switch
-    raise ArgumentError(shown(name, value), f"a {type(value).__name__}", "give True or False")
+    raise ArgumentError(shown(name, value), kind_of(value), "give True or False")
 
 
 def watched(items: Iterable[T], progress: Progress | None, desc: str) -> Iterable[T]:
@@ -260,7 +258,7 @@ def _k(value: Any, name: str, default: Any) -> Any:
 def text_of(value: Any, name: str) -> str:
     """A text that can be written to a file."""
     if not isinstance(value, str):
-        raise ArgumentError(shown(name, value), f"a {type(value).__name__}", "give a text")
+        raise ArgumentError(shown(name, value), kind_of(value), "give a text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -273,7 +271,7 @@ def _number(value: Any, name: str) -> float:
     """A number among several, of which any may be missing: NaN or None."""
     number = math.nan if value is None else _real(value)
     if number is None:
-        raise ArgumentError(shown(name, value), f"a {type(value).__name__}", "give a number")
+        raise ArgumentError(shown(name, value), kind_of(value), "give a number")
     return number
 
 

@@ -6,6 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+SWAPPED = {  # keywords that are taken for each other -> the other one, and what that means
+    "n": ("examples", ", how many examples neurons are found on"),
+    "examples": ("n", ", how many examples are judged or represented"),
+}
 SHOWN = 80  # characters of a refused argument in an error
 
 
@@ -85,12 +89,31 @@ def shown(name: str, value: Any) -> str:
     return f"{name}={brief(value)}"
 
 
+PLURALS = {"str": "texts", "int": "whole numbers", "float": "numbers", "Scores": "Scores"}
+
+
+def kind_of(value: object) -> str:
+    """What was given, in words: "a Task", "an int", "a dict of 12 Tasks", "an empty list"."""
+    name, inside = type(value).__name__, None
+    with contextlib.suppress(Exception):  # a container of somebody else's may fail in any way
+        if isinstance(value, dict | list | tuple):
+            every = value.values() if isinstance(value, dict) else value
+            inside = ["dict" if isinstance(one, dict) else type(one).__name__ for one in every]
+            name = "dict" if isinstance(value, dict) else name
+    if inside is not None and not inside:
+        name = f"empty {name}"
+    elif inside and len(set(inside)) == 1:
+        many = f"{len(inside)} {PLURALS.get(inside[0], inside[0] + 's')}"
+        name += f" of {many if len(inside) > 1 else f'one {inside[0]}'}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def brief(value: Any) -> str:
     """A value as an error shows it."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # a repr of somebody else's may fail in any way
-        text = f"a {type(value).__name__}"
+        text = kind_of(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
@@ -98,8 +121,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """`known` as one line for an error's last part, led by the nearest match to `name` if there is one."""
     known = [str(k) for k in known]
     by_lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
-    return (f"did you mean {by_lower[near[0]]!r}? " if near else "") + "choose from " + ", ".join(map(repr, known))
+    near = [by_lower[one] for one in difflib.get_close_matches(str(name).lower(), by_lower, n=1)]
+    other, meaning = SWAPPED.get(name, ("", ""))
+    if other in by_lower:
+        near = [other]
+    return (
+        (f"did you mean {near[0]!r}{meaning if near == [other] else ''}? " if near else "")
+        + "choose from "
+        + ", ".join(map(repr, known))
+    )
 
 
 def spelled(package: str, known: Collection[str], get: Callable[[str], Any] | None = None) -> Callable[[str], Any]:

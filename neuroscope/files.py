@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from neuroscope.errors import ArgumentError, FileError
+from neuroscope.errors import ArgumentError, FileError, kind_of
 
 FORMAT = 1  # of every file that neuroscope writes
 SHOWN = 5  # settings that differ, in an error
@@ -28,9 +28,7 @@ def path_of(path: Any, asked: str) -> Path:
     do = "give a path, as a text or a pathlib.Path"
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text:
-        raise ArgumentError(
-            asked, "an empty text" if isinstance(text, str) else f"a {type(text).__name__}, no path", do
-        )
+        raise ArgumentError(asked, "an empty text" if isinstance(text, str) else f"{kind_of(text)}, no path", do)
     try:
         if b"\0" in os.fsencode(text):
             raise ArgumentError(asked, f"a null character in {text!r}", do)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from neuroscope import files
 from neuroscope.checks import all_of, public
-from neuroscope.errors import ArgumentError, FileError
+from neuroscope.errors import ArgumentError, FileError, kind_of
 from neuroscope.markup import CONFIG, TABLE_STYLE, table_html, told
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ class Section:
     def __post_init__(self) -> None:
         for i, figure in enumerate(all_of(self.figures, "figures")):
             if not hasattr(figure, "to_plotly_json"):
-                raise ArgumentError(f"Section(figures[{i}])", f"a {type(figure).__name__}", "give figures of plotly")
+                raise ArgumentError(f"Section(figures[{i}])", kind_of(figure), "give figures of plotly")
         for i, pair in enumerate(all_of(self.tables, "tables")):
             named = isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
             if not named or type(pair[1]).__name__ != "DataFrame":
                 do = "give pairs of a caption and a DataFrame, such as [('Scores', result.to_frame())]"
-                raise ArgumentError(f"Section(tables[{i}])", f"a {type(pair).__name__}", do)
+                raise ArgumentError(f"Section(tables[{i}])", kind_of(pair), do)
 
 
 Section.__init__ = public(Section.__init__)  # type: ignore[method-assign]

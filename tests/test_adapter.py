@@ -381,7 +381,7 @@ def test_masks_and_models_that_cannot_be_trained_are_refused():
             NeuronAdapter(model, mask_of(resolve(build("t5"))))
         with pytest.raises(MaskError, match="head"):
             NeuronAdapter(model, NeuronMask.of({}, {a: s.width for a, s in model.sites("head").items()}, "head"))
-        with pytest.raises(ArgumentError, match="dict for a mask"):
+        with pytest.raises(ArgumentError, match="a dict of one list for a mask"):
             NeuronAdapter(model, {"blocks.0.mlp.hook_post": [1]})
     mixture = tap_experts(build("mixtral"))
     for unit in ("hidden", "output"):

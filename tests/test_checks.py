@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import neuroscope as ns
-from neuroscope import checks
+from neuroscope import checks, errors
 from neuroscope.checks import VOCABULARY, names_of, public
 from neuroscope.errors import ArgumentError
 
@@ -220,3 +220,29 @@ def test_names_from_a_generator_are_all_taken():
 def test_an_output_that_is_needed_is_asked_for():
     with pytest.raises(ArgumentError, match="no folder"):
         ns.run("mini", output=None)
+
+
+def test_errors_say_what_was_given():
+    task = ns.Task("colour", labels=("blue", "white"))
+    for value, said in (
+        ({"a": task, "b": task}, "a dict of 2 Tasks"),
+        (errors.ByName({"a": task}), "a dict of one Task"),
+        ([{}, {"a": 1}], "a list of 2 dicts"),
+        (("a", "b"), "a tuple of 2 texts"),
+        ([1, "a"], "a list"),
+        ({}, "an empty dict"),
+        (3, "an int"),
+        (task, "a Task"),
+    ):
+        assert errors.kind_of(value) == said
+    with pytest.raises(ArgumentError, match="found: a dict of 2 Tasks in place of a task"):
+        ns.evaluate("mini", {"a": task, "b": task})
+
+
+def test_keywords_taken_for_each_other():
+    task = ns.Task("colour", labels=("blue", "white"))
+    with pytest.raises(ArgumentError, match="did you mean 'examples', how many examples neurons are found on"):
+        ns.attribute("mini", task, n=4)
+    for function in (ns.evaluate, ns.representations):
+        with pytest.raises(ArgumentError, match="did you mean 'n', how many examples are judged"):
+            function("mini", task, examples=4)

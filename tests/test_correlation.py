@@ -310,8 +310,8 @@ def test_bad_input():
     layers = np.random.default_rng(0).normal(size=(2, 8, 3))
     for similarity, transfer, match in (
         (alike, {("x", "y"): 1.0}, "no pair of tasks in both"),
-        (alike, {}, "a dict"),
-        (3, scores, "a int"),
+        (alike, {}, "an empty dict"),
+        (3, scores, "an int"),
         (alike, {("a", "b"): 1.0, ("b", "a"): 2.0, ("a", "c"): 3.0}, "3 pairs of tasks with both numbers"),
         (dict.fromkeys(alike, math.nan), scores, "0 pairs"),
         (alike, dict.fromkeys(scores, math.nan), "0 pairs"),

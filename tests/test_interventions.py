@@ -309,7 +309,7 @@ def test_patch_says_what_does_not_fit(tiny_model):
         (["the food", "the"], "prompts of 2 and 3 tokens"),
         ([], "no tokens"),
         (" ".join(["food"] * 64), "a context of 64"),
-        (7, "a int"),
+        (7, "an int"),
     ):
         with pytest.raises(ArgumentError, match=text):
             patch(model, mask, source=source)
@@ -554,11 +554,11 @@ def test_bad_values_are_refused(tiny_model):
         "value=None.*a finite number": lambda: ablate(model, mask, value=None),
         "no data, and a mask that carries no means": lambda: ablate(model, mask, value="mean"),
         "found: no data\n": lambda: ablate(model, mask, value="resample"),
-        "a list in place of a mask": lambda: ablate(model, [1, 2], value="mean", data=TASK),
-        "a dict in place of a mask": lambda: patch(model, {}, source="the"),
-        "a tuple in place of a mask": lambda: add(model, (), {}),
+        "a list of 2 whole numbers in place of a mask": lambda: ablate(model, [1, 2], value="mean", data=TASK),
+        "an empty dict in place of a mask": lambda: patch(model, {}, source="the"),
+        "an empty tuple in place of a mask": lambda: add(model, (), {}),
         "a set in place of a mask": lambda: nnsight_code(model, set()),
-        "a int in place of a mask": lambda: lens_hooks(3),
+        "an int in place of a mask": lambda: lens_hooks(3),
         "factor='x'.*not a finite number": lambda: scale(model, mask, "x"),
         "nothing for blocks.0": lambda: add(model, mask, {}),
         r"\(3,\) for blocks.0": lambda: add(model, mask, {a: torch.ones(3) for a in mask}),

@@ -178,7 +178,7 @@ def test_masks_by_name():
     assert scores_by_name({"a": scores_of([1.0] * 16)}, "compare").keys() == {"a"}
     bad = [
         (one, "a NeuronMask, not a dict"),
-        ([one, two], "a list, not a dict"),
+        ([one, two], "a list of 2 NeuronMasks, not a dict"),
         (None, "a NoneType, not a dict"),
         ({}, "an empty dict"),
         ({"a": one, "b": scores_of([1.0] * 16)}, "a Scores under 'b'"),

@@ -735,7 +735,7 @@ def test_bad_input(tiny_model):
         (theirs, MaskError, "find the neurons on this model"),
         ({"a": masks["a"], "b": theirs["b"]}, MaskError, "different models"),
         ({"a": masks["a"]}, ArgumentError, "give 2 or more"),
-        ({"a": masks["a"], "b": 3}, ArgumentError, "a int under 'b'"),
+        ({"a": masks["a"], "b": 3}, ArgumentError, "an int under 'b'"),
         ({"a": masks["a"], "b": masks["a"] - masks["a"]}, MaskError, "no neuron in 'b'"),
         (random_masks(model, unit="head"), MaskError, "head"),
     ):

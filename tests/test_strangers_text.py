@@ -237,7 +237,7 @@ def test_a_key_twice_in_a_line_is_refused(tmp_path, line):
         ({"text": "food", "target": {"text": "good"}}, "as 'target'"),
         ({"text": "food", "target": []}, r"\[\] as 'target'"),
         ({"text": "food", "target": True}, "True as 'target'"),
-        ({"text": "food", "target": ["good", 3]}, "a int"),
+        ({"text": "food", "target": ["good", 3]}, "an int"),
         ({"text": "food", "target": "good", "references": [None]}, "a NoneType"),
         ({"text": "food", "target": "good", "references": {"a": 1}}, "a dict"),
         ({"text": "food", "target": "good", "corrupt": "film", "corrupt_answer": ["bad"]}, "as 'corrupt_answer'"),

@@ -26,7 +26,7 @@ import numpy as np
 from neuroscope import figures
 from neuroscope.attribution import attribute
 from neuroscope.checks import Progress, by_text, public, seeds_of, watched
-from neuroscope.errors import ArgumentError, choose
+from neuroscope.errors import ArgumentError, choose, kind_of
 from neuroscope.evaluation import Outcomes
 from neuroscope.experiments.judging import refuse_masks_of_test_examples
 from neuroscope.experiments.standings import MEANS, Standings
@@ -228,9 +228,7 @@ def proportion_sweep(
     for name in learnt:
         score = scores[choose(name, scores, "scores of task")]
         if not isinstance(score, Scores):
-            raise ArgumentError(
-                f"scores[{name!r}]", f"a {type(score).__name__}", "give Scores, as attribute makes them"
-            )
+            raise ArgumentError(f"scores[{name!r}]", kind_of(score), "give Scores, as attribute makes them")
     groups = {"joint": learnt} if joint else {name: [name] for name in learnt}
     masks = {
         (group, share): reduce(or_, (scores[m].top(share) for m in members))

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, ModelError
+from neuroscope.errors import ArgumentError, ModelError, kind_of
 from neuroscope.masks import NeuronMask, check_mask
 from neuroscope.models import Model, resolve
 from neuroscope.models.sites import Edit, Site, edit
@@ -151,7 +151,7 @@ class MaskSites:
         """
         refuse_a_name(model, asked)
         if isinstance(model, NeuronMask | Task):
-            raise ArgumentError(asked, f"a {type(model).__name__} in place of a model", "give the model first")
+            raise ArgumentError(asked, f"{kind_of(model)} in place of a model", "give the model first")
         check_mask(mask, asked)
         opened = resolve(model)
         every = opened.sites(mask.unit)

@@ -102,10 +102,11 @@ def pairs_of(model: Model, clean: Any, corrupt: Any, answers: Any, examples: int
 
 def _task_of_texts(clean: Any, corrupt: Any, answers: Any) -> Task:
     """Prompts and answers as a task."""
+    clean = texts_of(clean, "patch_sweep(clean)")
     if corrupt is None or answers is None:
         found = "no corrupt prompts or no answers"
         raise ArgumentError("patch_sweep(clean prompts)", found, "give corrupt= and answers=")
-    clean, corrupt = (texts_of(x, f"patch_sweep({name})") for name, x in (("clean", clean), ("corrupt", corrupt)))
+    corrupt = texts_of(corrupt, "patch_sweep(corrupt)")
     one = len(answers) == 2 and all(isinstance(a, str) for a in answers)
     each = [tuple(answers)] * len(clean) if one else [() if isinstance(pair, str) else tuple(pair) for pair in answers]
     if any(len(pair) != 2 or not all(isinstance(a, str) for a in pair) for pair in each):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroscope.arrays import array_of
 from neuroscope.checks import public, texts_of
-from neuroscope.errors import ArgumentError, MaskError, ModelError
+from neuroscope.errors import ArgumentError, MaskError, ModelError, kind_of
 from neuroscope.interventions.mask_sites import MaskSites, Scope
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
@@ -217,7 +217,7 @@ def _inputs(model: Model, source: Any, wanted: Mapping[str, Site]) -> dict[str, 
     if isinstance(prompts, Sequence) and all(isinstance(text, str) for text in prompts):
         source = {"input_ids": _prompt_ids(model, texts_of(prompts, "patch(source)"))}
     if not isinstance(source, Mapping):
-        raise ArgumentError("patch(source=...)", f"a {type(source).__name__}", "give prompts, inputs or activations")
+        raise ArgumentError("patch(source=...)", kind_of(source), "give prompts, inputs or activations")
     inputs = {k: array_of(v, f"patch(source[{k!r}])").to(model.device) for k, v in source.items() if torch.is_tensor(v)}
     ids = inputs.get("input_ids")
     if ids is None or ids.ndim != 2 or ids.numel() == 0 or ids.dtype not in (torch.int64, torch.int32):

@@ -13,7 +13,7 @@ from torch import Tensor
 from neuroscope.annotations import pairs_of
 from neuroscope.arrays import array_of
 from neuroscope.checks import by_text, whole
-from neuroscope.errors import MaskError, brief
+from neuroscope.errors import MaskError, brief, kind_of
 
 FORMS = (
     "give {address or layer: indices, or a flag per neuron}, pairs (layer, neuron), names such as '11.1229', a frame "
@@ -68,7 +68,7 @@ def _by_place(neurons: Any, widths: Mapping[str, int]) -> Iterable[tuple[Any, An
     if isinstance(neurons, list | tuple | AbstractSet) and not _are_flags(neurons):
         return [_pair(neuron) for neuron in neurons]
     if isinstance(neurons, str | bytes) or not (hasattr(neurons, "__len__") or hasattr(neurons, "__iter__")):
-        raise MaskError("the neurons of a mask", f"a {type(neurons).__name__}", FORMS)
+        raise MaskError("the neurons of a mask", kind_of(neurons), FORMS)
     array = array_of(neurons, "neurons")
     if array.dtype == torch.bool and array.numel() == sum(widths.values()):
         flat = array.flatten() if array.ndim == 1 or tuple(array.shape[1:]) == (*set(widths.values()),) else None
@@ -138,7 +138,7 @@ def check_indices(values: Mapping[str, Any], widths: Mapping[str, int]) -> None:
     for address, indices in read.items():
         asked = f"values_by_site of a mask at {address}"
         if not isinstance(indices, Tensor) or indices.dtype != torch.long or indices.ndim != 1:
-            found = f"a {type(indices).__name__}" + (f" of {indices.dtype}" if isinstance(indices, Tensor) else "")
+            found = kind_of(indices) + (f" of {indices.dtype}" if isinstance(indices, Tensor) else "")
             raise MaskError(asked, f"{found}, not a LongTensor of one dimension", do)
         if not len(indices):
             continue

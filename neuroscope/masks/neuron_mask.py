@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuroscope import figures, files
 from neuroscope.checks import public
-from neuroscope.errors import ArgumentError, MaskError, choose
+from neuroscope.errors import ArgumentError, MaskError, choose, kind_of
 from neuroscope.masks.by_hand import check_indices, neurons_of
 from neuroscope.masks.per_neuron import UNITS, PerNeuron, by_name, frame_of, shape, widths_of
 from neuroscope.models import Model, Unit
@@ -178,7 +178,7 @@ def check_mask(mask: object, asked: str) -> None:
         ArgumentError: anything else.
     """
     if not isinstance(mask, NeuronMask):
-        found = f"a {type(mask).__name__} in place of a mask"
+        found = f"{kind_of(mask)} in place of a mask"
         raise ArgumentError(asked, found, "give a NeuronMask, such as scores.top(0.10)")
 
 

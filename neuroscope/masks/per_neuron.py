@@ -16,7 +16,7 @@ from torch import Tensor
 from neuroscope import files
 from neuroscope.arrays import array_of
 from neuroscope.checks import by_text, public, whole
-from neuroscope.errors import ArgumentError, FileError, MaskError, choose, naming
+from neuroscope.errors import ArgumentError, FileError, MaskError, choose, kind_of, naming
 from neuroscope.models.sites import Site, Unit
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PerNeuron(Mapping[str, Tensor]):
         object.__setattr__(self, "widths", widths_of(self.widths))
         choose(self.unit, UNITS, "unit")
         if not isinstance(self.manifest, Mapping):
-            raise ArgumentError("manifest", f"a {type(self.manifest).__name__}", "give a dict")
+            raise ArgumentError("manifest", kind_of(self.manifest), "give a dict")
         if self.means is not None:
             means = _means_of(self.means, self.widths)
             if any(means[a] is not v for a, v in self.means.items()):
@@ -136,7 +136,7 @@ def widths_of(widths: Any) -> dict[str, int]:
     do = "give {address: number of neurons}, such as scores.widths"
     read = {} if isinstance(widths, PerNeuron) else by_text(widths, "widths", do)
     if not read:
-        found = f"a {type(widths).__name__}" if isinstance(widths, PerNeuron) else "an empty dict"
+        found = kind_of(widths) if isinstance(widths, PerNeuron) else "an empty dict"
         raise ArgumentError("widths", found, do)
     return {str(a): whole(w, f"widths[{a!r}]") for a, w in read.items()}
 
@@ -144,7 +144,7 @@ def widths_of(widths: Any) -> dict[str, int]:
 def _means_of(means: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
     do = "give a tensor by address"
     if isinstance(means, PerNeuron):
-        raise ArgumentError("means", f"a {type(means).__name__}", do)
+        raise ArgumentError("means", kind_of(means), do)
     read = by_text(means, "means", do)
     unknown = next((a for a in read if a not in widths), None)
     if unknown is not None:
@@ -180,14 +180,14 @@ def by_name(values: object, kind: type[T], name: str, asked: str, do: str) -> di
     """
     asked = f"{asked}, {name}"
     if isinstance(values, PerNeuron) or not isinstance(values, Mapping):
-        raise ArgumentError(asked, f"a {type(values).__name__}, not a dict", do)
+        raise ArgumentError(asked, f"{kind_of(values)}, not a dict", do)
     with naming(asked):
         values = by_text(values, name, do)
     if not values:
         raise ArgumentError(asked, "an empty dict", do)
     for key, value in values.items():
         if not isinstance(value, kind):
-            raise ArgumentError(asked, f"a {type(value).__name__} under {key!r}", do)
+            raise ArgumentError(asked, f"{kind_of(value)} under {key!r}", do)
     return values
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neuroscope.checks import public
-from neuroscope.errors import ArgumentError
+from neuroscope.errors import ArgumentError, kind_of
 from neuroscope.models.model import Model
 from neuroscope.models.sites import Rows, Site
 
@@ -140,5 +140,5 @@ def _torch_model(model: Any) -> nn.Module:
         return model.original_model
     root = model if isinstance(model, nn.Module) else getattr(model, "_module", None)
     if not isinstance(root, nn.Module):
-        raise ArgumentError("the experts of a model", f"a {type(model).__name__}, no model", "give a model of torch")
+        raise ArgumentError("the experts of a model", f"{kind_of(model)}, no model", "give a model of torch")
     return root

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from neuroscope.checks import public
-from neuroscope.errors import ArgumentError, ModelError, choose, shown
+from neuroscope.errors import ArgumentError, ModelError, choose, kind_of, shown
 from neuroscope.models.experts import tap
 from neuroscope.models.gguf import from_gguf
 from neuroscope.models.hugging_face import architecture, open_hugging_face, saved_tokenizer
@@ -153,7 +153,7 @@ def tokenizer_like(tokenizer: Any) -> Any:
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "eos_token_id")):
         do = "give a tokenizer of transformers, such as AutoTokenizer.from_pretrained(...), or its name"
-        raise ArgumentError(shown("tokenizer", tokenizer), f"a {type(tokenizer).__name__}", do)
+        raise ArgumentError(shown("tokenizer", tokenizer), kind_of(tokenizer), do)
     return tokenizer
 
 
@@ -226,7 +226,7 @@ def _open(model: Any, tokenizer: Any, sites: Mapping[str, Any] | None) -> Model:
         return open_hugging_face(model, tokenizer, named=sites)
     do = "give 'mini', a Hub id, a folder, a torch, Hugging Face or PEFT model, a TransformerBridge or an nnsight model"
     name = model.__name__ if isinstance(model, type) else type(model).__name__
-    raise ModelError(f"open {name}", f"a {type(model).__name__}, not a model", f"open {inside}" if inside else do)
+    raise ModelError(f"open {name}", f"{kind_of(model)}, not a model", f"open {inside}" if inside else do)
 
 
 def _inside(model: Any) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from neuroscope import files
 from neuroscope.checks import Progress, public
-from neuroscope.errors import ArgumentError, choose
+from neuroscope.errors import ArgumentError, choose, kind_of
 from neuroscope.experiments.table import EXPERIMENTS, Experiment
 from neuroscope.reports.bench import GIVEN, Bench, accepted
 from neuroscope.reports.main_job import SETTINGS, named_tasks, opened, settings_of
@@ -71,7 +71,7 @@ def reproduce(
     """
     row, folder = EXPERIMENTS[choose(experiment, EXPERIMENTS, "experiment")], Path(output)
     if recipe is not None and not isinstance(recipe, Recipe | Mapping):
-        raise ArgumentError("reproduce(recipe=...)", f"a {type(recipe).__name__}", "give a dict, such as {'steps': 60}")
+        raise ArgumentError("reproduce(recipe=...)", kind_of(recipe), "give a dict, such as {'steps': 60}")
     arguments: dict[str, Any] = {"k": k, "seeds": seeds, "n_random": n_random, "examples": examples, "n": n}
     arguments |= {"recipe": recipe, "methods": methods, "held_out": held_out}
     _refuse_what_it_lacks(row, [name for name in GIVEN if arguments[name] != DEFAULTS.get(name)])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from neuroscope import files
 from neuroscope.annotations import pairs_of
 from neuroscope.checks import all_of, plain, public, whole
-from neuroscope.errors import ArgumentError, TaskError, choose, naming
+from neuroscope.errors import ArgumentError, TaskError, choose, kind_of, naming
 from neuroscope.tasks.example import Example
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl
@@ -146,7 +146,7 @@ class Task:
         examples = tuple(all_of(listed, split) if isinstance(listed, Iterable) else [listed])
         for example in examples:
             if not isinstance(example, Example):
-                found = f"a {type(example).__name__} in {split}"
+                found = f"{kind_of(example)} in {split}"
                 raise TaskError(f"the examples of task {self.name!r}", found, "give Example(prompt, answer)")
         return examples
 
@@ -358,17 +358,19 @@ def tasks_of(tasks: object, asked: str, name: str = "tasks") -> dict[str, Task]:
         tasks = [tasks]
     if isinstance(tasks, Mapping):
         pairs = pairs_of(tasks, name, do)
+        if not isinstance(tasks, dict) and not any(isinstance(task, Task) for _, task in pairs):  # a mask, scores ...
+            raise ArgumentError(asked, f"{kind_of(tasks)} in place of tasks", do)
     elif isinstance(tasks, Iterable) and not isinstance(tasks, str | bytes):
         pairs = [(getattr(task, "name", None), task) for task in all_of(tasks, name)]
     else:
-        raise ArgumentError(asked, f"{_kind_of(tasks)} in place of tasks", do)
+        raise ArgumentError(asked, f"{kind_of(tasks)} in place of tasks", do)
     if not pairs:
         raise ArgumentError(asked, "no task", do)
     for key, task in pairs:
         if not isinstance(task, Task) or not isinstance(key, str):
             wrong = key if isinstance(task, Task) else task
             what = "the name of a task" if isinstance(task, Task) else "a task"
-            raise ArgumentError(asked, f"{_kind_of(wrong)} in place of {what}", do)
+            raise ArgumentError(asked, f"{kind_of(wrong)} in place of {what}", do)
     names = [key for key, _ in pairs]
     twice = next((key for key in names if names.count(key) > 1), None)
     if twice is not None:
@@ -384,9 +386,4 @@ def check_task(task: object, asked: str) -> None:
     """
     if not isinstance(task, Task):
         do = "give one Task, such as load_tasks('mini')['nli-food']"
-        raise ArgumentError(asked, f"{_kind_of(task)} in place of a task", do)
-
-
-def _kind_of(value: object) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+        raise ArgumentError(asked, f"{kind_of(task)} in place of a task", do)

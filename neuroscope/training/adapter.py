@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from neuroscope import distributed
 from neuroscope.checks import finite, public
-from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, choose
+from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, choose, kind_of
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.deltas import attach, bare, places_of, remove
@@ -246,7 +246,7 @@ class NeuronAdapter:
 
 def _is_mask(mask: Any) -> None:
     if not isinstance(mask, NeuronMask):
-        found = f"a {type(mask).__name__} for a mask"
+        found = f"{kind_of(mask)} for a mask"
         raise ArgumentError("an adapter", found, "give a NeuronMask, such as scores.top(0.10)")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope import files
-from neuroscope.errors import ArgumentError, FileError
+from neuroscope.errors import ArgumentError, FileError, kind_of
 
 WEIGHTS = "adapter.safetensors"
 RUN = "run.json"
@@ -36,9 +36,7 @@ def checkpoint_of(wanted: bool | str | PathLike, output: str | PathLike | None, 
             raise FileError(f"start a run with output={str(output)!r}", "checkpoints of an earlier run", do)
         return None
     if not isinstance(wanted, (bool, str, PathLike)):
-        raise ArgumentError(
-            f"resume_from_checkpoint={wanted!r}", f"a {type(wanted).__name__}", "give a folder, or True"
-        )
+        raise ArgumentError(f"resume_from_checkpoint={wanted!r}", kind_of(wanted), "give a folder, or True")
     if wanted is True and output is None:
         raise ArgumentError("resume_from_checkpoint=True", "output=None", "give the run's output folder")
     path = last_checkpoint(output or "") if wanted is True else files.path_of(wanted, "resume_from_checkpoint")

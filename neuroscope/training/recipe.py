@@ -10,7 +10,7 @@ from typing import Any, Self
 from transformers import TrainingArguments
 
 from neuroscope.checks import by_text, finite, public, whole
-from neuroscope.errors import ArgumentError, shown, suggest
+from neuroscope.errors import ArgumentError, kind_of, shown, suggest
 
 FINETUNE_LR = 3e-4
 NAMED = {  # TrainingArguments that have a name of their own here: given twice, the run's record would be wrong
@@ -119,7 +119,7 @@ def _training_arguments(arguments: Any) -> dict[str, Any]:
         return {}
     if not isinstance(arguments, Mapping):
         do = "give a mapping of transformers.TrainingArguments by name"
-        raise ArgumentError(f"arguments={arguments!r:.60}", f"a {type(arguments).__name__}", do)
+        raise ArgumentError(f"arguments={arguments!r:.60}", kind_of(arguments), do)
     known = [one.name for one in dataclasses.fields(TrainingArguments) if one.init]
     for name, value in arguments.items():
         if name not in known:

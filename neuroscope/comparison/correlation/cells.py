@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.annotations import pairs_of
-from neuroscope.errors import ArgumentError
+from neuroscope.errors import ArgumentError, kind_of
 from neuroscope.results import Result
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _any(numbers: Any, values: Sequence[str], what: str) -> Cells:
         return _cells({(a, b): v for a, row in numbers.items() for b, v in row.items()}, what)
     if isinstance(numbers, Mapping) and numbers:
         return _cells(numbers, what)
-    raise ArgumentError(f"correlate: {what}", f"a {type(numbers).__name__}", DO)
+    raise ArgumentError(f"correlate: {what}", kind_of(numbers), DO)
 
 
 def _tidy(table: pd.DataFrame, values: Sequence[str], what: str) -> Cells:
@@ -137,8 +137,9 @@ def _unnamed(table: pd.DataFrame, values: Sequence[str], what: str) -> ArgumentE
 def _cells(numbers: Mapping[Any, Any], what: str) -> Cells:
     try:
         cells = {(str(a), str(b)): float(value) for (a, b), value in numbers.items()}
-    except Exception as error:  # keys and values of somebody else's may fail in any way
-        raise ArgumentError(f"correlate: {what}", f"something else than pairs and numbers ({error})", DO) from None
+    except Exception:  # keys and values of somebody else's may fail in any way
+        found = f"something else than pairs and numbers: {kind_of(numbers)}"
+        raise ArgumentError(f"correlate: {what}", found, DO) from None
     infinite = [pair for pair, value in cells.items() if np.isinf(value)]
     if infinite:
         found = f"an infinite number for {infinite[0][0]} -> {infinite[0][1]}"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuroscope.arrays import lost_meaning
 from neuroscope.checks import by_text
-from neuroscope.errors import ArgumentError, NumericalError
+from neuroscope.errors import ArgumentError, NumericalError, kind_of
 
 FEWEST = 4  # examples: the unbiased HSIC divides by n - 3
 NOT_FINITE = "non-finite activations"
@@ -80,7 +80,7 @@ def real(x: Any, what: str) -> Any:
     except Exception as error:  # rows of different lengths, tensors on a GPU, or somebody else's object
         raise ArgumentError(what, str(error), do) from None
     if array.is_complex() if isinstance(array, Tensor) else array.dtype.kind not in "fiub":
-        raise ArgumentError(what, f"activations of type {array.dtype}", do)
+        raise ArgumentError(what, f"activations of type {array.dtype} ({kind_of(x)})", do)
     problem = lost_meaning(array)
     if problem:
         raise ArgumentError(what, *problem)
