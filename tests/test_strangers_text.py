@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -381,3 +382,26 @@ def test_a_folder_without_test_examples(tmp_path):
     (folder / "test.jsonl").write_text(json.dumps({"text": "new", "label": "good"}))
     with pytest.raises(ArgumentError, match=r"holdout=0.3\n.*train.jsonl and test.jsonl in (.|\n)*leave holdout"):
         Task.from_jsonl(folder, holdout=0.3)
+
+
+def test_a_label_that_stands_once_is_likely_a_typo(tmp_path):
+    path = tmp_path / "reviews.jsonl"
+    labels = ["positive", "negative"] * 12
+    labels[6] = "postive"
+    path.write_text("".join(f'{{"text": "t{i}", "label": "{label}"}}\n' for i, label in enumerate(labels)))
+    with pytest.warns(UserWarning, match=r"'postive' stands once among 24 .*jsonl, line 7: is it 'positive'") as said:
+        assert Task.from_jsonl(path).labels == ("negative", "positive", "postive")
+    assert said[0].filename == __file__
+    with pytest.raises(TaskError, match=r"label 'postive' in .*reviews\.jsonl, line 7\n"):
+        Task.from_jsonl(path, labels=["negative", "positive"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path.write_text("".join(f'{{"text": "t{i}", "label": "{i}"}}\n' for i in range(40)))
+        assert len(Task.from_jsonl(path).labels) == 40  # each of its own
+
+
+def test_a_line_that_is_no_json_is_named(tmp_path):
+    path = tmp_path / "reviews.jsonl"
+    path.write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"\n')
+    with pytest.raises(FileError, match=r"reviews\.jsonl, line 2\n"):
+        Task.from_jsonl(path)

@@ -15,7 +15,7 @@ import numpy as np
 from neuroscope import files
 from neuroscope.checks import finite
 from neuroscope.errors import ArgumentError, FileError
-from neuroscope.tasks.rows import SPLITS, Located, answer, fields_of, has_gold
+from neuroscope.tasks.rows import SPLITS, Located, answer, fields_of, has_gold, warn_of_typos
 
 
 def read_jsonl(
@@ -51,8 +51,10 @@ def read_jsonl(
         every = [located for part in shuffled.values() for located in part]
         if not every:
             raise FileError(f"a task in {path}", "no row with a gold label", "give rows labels other than -1 and '-'")
-        # Of all rows: the first few may miss some.
-        labels = labels or sorted({answer(row, key, None, where) for where, row in every})
+        if not labels:  # of all rows: the first few may miss some
+            labelled = [(where, answer(row, key, None, where)) for where, row in every]
+            labels = sorted({label for _, label in labelled})
+            warn_of_typos(labelled)
     first = {split: part[: sizes[split]] for split, part in shuffled.items()}
     return fields_of(first, key, prompt, labels, max_words) | {"source": str(path)}
 

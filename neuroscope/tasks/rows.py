@@ -6,9 +6,12 @@ texts reads as one text, joined by commas.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import string
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,6 +23,7 @@ PROMPT = "{text}\nAnswer:"
 ASKED = ("chat", "system", "max_tokens", "too_long")  # fields of Task: how its prompts are shown
 OPTIONS = ("family", "domain", "metric", "ranking", "separator", "max_new_tokens", *ASKED)  # of Task, passed through
 SPLITS = ("train", "discovery", "test")
+MANY = 20  # examples of which one with a label of its own is likely a typo
 UNLABELLED = (-1, "-")  # the marks of a row without a gold label
 
 Row = dict[str, Any]
@@ -126,6 +130,21 @@ def merge_prompts(rows: Sequence[Located], prompt: str, max_words: int | None) -
         first = merged.setdefault(fill(prompt, row, max_words, where), (where, {**row, "references": []}))
         first[1]["references"].append(row["target"])
     return list(merged.values())
+
+
+def warn_of_typos(labelled: Sequence[tuple[str, str]]) -> None:
+    """Warn of labels that stand once among many examples; given (where, label) of each.
+
+    Where most labels stand once, such as free answers, that says nothing.
+    """
+    counts = Counter(label for _, label in labelled)
+    once = [(where, label) for where, label in labelled if counts[label] == 1]
+    if len(labelled) < MANY or 2 * len(once) > len(counts):
+        return
+    for where, label in once:
+        near = difflib.get_close_matches(label, [other for other in counts if counts[other] > 1], n=1, cutoff=0)
+        text = f"label {label!r} stands once among {len(labelled)} examples, in {where}: is it {near[0]!r}?"
+        warnings.warn(f"{text} Correct it there, or give labels=[...]", stacklevel=5)
 
 
 def check_sizes(**sizes: Any) -> dict[str, int | None]:
