@@ -23,7 +23,7 @@ from neuroscope.interventions import ablate
 from neuroscope.interventions.patch_grid import PatchSweep
 from neuroscope.masks import NeuronMask, Overlap, OverlapSweep, overlap, overlap_sweep
 from neuroscope.results import Result, load_result
-from neuroscope.statistics import benjamini_hochberg, bootstrap_interval, paired_permutation
+from neuroscope.statistics import benjamini_hochberg, score_interval
 from neuroscope.tasks import Example, Task
 
 
@@ -111,7 +111,7 @@ def test_deactivation_is_a_loop_over_ablate_and_evaluate(setting, off):
             ]
             (row,) = at.to_dict("records")
             assert row["score"] == outcomes.mean()
-            assert (row["low"], row["high"]) == bootstrap_interval(outcomes)
+            assert (row["low"], row["high"]) == score_interval(outcomes)
             assert row["neurons"] == (0 if condition == "original" else len(mask))
             assert (row["family"], row["kind"], row["metric"], row["n"]) == (task.family, task.kind, task.metric, 12)
             spread.add(row["score"])
@@ -158,13 +158,15 @@ def test_summary_is_the_means(off):
 
 
 def p_by_hand(run, controls):
-    """The larger of the test over examples and Student's t of the mask as one more of the random masks."""
-    means = [c.mean() for c in controls]
-    spread, effect = np.std(means, ddof=1), np.mean(means) - run.mean()
-    of_mask = float(effect == 0)
-    if spread:
-        of_mask = 2 * scipy.stats.t.sf(abs(effect) / spread / np.sqrt(1 + 1 / len(means)), df=len(means) - 1)
-    return max(of_mask, paired_permutation(run, np.mean(controls, axis=0)))
+    """Student's t of the mask as one more of the random masks, and of what its examples vary beyond theirs."""
+    controls, n = np.array(controls), len(run)
+    rows, columns = len(controls), controls.mean(axis=0)
+    residual = [(c - c.mean() - columns + columns.mean()) ** 2 for c in controls]
+    noise = np.sum(residual) / ((rows - 1) * (n - 1)) / n
+    of_masks = (1 + 1 / rows) * max(np.var([c.mean() for c in controls], ddof=1), 1 / n**2)
+    of_examples = max(0.0, np.var(columns - run, ddof=1) / n - (1 + 1 / rows) * noise)
+    df = (of_masks + of_examples) ** 2 / (of_masks**2 / (rows - 1) + of_examples**2 / (n - 1))
+    return 2 * scipy.stats.t.sf(abs(np.mean(columns - run)) / np.sqrt(of_masks + of_examples), df)
 
 
 def test_cross_ablation_is_a_loop_over_ablate_and_evaluate(setting, crossed):
@@ -205,7 +207,7 @@ def test_cross_ablation_is_a_loop_over_ablate_and_evaluate(setting, crossed):
 def test_decompose_sums_back_and_specific_has_no_margins(crossed):
     parts = crossed.decompose()
     total = parts["mean"] + parts["source_part"] + parts["target_part"] + parts["specific"]
-    np.testing.assert_allclose(total, crossed.table["effect"])
+    np.testing.assert_allclose(total, crossed.table["effect"], atol=1e-12)
     for side in ("source", "target"):
         np.testing.assert_allclose(parts.groupby(side)["specific"].sum(), 0, atol=1e-12)
         np.testing.assert_allclose(parts.drop_duplicates(side)[f"{side}_part"].sum(), 0, atol=1e-12)

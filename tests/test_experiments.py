@@ -40,8 +40,8 @@ from neuroscope.masks import NeuronMask
 from neuroscope.statistics import (
     against_controls,
     benjamini_hochberg,
-    bootstrap_interval,
     outcomes_interval,
+    score_interval,
     seeds_and_examples_interval,
 )
 from neuroscope.tasks import Example, Task
@@ -186,7 +186,7 @@ def test_train_only_is_a_loop_over_finetune_and_evaluate(model, masks, only):
             for s, outcomes in enumerate(runs):
                 row = rows.loc[(condition, s)]
                 assert row["score"] == outcomes.mean() and row["neurons"] == len(mask)
-                assert (row["low"], row["high"]) == bootstrap_interval(outcomes)
+                assert (row["low"], row["high"]) == score_interval(outcomes)
                 assert row["se"] == pytest.approx(outcomes.std(ddof=1) / np.sqrt(20))
         own = np.mean(found["task"], axis=0)
         for condition in ("random-uniform", "random-layer"):

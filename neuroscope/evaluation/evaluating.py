@@ -17,7 +17,7 @@ from neuroscope.evaluation.engine import Outcomes, outcomes_of, predict, prepare
 from neuroscope.markup import NOTHING
 from neuroscope.models import resolve
 from neuroscope.results import Result
-from neuroscope.statistics import bootstrap_interval
+from neuroscope.statistics import score_interval
 from neuroscope.tasks import Task
 from neuroscope.tasks.metrics import METRICS
 from neuroscope.tasks.task import check_task
@@ -66,8 +66,8 @@ class Evaluation(Result):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % percentile bootstrap interval of the score, over examples."""
-        return bootstrap_interval(self.outcomes, seed=self.manifest["seed"])
+        """95 % interval of the score, over examples (`statistics.score_interval`)."""
+        return score_interval(self.outcomes, seed=self.manifest["seed"])
 
     @property
     def constant(self) -> Constant:
@@ -102,7 +102,7 @@ class Evaluation(Result):
         rows = []
         for answer, examples in self.table.groupby("answer"):
             outcomes = examples["outcome"].to_numpy(dtype=float)
-            low, high = bootstrap_interval(outcomes, seed=self.manifest["seed"])
+            low, high = score_interval(outcomes, seed=self.manifest["seed"])
             wrong = Counter(examples.loc[outcomes < 1, "prediction"]).most_common(1)
             row = {"answer": answer, "examples": len(outcomes), "score": outcomes.mean(), "low": low, "high": high}
             rows.append(row | {"commonest error": wrong[0][0] if wrong else ""})
@@ -219,7 +219,7 @@ def evaluate(
         n: the first n examples; all if None.
         batch_size: examples per forward pass; None: as many as the model runs best at once. It does not change the
             result.
-        seed: of the bootstrap interval.
+        seed: of the interval of outcomes that are neither right nor wrong, which is a bootstrap.
         progress: called as `progress(batches, desc=...)`, such as tqdm; None is silent.
 
     Raises:

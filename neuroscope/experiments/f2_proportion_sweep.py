@@ -51,7 +51,7 @@ class ProportionSweep(Result):
 
     Columns: group (the task trained on, or "joint"), k (share in each task's mask; 0: not trained), density (share of
     all neurons that is trained), neurons, condition ("zero-shot", "task", "random-layer"), seed (of training and of the
-    random mask), task, domain ("in" or "out"), n, score, low, high (95 % bootstrap interval over examples), majority,
+    random mask), task, domain ("in" or "out"), n, score, low, high (95 % interval over examples), majority,
     uniform and p_majority (the best constant answer, guessing, and whether the score is above: `evaluation.constant`),
     se.
     """

@@ -32,7 +32,7 @@ class CrossAblation(Result):
 
     Columns: source, target, source_family, target_family, score, original, control (mean over random masks of the same
     size, layer-matched to the source's), effect = control - score (broken beyond random ones), low and high
-    (95 % bootstrap interval of the effect, over examples and random masks), p (of both kinds of chance:
+    (95 % interval of the effect, over examples and random masks), p (of both kinds of chance:
     `statistics.against_controls`), q (Benjamini-Hochberg over the whole matrix), majority, uniform and p_majority (of
     the target with nothing off: `evaluation.constant`).
 

@@ -17,7 +17,7 @@ from neuroscope.evaluation import Constant, Outcomes, Prepared, judge, prepare_t
 from neuroscope.interventions import ablate
 from neuroscope.masks import Match, NeuronMask, masks_of
 from neuroscope.models import Model, identity_of
-from neuroscope.statistics import bootstrap_interval
+from neuroscope.statistics import score_interval
 from neuroscope.tasks import Task, tasks_of
 
 CONTROLS: dict[str, Match] = {"random-uniform": "uniform", "random-layer": "layer"}
@@ -84,12 +84,12 @@ class Judge:
         return self.prepared[task].constant
 
     def row(self, task: str, outcomes: Outcomes) -> dict[str, Any]:
-        """A measurement's columns: n, score, its 95 % bootstrap interval over examples (low, high), and its level.
+        """A measurement's columns: n, score, its 95 % interval over examples (low, high), and its level.
 
         Of the level of chance: majority and uniform, the scores of the best constant answer and of guessing, and
         p_majority, of no more than the first (`evaluation.constant`).
         """
-        low, high = bootstrap_interval(outcomes)
+        low, high = score_interval(outcomes)
         score = {"n": len(outcomes), "score": float(outcomes.mean()), "low": low, "high": high}
         return score | self.constant(task).columns(outcomes)
 

@@ -37,7 +37,7 @@ class Deactivation(Result):
     """LX24 Table 1 and 6: one row per task, condition and random mask.
 
     Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "task"), seed (of the
-    random mask), neurons, n, score in [0, 1], low and high (95 % bootstrap interval over examples), majority, uniform
+    random mask), neurons, n, score in [0, 1], low and high (95 % interval over examples), majority, uniform
     and p_majority (the best constant answer, guessing, and whether the score is above: `evaluation.constant`); for
     "task" also p (against the layer-matched controls, over examples and over masks: `statistics.against_controls`) and
     q (Benjamini-Hochberg over the tasks). Where nothing is off and the model is at chance, nothing can be lost: p and q

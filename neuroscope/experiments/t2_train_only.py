@@ -48,7 +48,7 @@ class TrainOnly(Result):
     """LX24 Tables 2 and 7: one row per task, condition and seed.
 
     Columns: task, family, kind, metric, condition ("zero-shot", "random-uniform", "random-layer", "task"), seed (of
-    training, and of the random mask), neurons (trained), n, score in [0, 1], low and high (95 % bootstrap interval over
+    training, and of the random mask), neurons (trained), n, score in [0, 1], low and high (95 % interval over
     examples), majority, uniform and p_majority (the best constant answer, guessing, and whether the score is above:
     `evaluation.constant`), se. On rows of random masks, the same on all of a task's and kind's: gain (score of the
     task's own neurons over these, means over seeds), gain_low, gain_high and p (over examples and masks:

@@ -51,7 +51,7 @@ class OverlapControlled(Result):
 
     Columns: share (of the trained neurons that lies inside the held-out tasks' mask; NaN: not trained), seed, inside,
     neurons (trained), inside_train (share of the trained neurons in the training tasks' masks; NaN where those were not
-    given), task, role ("test": held out, or "train"), n, score, low, high (95 % bootstrap interval over examples),
+    given), task, role ("test": held out, or "train"), n, score, low, high (95 % interval over examples),
     majority, uniform and p_majority (the best constant answer, guessing, and whether the score is above:
     `evaluation.constant`), se.
     """

@@ -47,7 +47,7 @@ class Continual(Result):
     Attributes:
         table: one row per run, stage and task: method, options (text: those that are not its defaults), lr, order
             (its number), seed, stage (0: the base), learnt (the stage's task), task, position (of the task in the
-            order, from 1; 0: the base could do it already), score, low, high (95 % bootstrap interval over examples),
+            order, from 1; 0: the base could do it already), score, low, high (95 % interval over examples),
             se (standard error over examples), n, trained (parameters trained at the stage), seconds, peak_mib (memory
             beyond what was held before the stage).
         manifest: model, tasks with data hashes, orders, settings, the log of every stage, versions.

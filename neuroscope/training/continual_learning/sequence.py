@@ -13,7 +13,7 @@ from typing import Any
 from neuroscope import files
 from neuroscope.errors import ArgumentError, FileError
 from neuroscope.evaluation import Outcomes
-from neuroscope.statistics import bootstrap_interval, standard_error
+from neuroscope.statistics import score_interval, standard_error
 from neuroscope.tasks.task import Task
 from neuroscope.training.checkpoints import RUN, refuse_other_run
 from neuroscope.training.continual_learning.cost import measure_cost
@@ -97,7 +97,7 @@ def _record(
     scores = {}
     for task in [*setting.tasks, *setting.known]:
         values = outcomes(task)
-        interval = bootstrap_interval(values, seed=setting.seed)
+        interval = score_interval(values, seed=setting.seed)
         scores[task.name] = [float(values.mean()), *interval, standard_error(values), len(values)]
     order = [task.name for task in setting.tasks]
     return {"stage": stage, "learnt": learnt, "tasks": order, "scores": scores, "cost": dict(cost), "log": dict(log)}
