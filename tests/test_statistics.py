@@ -90,7 +90,7 @@ def test_a_seed_is_the_whole_of_the_chance(monkeypatch):
     p = paired_permutation(values, sample(40, 1), seed=3)
     assert p == paired_permutation(values, sample(40, 1), seed=3)
     assert (np.random.get_state()[1] == state).all()
-    monkeypatch.setattr(statistics, "BATCH", 1)  # one row at a time: still the right number of rows
+    monkeypatch.setattr(statistics.intervals, "BATCH", 1)  # one row at a time: still the right number of rows
     assert bootstrap_interval(values, resamples=400) == pytest.approx(first, abs=0.2)
     assert paired_permutation([1.0] * 30, [0.0] * 30, permutations=99) == 1 / 100
 
