@@ -43,8 +43,9 @@ def deactivation(result: Any) -> str:
         lost, by_chance, layers = (ours["original"] - ours[off] for off in ("off", "random-uniform", "random-layer"))
         lines.append(
             f"{kind.capitalize()}, Llama-2-7b: {original:.1%} as it is, {random:.1%} with random neurons off, "
-            f"{own:.1%} with the task's own off: {100 * (original - own):.1f} points lost, {100 * (original - random):.1f} by "
-            f"chance. Here, over {names}: {ours['original']:.1%}, {ours['random-uniform']:.1%}, {ours['off']:.1%}: "
+            f"{own:.1%} with the task's own off: {100 * (original - own):.1f} points lost, "
+            f"{100 * (original - random):.1f} by chance. Here, over {names}: {ours['original']:.1%}, "
+            f"{ours['random-uniform']:.1%}, {ours['off']:.1%}: "
             f"{100 * lost:.1f} and {100 * by_chance:.1f} points. That own neurons break more than random ones "
             f"{AGREES[bool(lost > by_chance)]}; but {100 * layers:.1f} points are lost to random neurons **of the same "
             "layers**, a control that the paper does not have."
@@ -188,7 +189,7 @@ def section(result: Result, id_: str, title: str, compared: str, seconds: float,
         if len(frame) > len(shown):
             tables.append(f"({len(frame) - len(shown)} more rows)")
     return "\n\n".join(
-        [f"## {id_}: {title}", f"`{command}`, {seconds / 60:.0f} min.", f"![{title}](assets/real/{id_}.png)",
+        [f"## {id_}: {title}", f"`{command}`, {seconds / 60:.0f} min.", f"![{title}](../assets/real/{id_}.png)",
          f"**Beside the paper.** {compared}", f"**In words.** {result.in_words()}", *tables]
     )  # fmt: skip
 
