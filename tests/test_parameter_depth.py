@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from quick_training import quick  # noqa: F401 (for the whole file)
 from state import unchanged
-from test_experiments import FOUR, RECIPE, TASKS, never
+from test_experiments import FOUR, RECIPE, TASKS, never, reviews
 from test_parameters import saved
 from tiny import tiny_model
 
@@ -141,10 +141,11 @@ def test_words_of_training():
     assert "no similarity before training" in made_up([0.5], [None]).in_words()
 
 
-def test_random_masks_as_the_tasks_masks_are_no_finding(model, masks):
+def test_random_masks_as_the_tasks_masks_are_no_finding(model):
     """What training does to all neurons of a random mask is no finding, though it does less to other random masks."""
-    drawn = {name: mask.random_like(seed=1, match="layer") for name, mask in masks.items()}
-    found = parameter_depth(model, TASKS, drawn, n_random=20, seed=2, recipe=RECIPE)
+    tasks = TASKS | {"yes": reviews("yes", ("no", "yes"), 0, family="straight")}
+    drawn = {name: s.top(0.2).random_like(seed=1, match="layer") for name, s in attribute(model, tasks).items()}
+    found = parameter_depth(model, tasks, drawn, n_random=20, seed=2, recipe=RECIPE)
     said = [line for line in found.in_words().splitlines() if "raining" in line.split("**")[0]]
     assert len(said) == 2 and not any("**" in line for line in said)
     assert "cannot be compared" in said[1] and "above their band in **0 of 2** layers" in found.in_words()

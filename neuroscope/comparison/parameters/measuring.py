@@ -25,7 +25,7 @@ import numpy as np
 from einops import rearrange
 
 from neuroscope import files
-from neuroscope.checks import Progress, by_text, public, watched
+from neuroscope.checks import Progress, all_of, public, watched
 from neuroscope.comparison.parameters.estimators import ESTIMATORS, change
 from neuroscope.comparison.parameters.layer_sets import Block, Layer, blocks_of
 from neuroscope.comparison.parameters.similarity_by_depth import ParameterSimilarity
@@ -219,7 +219,7 @@ def _check_masks(masks: Mapping[str, NeuronMask], model: Any, least: int) -> Non
     if empty:
         raise MaskError(ASKED, f"no neuron in {empty[0]!r}", "give masks with at least one neuron")
     if isinstance(model, Mapping):
-        for name in by_text(model, "model"):
+        for name in all_of(model, "model"):  # names alone: a model may be made when it is looked up
             with naming("model"):
                 choose(name, masks, "mask")
         if not model:
