@@ -51,6 +51,7 @@ HEAD = """# Both papers on a real model
 
 Every table and figure of Leng & Xiong 2025 and of Zhao, Ziser & Cohen 2024 that was measured, beside what they print of
 Llama-2-7b. T1, T8 and F5 are of the model tuned on all tasks together, the others of trainings of the base."""
+LEFT_HALF = "each task's neurons off, every task measured (left half)"
 FEW = ["sst2", "amazon", "agnews", "dbpedia"]  # for experiments that train a model for each task
 
 
@@ -300,7 +301,8 @@ def main() -> None:
         result = results[id_] = ROWS[id_].run(lab)
         took = _longest(options.out / "seconds.json", id_, time.perf_counter() - start)
         texts[id_] = ROWS[id_].words(result)
-        title, command = EXPERIMENTS[id_].title, " ".join(["python benchmarks/real.py", *_shown(sys.argv[1:])])
+        title = LEFT_HALF if id_ == "F5" else EXPERIMENTS[id_].title
+        command = " ".join(["python benchmarks/real.py", *_shown(sys.argv[1:])])
         files.write(sections / f"{id_}.md", real_words.section(result, id_, title, texts[id_], took, command))
         result.save(options.out / "results" / f"{id_}.json")
         real_words.picture(result, options.out / "pictures" / f"{id_}.png")
