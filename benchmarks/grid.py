@@ -1,6 +1,6 @@
 """What a cross-ablation costs, in one process and in several, against (cells x floor). See README.md.
 
-On a real model: `python benchmarks/grid.py --base FOLDER --data FOLDER --tasks sst2,amazon,agnews,dbpedia,rte,mnli -n 64`,
+On a real model: `python benchmarks/grid.py --base FOLDER --data FOLDER --tasks sst2,amazon,agnews,dbpedia,rte,mnli`,
 where the second FOLDER has a folder of JSON lines per task. Without these: the bundled model and its tasks. The masks
 are 10 % of the neurons at random, which cost what any others cost.
 """
