@@ -4,7 +4,7 @@
 
 1. every process works on its part (`my_part`) of a loop over examples, or over the cells of a grid;
 2. `total` adds the processes' sums, and `exchanged` gives each the others' cells, so that all go on with the same
-   numbers;
+   numbers (`shared_out` does both for the cells of a grid);
 3. an error in one process is told to the others at the next exchange, so that none waits for ever.
 
 FSDP2 keeps of each parameter a shard per process: `gathered` gives it whole, `fill` writes it; every process must call
@@ -14,8 +14,7 @@ them.
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from neuroscope import files
+from neuroscope.checks import Progress, watched
 from neuroscope.errors import ArgumentError, NeuroscopeError
 
 T = TypeVar("T")
@@ -38,6 +38,11 @@ def world() -> tuple[int, int]:
     if _alone.get() or not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
+
+
+def is_apart() -> bool:
+    """Whether this process computes on its own, though there are others."""
+    return _alone.get() and distributed.is_available() and distributed.is_initialized()
 
 
 @contextlib.contextmanager
@@ -111,8 +116,26 @@ def total(sums: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
     return {k: s for (k, _), s in zip(named, added, strict=True)}
 
 
+def shared_out(
+    asked: str, cells: Mapping[str, Callable[[], T]], progress: Progress | None = None, whole: bool = False
+) -> dict[str, T]:
+    """What every cell gives, each computed by one of the processes on its own, in the order of the cells.
+
+    Args:
+        asked: what it is for; `progress` shows this process's cells under this name.
+        cells: by a key that tells a cell from others, the same in every process, as is their order.
+        whole: the processes do all cells together, as the passes of a model that is sharded over them need it.
+    """
+    with together(asked, *cells):
+        mine = list(cells) if whole else my_part(list(cells))
+        with contextlib.nullcontext() if whole else apart():
+            found = {key: cells[key]() for key in watched(mine, progress if mine else None, asked)}
+        every = found if whole else exchanged(found)
+    return {key: every[key] for key in cells}
+
+
 def exchanged(found: Mapping[str, T]) -> dict[str, T]:
-    """What all processes found, within `together`; with one process, what it found. For values that JSON can hold."""
+    """What all processes found, within `together`; with one process, what it found."""
     size = world()[1]
     if size == 1:
         return dict(found)
@@ -120,9 +143,9 @@ def exchanged(found: Mapping[str, T]) -> dict[str, T]:
     if failed:
         asked, do = "what all processes found", "see the message of that process"
         raise PeerError(asked, f"an error in process {', '.join(map(str, failed))}", do)
-    texts: list[Any] = [None] * size
-    distributed.all_gather_object(texts, json.dumps(dict(found)))
-    return {key: value for text in texts for key, value in json.loads(text).items()}
+    parts: list[Any] = [None] * size
+    distributed.all_gather_object(parts, dict(found))
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _tell(failed: bool) -> list[int]:

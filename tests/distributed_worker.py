@@ -28,12 +28,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 from neuroscope import distributed, files
 from neuroscope.attribution import METHODS, attribute
+from neuroscope.comparison.hidden_states import recording, representations
 from neuroscope.errors import ArgumentError, FileError, ModelError, NumericalError
-from neuroscope.experiments import cross_ablation, deactivation, judging
-from neuroscope.interventions import ablate
+from neuroscope.experiments import (
+    continual_comparison,
+    cross_ablation,
+    cross_training,
+    deactivation,
+    judging,
+    mossa,
+    overlap_controlled,
+    parameter_depth,
+    proportion_sweep,
+    train_only,
+    trials,
+)
+from neuroscope.experiments.layer_by_layer import controls
+from neuroscope.interventions import ablate, patch_sweep
 from neuroscope.models import load, tap_experts
 from neuroscope.tasks import Example, Task
 from neuroscope.training import NeuronAdapter, WholeModel, finetune
+from neuroscope.training.continual_learning import runs
 from neuroscope.training.deltas import bare
 from neuroscope.training.finetuning import every_ffn
 
@@ -192,6 +207,123 @@ def check_the_cells_of_grids_are_shared_out(folder):
         experiment(model, tasks, masks, n_random=3, output=output)
         assert not rows  # each process knows what the other one measured
         model = tiny_model()
+
+
+SHORT = {"steps": 3, "lr": 0.02, "batch_size": 8}
+
+
+def same(found, wanted, *, but=()):
+    """The same table to the bit."""
+    pandas.testing.assert_frame_equal(found.table.drop(columns=list(but)), wanted.table.drop(columns=list(but)))
+
+
+def check_trainings_are_shared_out(folder):
+    model, tasks, masks = judged_tasks()
+    scores = attribute(model, tasks)
+    share = {"seeds": 2, "recipe": SHORT}
+    experiments = {
+        "only": lambda **more: train_only(model, tasks, masks, **share, **more),
+        "crossed": lambda **more: cross_training(model, tasks, masks, **share, **more),
+        "sweep": lambda **more: proportion_sweep(model, tasks, scores=scores, k=(0.2,), joint=False, **share, **more),
+        "overlap": lambda **more: overlap_controlled(
+            model, tasks, masks, held_out="b", shares=(0, 1), size=9, **share, **more
+        ),
+        "depth": lambda **more: parameter_depth(model, tasks, masks, n_random=3, recipe=SHORT, **more),
+    }
+    trainings = {"only": 12, "crossed": 8, "sweep": 8, "overlap": 4, "depth": 2}
+    for name, experiment in experiments.items():
+        with distributed.apart():
+            wanted = experiment()
+        output, state = Path(folder) / name, dict(PartialState._shared_state)
+        with noted(trials, "finetune") as mine:
+            found = experiment(output=output)
+        assert len(mine) == trainings[name] // 2, (name, len(mine))
+        same(found, wanted)
+        assert dict(PartialState._shared_state) == state
+        if name == "depth":
+            assert len(list((output / "adapters").iterdir())) == 2
+        else:
+            keys = [json.loads(line)[0] for line in (output / "journal.jsonl").read_text().splitlines()]
+            assert len(keys) == len(set(keys))
+        with noted(trials, "finetune") as again:
+            same(experiment(output=output), wanted)
+        assert not again  # each process knows what the other one did
+    assert model.fingerprint() == tiny_model().fingerprint()
+
+
+def check_a_training_that_fails_is_told_to_the_other():
+    model, tasks, masks = judged_tasks()
+    real = trials.finetune
+
+    def fail(*args, **kwargs):
+        if dist.get_rank() == 0:
+            raise NumericalError("train", "nothing", "stop")
+        return real(*args, **kwargs)
+
+    trials.finetune = fail
+    try:
+        with pytest.raises((NumericalError, distributed.PeerError)) as error:
+            train_only(model, tasks, masks, seeds=2, recipe=SHORT)
+    finally:
+        trials.finetune = real
+    assert isinstance(error.value, distributed.PeerError) == (dist.get_rank() == 1)
+
+
+def check_sequences_are_shared_out(folder):
+    model, tasks, _ = judged_tasks()
+    orders = [["a", "b"], ["b", "a"]]
+    timed = ("seconds", "peak_mib")
+
+    def run(**more):
+        return continual_comparison(
+            model, tasks, ["seqft", "ncft"], orders=orders, seeds=1, lrs=(1e-3, 1e-2), recipe={"steps": 2}, **more
+        )
+
+    with distributed.apart():
+        wanted = run()
+    with noted(runs, "learn_sequence") as mine:
+        found = run(output=Path(folder) / "continual")
+    same(found, wanted, but=timed)
+    assert found.manifest["tuning"] == wanted.manifest["tuning"]
+    assert len(mine) == 4  # two of four rates, and of each method one of two orders
+    same(run(output=Path(folder) / "continual"), wanted, but=timed)
+
+
+def check_representations_and_control_models_are_shared_out(folder):
+    model, tasks, _ = judged_tasks()
+    for output in (None, Path(folder) / "states"):
+        with distributed.apart():
+            wanted = representations(model, tasks)
+        with noted(recording, "_array") as read:
+            found = representations(model, tasks, output=output)
+        assert len(read) == 1  # a task each
+        assert list(found) == list(wanted) and all((found[name] == wanted[name]).all() for name in tasks)
+
+    def run(**more):
+        return mossa(model, tasks, recipe=SHORT, null=5, **more)
+
+    with distributed.apart():
+        wanted = run()
+    for output in (None, Path(folder) / "mossa"):
+        with noted(controls, "finetune") as mine:
+            found = run(output=output)
+        same(found, wanted)
+        assert len(mine) == (2, 1)[dist.get_rank()]  # the multi-task model, and a control model each
+    with noted(controls, "finetune") as mine:
+        same(run(output=Path(folder) / "mossa"), wanted)
+    assert not mine
+
+
+def check_patched_places_are_shared_out():
+    model = tiny_model()
+    wanted_rows, found_rows = [], []
+    with distributed.apart():
+        wanted_rows = seen_by(model)
+        wanted = patch_sweep(model, "the food was very good", "the film was very bad", answers=("yes", "no"))
+    model = tiny_model()
+    found_rows = seen_by(model)
+    same(patch_sweep(model, "the food was very good", "the film was very bad", answers=("yes", "no")), wanted)
+    assert len(found_rows) < len(wanted_rows)
 
 
 def check_an_error_in_a_cell_is_told_to_the_other():
@@ -482,6 +614,11 @@ def check_a_loop_of_ones_own():
 CHECKS = [
     check_the_cells_of_grids_are_shared_out,
     check_an_error_in_a_cell_is_told_to_the_other,
+    check_trainings_are_shared_out,
+    check_a_training_that_fails_is_told_to_the_other,
+    check_sequences_are_shared_out,
+    check_representations_and_control_models_are_shared_out,
+    check_patched_places_are_shared_out,
     check_every_method_gives_one_processs_scores,
     check_other_styles_and_units,
     check_each_process_does_its_share,

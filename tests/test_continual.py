@@ -375,7 +375,7 @@ def test_progress_sees_every_stage():
         return steps
 
     learn("seqft", tasks=[A, B], progress=progress, steps=2)
-    assert seen == ["fine-tune"] * 2
+    assert seen == ["continual seqft"] + ["fine-tune"] * 2
     assert json.dumps(learn("per-task", tasks=[A, B], steps=1).manifest)  # all of it can be written
 
 

@@ -25,12 +25,12 @@ import numpy as np
 
 from neuroscope import figures
 from neuroscope.attribution import attribute
-from neuroscope.checks import Progress, by_text, public, seeds_of, watched
+from neuroscope.checks import Progress, by_text, public, seeds_of
 from neuroscope.errors import ArgumentError, choose, kind_of
 from neuroscope.evaluation import Outcomes
 from neuroscope.experiments.judging import refuse_masks_of_test_examples
 from neuroscope.experiments.standings import MEANS, Standings
-from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, over_tasks, parted, seen_in_words
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -245,14 +245,18 @@ def proportion_sweep(
             place = {"task": name, "domain": "in" if name in groups[group] else "out"}
             rows.append(columns | place | trials.row(name, outcomes))
 
+    runs: list[tuple[tuple[str, float], str, Run]] = [
+        (place, condition, (chosen, groups[place[0]], seed, list(tasks)))
+        for place, mask in masks.items()
+        for seed in seeds
+        for condition, chosen in (("task", mask), ("random-layer", mask.random_like(seed=seed)))
+    ]
+    trials.measure([run for _, _, run in runs], "proportion sweep")
     for group in groups:
         before: dict[str, Outcomes] = {name: trials.before(name) for name in tasks}
         add(group, 0.0, None, "zero-shot", None, before)
-    for (group, share), mask in watched(masks.items(), progress, "proportion sweep"):
-        for seed in seeds:
-            for condition, chosen in (("task", mask), ("random-layer", mask.random_like(seed=seed))):
-                after = trials.after(chosen, groups[group], seed, list(tasks))
-                add(group, share, chosen, condition, seed, after)
+    for (group, share), condition, run in runs:
+        add(group, share, run[0], condition, run[2], trials.after(*run))
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")
     settings = {"joint": joint, "seeds": list(seeds), "trained on": learnt, "k": list(k)}

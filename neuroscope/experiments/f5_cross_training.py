@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import figures
-from neuroscope.checks import Progress, public, seeds_of, watched
+from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.errors import choose
 from neuroscope.evaluation import AT_CHANCE, Outcomes, standing
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
-from neuroscope.experiments.trials import Trials, require_two_seeds, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, require_two_seeds, seen_in_words
 from neuroscope.masks import DRAWN, Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -215,9 +215,13 @@ def cross_training(
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
     trials = Trials(resolve(model), tasks, tasks, recipe, **measuring)
     names, rows = list(tasks), []
-    for source, mask in watched(masks.items(), progress, "cross-training"):
-        trained = [trials.after(mask, [source], s, names) for s in seeds]
-        random = [trials.after(mask.random_like(seed=s, match=match), [source], s, names) for s in seeds]
+    own: dict[str, list[Run]] = {name: [(m, [name], s, names) for s in seeds] for name, m in masks.items()}
+    drawn: dict[str, list[Run]] = {
+        name: [(m.random_like(seed=s, match=match), [name], s, names) for s in seeds] for name, m in masks.items()
+    }
+    trials.measure([run for name in names for run in own[name] + drawn[name]], "cross-training")
+    for source, mask in masks.items():
+        trained, random = ([trials.after(*run) for run in runs[source]] for runs in (own, drawn))
         for target in names:
             before: Outcomes = trials.before(target)
             after, controls = (np.array([run[target] for run in runs]) for runs in (trained, random))

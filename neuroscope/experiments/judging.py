@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from neuroscope import distributed, files
-from neuroscope.checks import Progress, watched
+from neuroscope.checks import Progress
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.evaluation import Constant, Outcomes, Prepared, judge, prepare_task
 from neuroscope.interventions import ablate
@@ -55,12 +55,13 @@ class Judge:
     def measure(self, cells: Iterable[tuple[str, NeuronMask | None]], progress: Progress | None, desc: str) -> None:
         """Measure what is not known of tasks under masks, shared out over the processes; then each knows all of it."""
         wanted = {self._key(task, mask): (task, mask) for task, mask in cells}
-        missing = [(key, *cell) for key, cell in wanted.items() if key not in self.journal.known]
-        with distributed.together(desc, *(key for key, _, _ in missing)):
-            mine = missing if distributed.has_shards(self.model.root) else distributed.my_part(missing)
-            for key, task, mask in watched(mine, progress, desc):
-                self.journal.get(key, partial(self._measure, task, mask))
-            self.journal.known |= distributed.exchanged({key: self.journal.known[key] for key, _, _ in mine})
+        missing = {
+            key: partial(self.journal.get, key, partial(self._measure, *cell))
+            for key, cell in wanted.items()
+            if key not in self.journal.known
+        }
+        is_sharded = distributed.has_shards(self.model.root)
+        self.journal.known |= distributed.shared_out(desc, missing, progress, whole=is_sharded)
 
     def _key(self, task: str, mask: NeuronMask | None) -> str:
         return files.digest(*self.model_key, *self.judged(task), "" if mask is None else mask.identity)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import figures
-from neuroscope.checks import Progress, public, seeds_of, watched
+from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, Outcomes, standing
 from neuroscope.experiments.judging import CONTROLS, tasks_and_masks
 from neuroscope.experiments.standings import Standings
-from neuroscope.experiments.trials import Trials, require_two_seeds, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, require_two_seeds, seen_in_words
 from neuroscope.masks import NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -231,24 +231,25 @@ def train_only(
     require_two_seeds(seeds, "train_only")
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
     trials = Trials(resolve(model), tasks, tasks, recipe, **measuring)
-    rows: list[dict[str, Any]] = []
-    for name, mask in watched(masks.items(), progress, "train only"):
-        task = tasks[name]
+    runs: dict[str, dict[str, list[Run]]] = {}
+    for name, mask in masks.items():
         drawn = {c: [mask.random_like(seed=s, match=m) for s in seeds] for c, m in CONTROLS.items()}
         drawn["task"] = [mask] * len(seeds)
+        runs[name] = {c: [(m, [name], s, [name]) for s, m in zip(seeds, ms, strict=True)] for c, ms in drawn.items()}
+    trials.measure([run for of_task in runs.values() for part in of_task.values() for run in part], "train only")
+    rows: list[dict[str, Any]] = []
+    for name, mask in masks.items():
+        task = tasks[name]
         before: Outcomes = trials.before(name)
-        outcomes = {
-            condition: [trials.after(m, [name], s, [name])[name] for s, m in zip(seeds, trained, strict=True)]
-            for condition, trained in drawn.items()
-        }
+        outcomes = {c: [trials.after(*run)[name] for run in part] for c, part in runs[name].items()}
         columns = {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
         rows.append(columns | {"condition": "zero-shot", "seed": None, "neurons": 0} | trials.row(name, before))
         own = np.mean(outcomes["task"], axis=0)
-        every = trials.before.constant(name).columns(before, *(m for runs in outcomes.values() for m in runs))
+        every = trials.before.constant(name).columns(before, *(m for judged in outcomes.values() for m in judged))
         is_tested = standing(every["p_majority"]) != AT_CHANCE
-        for condition, runs in outcomes.items():
-            test = {} if condition == "task" else _test(own, np.array(runs), is_tested)
-            for seed, measured in zip(seeds, runs, strict=True):
+        for condition, judged in outcomes.items():
+            test = {} if condition == "task" else _test(own, np.array(judged), is_tested)
+            for seed, measured in zip(seeds, judged, strict=True):
                 numbers = {"condition": condition, "seed": seed, "neurons": len(mask)} | trials.row(name, measured)
                 rows.append(columns | numbers | test)
     table = pd.DataFrame(rows)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from neuroscope.checks import ONE, Progress, finite, public, seed_of, seeds_of
+from neuroscope.distributed import has_shards, shared_out
 from neuroscope.errors import ArgumentError, NumericalError, choose
 from neuroscope.models import Model, resolve
 from neuroscope.tasks import Tasks, tasks_of
@@ -24,6 +26,7 @@ from neuroscope.training import Recipe
 from neuroscope.training.continual_learning import METHODS, Continual, continual
 from neuroscope.training.continual_learning.runs import known_of
 from neuroscope.training.continual_learning.sequence import orders_of
+from neuroscope.training.processes import wants_shards
 
 STEP = 10**0.5  # between the learning rates that are tried where none are given
 
@@ -96,13 +99,25 @@ def continual_comparison(
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "progress": progress}
     folder = None if output is None else Path(output) / "continual"
     tuning: dict[str, dict[str, Any]] = {}
-    results = []
+    given: dict[str, dict[str, Any]] = {}
     for method in methods:
         neurons = {"examples": examples} | ({} if k is None else {"k": k})
         chosen = {name: value for name, value in neurons.items() if name in METHODS[method].options}
-        settings = {**measuring, "known": known, **chosen, **(options or {}).get(method, {})}
-        tuning[method] = _tune(model, tasks, method, grids[method], recipe, orders, tune_seed, folder, settings)
-        lr = tuning[method]["chosen"]
+        given[method] = {**measuring, "known": known, **chosen, **(options or {}).get(method, {})}
+    trying = {
+        (method, lr): partial(_tried, model, tasks, method, lr, recipe, orders, tune_seed, folder, given[method])
+        for method in methods
+        for lr in grids[method]
+        if len(grids[method]) > 1
+    }
+    whole = has_shards(model.root) or wants_shards(recipe)
+    keys = {place: f"{place[0]} {place[1]:g}" for place in trying}
+    scores = shared_out("tune the learning rates", {keys[place]: run for place, run in trying.items()}, None, whole)
+    tried = {place: scores[key] for place, key in keys.items()}
+    results = []
+    for method in methods:
+        tuning[method] = _chosen(method, {lr: tried.get((method, lr)) for lr in grids[method]})
+        lr, settings = tuning[method]["chosen"], given[method]
         settings["output"] = None if folder is None else folder / "runs" / f"lr-{lr:g}"
         results.append(
             continual(model, tasks, method, orders=orders, seeds=seeds, recipe=replace(recipe, lr=lr), **settings)
@@ -128,36 +143,39 @@ def _grid(method: str, lrs: Any) -> list[float]:
     return rates
 
 
-def _tune(
+def _tried(
     model: Model,
     tasks: Tasks,
     method: str,
-    grid: list[float],
+    lr: float,
     recipe: Recipe,
     orders: Sequence[Sequence[str]] | None,
     seed: int,
     folder: Path | None,
     settings: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The grid's scores on discovery examples, and the best rate."""
-    if len(grid) == 1:
-        return {"grid": {f"{grid[0]:g}": None}, "chosen": grid[0], "edge": False}
+) -> float:
+    """The average accuracy of one rate on discovery examples; NaN: it diverged."""
     first = None if orders is None else [list(next(iter(orders)))]
     # known tasks have no part in the choice, but for their neurons
     settings = {name: value for name, value in settings.items() if name != "known" or settings.get("protect")}
     settings |= {"orders": first, "seeds": (seed,), "split": "discovery"}
-    scores = {}
-    for lr in grid:
-        where = None if folder is None else folder / "tuning" / f"lr-{lr:g}"
-        try:
-            tried = continual(model, tasks, method, recipe=replace(recipe, lr=lr), output=where, **settings)
-            scores[lr] = float(tried.metrics()["average accuracy"].iloc[0])
-        except NumericalError:
-            scores[lr] = math.nan
-    finished = [lr for lr in grid if not math.isnan(scores[lr])]
+    where = None if folder is None else folder / "tuning" / f"lr-{lr:g}"
+    try:
+        tried = continual(model, tasks, method, recipe=replace(recipe, lr=lr), output=where, **settings)
+        return float(tried.metrics()["average accuracy"].iloc[0])
+    except NumericalError:
+        return math.nan
+
+
+def _chosen(method: str, scores: Mapping[float, float | None]) -> dict[str, Any]:
+    """The grid's scores, growing rates, and the best of them; a single rate was not tried."""
+    grid = list(scores)
+    grid_scores = {f"{lr:g}": score for lr, score in scores.items()}
+    finished = {lr: score for lr, score in scores.items() if score is not None and not math.isnan(score)}
+    if len(grid) == 1:
+        return {"grid": grid_scores, "chosen": grid[0], "edge": False}
     if not finished:
         found = f"every one diverged: {', '.join(f'{lr:g}' for lr in grid)}"
         raise NumericalError(f"tune the learning rate of {method!r}", found, "give lower ones in lrs")
-    best = max(finished, key=lambda lr: scores[lr])
-    grid_scores = {f"{lr:g}": score for lr, score in scores.items()}
+    best = max(finished, key=lambda lr: finished[lr])
     return {"grid": grid_scores, "chosen": best, "edge": best in (grid[0], grid[-1])}

@@ -23,13 +23,13 @@ import numpy as np
 from scipy import stats
 
 from neuroscope import figures
-from neuroscope.checks import Progress, public, seeds_of, watched, whole
+from neuroscope.checks import Progress, public, seeds_of, whole
 from neuroscope.checks import shares as shares_of
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import MEANS, Standings
 from neuroscope.experiments.t9_draws import draw_with_overlap
-from neuroscope.experiments.trials import Trials, over_tasks, parted, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, over_tasks, parted, seen_in_words
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -245,11 +245,13 @@ def overlap_controlled(
     roles = {name: {"task": name, "role": "test"} for name in measured_only}
     roles |= {name: {"task": name, "role": "train"} for name in learnt}
     columns: dict[str, Any] = {"share": np.nan, "seed": None, "inside": 0, "neurons": 0, "inside_train": np.nan}
+    runs: dict[Any, Run] = {place: (mask, learnt, place[1], list(roles)) for place, mask in drawn.items()}
+    trials.measure(runs.values(), "overlap-controlled training")
     rows = [columns | role | trials.row(name, trials.before(name)) for name, role in roles.items()]
-    for (share, seed), mask in watched(drawn.items(), progress, "overlap-controlled training"):
+    for (share, seed), mask in drawn.items():
         columns = {"share": share, "seed": seed, "inside": len(mask & target), "neurons": len(mask)}
         columns["inside_train"] = np.nan if training_mask is None else len(mask & training_mask) / len(mask)
-        for name, outcomes in trials.after(mask, learnt, seed, list(roles)).items():
+        for name, outcomes in trials.after(*runs[share, seed]).items():
             rows.append(columns | roles[name] | trials.row(name, outcomes))
     table = pd.DataFrame(rows)
     table["seed"] = table["seed"].astype("Int64")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from neuroscope import files
+from neuroscope import distributed, files
 from neuroscope.checks import Progress
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes, judge
@@ -22,10 +22,12 @@ from neuroscope.tasks import Task
 from neuroscope.tasks.prompts import hash_of
 from neuroscope.training import NeuronAdapter, Recipe
 from neuroscope.training.finetuning import finetune
+from neuroscope.training.processes import wants_shards
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Run = tuple[NeuronMask, Sequence[str], int, Sequence[str]]  # what is trained, on which tasks, seed, tasks measured
 LR = 3e-3  # a few neurons want several times the learning rate of the whole model
 ADAPTERS = "adapters"  # in the output folder
 
@@ -34,7 +36,8 @@ class Trials:
     """Trainings of masks on tasks, and outcomes of tasks on test examples before and after them; each made once.
 
     A training is known by the model's weights, the mask, the data, the recipe and the seed; a measurement by the
-    training and the task measured. Interventions around the call are not part of that, so what is measured under one
+    training and the task measured. Several processes share the trainings out: each trains its own, on its own copy of
+    the model. Interventions around the call are not part of that, so what is measured under one
     needs an output folder of its own. The model is as it was between measurements, also after an error.
     """
 
@@ -87,11 +90,33 @@ class Trials:
         model = (*identity_of(self.provenance).values(), files.versions().get("neuroscope"))
         return "trained", *model, mask.identity, learnt, sorted(self.recipe.settings().items()), seed
 
+    def measure(self, runs: Iterable[Run], desc: str) -> None:
+        """Measure every task, and what is not known of trainings, shared out over the processes; then each knows it."""
+        self.before.measure([(name, None) for name in self.tasks], self.progress, f"{desc}: before")
+        known = self.before.journal.known
+        missing = {
+            files.digest(self._keys(*run)): partial(self._run, *run)
+            for run in runs
+            if not known.keys() >= set(self._keys(*run).values())
+        }
+        whole = distributed.has_shards(self.model.root) or wants_shards(self.recipe)
+        for found in distributed.shared_out(desc, missing, self.progress, whole).values():
+            known |= found
+
     def after(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, Outcomes]:
         """[example] outcomes of each of the tasks once the mask's neurons are trained on some."""
+        self._run(mask, on, seed, tasks)
+        return {name: self.before.recorded(key, name) for name, key in self._keys(mask, on, seed, tasks).items()}
+
+    def _keys(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, str]:
+        """Under which keys the journal has the tasks' outcomes after a training."""
         training = self._key(mask, on, seed)
-        keys = {name: files.digest(*training, *self.before.judged(name)) for name in tasks}
-        journal = self.before.journal
+        return {name: files.digest(*training, *self.before.judged(name)) for name in tasks}
+
+    def _run(self, *run: Any) -> dict[str, list[float]]:
+        """The journal's entries on a training, made now where it has none."""
+        mask, on, seed, tasks = run
+        keys, journal = self._keys(*run), self.before.journal
         missing = [name for name in tasks if keys[name] not in journal.known]
         if missing:
             adapter = self.train(mask, on, seed)
@@ -100,7 +125,7 @@ class Trials:
                     journal.get(keys[name], partial(self._judge, name))
             finally:
                 adapter.detach()
-        return {name: self.before.recorded(keys[name], name) for name in tasks}
+        return {key: journal.known[key] for key in keys.values()}
 
     def row(self, task: str, outcomes: Outcomes) -> dict[str, Any]:
         """`Judge.row`, and the score's standard error over examples (se)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuroscope import figures, files
-from neuroscope.checks import Progress, public, watched
+from neuroscope.checks import Progress, public
+from neuroscope.distributed import has_shards, shared_out
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError, choose
 from neuroscope.interventions.patch_pairs import Alike, pairs_of
 from neuroscope.models import Model, Unit, resolve
@@ -234,11 +236,13 @@ def _recovered(
     baseline = difference(run)
     span = from_source - baseline
     _require_difference(span, alike.index)
-    moved = []
-    for cell in watched(cells, progress, "patch"):
+
+    def moved(cell: Cell) -> Float[np.ndarray, " pair"]:
         with edit(cell.sites, _patch_from(cache, cell.position, len(batch.index))):
-            moved.append(((difference(run) - baseline) / span).cpu().numpy())
-    return np.stack(moved)
+            return ((difference(run) - baseline) / span).cpu().numpy()
+
+    runs = {str(number): partial(moved, cell) for number, cell in enumerate(cells)}
+    return np.stack(list(shared_out("patch", runs, progress, has_shards(model.root)).values()))
 
 
 def _require_difference(span: Float[Tensor, " pair"], index: list[int]) -> None:

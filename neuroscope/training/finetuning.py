@@ -34,7 +34,7 @@ from neuroscope.training.adapter import NeuronAdapter
 from neuroscope.training.arguments import training_arguments
 from neuroscope.training.checkpoints import checkpoint_of
 from neuroscope.training.deltas import are_live
-from neuroscope.training.processes import check_shards, divide
+from neuroscope.training.processes import check_shards, divide, on_its_own
 from neuroscope.training.recipe import FINETUNE_LR, Recipe
 from neuroscope.training.trainable import Trainable
 from neuroscope.training.trainer import NeuronTrainer, Watch, collate, untouched
@@ -151,7 +151,7 @@ def train(
             found = f"{len(learnt)} examples, less than a batch of {recipe.batch_size}, so that no step would be made"
             raise ArgumentError(asked, found, "give a smaller batch_size, or no dataloader_drop_last")
         checkpoint = checkpoint_of(resume_from_checkpoint, output, run)
-        with untouched(model.root), tempfile.TemporaryDirectory() as meanwhile:
+        with untouched(model.root), on_its_own(model.device), tempfile.TemporaryDirectory() as meanwhile:
             folder = output or (meanwhile if held_out else None)  # the best state is kept there
             trainer = _trainer(adapter, recipe, seed, folder, learnt, held_out, run, penalty)
             if progress is not None:

@@ -9,16 +9,46 @@ loss is the mean over the answer tokens of all. Trainer fills an epoch's last ba
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, PartialState  # type: ignore[import-untyped]
 from torch import Tensor, distributed
 from transformers import Trainer, TrainingArguments
+from transformers.utils import logging
 
+from neuroscope.distributed import is_apart
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.training.recipe import Recipe
+
+# by which launchers tell a process which one it is
+PLACES = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"]
+PLACES += [f"{launcher}_{of}" for launcher in ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD") for of in ("RANK", "SIZE")]
+
+
+@contextlib.contextmanager
+def on_its_own(device: torch.device) -> Iterator[None]:
+    """A scope in which Trainer takes this process for the only one, where it is `distributed.apart`.
+
+    The caller restores the environment and the verbosity.
+    """
+    if not is_apart():
+        yield
+        return
+    states = [(state._shared_state, dict(state._shared_state)) for state in (AcceleratorState, PartialState)]
+    for name in PLACES:
+        os.environ.pop(name, None)
+    os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    logging.set_verbosity_error()  # transformers says that this process is not of the group
+    try:
+        yield
+    finally:
+        for shared, before in states:
+            shared.clear()
+            shared.update(before)
 
 
 def wants_shards(recipe: Recipe) -> bool:
@@ -38,6 +68,10 @@ def divide(arguments: TrainingArguments, recipe: Recipe, asked: str) -> None:
         ArgumentError: the batch cannot be cut into equal parts, or FSDP is asked for in one process.
     """
     processes, batch_size = arguments.world_size, recipe.batch_size
+    if is_apart() and arguments.device.type != "cpu":  # for a single process transformers takes the first one
+        device = torch.device(os.environ["ACCELERATE_TORCH_DEVICE"])
+        vars(arguments)["_setup_devices"] = device
+        torch.accelerator.set_device_index(device)
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else Trainer multiplies the batch by the devices in sight
     if processes == 1:

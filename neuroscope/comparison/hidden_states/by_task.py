@@ -69,6 +69,10 @@ class Representations(Mapping[str, Array]):
                 raise ArgumentError(asked, f"{len(pairs)} prompts for {shapes[task][1]} examples of {task!r}", do)
         object.__setattr__(self, "families", {task: self.families.get(task) or task for task in shapes})
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy elsewhere has no part in a temporary folder
+        return vars(self) | {"arrays": {task: np.asarray(a) for task, a in self.arrays.items()}, "holder": None}
+
     def __getitem__(self, task: str) -> Array:
         return self.arrays[choose(task, self.arrays, "task")]
 

@@ -19,6 +19,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from neuroscope import files
+from neuroscope import distributed, files
 from neuroscope.checks import Progress, public
 from neuroscope.comparison.hidden_states import folder
 from neuroscope.comparison.hidden_states.by_task import Representations
@@ -127,17 +128,27 @@ def _recorded(
     ]
     temporary = None
     if output is None and sum(math.prod(job.shape) for job in jobs) * np.dtype(how.dtype).itemsize > IN_MEMORY:
-        temporary = tempfile.TemporaryDirectory(prefix="neuroscope-")
-        output = Path(temporary.name)
+        with distributed.together(ASKED):
+            if distributed.world()[0] == 0:
+                temporary = tempfile.TemporaryDirectory(prefix="neuroscope-")
+            output = Path(distributed.exchanged({"folder": temporary.name} if temporary else {})["folder"])
         folder.is_finished(output, manifest)  # notes what it is for
-    arrays = {job.name: _array(reader, job, how, output, progress) for job in jobs}
+    journal = None if output is None else files.Journal(output / folder.JOURNAL)
+    cells: dict[str, Any] = {job.name: partial(_array, reader, job, how, output, journal, progress) for job in jobs}
+    arrays = distributed.shared_out(ASKED, cells, None, distributed.has_shards(model.root))
+    if output is not None:
+        paths = {job.name: output / folder.file_name(job.number, job.name) for job in jobs}
+        arrays = {job.name: folder.open_array(paths[job.name], job.shape) for job in jobs}
     texts = {name: [(e.prompt, e.answer) for e in listed] for name, listed in examples.items()}
     cuts = {name: [item.cut for item in part.encoded] for name, part in prompts.items()}
     asked = {name: how_asked(model, t, len(given[name]), kept[name], cuts[name]) for name, t in tasks.items()}
     manifest |= {"asked": {name: said for name, said in asked.items() if said}, "versions": files.versions()}
     done = Representations(arrays, texts, families, manifest, temporary)
     if output is not None:
-        done.save(output)
+        with distributed.together(ASKED):
+            if distributed.world()[0] == 0:
+                done.save(output)
+            distributed.exchanged({})  # the others wait for it
     return done
 
 
@@ -151,25 +162,30 @@ class Job:
     shape: tuple[int, int, int]
 
 
-def _array(reader: Reader, job: Job, how: Reading, output: Path | None, progress: Progress | None) -> Array:
-    """One task's array, in memory or streamed to its file."""
+def _array(
+    reader: Reader, job: Job, how: Reading, output: Path | None, journal: files.Journal | None,
+    progress: Progress | None,
+) -> Array | None:  # fmt: skip
+    """One task's array in memory, or None: streamed to its file."""
     loop = passes(reader.model, job.prompts, how.batch_size, progress, job.name)
-    if output is not None:
-        return _stream(reader, job, how, output, loop)
+    if output is not None and journal is not None:
+        _stream(reader, job, how, output, journal, loop)
+        return None
     array = np.empty(job.shape, how.dtype)
     for batch in loop:
         _fill(array, batch, reader(batch, job.prompts.weights), job.name)
     return array
 
 
-def _stream(reader: Reader, job: Job, how: Reading, output: Path, loop: Iterable[Batch]) -> Array:
+def _stream(
+    reader: Reader, job: Job, how: Reading, output: Path, journal: files.Journal, loop: Iterable[Batch]
+) -> None:
     """One task's file, written batch by batch; finished batches of an earlier run are not computed again."""
     final = output / folder.file_name(job.number, job.name)
     if not final.exists():
-        journal = files.Journal(output / folder.JOURNAL)
-        partial = final.with_name(final.name + ".partial")
+        path = final.with_name(final.name + ".partial")
         begun = any(key.startswith(f"{job.number}/") for key in journal.known)
-        array = folder.partial_file(partial, job.shape, how.dtype, begun=begun)
+        array = folder.partial_file(path, job.shape, how.dtype, begun=begun)
         for batch in loop:
 
             def measure(batch: Batch = batch) -> bool:
@@ -179,8 +195,7 @@ def _stream(reader: Reader, job: Job, how: Reading, output: Path, loop: Iterable
 
             journal.get(f"{job.number}/{files.digest(batch.index.tolist())}", measure)  # however batches are cut
         del array
-        os.replace(partial, final)
-    return folder.open_array(final, job.shape)
+        os.replace(path, final)
 
 
 def _fill(array: Array, batch: Batch, values: Tensor, task: str) -> None:

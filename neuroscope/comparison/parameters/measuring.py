@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import combinations
 from os import PathLike
 from pathlib import Path
@@ -31,6 +32,7 @@ from neuroscope.comparison.parameters.layer_sets import Block, Layer, blocks_of
 from neuroscope.comparison.parameters.similarity_by_depth import ParameterSimilarity
 from neuroscope.comparison.parameters.sources import Source, open_source, with_adapter
 from neuroscope.comparison.parameters.tabulating import Measured, result_of
+from neuroscope.distributed import shared_out
 from neuroscope.errors import ArgumentError, MaskError, ModelError, choose, naming
 from neuroscope.masks import NeuronMask, masks_of
 
@@ -120,7 +122,8 @@ def compared(
     sets = {name: _with_random(name, mask, n_random, seed) for name, mask in masks.items()}
     source: dict[str, Any]
     if isinstance(model, Mapping):
-        by_model = {name: _inside(model[name], name, sets, other, settings, progress) for name in model}
+        cells = {name: partial(_of_task, model, name, sets, other, settings, progress) for name in model}
+        by_model = shared_out(f"{ASKED} in each task's model", cells)
         if len({tuple(measured.blocks) for measured in by_model.values()}) > 1:
             raise ModelError(ASKED, "models of different depth", "give models of one architecture, one per task")
         measured = list(by_model.values())
@@ -137,6 +140,13 @@ def compared(
         "versions": files.versions(),
     }
     return result_of(measured, masks, manifest)
+
+
+def _of_task(
+    models: Mapping[str, Any], name: str, sets: Mapping[str, list[NeuronMask]], other: Any, settings: Settings,
+    progress: Progress | None,
+) -> Measured:  # fmt: skip
+    return _inside(models[name], name, sets, other, settings, progress)
 
 
 def _inside(

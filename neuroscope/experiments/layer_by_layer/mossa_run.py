@@ -15,9 +15,10 @@ Simplified: one seed per control model, so that the spread over tasks holds the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from typing import Any
 import numpy as np
 
 from neuroscope import files
-from neuroscope.checks import Progress, flag, public, watched
+from neuroscope.checks import Progress, flag, public
 from neuroscope.checks import share as share_of
 from neuroscope.comparison.hidden_states import Representations
 from neuroscope.comparison.layers import compare, dimensions
 from neuroscope.comparison.similarity.inputs import FEWEST
+from neuroscope.distributed import has_shards, shared_out
 from neuroscope.errors import ArgumentError, TaskError, naming
 from neuroscope.experiments.layer_by_layer.controls import (
     MethodName,
@@ -48,6 +50,7 @@ from neuroscope.models import Model
 from neuroscope.statistics import benjamini_hochberg
 from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.training import Recipe
+from neuroscope.training.processes import wants_shards
 from neuroscope.training.recipe import FINETUNE_LR
 
 FOLDER, RUN = "mossa", "mossa.json"  # in the output folder: one of a run's own; and in that, what it is of
@@ -142,25 +145,36 @@ def mossa(
     if tuned is not None and not train_tuned:
         check_source(tuned, named, reading, "tuned")
     folder = None if output is None else _folder(Path(output), model, settings)
+    whole = wants_shards(tuning.recipe) or (isinstance(model, Model) and has_shards(model.root))
     models = {PRE: read(model, named, reading, folder and folder / "pre-trained")}
     where = folder and folder / "multi-task"
     if train_tuned:
-        models[MULTI] = tuned_reading(model, [named[t] for t in learnt], named, tuning, reading, where)
+        training = partial(tuned_reading, model, [named[t] for t in learnt], named, tuning, reading, where)
+        # one process trains it; through a folder, or as it is, the others are given what it reads
+        cell: Any = partial(_left, training) if where else training
+        found = shared_out("multi-task model", {MULTI: cell}, None, whole)[MULTI]
+        models[MULTI] = Representations.load(where) if where else found
     elif tuned is not None:
         with naming("tuned"):
             models[MULTI] = read(tuned, named, reading, where)
         _refuse_the_base(models[PRE], models[MULTI])
-    rows: list[dict[str, Any]] = []
-    for number, (name, task) in watched(list(enumerate(named.items())), progress, "control models"):
-        where = folder and folder / "controls" / f"{number:03d}"
+
+    def beside_control(number: int, name: str) -> list[dict[str, Any]]:
+        """The rows of a task: every model beside the task's control model."""
+        where, task = folder and folder / "controls" / f"{number:03d}", named[name]
         if controls is None:
             control = tuned_reading(model, [task], {name: task}, tuning, reading, where)
         else:
             with naming(f"controls[{name!r}]"):
                 control = read(of_task(controls[name], name), {name: task}, reading, where)
+        rows = []
         for label, reps in models.items():
             cka = compare({name: reps[name]}, {name: control[name]}, "cka", debiased=debiased, null=null, seed=seed)
             rows += [{**_place(label, name, named, out), **_cka(row)} for row in cka.table.to_dict("records")]
+        return rows
+
+    cells = {name: partial(beside_control, number, name) for number, name in enumerate(named)}
+    rows = [row for part in shared_out("control models", cells, progress, whole).values() for row in part]
     rows += _dimensions(models, named, out, share)
     manifest = settings | {
         "debiased": debiased, "share": share, "null": null,
@@ -170,6 +184,10 @@ def mossa(
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p") + 1, "q", benjamini_hochberg(table["p"].to_numpy()))
     return Mossa(table, manifest, models)
+
+
+def _left(training: Callable[[], Representations]) -> None:
+    training()
 
 
 def _folder(output: Path, model: Any, settings: Mapping[str, Any]) -> Path:

@@ -3,13 +3,13 @@
 1. A run is a sequence of stages, one per task. After each, every task is measured, also those still to come and those
    that the base could do before; what the stage added is saved, and its record is written last.
 2. A run that was killed starts again after its last finished stage.
-3. The records of all runs become one table.
+3. The records of all runs become one table. Several processes share the runs out, each on its own copy of the model.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
 from neuroscope.checks import Progress, public, seeds_of
+from neuroscope.distributed import has_shards, shared_out
 from neuroscope.errors import ArgumentError, choose, shown, suggest
 from neuroscope.models import identity_of, require_parameters, resolve
 from neuroscope.tasks import Task, Tasks, tasks_of
@@ -26,6 +27,7 @@ from neuroscope.training.continual_learning.continual_result import Continual
 from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.continual_learning.methods import METHODS
 from neuroscope.training.continual_learning.sequence import Record, learn_sequence, orders_of
+from neuroscope.training.processes import wants_shards
 from neuroscope.training.recipe import PLAIN, Recipe
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def continual(
     every_option = {name: _plain(value) for name, value in {**entry.options, **options}.items()}
     settings = {"method": method, **recipe.settings(), **measured_on, "options": every_option}
     prepared: dict[str, Any] = {}  # the examples to measure on, made ready once for all runs
-    records = []
+    runs: dict[str, Callable[[], list[Record]]] = {}
     for number, order in enumerate(orders):
         sequence = [to_learn[name] for name in order]
         for seed in seeds_of(seeds):
@@ -104,8 +106,10 @@ def continual(
             }
             folder = None if output is None else Path(output) / f"{method}-order{number}-seed{seed}"
             start = partial(entry.start, **options)
-            for record in learn_sequence(setting, start, entry.at_once, folder, run):
-                records.append(record | {"order": number, "seed": seed})
+            place = {"order": number, "seed": seed}
+            runs[files.digest(run, number)] = partial(_records, place, setting, start, entry.at_once, folder, run)
+    whole = has_shards(model.root) or wants_shards(recipe)
+    records = [r for part in shared_out(f"continual {method}", runs, progress, whole).values() for r in part]
     changed = " ".join(f"{name}={value}" for name, value in sorted(options.items()) if value != entry.options[name])
     run_of = {"method": method, "options": changed}
     manifest = {
@@ -122,6 +126,10 @@ def continual(
         "versions": files.versions(),
     }
     return Continual(_table(records, {**run_of, "lr": recipe.lr}), manifest)
+
+
+def _records(place: dict[str, int], *run: Any) -> list[Record]:
+    return [record | place for record in learn_sequence(*run)]
 
 
 def _no_such_option(method: str, name: str, value: Any) -> ArgumentError:
