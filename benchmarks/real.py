@@ -1,4 +1,4 @@
-"""Both papers' tables and figures on a real model and real text, each by its name, resumable. See README.md.
+"""Both papers' tables and figures on a real model and real text, each by its name, resumable. See benchmarks/README.md.
 
 `python benchmarks/real.py --base FOLDER --data FOLDER --out FOLDER [IDS]`: the base is a Hub id, a folder or a GGUF
 file; the data has a folder of JSON lines per task. Without IDS: T1. Killed, the same command goes on where it stopped.
