@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,23 @@ T8 = {0.1: 0.208, 0.3: 0.539, 0.5: 0.845, 0.7: 0.962}  # between the classificat
 AGREES = {True: "agrees in sign", False: "**does not agree**"}  # how sure that is, the tests below say
 
 
-def _concluded(result: Any, kind: str) -> Any:
-    """The summary's means over tasks of a kind that are not at chance, and their names; None where there are none."""
+def _by_kind(result: Any, published: Mapping[str, tuple[float, float, float]]) -> Iterator[tuple[Any, ...]]:
+    """Of each kind of task: its name, the published numbers, the means over tasks not at chance, and their names."""
     rows = result.summary().set_index("name")
     kinds = result.table.groupby("task")["kind"].first()
-    names = [name for name in kinds.index[kinds == kind] if rows.loc[name, "chance"] != "at chance"]
-    return (rows.loc[names].select_dtypes("number").mean(), ", ".join(names)) if names else None
+    for kind, numbers in published.items():
+        names = [name for name in kinds.index[kinds == kind] if rows.loc[name, "chance"] != "at chance"]
+        if names:
+            yield kind.capitalize(), numbers, rows.loc[names].select_dtypes("number").mean(), ", ".join(names)
 
 
 def deactivation(result: Any) -> str:
     """Table 1: original, random off, own off."""
     lines = []
-    for kind, (original, random, own) in T1.items():
-        found = _concluded(result, kind)
-        if found is None:
-            continue
-        ours, names = found
+    for kind, (original, random, own), ours, names in _by_kind(result, T1):
         lost, by_chance, layers = (ours["original"] - ours[off] for off in ("off", "random-uniform", "random-layer"))
         lines.append(
-            f"{kind.capitalize()}, Llama-2-7b: {original:.1%} as it is, {random:.1%} with random neurons off, "
+            f"{kind}, Llama-2-7b: {original:.1%} as it is, {random:.1%} with random neurons off, "
             f"{own:.1%} with the task's own off: {100 * (original - own):.1f} points lost, "
             f"{100 * (original - random):.1f} by chance. Here, over {names}: {ours['original']:.1%}, "
             f"{ours['random-uniform']:.1%}, {ours['off']:.1%}: "
@@ -56,13 +54,9 @@ def deactivation(result: Any) -> str:
 def train_only(result: Any) -> str:
     """Table 2: zero-shot, random neurons trained, own neurons trained."""
     lines = []
-    for kind, (zero, random, own) in T2.items():
-        found = _concluded(result, kind)
-        if found is None:
-            continue
-        ours, names = found
+    for kind, (zero, random, own), ours, names in _by_kind(result, T2):
         lines.append(
-            f"{kind.capitalize()}, Llama-2-7b: {zero:.1%} untrained, {random:.1%} with random neurons trained, "
+            f"{kind}, Llama-2-7b: {zero:.1%} untrained, {random:.1%} with random neurons trained, "
             f"{own:.1%} with the task's own trained. Here, over {names}: {ours['zero-shot']:.1%}, "
             f"{ours['random-uniform']:.1%} (same layers: {ours['random-layer']:.1%}), {ours['task']:.1%}. That "
             "training random neurons does next to nothing (at most 5 points) "

@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--output", default="report", help="folder for the report, masks, scores and tables")
     run.add_argument("--tasks", default="mini", help="mini, a folder of jsonl tasks, or catalogue names: sst2,mnli")
-    run.add_argument("--method", default="grad-x-act", help="how neurons are scored")
+    run.add_argument(
+        "--method", default="grad-x-act", help="how neurons are scored: relp, exact ...; a wrong one lists all"
+    )
     run.add_argument("--objective", default="loss", help="loss, or log-odds where the model is certain")
     run.add_argument("--unit", default="hidden", help="hidden, output or head")
     run.add_argument("--n", type=int, default=128, help="test examples per task")

@@ -46,7 +46,7 @@ class Tuning(Result):
     """Every task before and after the model was tuned on all of them together; one row per task.
 
     Columns: task, kind, metric, n, before, before_low, before_high, after, after_low, after_high (scores in [0, 1] with
-    their 95 % bootstrap intervals over test examples), majority, uniform and p_majority (the best constant answer,
+    their 95 % intervals over test examples), majority, uniform and p_majority (the best constant answer,
     guessing, and whether the score after is above: `evaluation.constant`).
     """
 
