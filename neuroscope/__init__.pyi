@@ -23,6 +23,7 @@ from .comparison.parameters import parameter_similarity as parameter_similarity
 from .comparison.segmentation import segment as segment
 from .errors import NeuroscopeError as NeuroscopeError
 from .evaluation import evaluate as evaluate
+from .evaluation import neutral_loss as neutral_loss
 from .experiments.f5_cross_ablation import cross_ablation as cross_ablation
 
 # change them, and see what breaks

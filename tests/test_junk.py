@@ -151,6 +151,7 @@ def good_values(folder):
         "Representations": ns.Representations(reps), "NeuronAdapter": adapter, "Mossa": mossa, "MossaTable": mossa,
         "Continual": ns.continual(model, two, "seqft", recipe={"steps": 1}), "frame": frame, "adapted": adapted,
         "ns.correlate.similarity": pairs, "ns.correlate.transfer": pairs, "ns.finetune.steps": 1,
+        "ns.neutral_loss.texts": ["the food was good"],
         "ns.patch_sweep.corrupt": "the film", "ns.patch_sweep.answers": ("yes", "no"),
         "NeuronAdapter.load.model": adapted, "NeuronAdapter.load.path": folder / "adapter",
         "NeuronAdapter.restore.path": folder / "adapter", "Representations.get.task": "a",
