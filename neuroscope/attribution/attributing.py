@@ -59,7 +59,8 @@ def attribute(
         model: anything that can be opened.
         tasks: a Task, or a sequence or a mapping of them (then the result is a dict).
         method: "grad-x-act" (LX24), "integrated-gradients" (option `steps`), "attribution-patching" (needs corrupt
-            prompts), "relp", "weight-x-grad", "activation", "lape" (needs two tasks or more; option `quantile`),
+            prompts), "relp" (option `rules`: "all", "authors", which leaves attention patterns their gradients, or
+            names of rules), "weight-x-grad", "activation", "lape" (needs two tasks or more; option `quantile`),
             "random", or "exact" (option `neurons`: a mask or a number to sample).
         objective: "loss" (LX24) or "log-odds".
         reduction: over tokens and examples. "abs_of_sum" (default): |sum over an example's tokens|, mean over examples:

@@ -2,20 +2,21 @@
 
 The forward pass is unchanged; each operation's gradient is replaced by its rule:
 
-1. non-linearity: f(x) is taken as x * (f(x) / x) with the ratio constant;
-2. product of two activations (gate * up): half of the relevance to each factor;
-3. norm: the denominator is constant;
-4. attention: the pattern is constant, relevance flows through the values.
+1. normalisation: the denominator is constant;
+2. non-linearity: f(x) is taken as x * (f(x) / x) with the ratio constant;
+3. product of two activations (gate * up): half of the relevance to each factor;
+4. attention: the pattern is constant, relevance flows through the values (so it is with the softmax of a router).
 
-What comes back is one "relevance gradient" per activation; a times it is the score. With these rules a model without
-biases is homogeneous of degree one, so that at every depth the products sum to the logit.
+What comes back is one "relevance gradient" per activation; a times it is the score. With all four a model without
+biases is homogeneous of degree one, so that at every depth the products sum to the logit. The authors' default has the
+first three and leaves attention its gradients, in which relevance also flows through queries and keys.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -25,14 +26,48 @@ from torch.overrides import TorchFunctionMode
 
 from neuroscope.attribution.gradients import stream_products
 from neuroscope.attribution.scoring import Scoring
+from neuroscope.checks import texts_of
+from neuroscope.errors import ArgumentError, choose
 
 ACTIVATION = re.compile(r"gelu|silu|swish|mish|relu|activation", re.IGNORECASE)
 SMALL = 1e-6  # below this |x|, f(x) / x is taken at SMALL
+OF_OTHER_RULES = ("RsqrtBackward0", "SigmoidBackward0")  # a norm's size, a SiLU written out: no factors of a product
 
 
-def relp(scoring: Scoring) -> None:
-    """Activation times relevance gradient."""
-    stream_products(scoring, forward=lambda: rules(scoring.model.root))
+def relp(scoring: Scoring, rules: str | Collection[str] = "all") -> None:
+    """Activation times relevance gradient.
+
+    Args:
+        rules: "all", "authors" (all but attention), or names of `RULES`: those that are left out keep their gradients.
+    """
+    names = rules_of(rules)
+    stream_products(scoring, forward=lambda: relevance_rules(scoring.model.root, names))
+
+
+def rules_of(rules: str | Collection[str]) -> str:
+    """A set of rules by its one name: "all", "authors", or the names of its rules, in their order.
+
+    Raises:
+        ArgumentError: an unknown rule, or none.
+
+    Example:
+        >>> rules_of({"attention", "normalisation"})
+        'normalisation, attention'
+        >>> rules_of(["product", "normalisation", "non-linearity"])
+        'authors'
+    """
+    given = (
+        rules.split(",") if isinstance(rules, str) else sorted(rules) if isinstance(rules, set | frozenset) else rules
+    )
+    names = [name.strip() for name in texts_of(given, "rules")]
+    if not names:
+        raise ArgumentError("rules=()", "no rules", "give rules='all', or method='grad-x-act', which has none")
+    if len(names) == 1 and names[0] in SETS:
+        return names[0]
+    for name in names:
+        choose(name, (*SETS, *RULES) if len(names) == 1 else RULES, "rules")
+    chosen = tuple(name for name in RULES if name in names)
+    return next((name for name, members in SETS.items() if members == chosen), ", ".join(chosen))
 
 
 def linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -46,7 +81,8 @@ def linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _product(a: Any, b: Any, **kwargs: Any) -> Tensor:
-    if torch.is_tensor(a) and torch.is_tensor(b) and a.requires_grad and b.requires_grad and not kwargs:
+    both = torch.is_tensor(a) and torch.is_tensor(b) and a.requires_grad and b.requires_grad and not kwargs
+    if both and not any(type(x.grad_fn).__name__ in OF_OTHER_RULES for x in (a, b)):
         return 0.5 * (a * b.detach() + a.detach() * b)
     return torch.mul(a, b, **kwargs)
 
@@ -84,39 +120,59 @@ def _linear_in_x(function: Callable) -> Callable:
     return lambda x, *args, **kwargs: linearise(lambda z: function(z, *args, **kwargs), x)
 
 
-QUOTIENTS = (torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.__truediv__)
-RULES: dict[Any, Callable] = {
-    **dict.fromkeys((torch.mul, torch.multiply, Tensor.mul, Tensor.multiply), _product),
-    **dict.fromkeys(QUOTIENTS, _quotient),
-    **dict.fromkeys((Tensor.__mul__, Tensor.__rmul__), _product),
-    **{f: _linear_in_x(f) for f in (functional.silu, functional.gelu, functional.mish, torch.tanh, Tensor.tanh)},
-    **{f: _constant(f) for f in (torch.rsqrt, Tensor.rsqrt, torch.softmax, Tensor.softmax, functional.softmax)},
-    **{f: _constant(f) for f in (torch.sigmoid, Tensor.sigmoid)},
-    functional.layer_norm: _layer_norm,
-    functional.rms_norm: _rms_norm,
-    functional.scaled_dot_product_attention: _attention,
+def _each(functions: Collection[Any], rule: Callable[[Callable], Callable]) -> dict[Any, Callable]:
+    return {function: rule(function) for function in functions}
+
+
+# rule -> function of torch -> what is run in its place
+RULES: dict[str, dict[Any, Callable]] = {
+    "normalisation": {
+        functional.layer_norm: _layer_norm,
+        functional.rms_norm: _rms_norm,
+        **_each((torch.rsqrt, Tensor.rsqrt), _constant),
+        **dict.fromkeys((torch.div, torch.divide, torch.true_divide), _quotient),
+        **dict.fromkeys((Tensor.div, Tensor.divide, Tensor.__truediv__), _quotient),
+    },
+    "non-linearity": {
+        **_each((functional.silu, functional.gelu, functional.mish, torch.tanh, Tensor.tanh), _linear_in_x),
+        **_each((torch.sigmoid, Tensor.sigmoid), _constant),
+    },
+    "product": {
+        **dict.fromkeys((torch.mul, torch.multiply, Tensor.mul, Tensor.multiply), _product),
+        **dict.fromkeys((Tensor.__mul__, Tensor.__rmul__), _product),
+    },
+    "attention": {
+        **_each((torch.softmax, Tensor.softmax, functional.softmax), _constant),
+        functional.scaled_dot_product_attention: _attention,
+    },
 }
+SETS = {"all": tuple(RULES), "authors": ("normalisation", "non-linearity", "product")}
 
 
 class _Rules(TorchFunctionMode):
-    """Replaces the functions of the table; not inside an activation module, which one rule covers from outside."""
+    """Replaces the functions of a table; not inside an activation module, which one rule covers from outside."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: dict[Any, Callable]) -> None:
         super().__init__()
-        self.resting = 0
+        self.table, self.resting = table, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = None if self.resting else RULES.get(func)
+        rule = None if self.resting else self.table.get(func)
         return (rule or func)(*args, **(kwargs or {}))  # inside a rule the mode is off, so rules do not nest
 
 
 @contextlib.contextmanager
-def rules(root: nn.Module) -> Iterator[None]:
+def relevance_rules(root: nn.Module, rules: str | Collection[str] = "all") -> Iterator[None]:
     """Within the scope, the model's forward passes build a graph whose backward pass propagates relevance.
 
-    Parameters must be frozen: rule 2 takes any two factors that require a gradient for activations.
+    Parameters must be frozen: the rule of products takes any two factors that require a gradient for activations.
+
+    Args:
+        rules: as in `relp`.
     """
-    mode = _Rules()
+    name = rules_of(rules)
+    chosen = SETS.get(name, tuple(name.split(", ")))
+    mode = _Rules({function: rule for one in chosen for function, rule in RULES[one].items()})
     handles = []
 
     def rest(module: nn.Module, args: tuple) -> None:
@@ -124,7 +180,8 @@ def rules(root: nn.Module) -> Iterator[None]:
 
     def resume(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         mode.resting -= 1
-        return linearise(module.forward, args[0]) if args[0].requires_grad else output
+        is_linear = "non-linearity" in chosen and args[0].requires_grad
+        return linearise(module.forward, args[0]) if is_linear else output
 
     try:
         for module in root.modules():

@@ -29,6 +29,7 @@ class Method:
         additive: whether what it returns are sums over this process's examples, which `attribute` adds up over
             processes; otherwise the method has seen to that.
         partial: whether it may leave neurons without a score, as NaN.
+        checks: by option, what makes its value the one that the method is given and manifests name, or refuses it.
     """
 
     name: str
@@ -38,11 +39,12 @@ class Method:
     together: bool = False
     additive: bool = True
     partial: bool = False
+    checks: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, hash=False)
 
     @property
-    def options(self) -> list[str]:
-        """The method's own keyword arguments."""
-        return list(inspect.signature(self.run).parameters)[1:]
+    def options(self) -> dict[str, Any]:
+        """The method's own keyword arguments, with their defaults (`inspect.Parameter.empty`: it must be given)."""
+        return {name: p.default for name, p in list(inspect.signature(self.run).parameters.items())[1:]}
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,13 @@ class Request:
             known = ["model", "tasks", *fields, *self.method.options]
             asked = f"attribute(method={self.method.name!r}, {unknown}=...)"
             raise ArgumentError(asked, "no such option", suggest(unknown, known))
+        options = self.method.options | dict(self.options)
+        missing = [name for name, value in options.items() if value is inspect.Parameter.empty]
+        if missing:
+            asked = f"attribute(method={self.method.name!r})"
+            raise ArgumentError(asked, f"no {missing[0]}", f"give {missing[0]}=...: see the method's description")
+        checks = self.method.checks
+        object.__setattr__(self, "options", {n: checks[n](v) if n in checks else v for n, v in options.items()})
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -86,7 +95,8 @@ class Request:
 
     def in_manifest(self) -> dict[str, Any]:
         """What the manifest of scores says of the request."""
-        options = {k: v if isinstance(v, (int, float, str)) else repr(v) for k, v in self.options.items()}
+        plain = (int, float, str, type(None))
+        options = {k: v if isinstance(v, plain) else repr(v) for k, v in self.options.items()}
         return {
             "method": self.method.name,
             "objective": self.objective,
