@@ -433,19 +433,16 @@ def test_lape_by_hand(monkeypatch):
     scorings = {task.name: make_scoring(open_family("llama"), task) for task in (TASK, OTHER)}
     low = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
     specific = [math.log(2) - low, 0.0, 0.0, math.log(2)]
-
-    values = activations_module.lape(scorings, quantile=0.0)
-    assert values["reviews"][address].tolist() == pytest.approx(
-        [*specific[:2], 0.0 - 1.001, specific[3]]
-    )  # share 0: never eligible
-    assert values["plots"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, -1.001, -1.001])
-    # sorted shares: 0 0 0 .05 .1 .4 .4 .9; the one at place int(0.6 * 7) = 4 is 0.1: 0.05 is below it
-    values = activations_module.lape(scorings, quantile=0.6)
-    # eligible ones first, by entropy; the others by their share, all below
-    assert values["reviews"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, -1.001, 0.05 - 1.001])
-    assert values["plots"][address].tolist() == pytest.approx([math.log(2) - low, 0.0, -1.001, -1.001])
-    values = activations_module.lape(scorings, quantile=0.9)  # place 6: 0.4
-    assert values["plots"][address].tolist() == pytest.approx([0.1 - 1.001, 0.0, -1.001, -1.001])
+    # sorted shares: 0 0 0 .05 .1 .4 .4 .9; the bar is the entry at place round(quantile * 8) from 1, at least the first
+    expected = {
+        0.0: ([*specific[:2], 0.0 - 1.001, specific[3]], [*specific[:2], -1.001, -1.001]),  # bar 0: 0 is not above it
+        0.5: ([*specific[:2], -1.001, 0.05 - 1.001], [*specific[:2], -1.001, -1.001]),  # bar .05
+        0.7: ([specific[0], 0.4 - 1.001, -1.001, 0.05 - 1.001], [0.1 - 1.001, 0.4 - 1.001, -1.001, -1.001]),  # bar .4
+    }
+    for quantile, by_task in expected.items():
+        values = activations_module.lape(scorings, quantile=quantile)
+        for task, numbers in zip(("reviews", "plots"), by_task, strict=True):
+            assert values[task][address].tolist() == pytest.approx(numbers), (quantile, task)
 
 
 def test_lape_is_a_score_between_tasks():
@@ -795,7 +792,8 @@ def test_examples_splits_and_seeds(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_say_where_they_come_from(method):
     model = open_family("llama")
-    scores = attribute(model, TASKS, method=method, objective="log-odds", seed=3)["reviews"]
+    options = OPTIONS.get(method, {})
+    scores = attribute(model, TASKS, method=method, objective="log-odds", seed=3, **options)["reviews"]
     about = scores.manifest
     assert scores.unit == "hidden"
     assert {a: len(v) for a, v in scores.items()} == {a: s.width for a, s in model.sites().items()}

@@ -156,6 +156,7 @@ def good_values(folder):
         "NeuronAdapter.load.model": adapted, "NeuronAdapter.load.path": folder / "adapter",
         "NeuronAdapter.restore.path": folder / "adapter", "Representations.get.task": "a",
         "Task.from_jsonl.path": folder / "rows.jsonl", "interop.load_lape.path": folder / "lape",
+        "interop.lape_masks.scores": ns.attribute(model, two, method="lape", quantile=0.5),
         "Task.from_hub.data_files": {"train": str(folder / "rows.jsonl")},
         "Task.from_hub.path": "json", "Representations.examples": {}, "Task.from_hub.splits": {"train": "train"},
         "MossaTable.series.tasks": None, "MossaTable.values.model": "pre-trained",

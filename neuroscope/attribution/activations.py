@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -75,10 +76,12 @@ def lape(scorings: Mapping[str, Scoring], quantile: float = 0.95) -> dict[str, d
 
     1. p[t] = share of task t's tokens at which the neuron is active.
     2. LAPE = entropy of p / sum(p) over the tasks: low where few tasks activate the neuron.
-    3. A neuron is eligible for the tasks at which p reaches the `quantile` of all p.
+    3. A neuron is eligible for the tasks at which p is above the `quantile` of all p (the authors' code: strictly above
+       the entry at place round(quantile * number of entries)).
 
     A task's score is log(number of tasks) - LAPE where the neuron is eligible, which is at least 0, and p[t] - 1 where
     it is not, which is less: `top(k)` takes eligible neurons by their entropy, and only then others, by their share.
+    The paper's own rule chooses for all tasks at once: `interop.lape_masks`.
     """
     if len(scorings) < 2:
         raise ArgumentError("method='lape'", f"{len(scorings)} task", "give two tasks or more")
@@ -88,14 +91,13 @@ def lape(scorings: Mapping[str, Scoring], quantile: float = 0.95) -> dict[str, d
     addresses: Sequence[str] = list(next(iter(shares.values())))
     p = {a: torch.stack([shares[name][a] for name in scorings]) for a in addresses}
     everything = torch.cat([v.flatten() for v in p.values()])
-    bar = everything.sort().values[int(quantile * (len(everything) - 1))]  # torch.quantile stops at 16M entries
+    bar = everything.kthvalue(max(1, round(quantile * len(everything)))).values
     scores: dict[str, dict[str, Tensor]] = {name: {} for name in scorings}
     for address, share in p.items():
-        parts = share / share.sum(0).clamp_min(1e-12)
-        entropy = torch.special.entr(parts).sum(0)
-        specific = torch.log(torch.tensor(float(len(scorings)))) - entropy
+        parts = share.double() / share.double().sum(0).clamp_min(1e-12)
+        specific = math.log(len(scorings)) - torch.special.entr(parts).sum(0)
         for i, name in enumerate(scorings):
             scores[name][address] = torch.where(
-                (share[i] >= bar) & (share[i] > 0), specific.clamp_min(0), share[i].clamp_max(1) - 1.001
+                share[i] > bar, specific.clamp_min(0), share[i].clamp_max(1).double() - 1.001
             )
     return scores

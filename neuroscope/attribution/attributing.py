@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -13,8 +14,8 @@ from torch import Tensor
 from neuroscope import distributed, files
 from neuroscope.attribution.methods import METHODS
 from neuroscope.attribution.objectives import Objective
-from neuroscope.attribution.request import Request, Split
-from neuroscope.attribution.scoring import Scoring
+from neuroscope.attribution.request import Request, Sign, Split
+from neuroscope.attribution.scoring import CERTAIN, Scoring
 from neuroscope.checks import Progress, public
 from neuroscope.errors import ByName, choose
 from neuroscope.masks import Scores
@@ -45,6 +46,7 @@ def attribute(
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    sign: Sign = "both",
     **options: Any,
 ) -> Scores | dict[str, Scores]:
     """Score every neuron of a model for a task (LX24 §3.1, Eq. 2, 3, 9).
@@ -73,13 +75,22 @@ def attribute(
         batch_size: examples per forward pass (None: by their tokens); it does not change the result but to rounding.
         seed: for what is random ("random", sampled "exact").
         progress: called as `progress(iterable, desc=...)`; `tqdm` fits.
+        sign: "both" is the reduction's own: an absolute value counts neurons that help and those that hurt (LX24
+            Eq. 3). "+" scores by how much removing the neuron would raise the mean loss (it helps; this is
+            `reduction="signed"`), "-" by how much it would lower it (it hurts): minus the scores of "+". Only for
+            methods whose scores are a change of a loss.
+
+    Warns:
+        UserWarning: the model is certain of half of the examples or more, under the objective "loss": rounding is 1 %
+            of their gradients or more.
 
     Returns:
         `Scores`: address -> float tensor `[width]`, with the method, reduction, number of examples and tokens, model
         and data in its manifest.
 
     Raises:
-        ArgumentError: unknown method, objective, reduction, unit, split or option; or no tasks.
+        ArgumentError: unknown method, objective, reduction, unit, split, sign or option; a sign of scores that have
+            none; or no tasks.
         ModelError, TaskError: what the model or the task cannot do; the text says what to do.
         NumericalError: a loss or a score that is not finite.
 
@@ -90,7 +101,7 @@ def attribute(
     """
     row = METHODS[choose(method, METHODS, "method")]
     request = Request(
-        row, objective, reduction or "", unit, examples, split, batch_size, seed, progress, options
+        row, objective, reduction or "", unit, examples, split, batch_size, seed, progress, options, sign
     )  # fmt: skip
     by_name = tasks_of(tasks, "attribute")
     scores = scores_of_tasks(resolve(model), by_name, request)
@@ -106,7 +117,22 @@ def scores_of_tasks(model: Model, tasks: Mapping[str, Task], request: Request) -
         scorings = {name: _scoring(model, task, request) for name, task in tasks.items()}
         sums = _sums(scorings, request)
         means = {name: scoring.means() for name, scoring in scorings.items()}
-        return ByName({name: _scores(scoring, sums[name], means[name]) for name, scoring in scorings.items()})
+        names = list(tasks)
+        found = ByName({name: _scores(scoring, sums[name], means[name], names) for name, scoring in scorings.items()})
+    for scores in found.values():
+        _tell_of_certainty(scores.manifest)
+    return found
+
+
+def _tell_of_certainty(manifest: Mapping[str, Any]) -> None:
+    """Warn where the objective saturates at half of the examples or more."""
+    certain, examples = manifest.get("certain", 0), manifest["examples"]
+    if 2 * certain >= examples:
+        text = (
+            f"the model is certain of {manifest['task']!r}: its loss is {manifest['objective_mean']:.1e} nats, and "
+            f"below {CERTAIN:.0e} at {certain} of {examples} examples, where rounding is 1 % of the gradient or more"
+        )
+        warnings.warn(f'{text}: objective="log-odds" does not saturate', stacklevel=5)
 
 
 @contextlib.contextmanager
@@ -152,19 +178,21 @@ def _sums(scorings: dict[str, Scoring], request: Request) -> Mapping[str, ByAddr
     return sums
 
 
-def _scores(scoring: Scoring, sums: ByAddress, means: dict[str, Tensor]) -> Scores:
+def _scores(scoring: Scoring, sums: ByAddress, means: dict[str, Tensor], together: list[str]) -> Scores:
     """Means over examples, with where they come from."""
     request, model, task = scoring.request, scoring.model, scoring.task
-    n = 1 if request.method.together else scoring.n_examples
+    n = (1 if request.method.together else scoring.n_examples) * (-1 if request.sign == "-" else 1)
     relevance = {
         a: sums[a].detach().float().cpu() / n if a in sums else torch.zeros(s.width) for a, s in scoring.sites.items()
     }
     manifest = {
         **request.in_manifest(),
+        **({"together": together} if request.method.together else {}),
         "task": task.name,
         "data_hash": task.data_hash,
         "examples": scoring.n_examples,
         "tokens": scoring.n_tokens,
+        **scoring.certainty(),
         **scoring.asked,
         **model.provenance(),
         "versions": files.versions(),

@@ -138,6 +138,8 @@ def integrated_gradients(scoring: Scoring, steps: int = 8) -> None:
     """
     steps = whole(steps, "steps", 1, "give steps=8 or more")
     for batch in scoring:
+        with torch.no_grad():
+            scoring.losses(batch)  # of the model as it is, before a path begins
         for site in scoring.sites.values():
             _one_path(scoring, batch, site, steps)
 

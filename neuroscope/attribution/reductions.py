@@ -26,10 +26,12 @@ def _per_example(x: Tensor, owner: Tensor | None, n: int) -> Float[Tensor, "exam
     return torch.zeros(n, x.shape[-1], device=x.device).index_add(0, owner, x.float())
 
 
+SIGNED = "signed"  # the reduction that keeps the sign
+
 # x: [batch, pos, neuron] or [token, neuron]; signed is positive where removing the neuron raises the loss
 # owner: the example of each row, where tokens are flattened; n: how many examples
 REDUCTIONS: dict[str, Callable[[Tensor, Tensor | None, int], Tensor]] = {
     "abs_of_sum": lambda x, owner, n: _per_example(x, owner, n).abs().sum(0),
     "sum_of_abs": lambda x, owner, n: _per_example(x.abs(), owner, n).sum(0),
-    "signed": lambda x, owner, n: -_per_example(x, owner, n).sum(0),
+    SIGNED: lambda x, owner, n: -_per_example(x, owner, n).sum(0),
 }

@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from neuroscope.attribution.objectives import OBJECTIVES, Objective
+from neuroscope.attribution.reductions import SIGNED
 from neuroscope.checks import Progress
 from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.models import UNITS, Unit
 
 Split = Literal["train", "discovery", "test"]
+Sign = Literal["both", "+", "-"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class Method:
 class Request:
     """How neurons are to be scored; the arguments of `attribute` that are neither model nor task.
 
+    A sign is a matter of the signed reduction: `sign="+"` is `reduction="signed"`, and `sign="-"` is minus that.
+
     Raises:
-        ArgumentError: an unknown objective, reduction, unit, split or option.
+        ArgumentError: an unknown objective, reduction, unit, split, sign or option, or a sign where there is none.
     """
 
     method: Method
@@ -65,11 +69,15 @@ class Request:
     seed: int = 0
     progress: Progress | None = field(default=None, compare=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    sign: Sign = "both"
 
     def __post_init__(self) -> None:
         choose(self.objective, OBJECTIVES, "objective")
-        reduction = choose(self.reduction or self.method.reductions[0], self.method.reductions, "reduction")
+        default = self.method.reductions[0] if self._sign_is_free() else SIGNED
+        reduction = choose(self.reduction or default, self.method.reductions, "reduction")
         object.__setattr__(self, "reduction", reduction)
+        if reduction == SIGNED and self.sign == "both":
+            object.__setattr__(self, "sign", "+")
         choose(self.unit, UNITS, "unit")
         choose(self.split, ("train", "discovery", "test"), "split")
         unknown = next((name for name in self.options if name not in self.method.options), None)
@@ -86,11 +94,29 @@ class Request:
         checks = self.method.checks
         object.__setattr__(self, "options", {n: checks[n](v) if n in checks else v for n, v in options.items()})
 
+    def _sign_is_free(self) -> bool:
+        """Whether no sign is asked for.
+
+        Raises:
+            ArgumentError: an unknown sign, or one that the method or the reduction does not have.
+        """
+        if choose(self.sign, get_args(Sign), "sign") == "both":
+            return True
+        asked = f"sign={self.sign!r} with"
+        if SIGNED not in self.method.reductions:
+            found = "scores that are no change of a loss, so that none helps or hurts"
+            do = 'leave sign out, or take a method that has reduction="signed", such as "grad-x-act" or "exact"'
+            raise ArgumentError(f"{asked} method={self.method.name!r}", found, do)
+        if self.reduction not in ("", SIGNED):
+            found = "a reduction that takes absolute values before the examples are added up"
+            raise ArgumentError(f"{asked} reduction={self.reduction!r}", found, "leave one of the two out")
+        return False
+
     @property
     def identity(self) -> tuple[object, ...]:
         """What changes the scores, as values whose `repr` says all there is to say."""
         options = {name: getattr(value, "identity", value) for name, value in self.options.items()}
-        settings = self.objective, self.reduction, self.unit, self.examples, self.split, self.seed
+        settings = self.objective, self.reduction, self.unit, self.examples, self.split, self.seed, self.sign
         return self.method.name, *settings, options
 
     def in_manifest(self) -> dict[str, Any]:
@@ -101,6 +127,7 @@ class Request:
             "method": self.method.name,
             "objective": self.objective,
             "reduction": self.reduction,
+            "sign": self.sign,
             "split": self.split,
             "seed": self.seed,
             "options": options,

@@ -22,15 +22,20 @@ from neuroscope.tasks.encoding import UNSCORED, Batch
 from neuroscope.tasks.task import Task
 
 T = TypeVar("T")
+CERTAIN = 50 * torch.finfo(torch.float32).eps  # nats: below this loss, rounding is 1 % of its gradient or more
 
 
 @dataclass
 class Sums:
-    """One running sum per site: of relevance, and of activation (for mean ablation). Nothing else is kept."""
+    """One running sum per site: of relevance, and of activation (for mean ablation); and each example's objective.
+
+    Nothing else is kept.
+    """
 
     relevance: dict[str, Tensor] = field(default_factory=dict)
     activation: dict[str, Tensor] = field(default_factory=dict)
     tokens: dict[str, Tensor] = field(default_factory=dict)
+    objective: dict[int, float] = field(default_factory=dict)
 
     def add(self, site: Site, value: Float[Tensor, " neuron"]) -> None:
         """Add relevance."""
@@ -89,6 +94,19 @@ class Scoring:
         activation, tokens = self.total(self.sums.activation), self.total(self.sums.tokens)
         return {a: (total / tokens[a].clamp_min(1)).float().cpu() for a, total in activation.items()}
 
+    def certainty(self) -> dict[str, Any]:
+        """How sure of the answers the model was, over the examples of all processes; empty if no answer was scored.
+
+        Cross-entropy is a sum of rounded probabilities: its gradient at the answer's logit is p - 1, which is off by
+        half of float32's epsilon. Where the loss is below `CERTAIN`, that is a hundredth of the gradient or more.
+        """
+        objective = torch.tensor(list(self.sums.objective.values()), dtype=torch.float64)
+        sums = torch.stack([objective.sum(), (objective < CERTAIN).sum(), torch.tensor(len(objective))])
+        total, certain, n = distributed.total({"": sums}, [""])[""].tolist()
+        if not n:
+            return {}
+        return {"objective_mean": total / n, **({"certain": int(certain)} if self.request.objective == "loss" else {})}
+
     def losses(self, batch: Batch, inputs: dict[str, Tensor] | None = None, n: int = 1) -> Float[Tensor, " example"]:
         """The objective of each example: its mean over the example's answer tokens.
 
@@ -101,7 +119,10 @@ class Scoring:
         return self.score(logits, batch, n)
 
     def score(self, logits: Float[Tensor, "scored vocab"], batch: Batch, n: int = 1) -> Float[Tensor, " example"]:
-        """The objective of each example, from the logits that predict its answer tokens, in `n` copies."""
+        """The objective of each example, from the logits that predict its answer tokens, in `n` copies.
+
+        The first one of an example, which is of the model as it is, is kept.
+        """
         targets, scored = batch.targets.repeat(n, 1), batch.scored.repeat(n, 1)
         tokens = OBJECTIVES[self.request.objective](logits.float(), targets[scored])
         owner = scored.nonzero()[:, 0]
@@ -114,6 +135,8 @@ class Scoring:
                 f"{losses.detach().flatten()[bad].item()} in example {int(batch.index[bad])}",
                 "check the model's weights and dtype (bfloat16 or float32, not float16)",
             )
+        if int(batch.index[0]) not in self.sums.objective:
+            self.sums.objective |= dict(zip(batch.index.tolist(), losses[: len(batch.index)].tolist(), strict=True))
         return losses
 
     def reduce(self, site: Site, product: Tensor, tokens: Tensor | None, batch: Batch) -> Float[Tensor, " neuron"]:

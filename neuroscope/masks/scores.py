@@ -15,6 +15,7 @@ from neuroscope import figures
 from neuroscope.arrays import array_of
 from neuroscope.checks import by_text, finite, flag, public
 from neuroscope.errors import ArgumentError, NumericalError
+from neuroscope.masks.cut import Cut, top_of
 from neuroscope.masks.neuron_mask import NeuronMask
 from neuroscope.masks.per_neuron import PerNeuron, by_name, frame_of
 
@@ -56,34 +57,51 @@ class Scores(PerNeuron):
     def top(self, k: float, *, per_layer: bool = False) -> NeuronMask:
         """The most relevant share of all neurons of the model together (LX24 §3.1: k = 0.1), or of every site.
 
-        Equal relevances are taken in forward order, so that the result does not depend on the machine. Where the cut
-        goes through equal ones the mask's manifest says so, and if they are many (dead neurons, a model that is
-        certain) there is a warning.
+        A neuron is eligible if its relevance is above 0: dead neurons, those that LAPE does not select, and with a sign
+        those that act the other way are not. Where fewer are eligible than the share asks for, the mask is filled up
+        with others, a warning gives both numbers, and the manifest's `selection` too (`asked`, `eligible`); with a
+        share of 1 nothing is chosen. Equal relevances are taken in forward order, so that the result does not depend on
+        the machine; where the cut goes through equal ones a warning and the manifest say how many (`tied`,
+        `by_position`).
+
+        Args:
+            k: share of the neurons, in (0, 1].
+            per_layer: take that share of every site.
 
         Raises:
-            ArgumentError: k is not in (0, 1], or only some of the neurons were scored.
+            ArgumentError: k is not in (0, 1], only some of the neurons were scored, or none is eligible, so that the
+                mask would not tell the task's neurons from others.
+
+        Example:
+            >>> scores = Scores({"0": torch.tensor([0.0, 3.0, 1.0, 2.0])}, {"0": 4})
+            >>> scores.top(0.5)["0"].tolist()
+            [1, 3]
         """
         self._require_all(f"top({k!r})")
         groups = [[a] for a in self] if flag(per_layer, "per_layer") else [list(self)]
         flags: dict[str, Tensor] = {}
-        tied = by_position = 0
+        cuts = []
         for addresses in groups:
-            relevance = torch.cat([self[a].float() for a in addresses])
-            chosen = torch.zeros(len(relevance), dtype=torch.bool)
-            values, order = torch.sort(relevance.cpu(), descending=True, stable=True)
-            count = max(1, round(k * len(relevance)))
-            chosen[order[:count]] = True
-            if count < len(values) and values[count - 1] == values[count]:
-                equal = values == values[count]
-                tied += int(equal.sum())
-                by_position += int(equal[:count].sum())
+            chosen, cut = top_of(torch.cat([self[a].float() for a in addresses]).cpu(), k)
+            cuts.append(cut)
             flags |= dict(zip(addresses, chosen.split([self.widths[a] for a in addresses]), strict=True))
-        ties = {"tied": tied, "by_position": by_position} if tied else {}
-        mask = self._mask(flags, {"k": k, "per_layer": per_layer, **ties})
-        if tied > len(mask):
-            text = f"{by_position:,} of the {len(mask):,} neurons in the mask are some of {tied:,} with equal relevance"
-            warnings.warn(f"{text} at the cut, chosen by position: take fewer, or another method", stacklevel=3)
-        return mask
+        cut = Cut.of(cuts)
+        if cut.says_nothing:
+            raise ArgumentError(f"top({k!r})", cut.in_words(), self._way_out())
+        if cut.by_position or cut.eligible < cut.asked:
+            text = f"top({k!r}): {cut.in_words()}: take a smaller share, or {self._way_out()}"
+            warnings.warn(text, stacklevel=3)
+        return self._mask(flags, {"k": k, "per_layer": per_layer, **cut.in_manifest()})
+
+    def _way_out(self) -> str:
+        """What to do where a mask is none."""
+        if self.manifest.get("method") == "lape":
+            return "take LAPE's own masks, ns.interop.lape_masks(scores), or score with a lower quantile"
+        if self.manifest.get("objective") == "loss" and "objective_mean" in self.manifest:
+            return (
+                'score with objective="log-odds", which does not saturate where a model is certain, or another method'
+            )
+        return "score with another method"
 
     @public
     def threshold(self, minimum: float) -> NeuronMask:
