@@ -217,3 +217,58 @@ def test_a_mask_of_a_certain_model_says_nothing_of_its_neurons():
     odds = attribute(model, TASK, objective="log-odds").vector()
     assert scipy.stats.pearsonr(odds, exact).statistic > 0.999
     assert loss.max() < 1e-4
+
+
+# --------------------------------------------------------------------------------------------------------- diagnostics
+
+
+def test_diagnostics_count_what_is_there():
+    values = {"blocks.0.x": [0.0] * 60 + [1.0] * 20, "blocks.1.x": [2.0] * 18 + [40.0, 4.0]}
+    scores = Scores({a: torch.tensor(v) for a, v in values.items()}, {a: len(v) for a, v in values.items()})
+    found = scores.diagnostics()
+    total = found.manifest["scores"]
+    assert (total["neurons"], total["zeros"], total["eligible"]) == (100, 60, 40)
+    assert total["largest"] == "blocks.1.x neuron 18" and total["largest_share"] == pytest.approx(40 / 100)
+    assert total["held"] == pytest.approx({"0.1 %": 0.40, "1 %": 0.40, "10 %": 0.60})  # 40 + 4 + 8 x 2 of 100
+    assert total["cuts"]["10 %"] == {
+        "asked": 10, "eligible": 10, "tied": 18, "by_position": 8, "zeros": 60, "neurons": 100,
+    }  # fmt: skip
+    frame = found.to_frame().set_index("address")
+    assert frame["share"].tolist() == pytest.approx([0.2, 0.8]) and frame["equal"].tolist() == [0.8, 0.2]
+    assert frame[["neurons", "zeros", "eligible"]].values.tolist() == [[80, 60, 20], [20, 0, 20]]
+    assert frame[["top 0.1 %", "top 1 %", "top 10 %"]].values.tolist() == [[0, 0, 0], [1, 1, 10]]
+    words = found.in_words()
+    assert words.startswith("The top 10 % of the neurons hold **60%** of the relevance.")
+    assert "8 of the 10 neurons in the mask are some of 18 with equal relevance at the cut" in words
+    assert "Most of it is at blocks.1.x: 80%, of 20% of the neurons." in words
+    assert list(found.figure().data[0].y) == pytest.approx([20, 80])
+
+
+def test_diagnostics_say_first_what_makes_a_mask_none(tmp_path):
+    about = {"objective": "loss", "objective_mean": 2e-7, "examples": 4}
+    one_of = lambda n, value=1.0: [value] * n + [0.0] * (100 - n)  # noqa: E731
+    first = {
+        "**Not a mask**: no neuron": scores_of(*one_of(0)),
+        "**Not a mask**: the model is certain of 3 of 4": scores_of(*one_of(100), **about, certain=3),
+        "**The top 10 % is not a mask**: 10 neurons, of which 7": scores_of(*one_of(7)),
+        "**One neuron, blocks.0.x neuron 0, has 99%": scores_of(2000.0, *one_of(20)[1:], 0.0),
+        "The top 10 %": scores_of(*one_of(50), **about, certain=1),
+    }
+    for text, scores in first.items():
+        found = scores.diagnostics()
+        assert found.in_words().startswith(text), found.in_words()
+        again = type(found).load(found.save(tmp_path / "x.json"))
+        assert again.in_words() == found.in_words() and found.figure().data
+    assert "Mean loss 2e-07 nats, a probability of 100.0%" in found.in_words()
+    odds = scores_of(*one_of(50), objective="log-odds", objective_mean=-math.log(3), examples=4).diagnostics()
+    assert "Mean log-odds of an answer token 1.1, a probability of 75.0%" in odds.in_words()
+    with pytest.raises(ArgumentError, match="scores of 2 of 3"):
+        scores_of(1.0, 2.0, math.nan, n_scored=2).diagnostics()
+
+
+def test_diagnostics_of_a_model_that_is_certain_and_of_one_that_is_not():
+    with pytest.warns(UserWarning, match="certain"):
+        scores = attribute(planted(certainty=200.0), TASK)
+    assert scores.diagnostics().in_words().startswith("**Not a mask**: no neuron")
+    words = attribute(planted(), TASK, objective="log-odds").diagnostics().in_words()
+    assert words.startswith("**The top 10 % is not a mask**: 10 neurons, of which 5 are eligible")

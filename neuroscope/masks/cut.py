@@ -37,6 +37,11 @@ class Cut:
         return cls(*(sum(getattr(cut, field.name) for cut in cuts) for field in fields(cls)))
 
     @property
+    def is_clean(self) -> bool:
+        """Whether every neuron that was chosen has a relevance, and a higher one than any that was not."""
+        return self.eligible == self.asked and not self.by_position
+
+    @property
     def says_nothing(self) -> bool:
         """Whether neurons were to be chosen, and none that was has a relevance."""
         return not self.eligible

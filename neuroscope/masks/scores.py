@@ -18,6 +18,7 @@ from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.masks.cut import Cut, top_of
 from neuroscope.masks.neuron_mask import NeuronMask
 from neuroscope.masks.per_neuron import PerNeuron, by_name, frame_of
+from neuroscope.masks.score_diagnostics import ScoreDiagnostics, diagnose
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,7 @@ class Scores(PerNeuron):
         cut = Cut.of(cuts)
         if cut.says_nothing:
             raise ArgumentError(f"top({k!r})", cut.in_words(), self._way_out())
-        if cut.by_position or cut.eligible < cut.asked:
+        if not cut.is_clean:
             text = f"top({k!r}): {cut.in_words()}: take a smaller share, or {self._way_out()}"
             warnings.warn(text, stacklevel=3)
         return self._mask(flags, {"k": k, "per_layer": per_layer, **cut.in_manifest()})
@@ -128,6 +129,22 @@ class Scores(PerNeuron):
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron: address, layer, neuron, relevance."""
         return frame_of({a: torch.arange(len(v)) for a, v in self.items()}, relevance=self.vector())
+
+    def diagnostics(self) -> ScoreDiagnostics:
+        """What the scores rest on, before a mask is made of them: zeros, ties, concentration, certainty, depth.
+
+        Returns:
+            A result with `in_words`, which begins with "Not a mask" where none can be made; a row per site; a figure.
+
+        Raises:
+            ArgumentError: only some of the neurons were scored.
+
+        Example:
+            >>> print(Scores({"0": torch.tensor([0.0, 0.0])}, {"0": 2}).diagnostics().in_words().partition(":")[0])
+            **Not a mask**
+        """
+        self._require_all("diagnostics()")
+        return diagnose(self, self.manifest)
 
     @public
     def figure(self, k: float = 0.10) -> go.Figure:
