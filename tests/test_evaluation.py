@@ -11,6 +11,8 @@ import torch
 import neuroscope.evaluation as evaluation
 from neuroscope.errors import ArgumentError, ModelError, NumericalError, TaskError
 from neuroscope.evaluation import engine, ranking
+from neuroscope.interventions import ablate, patch, scale
+from neuroscope.masks import NeuronMask
 from neuroscope.models import memory
 from neuroscope.tasks import Example, Task, encoding
 
@@ -109,6 +111,36 @@ def test_outcomes_do_not_depend_on_the_batch(tiny_model, style, tokens, monkeypa
     parts = prepared.batches(model, style == "causal")
     assert len(parts) > 1 if tokens < 8192 else len(parts) == 1
     assert evaluation.judge(model, prepared).tolist() == expected.tolist()
+
+
+EDITS = {  # under which an example is measured; a patch needs rows of one length
+    "zero": lambda model, mask, task: ablate(model, mask),
+    "mean": lambda model, mask, task: ablate(model, mask, value="mean", data=task),
+    "scale": lambda model, mask, task: scale(model, mask, 3.0),
+    "patch": lambda model, mask, task: patch(model, mask, source="Review : a bad plot was awful Answer :"),
+}
+
+
+@pytest.mark.parametrize(("style", "name"), [(s, n) for s in STYLES for n in EDITS if n != "patch" or s == "causal"])
+@pytest.mark.parametrize("labels", [("good", "bad"), ("good", "very good", "so so so")])
+def test_outcomes_under_an_edit_do_not_depend_on_the_batch(tiny_model, style, name, labels):
+    if name == "patch" and len(labels) > 2:
+        pytest.skip("rows of labels of several tokens are of several lengths")
+    model = tiny_model(style)
+    task = make_task(labels, lengths=(5,) * 9 if name == "patch" else (3, 9, 1, 14, 6, 2, 5, 5, 8))
+    widths = {address: site.width for address, site in model.sites().items()}
+    mask = NeuronMask.of({address: range(0, width, 3) for address, width in widths.items()}, widths)
+    plain = evaluation.label_loglik(model, evaluation.prepare_task(model, task))
+    found, outcomes = {}, {}
+    with EDITS[name](model, mask, task):
+        for size in (1, 7, None):
+            prepared = evaluation.prepare_task(model, task, batch_size=size)
+            found[size] = evaluation.label_loglik(model, prepared)
+            outcomes[size] = evaluation.evaluate(model, task, batch_size=size).outcomes.tolist()
+    for size in (7, None):
+        torch.testing.assert_close(found[size], found[1], atol=1e-5, rtol=1e-5)
+        assert outcomes[size] == outcomes[1]
+    assert (found[1] - plain).abs().max() > 0.05  # the edit does something
 
 
 @pytest.mark.parametrize("style", ["causal", "seq2seq"])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from state import unchanged
 from tiny import tiny_model
 
 import neuroscope as ns
@@ -132,6 +133,23 @@ def test_what_cannot_be_read_is_told(setting, tmp_path):
             ns.load(name)
     (tmp_path / "M.GGUF").write_bytes(whole)
     assert len(ns.load(tmp_path / "M.GGUF", tokenizer=tiny_model().tokenizer).sites()) == LAYERS
+
+
+@pytest.mark.parametrize("missing", [4, 1000, 4 * WIDTH * FFN])
+def test_a_file_that_is_cut_off_in_its_tensors_leaves_nothing_behind(setting, tmp_path, missing):
+    root, path = setting
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(path.read_bytes()[:-missing])
+    before = torch.get_default_dtype(), torch.get_rng_state().tolist(), torch.is_grad_enabled()
+    with unchanged(root), pytest.raises(ModelError, match="give a whole file"):
+        ns.load(cut)
+    assert before == (torch.get_default_dtype(), torch.get_rng_state().tolist(), torch.is_grad_enabled())
+    assert list(tmp_path.iterdir()) == [cut]
+
+
+def test_a_family_that_transformers_does_not_read_is_told(setting, tmp_path):
+    with pytest.raises(ModelError, match=r"(?s)rwkv6.*give a whole file of a family that transformers reads"):
+        ns.load(write(tmp_path / "rwkv.gguf", setting[0], kind="rwkv6"))
 
 
 def test_without_the_package_its_extra_is_named(setting, monkeypatch):

@@ -402,7 +402,7 @@ def test_models_that_cannot_be_wrapped_are_refused(tmp_path):
     model = resolve(quantised)
     up = quantised.model.layers[0].mlp.up_proj
     up.weight = nn.Parameter(up.weight.detach().to(torch.int8), requires_grad=False)
-    with pytest.raises(ModelError, match=r"quantised parameters \(model.layers.0.mlp.up_proj.weight\)"):
+    with pytest.raises(ModelError, match=r"quantised weights \(model.layers.0.mlp.up_proj.weight"):
         LoraAdapter(model)
     packed = build("llama")
     model = resolve(packed)

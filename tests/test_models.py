@@ -15,6 +15,7 @@ import torch
 import transformers
 from families import DENSE, FAMILIES, MOE, ablated, build, inputs, logprobs, thirds
 from nnsight.modeling.transformers import TransformersModel
+from packed import Int8Linear, quantise
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -524,42 +525,6 @@ def test_experts_as_modules_of_their_own_are_refused():
     assert "layers.0.experts.0.2" in str(caught.value)
 
 
-class Rounded(torch.autograd.Function):
-    """A product that the autograd graph shows as one opaque step, as bitsandbytes' do."""
-
-    @staticmethod
-    def forward(ctx, x, weight, scale, bias):
-        ctx.save_for_backward(weight, scale)
-        out = x @ (weight.float() * scale).T
-        return out if bias is None else out + bias
-
-    @staticmethod
-    def backward(ctx, grad):
-        weight, scale = ctx.saved_tensors
-        return grad @ (weight.float() * scale), None, None, None
-
-
-class Int8Linear(nn.Linear):
-    """A linear whose weight is int8, and packed flat as quantisers do."""
-
-    def __init__(self, linear):
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.scale = linear.weight.detach().abs().max() / 127
-        int8 = (linear.weight.detach() / self.scale).round().to(torch.int8)
-        self.weight = nn.Parameter(int8.reshape(-1, 1), requires_grad=False)
-        self.bias = linear.bias
-
-    def forward(self, x):
-        return Rounded.apply(x, self.weight.view(self.out_features, self.in_features), self.scale, self.bias)
-
-
-def quantise(root, only=""):
-    for path, module in list(root.named_modules()):
-        if isinstance(module, nn.Linear) and "lm_head" not in path and only in path:
-            root.set_submodule(path, Int8Linear(module))
-    return root
-
-
 @pytest.mark.parametrize("name", ["llama", "opt", "neox", "t5", "bert", "phi3", "qwen2"])
 @pytest.mark.parametrize("part", ["", "1.", "mlp", "fc", "down_proj"])
 def test_quantised_layers_are_found_by_name(name, part, opened):
@@ -576,6 +541,31 @@ def test_quantised_layers_are_found_by_name(name, part, opened):
                 assert site.out
             chosen = thirds({site.address: site})
             assert (ablated(model, unit, chosen) - logprobs(model)).abs().max() > 1e-4
+
+
+class OddNames(nn.Module):
+    """A gated FFN whose layers have names that nobody knows."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.a, self.b, self.c, self.act = mlp.gate_proj, mlp.up_proj, mlp.down_proj, mlp.act_fn
+
+    def forward(self, x):
+        return self.c(self.act(self.a(x)) * self.b(x))
+
+
+@pytest.mark.parametrize("part", ["", "mlp.a", "mlp.b", "mlp.c", "self_attn"])
+def test_quantised_layers_of_any_name_are_found(part):
+    root = build("llama")
+    for layer in root.model.layers:
+        layer.mlp = OddNames(layer.mlp)
+    reference, model = resolve(root), resolve(quantise(copy.deepcopy(root), part))
+    for unit in UNITS:
+        plain, packed = reference.sites(unit), model.sites(unit)
+        assert [(a, s.width, s.path) for a, s in plain.items()] == [(a, s.width, s.path) for a, s in packed.items()]
+    for site in model.sites().values():
+        assert site.gate.path.endswith("mlp.a") and site.path.endswith("mlp.c")
+        assert bool(site.out) == bool(site.ins) == (part == "self_attn")  # all of a neuron's weights, or none
 
 
 # --- opening leaves no trace

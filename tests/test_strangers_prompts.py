@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from state import unchanged
 from tiny import tiny_model
 
 import neuroscope as ns
@@ -134,6 +135,30 @@ def test_a_template_that_cannot_say_it_is_told(template, found):
     for use in uses:
         with pytest.raises(ModelError, match=rf"(?s)prompts of task 'moods' as a chat.*{found}"):
             use(model, task)
+
+
+def test_a_task_that_cannot_be_asked_leaves_nothing_behind(tmp_path):
+    """No template; more shots than examples; labels that are the same tokens: refused before a file or hook is made."""
+    some = [Example(f"the food was {word}", "good") for word in ("good", "bad", "so", "not")]
+    parts = {"train": some[:2], "discovery": some[2:3], "test": some[3:]}
+    chat = Task("chat", **parts, labels=("good", "bad"), chat=True)
+    same = Task("same", test=[Example("the food was", "good bad")], labels=("good bad", "good  bad"))
+    same = replace(same, train=same.test, discovery=same.test)
+    with pytest.raises(TaskError, match="3 shots of task 'few'"):
+        Task("few", **parts, labels=("good", "bad"), shots=3)
+    with pytest.raises(TaskError, match="3 shots of task 'chat'"):
+        chat.with_shots(3)
+    model = talking(template=None)
+    for task, error, found in ((chat, ModelError, "without a chat template"), (same, TaskError, "the same tokens")):
+        for use in (
+            lambda m, t: ns.run(m, [t], output=tmp_path / "run"),
+            lambda m, t: ns.attribute(m, t),
+            lambda m, t: ns.evaluate(m, t),
+            lambda m, t: ns.finetune(m, t, "ffn", steps=1, output=tmp_path / "tuned"),
+        ):
+            with unchanged(model.root), pytest.raises(error, match=found):
+                use(model, task)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_template_is_told_the_same_day_and_no_thinking():

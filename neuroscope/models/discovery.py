@@ -5,6 +5,9 @@ walked back from every linear layer.
 2. If every path ends in a matrix product with a parameter, and a non-linearity lies on the way, the linear reads FFN
    neurons, and those parameters are the neurons' input weights (gate, up) with their orientation and fused chunk.
 3. If the way back is only reshapes and ends in attention, the linear reads heads.
+
+The output of a linear with packed (quantised) weights ends a way as a matrix product does, whatever it computes inside;
+neurons that such a layer reads or makes are found, without weights.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuroscope.models.packed import is_packed, is_packed_linear
 from neuroscope.models.sites import Rows, Side
 
 POINTWISE = re.compile(
@@ -61,8 +65,9 @@ def discover(root: nn.Module, inputs: dict[str, Tensor]) -> list[Reader]:
     Parameters' `requires_grad` and the model's hooks are as before on return, also after an error.
     """
     outermost: dict[Any, tuple[str, nn.Module, int]] = {}  # LoRA and other wrappers come before what they wrap
-    linears: dict[Any, list[tuple[nn.Module, nn.Parameter]]] = {}
+    linears: dict[Any, list[tuple[nn.Module, nn.Parameter | None]]] = {}
     producers: dict[int, tuple[str, nn.Module]] = {}
+    made: Made = {}
     here = threading.get_ident()
 
     def note(path: str) -> Callable[[nn.Module, tuple], None]:
@@ -70,26 +75,37 @@ def discover(root: nn.Module, inputs: dict[str, Tensor]) -> list[Reader]:
             if threading.get_ident() != here:  # a forward pass of another thread
                 return
             if args and torch.is_tensor(args[0]) and args[0].grad_fn is not None:
-                is_conv = _is_pointwise_conv(module)
-                if hasattr(module, "weight"):
+                is_conv, is_opaque = _is_pointwise_conv(module), is_packed_linear(module)
+                if hasattr(module, "weight") or is_opaque:
                     outermost.setdefault(args[0].grad_fn, (path, module, args[0].shape[-2 if is_conv else -1]))
                 weight = module._parameters.get("weight")
                 if is_conv:  # on activations alone: its weight has a dimension more than what is trained and compared
                     linears.setdefault(args[0].grad_fn, [])
+                elif is_opaque:
+                    linears.setdefault(args[0].grad_fn, []).append((module, None))
                 elif weight is not None and weight.ndim == 2:
                     linears.setdefault(args[0].grad_fn, []).append((module, weight))
                     producers.setdefault(id(weight), (path, module))
 
         return hook
 
+    def note_output(path: str) -> Callable[[nn.Module, tuple, Any], None]:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            if threading.get_ident() == here and torch.is_tensor(output) and output.grad_fn is not None:
+                made[output.grad_fn] = (path, module)
+
+        return hook
+
     before = [(p, p.requires_grad) for p in root.parameters()]
-    handles = [m.register_forward_pre_hook(note(n)) for n, m in root.named_modules() if re.search(r"(^|\.)\d+\.", n)]
+    inside = [(n, m) for n, m in root.named_modules() if re.search(r"(^|\.)\d+\.", n)]
+    handles = [m.register_forward_pre_hook(note(n)) for n, m in inside]
+    handles += [m.register_forward_hook(note_output(n)) for n, m in inside if is_packed_linear(m)]
     try:
         for parameter, _ in before:
-            parameter.requires_grad_(parameter.is_floating_point())
+            parameter.requires_grad_(not is_packed(parameter))
         with torch.enable_grad():
             output = root(**inputs)  # held, so that no grad_fn is freed and its identity reused
-            readers = [_classify(fn, outermost[fn], linears[fn], producers) for fn in linears if fn in outermost]
+            readers = [_classify(fn, outermost[fn], linears[fn], producers, made) for fn in linears if fn in outermost]
         del output
     finally:
         for handle in handles:
@@ -104,18 +120,24 @@ def _is_pointwise_conv(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv1d) and module.kernel_size == (1,) and module.groups == 1
 
 
-def _classify(fn: Any, place: tuple, linears: list, producers: dict) -> Reader | None:
+def _classify(fn: Any, place: tuple, linears: list, producers: dict, made: Made) -> Reader | None:
     """What kind of neurons the linears read whose input `fn` made, if any."""
     path, module, width = place
     is_conv = _is_pointwise_conv(module)
-    weight = tuple(Rows(w, 0 if hasattr(m, "nf") else 1, width) for m, w in linears if width in w.shape)
-    sources = _sources(fn)
+    plain = all(w is not None for _, w in linears)
+    weight = tuple(Rows(w, 0 if hasattr(m, "nf") else 1, width) for m, w in linears if plain and width in w.shape)
+    sources = _sources(fn, made)
     if sources and any(s.nonlinear for s in sources):
-        ins, gate = _input_rows(sources, width, producers)
+        inputs = _inputs(sources, width)
+        if not inputs:
+            return None
         if is_conv:
-            return Reader(path, module, (), width, channels_first=True) if ins else None
-        return Reader(path, module, weight, width, ins, gate) if ins else None
-    normed = _sources(fn, through=NORM)  # neurons that are normed: none has input weights that are its alone
+            return Reader(path, module, (), width, channels_first=True)
+        gate = _gate(inputs, width, producers)
+        if not plain or any(s.param is None for s in inputs):  # some of a neuron's weights are not its weights
+            return Reader(path, module, (), width, gate=gate)
+        return Reader(path, module, weight, width, _input_rows(inputs, width), gate)
+    normed = _sources(fn, made, through=NORM)  # neurons that are normed: none has input weights that are its alone
     if normed and any(s.nonlinear for s in normed):
         return Reader(path, module, weight, width, channels_first=is_conv)
     heads = _heads(fn, width)
@@ -124,22 +146,49 @@ def _classify(fn: Any, place: tuple, linears: list, producers: dict) -> Reader |
 
 @dataclass(frozen=True)
 class Source:
-    """A parameter that a vector was multiplied by, at the end of a walk back through the graph."""
+    """A parameter that a vector was multiplied by, at the end of a walk back through the graph.
 
-    param: nn.Parameter
+    Of a layer of packed weights there is the layer instead.
+    """
+
+    param: nn.Parameter | None
     dim: int
     nonlinear: bool
     chunk: int
+    layer: tuple[str, Any] | None = None  # path, module
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from other sources: the parameter, and the chunk of it."""
+        return id(self.layer[1] if self.layer else self.param), self.chunk
+
+    @property
+    def size(self) -> int:
+        """The length of the vector."""
+        if self.param is not None:
+            return self.param.shape[self.dim]
+        assert self.layer is not None
+        return self.layer[1].out_features
+
+
+Made = dict[Any, tuple[str, nn.Module]]  # the node of an output -> path and module of the packed linear that made it
 
 
 def _sources(
-    fn: Any, nonlinear: bool = False, chunk: int = 0, seen: dict | None = None, through: re.Pattern | None = None
+    fn: Any,
+    made: Made,
+    nonlinear: bool = False,
+    chunk: int = 0,
+    seen: dict | None = None,
+    through: re.Pattern | None = None,
 ) -> list[Source] | None:
     """The parameters behind a vector, or None if anything but point-wise operations lies between.
 
     Those that `through` matches may lie between as well, and are no non-linearity.
     """
     seen = {} if seen is None else seen
+    if fn in made:
+        return [Source(None, 0, nonlinear, chunk, made[fn])]
     name = type(fn).__name__
     if name.startswith("Convolution") and (fn._saved_groups > 1 or fn._saved_weight.shape[2:] != (1,)):
         return None
@@ -157,7 +206,7 @@ def _sources(
         is_split = type(parent).__name__.startswith("Split")
         if through is not None and type(parent).__name__ == "AccumulateGrad":
             continue  # the norm's own weights
-        sources = _sources(parent, passed, output_index if is_split else chunk, seen, through)
+        sources = _sources(parent, made, passed, output_index if is_split else chunk, seen, through)
         if sources is None:
             return None
         leaves += sources
@@ -178,23 +227,34 @@ def _operands(fn: Any, is_linear: bool, nonlinear: bool, chunk: int) -> list[Sou
     return sources
 
 
-def _input_rows(sources: list[Source], width: int, producers: dict) -> tuple[dict, tuple | None]:
-    """Name the input projections: the one behind the non-linearity is the gate, if there is another."""
-    groups: dict[tuple[int, int], Source] = {}
+def _inputs(sources: list[Source], width: int) -> list[Source]:
+    """The input projections among the sources, each once."""
+    known: dict[tuple[int, int], Source] = {}
     for s in sources:
-        known = groups.get((id(s.param), s.chunk))
-        groups[id(s.param), s.chunk] = s if known is None or s.nonlinear else known
-    groups = {key: s for key, s in groups.items() if s.param.shape[s.dim] % width == 0}  # else a LoRA factor
-    gated = not all(s.nonlinear for s in groups.values())
-    ins: dict[str, tuple[Rows, ...]] = {}
+        known[s.key] = s if s.key not in known or s.nonlinear else known[s.key]
+    return [s for s in known.values() if s.size % width == 0]  # else a LoRA factor
+
+
+def _gate(inputs: list[Source], width: int, producers: dict) -> tuple[str, Any, int] | None:
+    """The projection behind the non-linearity: path, module, first column."""
     gate = None
-    for s in groups.values():
+    for s in inputs:
+        layer = producers.get(id(s.param), s.layer)
+        if s.nonlinear and layer is not None:
+            gate = (*layer, s.chunk * width)
+    return gate
+
+
+def _input_rows(inputs: list[Source], width: int) -> dict[str, tuple[Rows, ...]]:
+    """Name the input projections: the one behind the non-linearity is the gate, if there is another."""
+    gated = not all(s.nonlinear for s in inputs)
+    ins: dict[str, tuple[Rows, ...]] = {}
+    for s in inputs:
+        assert s.param is not None
         role = "in" if not gated else "gate" if s.nonlinear else "up"
-        if s.nonlinear and id(s.param) in producers:
-            gate = (*producers[id(s.param)], s.chunk * width)
         role += ".bias" if s.param.ndim == 1 else ""
         ins[role] = (*ins.get(role, ()), Rows(s.param, s.dim, width, s.chunk * width))
-    return ins, gate
+    return ins
 
 
 def _heads(fn: Any, width: int) -> int:

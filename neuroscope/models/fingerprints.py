@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from neuroscope.distributed import gathered, has_shards
+from neuroscope.models.packed import settings_of, stored
 from neuroscope.models.sites import HOUSE, is_foreign
 from neuroscope.models.structure import SLOT
 
@@ -113,7 +114,8 @@ def read_weights(root: nn.Module) -> str:
 
 def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters, buffers, and the packed weights of quantised layers."""
-    yield from root.named_parameters()
+    for name, parameter in root.named_parameters():
+        yield from stored(name, parameter)
     for path, module in root.named_modules():
         is_table = any(word in type(module).__name__ for word in TABLES)
         if not is_table or _is_own(module):
@@ -179,6 +181,7 @@ def _notes(root: nn.Module) -> Iterator[str]:
     config: Any = getattr(root, "config", None)
     if hasattr(config, "to_dict"):
         yield json.dumps(_told(config.to_dict()), sort_keys=True, default=str)
+    yield from (f"{name} {said}" for name, parameter in root.named_parameters() if (said := settings_of(parameter)))
     for name, module in root.named_modules():
         kind = type(module).__name__.removeprefix("FSDP")
         if kind not in ("Dropout", "Identity"):  # which of the two stands there follows from the dropout

@@ -17,10 +17,11 @@ from neuroscope.models.discovery import Reader, discover
 from neuroscope.models.experts import expert_sites, untapped
 from neuroscope.models.model import Backend, Model, Problems, Style, Units, quiet
 from neuroscope.models.named import HOW, named_readers
+from neuroscope.models.packed import packed_names
 from neuroscope.models.running import check, probe, runs
 from neuroscope.models.sites import Rows, Site, Unit
 
-# Output projections by name, for models whose graph cannot be walked (quantised linears); the last part of the path.
+# Output projections by name, for models whose graph cannot be walked (fused kernels); the last part of the path.
 NAMED = re.compile(
     r"(mlp|ffn|feed_forward|DenseReluDense|layers\.\d+|h\.\d+|layer\.\d+\.output)\."
     r"(down_proj|c_proj|dense_4h_to_h|fc2|fc_out|wo|w2|lin2|dense)$"
@@ -119,7 +120,7 @@ def _problems(
 
 def _why(base: Any, unit: Unit) -> tuple[str, str]:
     """Why no neurons were recognised, and what to do."""
-    if any(not p.is_floating_point() for p in base.parameters()):
+    if packed_names(base):
         return "none that could be recognised, and quantised weights", "open the model in float32 or bfloat16"
     if unit == "head":
         return "none that could be recognised", "use unit='hidden' or unit='output'"

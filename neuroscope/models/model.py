@@ -19,6 +19,7 @@ from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError, NumericalError, choose
 from neuroscope.models.fingerprints import fingerprint, forget, read_once, tokenizer_digest
 from neuroscope.models.head import head_at
+from neuroscope.models.packed import packed_names
 from neuroscope.models.running import (
     embedding_of,
     fitting,
@@ -236,10 +237,7 @@ class Model:
         Raises:
             NumericalError: logits that are not finite.
         """
-        from transformers import (
-            GenerationConfig,
-            LogitsProcessorList,
-        )  # transformers is heavy: only where a model is run
+        from transformers import GenerationConfig, LogitsProcessorList  # heavy: only where a model is run
 
         if self.style == "masked":
             raise ModelError(
@@ -322,8 +320,8 @@ class Model:
         }
 
     def __repr__(self) -> str:
-        place = embedding_of(self.base).weight.device
-        lines = [f"Model({self.name}: {type(self.base).__name__}, {self.style}, {self.backend}, on {place})"]
+        how = f"on {embedding_of(self.base).weight.device}{', quantised' * bool(packed_names(self.root))}"
+        lines = [f"Model({self.name}: {type(self.base).__name__}, {self.style}, {self.backend}, {how})"]
         for unit in UNITS:
             if unit in self.problems:
                 lines.append(f"  {unit:7} {self.problems[unit].found}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neuroscope.errors import ArgumentError, ModelError, choose, suggest
 from neuroscope.models.discovery import Reader
+from neuroscope.models.packed import is_packed
 from neuroscope.models.running import PROBE, runs
 from neuroscope.models.sites import Rows, Side, Site, edit
 
@@ -82,6 +83,6 @@ def _reader(path: str, module: Any, layer: int, side: Side, shapes: list[torch.S
         raise ModelError(asked, found, "give a module that has a vector per token, [batch, pos, neuron], there")
     width = shape[1] if is_first else shape[-1]
     weight: Any = getattr(module, "weight", None)
-    is_map = isinstance(weight, nn.Parameter) and weight.is_floating_point() and weight.ndim == 2 and side == "input"
+    is_map = isinstance(weight, nn.Parameter) and not is_packed(weight) and weight.ndim == 2 and side == "input"
     rows = (Rows(weight, 0 if hasattr(module, "nf") else 1, width),) if is_map and width in weight.shape else ()
     return Reader(path, module, rows, width, layer=layer, side=side, channels_first=is_first)

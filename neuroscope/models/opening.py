@@ -47,6 +47,7 @@ def load(
     dtype: torch.dtype | str = "auto",
     device: str | torch.device | None = None,
     device_map: Any = None,
+    quantization_config: Any = None,
     sites: Mapping[str, Any] | None = None,
 ) -> Model:
     """Open a model and check it.
@@ -59,6 +60,9 @@ def load(
         dtype: of the weights, for a model loaded by name.
         device: where to put a model loaded by name (None: the processor, also where there is a GPU).
         device_map: as in transformers, for models beyond one device.
+        quantization_config: as in transformers, such as `TorchAoConfig(Int8WeightOnlyConfig())` or
+            `BitsAndBytesConfig(load_in_8bit=True)`. A quantised model, also one that is given as an object, is read,
+            changed and scored by its activations as any; what needs its weights one by one refuses it.
         sites: where neurons are, by unit, for a model in which they are not found. A name with `{layer}` is that of the
             module whose input is the FFN's neurons in each block; so is a list of names, one per block. With
             `(name, "output")` they are the module's output: an activation function's, before an einsum. What is named
@@ -72,7 +76,7 @@ def load(
 
     Raises:
         ModelError: nothing to load under that name, or a model that cannot be opened.
-        ArgumentError: sites that are not in the model, or something that is no tokenizer.
+        ArgumentError: sites that are not in the model, or something that is no tokenizer or no configuration.
 
     Example:
         >>> model = load("mini")
@@ -85,8 +89,10 @@ def load(
     tokenizer = tokenizer_like(tokenizer)
     dtype = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
     choose(dtype, ("auto", "float32", "bfloat16", "float16", "float64"), "dtype")
+    _check_quantisation(quantization_config)
     if not isinstance(model, (str, Path)):
         options = {"revision": revision, "device": device, "device_map": device_map}
+        options["quantization_config"] = quantization_config
         asked = [name for name, value in options.items() if value is not None] + ["dtype"] * (dtype != "auto")
         if asked:
             found = "a model that is loaded already"
@@ -97,12 +103,23 @@ def load(
         if isinstance(model, Model) and tokenizer is not None:
             return replace(model.renewed(), tokenizer=tokenizer)
         return resolve(model, tokenizer, sites)
-    loaded, saved_with_it = _from_pretrained(_place(model), revision, dtype, device_map)
+    options = {"revision": revision, "device_map": device_map, "quantization_config": quantization_config}
+    loaded, saved_with_it = _from_pretrained(
+        _place(model), dtype, {name: value for name, value in options.items() if value is not None}
+    )
     if device is not None:
         _move(loaded, device)
     tap(loaded)
     opened = open_hugging_face(loaded.eval(), saved_with_it if tokenizer is None else tokenizer, named=sites)
     return replace(opened, name=str(model))
+
+
+def _check_quantisation(config: Any) -> None:
+    """Refuse what is no configuration of transformers: an object or a dict that says `quant_method`."""
+    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    if config is not None and not isinstance(method, str):
+        do = "give transformers' TorchAoConfig, BitsAndBytesConfig or another, or a dict with 'quant_method'"
+        raise ArgumentError(shown("quantization_config", config), kind_of(config), do)
 
 
 def _place(model: str | Path) -> str:
@@ -157,23 +174,20 @@ def tokenizer_like(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: Any) -> tuple[nn.Module, Any]:
-    """The model of a Hub id or folder, and its tokenizer or None."""
+def _from_pretrained(name: str, dtype: Any, options: Mapping[str, Any]) -> tuple[nn.Module, Any]:
+    """The model of a Hub id or folder, and its tokenizer or None; options are those that were given."""
     import transformers  # heavy: only when a model is loaded by name
 
-    kwargs = {"revision": revision} if revision else {}
+    kwargs = {"revision": options["revision"]} if options.get("revision") else {}
     if name.lower().endswith(".gguf"):
-        refused = [n for n, value in (("revision", revision), ("device_map", device_map)) if value is not None]
-        if refused:
-            found = "a GGUF file, which is read whole onto the processor"
-            raise ArgumentError(f"load({name!r}, {refused[0]}=...)", found, "leave it out; device= moves the model")
+        for option in options:
+            found = "a GGUF file, which is read whole and as plain weights onto the processor"
+            raise ArgumentError(f"load({name!r}, {option}=...)", found, "leave it out; device= moves the model")
         return from_gguf(Path(name), dtype)
     try:
         config = transformers.AutoConfig.from_pretrained(name, **kwargs)
         kind = architecture(config)
-        loading: Any = kind.from_pretrained(
-            name, dtype=dtype, device_map=device_map, output_loading_info=True, **kwargs
-        )
+        loading: Any = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
     except Exception as error:  # transformers, safetensors and the Hub raise a dozen kinds; the text is what helps
         text = " ".join(str(error).split())
         raise ModelError(
@@ -194,7 +208,7 @@ def _from_pretrained(name: str, revision: str | None, dtype: Any, device_map: An
 def _move(model: nn.Module, device: str | torch.device) -> None:
     try:
         model.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by how the device is missing
+    except (RuntimeError, AssertionError, ValueError) as error:  # by how the device is missing, and by quantisers
         found = str(error).partition("\n")[0]
         raise ModelError(f"put the model on device {str(device)!r}", found, "give cpu, cuda, mps, ...") from None
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from neuroscope.distributed import has_shards
 from neuroscope.errors import ModelError, NeuroscopeError, NumericalError
+from neuroscope.models.packed import is_packed, is_packed_linear, stored
 
 PROBE = 4  # tokens of the input that a model is tried on
 CLOSE = 1e-4  # of the largest logit: what a later token may move an earlier logit by, through rounding
@@ -96,7 +97,8 @@ def check(root: Any, base: Any, style: str) -> None:
         raise ModelError(asked, "parameters that are sharded over processes", do)
     refuse_without_data(root)
     with torch.no_grad():
-        doubtful = {n: p for n, p in root.named_parameters() if p.is_floating_point() and not _sum(p).isfinite()}
+        every = (part for name, parameter in root.named_parameters() for part in stored(name, parameter))
+        doubtful = {n: p for n, p in every if p.is_floating_point() and not _sum(p).isfinite()}
         bad = [name for name, p in doubtful.items() if not torch.isfinite(p.float()).all()]
     if bad:
         where = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
@@ -155,11 +157,33 @@ def rows_of_positions(root: Any, base: Any, style: str) -> int | None:
 
 
 def refuse_without_gradients(root: nn.Module, asked: str) -> None:
-    """Refuse layers of torch's own quantisation, through which no gradient passes: what reaches a neuron would lack."""
-    opaque = [n for n, m in root.named_modules() if type(m).__module__.startswith("torch.ao.nn.quantized")]
+    """Refuse quantised layers through which no gradient passes, or not all: what reaches a neuron would lack.
+
+    Those of torch's own quantisation, and linear layers that round their inputs as well as their weights.
+    """
+    modules = dict(root.named_modules())
+    opaque = [n for n, m in modules.items() if type(m).__module__.startswith("torch.ao.nn.quantized")]
+    if not opaque:
+        dtype = next((p.dtype for p in root.parameters() if not is_packed(p)), torch.float32)
+        opaque = [n for n, m in modules.items() if is_packed_linear(m) and not _passes_gradients(m, dtype)]
     if opaque:
         found = f"{opaque[0]} and {len(opaque) - 1} more that are quantised, through which no gradient passes"
         raise ModelError(asked, found, "use method='activation' or 'exact', or open the model in float32 or bfloat16")
+
+
+def _passes_gradients(linear: Any, dtype: torch.dtype) -> bool:
+    """Whether a packed layer's gradient is that of y = W x + b: <x, W^T (W x)> = |W x|^2, for one random x."""
+    held = next(part for tensor in (*linear.parameters(), *linear.buffers()) for _, part in stored("", tensor))
+    x = torch.randn(1, linear.in_features, generator=torch.Generator().manual_seed(0)).to(held.device, dtype)
+    with torch.enable_grad():
+        x.requires_grad_()
+        y = linear.forward(x)  # not the module's hooks, which may count
+        if y.grad_fn is None:
+            return False
+        moved = (y - linear.forward(torch.zeros_like(x))).detach()
+        (gradient,) = torch.autograd.grad(y, x, moved, allow_unused=True)
+    expected = moved.float().square().sum()
+    return gradient is not None and bool(((gradient * x).float().sum() - expected).abs() <= 0.1 * expected)
 
 
 class runs:

@@ -28,6 +28,7 @@ from neuroscope.experiments.judging import Judge
 from neuroscope.experiments.standings import LEVEL, Standings
 from neuroscope.markup import NEGATIVE
 from neuroscope.models import Model, load, require_parameters
+from neuroscope.models.packed import refuse_packed
 from neuroscope.results import Result
 from neuroscope.tasks import Task
 from neuroscope.training import Recipe, WholeModel, finetune
@@ -118,10 +119,11 @@ def check_tunable(model: Model) -> None:
     """Refuse a model that cannot be tuned, or whose tuned weights no Hugging Face folder could hold.
 
     Raises:
-        ModelError: a TransformerBridge, or a module of one's own.
+        ModelError: a TransformerBridge, quantised weights, or a module of one's own.
     """
     asked, do = f"tune {model.name}", "tune it yourself with ns.finetune(model, tasks, None), and run without tune"
     require_parameters(model, asked)
+    refuse_packed(model.root, asked)
     if not hasattr(model.root, "save_pretrained"):
         raise ModelError(asked, f"a {type(model.root).__name__}, which has no save_pretrained to keep it by", do)
 

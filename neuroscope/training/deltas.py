@@ -17,6 +17,7 @@ from neuroscope.distributed import fill, gathered, is_sharded
 from neuroscope.errors import MaskError, ModelError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
+from neuroscope.models.packed import is_packed
 from neuroscope.models.sites import LEVEL, Rows, Site
 from neuroscope.models.structure import SLOT
 from neuroscope.training.linears import is_linear, refuse_other_linears
@@ -163,7 +164,7 @@ def _rows(model: Model, site: Site, asked: str) -> list[Rows]:
         found = f"{site.address}, whose weights were not found in linear layers of the model"
         do = "train all of it (mask=None) or a LoRA, or open the model in float32 or bfloat16, not quantised"
         held = itertools.chain(site.module.parameters(), site.module.buffers())
-        if not site.out and all(tensor.is_floating_point() for tensor in held):
+        if not site.out and not any(map(is_packed, held)):
             do = "name the linear layer that reads them (ns.load(model, sites=...)), or train all of it (mask=None)"
         raise ModelError(asked, found, do)
     return [*site.out, *(rows for role in site.ins.values() for rows in role)]

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from neuroscope.errors import ModelError
+from neuroscope.models.packed import is_packed
 from neuroscope.models.sites import Site
 
 KNOWN = (nn.Linear.forward, Conv1D.forward)
@@ -58,8 +59,8 @@ def _fault(linear: Any) -> tuple[str, str] | None:
         if name not in linear._parameters and isinstance(getattr(linear, name, None), torch.Tensor):
             do = "remove that first (torch.nn.utils.remove_weight_norm, parametrize.remove_parametrizations)"
             return f"whose {name} is computed from other parameters (weight_norm or another parametrization)", do
-    if not linear.weight.is_floating_point():
-        return f"of {str(linear.weight.dtype).removeprefix('torch.')} weights", "open the model in float32 or bfloat16"
+    if is_packed(linear.weight):
+        return "of quantised weights", "open the model in float32 or bfloat16, not quantised"
     if type(linear).forward in KNOWN and "forward" not in vars(linear):
         return None
     do = "train the whole model (mask=None) or a LoRA, or put torch.nn.Linear in its place"

@@ -15,6 +15,7 @@ from torch import nn
 
 from neuroscope.errors import ModelError
 from neuroscope.models import Model
+from neuroscope.models.packed import refuse_packed
 from neuroscope.training.deltas import bare
 from neuroscope.training.trainable import PREFIX, require_plain
 
@@ -52,10 +53,9 @@ def plain(root: nn.Module) -> Iterator[None]:
 def refuse(model: Model, asked: str) -> None:
     """Refuse a model whose layers cannot be wrapped."""
     require_plain(model, asked)
-    wrong = [name for name, p in model.root.named_parameters() if not p.is_floating_point()]
-    if wrong or getattr(model.config, "quantization_config", None) is not None:
-        found = f"quantised parameters ({wrong[0]})" if wrong else "a quantised model"
-        raise ModelError(asked, found, "open the model in float32 or bfloat16, not quantised")
+    refuse_packed(model.root, asked)
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise ModelError(asked, "a quantised model", "open the model in float32 or bfloat16, not quantised")
 
 
 def inject(root: nn.Module, rank: int, alpha: float, seed: int, asked: str) -> tuple[str, list[Slot]]:

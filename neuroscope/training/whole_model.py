@@ -16,6 +16,7 @@ from neuroscope.checks import public
 from neuroscope.errors import FileError, ModelError
 from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, require_parameters, resolve
+from neuroscope.models.packed import refuse_packed
 from neuroscope.models.structure import SLOT
 from neuroscope.training.saving import save_checkpoint, write_tensors
 from neuroscope.training.trainable import refuse_loras, refuse_shards, training_only
@@ -41,10 +42,7 @@ class WholeModel:
         if any(SLOT in module._modules for module in self.model.root.modules()):
             do = "call its detach() first: what is merged stays merged"
             raise ModelError(f"train {self.model.name}", "an adapter on the model", do)
-        for name, parameter in self.model.root.named_parameters():
-            if not parameter.is_floating_point():
-                found = f"{name} of dtype {str(parameter.dtype).removeprefix('torch.')}"
-                raise ModelError(f"train {self.model.name}", found, "open the model in float32 or bfloat16")
+        refuse_packed(self.model.root, f"train {self.model.name}")
         self.manifest = dict(manifest or {})
         self.base = self.model.fingerprint()
         self._other = {n: p.detach().clone() for n, p in self._named().items()}  # the weights that are not in the model

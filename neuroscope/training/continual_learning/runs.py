@@ -21,6 +21,7 @@ from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.distributed import has_shards, shared_out
 from neuroscope.errors import ArgumentError, choose, shown, suggest
 from neuroscope.models import identity_of, require_parameters, resolve
+from neuroscope.models.packed import refuse_packed
 from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.tasks.prompts import hash_of
 from neuroscope.training.continual_learning.continual_result import Continual
@@ -89,6 +90,7 @@ def continual(
     orders = orders_of(list(to_learn), orders)
     model = resolve(model)
     require_parameters(model, f"continual(method={method!r})")
+    refuse_packed(model.root, f"continual(method={method!r})")
     provenance, measured_on = model.provenance(), {"split": split, "n": n}
     every_option = {name: _plain(value) for name, value in {**entry.options, **options}.items()}
     settings = {"method": method, **recipe.settings(), **measured_on, "options": every_option}
