@@ -142,10 +142,10 @@ def test_a_task_that_cannot_be_asked_leaves_nothing_behind(tmp_path):
     some = [Example(f"the food was {word}", "good") for word in ("good", "bad", "so", "not")]
     parts = {"train": some[:2], "discovery": some[2:3], "test": some[3:]}
     chat = Task("chat", **parts, labels=("good", "bad"), chat=True)
-    same = Task("same", test=[Example("the food was", "good bad")], labels=("good bad", "good  bad"))
-    same = replace(same, train=same.test, discovery=same.test)
     with pytest.raises(TaskError, match="3 shots of task 'few'"):
         Task("few", **parts, labels=("good", "bad"), shots=3)
+    parts = {split: [replace(e, answer="good bad") for e in examples] for split, examples in parts.items()}
+    same = Task("same", **parts, labels=("good bad", "good  bad"))
     with pytest.raises(TaskError, match="3 shots of task 'chat'"):
         chat.with_shots(3)
     model = talking(template=None)
