@@ -239,9 +239,9 @@ def _gate(inputs: list[Source], width: int, producers: dict) -> tuple[str, Any, 
     """The projection behind the non-linearity: path, module, first column."""
     gate = None
     for s in inputs:
-        layer = producers.get(id(s.param), s.layer)
-        if s.nonlinear and layer is not None:
-            gate = (*layer, s.chunk * width)
+        path, module = producers.get(id(s.param), s.layer) or ("", None)
+        if s.nonlinear and module is not None:
+            gate = (path, module, s.chunk * width)
     return gate
 
 

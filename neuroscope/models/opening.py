@@ -91,7 +91,7 @@ def load(
     choose(dtype, ("auto", "float32", "bfloat16", "float16", "float64"), "dtype")
     _check_quantisation(quantization_config)
     if not isinstance(model, (str, Path)):
-        options = {"revision": revision, "device": device, "device_map": device_map}
+        options: dict[str, Any] = {"revision": revision, "device": device, "device_map": device_map}
         options["quantization_config"] = quantization_config
         asked = [name for name, value in options.items() if value is not None] + ["dtype"] * (dtype != "auto")
         if asked:

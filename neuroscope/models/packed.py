@@ -17,13 +17,12 @@ def is_packed(tensor: Tensor) -> bool:
 
     That is integers and 8-bit floats (bitsandbytes, compressed tensors), and tensors that hold others (torchao).
     """
-    holds_others = is_traceable_wrapper_subclass(tensor) and not is_sharded(tensor)
-    return holds_others or tensor.is_quantized or not tensor.is_floating_point() or tensor.element_size() == 1
+    return _holds_others(tensor) or tensor.is_quantized or not tensor.is_floating_point() or tensor.element_size() == 1
 
 
 def stored(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The plain tensors that a weight is kept in, by name: itself, or codes, scales and zero points."""
-    if is_traceable_wrapper_subclass(tensor) and not is_sharded(tensor):
+    if _holds_others(tensor):
         for part in _flat(tensor)[0]:
             yield from stored(f"{name}.{part}", getattr(tensor, part))
     else:
@@ -32,9 +31,11 @@ def stored(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def settings_of(tensor: Tensor) -> str:
     """What a weight that holds others says beside these: its kind, sizes of blocks, whether inputs are rounded too."""
-    if not is_traceable_wrapper_subclass(tensor) or is_sharded(tensor):
-        return ""
-    return f"{type(tensor).__name__} {_flat(tensor)[1]!r}"
+    return f"{type(tensor).__name__} {_flat(tensor)[1]!r}" if _holds_others(tensor) else ""
+
+
+def _holds_others(tensor: Any) -> bool:
+    return is_traceable_wrapper_subclass(tensor) and not is_sharded(tensor)
 
 
 def _flat(tensor: Any) -> tuple[list[str], Any]:
