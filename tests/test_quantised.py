@@ -155,7 +155,9 @@ def test_other_measures_are_those_of_the_plain_model(pairs, tasks, kind):
     task, other = tasks["sentiment-food"], tasks["nli-food"]
     exact = [ns.attribute(m, task, method="exact", unit="head", examples=4).vector() for m in (model, twin)]
     torch.testing.assert_close(*exact, atol=1e-4, rtol=1e-3)
-    near(*[ns.attribute(m, [task, other], method="lape", examples=4).vector() for m in (model, twin)])
+    lape = [ns.attribute(m, [task, other], method="lape", quantile=0.0, examples=4) for m in (model, twin)]
+    same = torch.isclose(*[scores[task.name].vector() for scores in lape], atol=1e-4)
+    assert same.float().mean() > 0.99  # a gate near 0 may round to the other side
     near(*[torch.as_tensor(ns.representations(m, task, n=4)[task.name]) for m in (model, twin)])
     ids = torch.arange(5, 15)[None]
     assert model.generate(ids, torch.ones_like(ids), 8).tolist() == twin.generate(ids, torch.ones_like(ids), 8).tolist()
