@@ -181,7 +181,7 @@ def _notes(root: nn.Module) -> Iterator[str]:
     config: Any = getattr(root, "config", None)
     if hasattr(config, "to_dict"):
         yield json.dumps(_told(config.to_dict()), sort_keys=True, default=str)
-    yield from (f"{name} {said}" for name, parameter in root.named_parameters() if (said := settings_of(parameter)))
+    yield from (f"{name} {how}" for name, parameter in root.named_parameters() if (how := settings_of(parameter)))
     for name, module in root.named_modules():
         kind = type(module).__name__.removeprefix("FSDP")
         if kind not in ("Dropout", "Identity"):  # which of the two stands there follows from the dropout
