@@ -35,7 +35,7 @@ def settings_of(tensor: Tensor) -> str:
 
 
 def _holds_others(tensor: Any) -> bool:
-    return is_traceable_wrapper_subclass(tensor) and not is_sharded(tensor)
+    return not is_sharded(tensor) and is_traceable_wrapper_subclass(tensor)
 
 
 def _flat(tensor: Any) -> tuple[list[str], Any]:
