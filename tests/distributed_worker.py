@@ -75,9 +75,11 @@ MOODS = Task(
 PLOTS = Task("plots", train=[Example("plot so bad", "no", corrupt="film so good")])
 
 
-def moe():
+def moe(scale=1.0):
     """A mixture of experts: some see a token in one process only."""
-    return load(tap_experts(build("mixtral")), tokenizer=tiny_tokenizer())
+    root = tap_experts(build("mixtral"))
+    root.model.embed_tokens.weight.data *= scale
+    return load(root, tokenizer=tiny_tokenizer())
 
 
 def close(scores, wanted, atol=1e-6):
@@ -113,6 +115,7 @@ def check_every_method_gives_one_processs_scores():
     for model, few in ((tiny_model(), False), (moe(), True)):
         for method, entry in METHODS.items():
             options = {"neurons": 9} if method == "exact" else {"steps": 2} if method == "integrated-gradients" else {}
+            options |= {"base": moe(0.9) if few else tiny_model(seed=1)} if method == "change" else {}
             for reduction in entry.reductions[: 1 if few else None]:
                 settings = {"method": method, "reduction": reduction, "batch_size": 2, **options}
                 with distributed.apart():

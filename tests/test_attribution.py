@@ -1,6 +1,8 @@
 """Attribution: every method against a value derived here, every method under the same conformance checks."""
 
+import copy
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -29,13 +31,17 @@ from neuroscope.tasks.loaders import load_tasks
 VOCABULARY = {word: i for i, word in enumerate(TINY_SPECIAL + TINY_WORDS)}
 STYLE = {"t5": "seq2seq", "bert": "masked"}
 EXAMPLES = [
-    Example("the food was very good", "yes", corrupt="the film was very bad"),
-    Example("a soup", "not bad", corrupt="a plot"),
-    Example("the story was great :", "no maybe yes", corrupt="the story was awful :"),
+    Example("the food was very good", "yes", corrupt="the film was very bad", corrupt_answer="no"),
+    Example("a soup", "not bad", corrupt="a plot", corrupt_answer="great"),
+    Example("the story was great :", "no maybe yes", corrupt="the story was awful :", corrupt_answer="bad"),
 ]
 TASK = Task("reviews", train=EXAMPLES)
 OTHER = Task(
-    "plots", train=[Example("plot so bad", "no", corrupt="film so good"), Example("a plot", "no", corrupt="a film")]
+    "plots",
+    train=[
+        Example("plot so bad", "no", corrupt="film so good", corrupt_answer="yes"),
+        Example("a plot", "no", corrupt="a film", corrupt_answer="maybe"),
+    ],
 )
 
 
@@ -71,6 +77,8 @@ def show(model, example, prompt=None):
 def loss_of(model, example, objective="loss", prompt=None):
     inputs, rows, answer = show(model, example, prompt)
     logits = model.root(**inputs).logits[0, rows]
+    if objective == "logit-difference":
+        return logits[0, ids(example.corrupt_answer)[0]] - logits[0, answer[0]]
     if objective == "loss":
         return torch.nn.functional.cross_entropy(logits, answer)
     p = logits.double().softmax(-1)[range(len(answer)), answer]
@@ -140,6 +148,9 @@ def close(scores, expected, relative=1e-4):
     assert (vector - expected).abs().max() <= relative * expected.abs().max()
 
 
+FORWARD_ONLY = ("random", "activation", "lape", "selectivity", "change", "contrast")  # no loss is looked at
+
+
 # ------------------------------------------------------------------------------------------------ activation x gradient
 
 
@@ -194,8 +205,13 @@ PLANTED_TASKS = {
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "random"])
 def test_every_method_finds_a_planted_neuron(method):
+    model = planted()
     options = {"quantile": 0.0} if method == "lape" else {}
-    scores = attribute(planted(), PLANTED_TASKS, method=method, **options)["food"]
+    if method == "change":  # what tuning did is what it wrote there
+        base = copy.deepcopy(model.root)
+        base.model.layers[1].mlp.up_proj.weight.data[7] = 0
+        options = {"base": load(base, tokenizer=tiny_tokenizer())}
+    scores = attribute(model, PLANTED_TASKS, method=method, **options)["food"]
     best = scores.top(1 / len(scores))
     assert {a: v.tolist() for a, v in best.items() if len(v)} == {"blocks.1.mlp.hook_post": [7]}
     first, second = scores.vector().sort(descending=True).values[:2]
@@ -263,7 +279,7 @@ def test_models_that_write_into_an_ffn_output():
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["loss", "log-odds"])
 def test_objective_is_the_mean_over_an_examples_answer(name, objective):
     model = open_family(name)
     scoring = make_scoring(model, objective=objective)
@@ -284,6 +300,23 @@ def test_log_odds_do_not_saturate():
     many = torch.randn(7, 11, generator=torch.Generator().manual_seed(0)).double()
     p = many.softmax(-1)[:, 3]
     torch.testing.assert_close(OBJECTIVES["log-odds"](many, torch.full((7,), 3)), (1 - p).log() - p.log())
+
+
+def test_a_foil_is_the_corrupt_answer_or_the_other_label():
+    model = open_family("llama")
+    example = Example("the food", "good")
+    for task, said in (
+        (Task("t", train=[example]), "corrupt_answer"),
+        (Task("t", train=[example], labels=("good", "bad", "awful")), "corrupt_answer"),
+        (Task("t", train=[Example("the food", "good", corrupt_answer="good plot")]), "begin with the same token"),
+    ):
+        with pytest.raises(TaskError, match=said):
+            attribute(model, task, objective="logit-difference")
+    two = attribute(model, Task("t", train=[example], labels=("good", "bad")), objective="logit-difference")
+    named = Task("t", train=[dataclasses.replace(example, corrupt_answer="bad")], labels=("good", "bad"))
+    other = Task("t", train=[dataclasses.replace(example, corrupt_answer="awful")])
+    assert attribute(model, named, objective="logit-difference") == two
+    assert attribute(model, other, objective="logit-difference") != two
 
 
 # ------------------------------------------------------------------------------------------------- integrated gradients
@@ -366,6 +399,106 @@ def test_attribution_patching_predicts_what_a_small_corruption_does():
             assert float(scores[address].sum()) == pytest.approx(change, rel=0.02)
 
 
+@functools.cache
+def bridged_llama(folder):
+    tiny_tokenizer().save_pretrained(folder)  # as TransformerLens wants it
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    boot = TransformerBridge.boot_transformers
+    return boot("x", hf_model=families.build("llama"), tokenizer=tokenizer, device="cpu")
+
+
+@pytest.mark.parametrize("objective", ["loss", "logit-difference"])
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+@pytest.mark.parametrize("backend", ["hugging_face", "bridge"])
+def test_directions_of_attribution_patching_by_hooks_of_a_bridge(direction, objective, backend, tmp_path):
+    """TransformerLens' own hooks: (a_corrupt - a_clean) dM/da, at the clean prompt or at the corrupt one."""
+    bridge = bridged_llama(str(tmp_path.parent))
+    change = {f"blocks.{layer}.mlp.hook_post": 0.0 for layer in range(2)}
+    names = {f"blocks.{layer}.mlp.out.hook_in": f"blocks.{layer}.mlp.hook_post" for layer in range(2)}
+    for example in EXAMPLES:
+        answer, foil = ids(example.answer), ids(example.corrupt_answer)[0]
+        shown = answer[:-1] if objective == "loss" else []
+        rows = [torch.tensor([[1, *ids(prompt), *shown]]) for prompt in (example.prompt, example.corrupt)]
+        runs = []
+        for row in rows:
+            seen = {}
+
+            def keep(a, hook, seen=seen):
+                seen[names[hook.name]] = a
+                return a
+
+            logits = bridge.run_with_hooks(row, fwd_hooks=[(name, keep) for name in names])[
+                0, len(ids(example.prompt)) :
+            ]
+            if objective == "loss":
+                measure = torch.nn.functional.cross_entropy(logits, torch.tensor(answer))
+            else:
+                measure = logits[0, foil] - logits[0, answer[0]]
+            gradients = torch.autograd.grad(measure, list(seen.values()))
+            runs.append({a: (h.detach(), g) for (a, h), g in zip(seen.items(), gradients, strict=True)})
+        clean, corrupt = runs
+        for address in change:
+            difference = corrupt[address][0] - clean[address][0]
+            helps = difference * clean[address][1] if direction == "noising" else difference * corrupt[address][1]
+            change[address] = change[address] + helps[0].sum(0) / len(EXAMPLES)
+    model = load(bridge, tokenizer=tiny_tokenizer()) if backend == "bridge" else open_family("llama")
+    how = {"method": "attribution-patching", "direction": direction, "objective": objective, "batch_size": 2}
+    scores = attribute(model, TASK, reduction="signed", **how)
+    for address, expected in change.items():
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(scores[address], expected, atol=1e-5, rtol=1e-5)
+    assert scores.manifest["options"] == {"direction": direction, "steps": 1}
+    means = attribute(model, TASK, method="activation", batch_size=2).means  # of the clean prompts, in both directions
+    if objective == "loss":
+        for address in change:
+            torch.testing.assert_close(scores.means[address], means[address], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "mixtral"])
+def test_a_path_in_the_embeddings_is_that_of_eap_ig(name, direction):
+    """Gradients at z' + k/m (z - z'), k = 1 ... m, by a hook on the embedding, one example and one step at a time."""
+    model = open_family(name)
+    steps, expected = 3, []
+    for example in EXAMPLES:
+        clean, _, tokens = run(model, example, "hidden")
+        corrupt, _, other_tokens = run(model, example, "hidden", prompt=example.corrupt)
+        if any(tokens[a].tolist() != other_tokens.get(a, tokens[a][:0]).tolist() for a in tokens):
+            return  # a router switched between the prompts: rows are no pairs
+        ends = [example.prompt, example.corrupt]
+        patched, source = ends if direction == "noising" else ends[::-1]
+        embedded = []
+        modules = [m for m in model.root.modules() if getattr(m, "weight", None) is model.embedding.weight]
+        modules = [m for m in modules if isinstance(m, nn.Embedding)]
+        keep = [m.register_forward_hook(lambda module, args, out: embedded.append(out.detach())) for m in modules]
+        for prompt in (patched, source):
+            model.root(**show(model, example, prompt)[0])
+        for handle in keep:
+            handle.remove()
+        calls = len(embedded) // 2  # the encoder's and the decoder's
+        product = {a: torch.zeros_like(act) for a, act in clean.items()}
+        for k in range(1, steps + 1):
+            way = iter([s + k / steps * (p - s) for p, s in zip(embedded[:calls], embedded[calls:], strict=True)])
+            move = [m.register_forward_hook(lambda module, args, out, way=way: next(way)) for m in modules]
+            _, gradient, _ = run(model, example, "hidden", prompt=patched)
+            for handle in move:
+                handle.remove()
+            assert next(way, None) is None
+            for a in product:
+                product[a] += (clean[a] - corrupt[a]) * gradient[a] / steps
+        expected.append(reduce_by_hand(model, "hidden", product, "abs_of_sum"))
+    how = {"method": "attribution-patching", "direction": direction, "batch_size": 2}
+    scores = attribute(model, TASK, steps=steps, **how)
+    close(scores, mean_over_examples(expected))
+    assert (scores.vector() - attribute(model, TASK, **how).vector()).abs().max() > 1e-2 * scores.vector().abs().max()
+
+
+def test_directions_and_steps_that_there_are_not():
+    for wrong in ({"direction": "noise"}, {"direction": None}, {"steps": 0}, {"steps": 1.5}, {"directions": "noising"}):
+        with pytest.raises(ArgumentError, match=r"direction|steps"):
+            attribute(open_family("llama"), TASK, method="attribution-patching", **wrong)
+
+
 def test_attribution_patching_needs_corrupt_prompts():
     for corrupt in (None, "the food was so very good"):
         task = Task("t", train=[Example("the food", "good", corrupt=corrupt)])
@@ -392,6 +525,50 @@ def test_activation_is_the_mean_size_over_real_tokens(name, unit):
     for batch_size in (1, 8):  # with padding, and without
         scores = attribute(model, TASK, method="activation", unit=unit, batch_size=batch_size)
         close(scores, torch.cat(expected), 1e-6)
+
+
+def rows_by_hand(model, task, unit="hidden", corrupt=False):
+    """Every real token's activations, neuron by neuron, of all examples: [row, neuron] by address."""
+    rows = {a: [] for a in model.sites(unit)}
+    for example in task.train:
+        prompt = example.corrupt if corrupt else None
+        for address, activation in run(model, example, unit, prompt=prompt)[0].items():
+            rows[address].append(activation.view(len(activation), model.sites(unit)[address].width, -1))
+    return {a: torch.cat(parts) for a, parts in rows.items()}
+
+
+@pytest.mark.parametrize(("name", "unit"), [("llama", "hidden"), ("t5", "head")])
+def test_selectivity_and_contrast_are_differences_of_means(name, unit):
+    model = open_family(name)
+    third = Task("third", train=[Example("very very bad", "maybe", corrupt="so so good")])
+    means = {task.name: rows_by_hand(model, task, unit) for task in (TASK, OTHER, third)}
+    for reduction, of in (("mean", lambda x: x), ("mean_abs", torch.abs)):
+        one = {n: torch.cat([of(x).sum(-1).mean(0) for x in rows.values()]) for n, rows in means.items()}
+        scores = attribute(model, [TASK, OTHER, third], method="selectivity", unit=unit, reduction=reduction)
+        close(scores["plots"], one["plots"] - (one["reviews"] + one["third"]) / 2, 1e-5)
+    corrupt = rows_by_hand(model, TASK, unit, corrupt=True)
+    expected = torch.cat([(x.sum(-1).mean(0) - corrupt[a].sum(-1).mean(0)) for a, x in means["reviews"].items()])
+    for reduction, right in (("abs_of_mean", expected.abs()), ("mean", expected)):
+        close(attribute(model, TASK, method="contrast", unit=unit, reduction=reduction), right, 1e-5)
+    with pytest.raises(ArgumentError, match="two tasks"):
+        attribute(model, TASK, method="selectivity")
+    with pytest.raises(TaskError, match="corrupt"):
+        attribute(model, Task("t", train=[Example("the food", "good")]), method="contrast")
+
+
+@pytest.mark.parametrize(("name", "unit"), [("llama", "hidden"), ("t5", "head")])
+def test_change_is_the_root_mean_square_of_what_tuning_did(name, unit):
+    model, base = open_family(name), base_of(open_family(name))
+    tuned, before = (rows_by_hand(m, TASK, unit) for m in (model, base))
+    expected = torch.cat([(x - before[a]).square().sum(-1).mean(0).sqrt() for a, x in tuned.items()])
+    for batch_size in (1, 8):
+        close(attribute(model, TASK, method="change", unit=unit, base=base, batch_size=batch_size), expected, 1e-5)
+    assert attribute(model, TASK, method="change", base=open_family(name)).vector().abs().max() == 0
+    for wrong, said in (({}, "no base"), ({"base": None}, "base"), ({"base": model}, "model itself")):
+        with pytest.raises(ArgumentError, match=said):
+            attribute(model, TASK, method="change", **wrong)
+    with pytest.raises(ModelError, match="sites or widths"):
+        attribute(model, TASK, method="change", base=open_family("gpt2" if name == "t5" else "t5"))
 
 
 def gate_by_hand(name, root):
@@ -630,7 +807,7 @@ def test_tasks_that_cannot_be_scored_are_refused():
             attribute(model, tasks)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("random", "activation", "lape")])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in FORWARD_ONLY])
 def test_numbers_that_are_not_finite_are_refused(method):
     model = open_family("llama")
     model.root.lm_head.weight.data[5] = torch.nan  # after it was opened, and checked
@@ -650,6 +827,22 @@ def test_scores_that_are_not_finite_are_refused(method):
 
 TASKS = {"reviews": TASK, "plots": OTHER}
 OPTIONS = {"lape": {"quantile": 0.5}, "integrated-gradients": {"steps": 3}}  # few tokens; few steps
+
+
+def options_of(method, name):
+    """A method's options, small ones; a base is the family's own model with other weights."""
+    return {"base": base_of(open_family(name))} if method == "change" else OPTIONS.get(method, {})
+
+
+def base_of(model):
+    root = model.root
+    with torch.no_grad():
+        for parameter in root.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(0.9)
+    return load(root, tokenizer=model.tokenizer)
+
+
 BACKENDS = ["hugging_face", "nnsight", "bridge", "compatible"]
 OPENED = {}
 
@@ -685,7 +878,7 @@ def test_backends_agree(name, backend, method, tmp_path):
         with pytest.raises(ModelError, match="open the Hugging Face model itself"):
             attribute(model, TASK, method=method)
         return
-    options = OPTIONS.get(method, {})
+    options = options_of(method, name)
     expected = attribute(open_backend(name, "hugging_face", tmp_path), TASKS, method=method, **options)
     scores = attribute(model, TASKS, method=method, **options)
     for task in TASKS:
@@ -738,11 +931,12 @@ def test_nothing_is_left_behind(backend, method, tmp_path):
             p.requires_grad_(i % 3 > 0)
             p.grad = torch.full_like(p, 7.0) if i % 2 else None
         before = state(model.root)
-        attribute(model, TASKS, method=method, batch_size=2)
+        options = options_of(method, "llama")
+        attribute(model, TASKS, method=method, batch_size=2, **options)
         assert same(state(model.root), before)
         if method != "random":  # which has no steps
             with pytest.raises(KeyboardInterrupt):
-                attribute(model, TASKS, method=method, batch_size=2, progress=break_off)
+                attribute(model, TASKS, method=method, batch_size=2, progress=break_off, **options)
             assert same(state(model.root), before)
     finally:
         model.root.eval()
@@ -756,7 +950,7 @@ def test_nothing_is_left_behind(backend, method, tmp_path):
 def test_batch_size_does_not_matter(name, method):
     model = open_family(name)
     one, two, many = (
-        attribute(model, TASKS, method=method, batch_size=size, **OPTIONS.get(method, {})) for size in (1, 2, 32)
+        attribute(model, TASKS, method=method, batch_size=size, **options_of(method, name)) for size in (1, 2, 32)
     )
     for task in TASKS:
         close(two[task], one[task].vector(), 2e-5)
@@ -766,7 +960,7 @@ def test_batch_size_does_not_matter(name, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_callers_gradient_mode_does_not_matter(method):
     model = open_family("llama")
-    options = OPTIONS.get(method, {})
+    options = options_of(method, "llama")
     expected = attribute(model, TASKS, method=method, **options)["reviews"]
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -775,15 +969,17 @@ def test_the_callers_gradient_mode_does_not_matter(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_examples_splits_and_seeds(method):
-    model = open_family("gpt2")
+    model, options = open_family("gpt2"), options_of(method, "gpt2")
     tasks = {n: Task(n, train=t.train, test=t.train[1:] or t.train, discovery=t.train[:2]) for n, t in TASKS.items()}
-    found = attribute(model, tasks, method=method)["reviews"]
+    found = attribute(model, tasks, method=method, **options)["reviews"]
     first_two = {n: Task(n, train=t.train[:2]) for n, t in TASKS.items()}
-    assert attribute(model, first_two, method=method)["reviews"] == found
-    assert attribute(model, TASKS, method=method, examples=2)["reviews"] == found
-    assert attribute(model, TASKS, method=method, examples=2)["reviews"] == found  # the same each time
-    assert attribute(model, TASKS, method=method, examples=2, seed=1)["reviews"] == found or method == "random"
-    judged = attribute(model, tasks, method=method, split="test")["reviews"]
+    assert attribute(model, first_two, method=method, **options)["reviews"] == found
+    assert attribute(model, TASKS, method=method, **options, examples=2)["reviews"] == found
+    assert attribute(model, TASKS, method=method, **options, examples=2)["reviews"] == found  # the same each time
+    assert (
+        attribute(model, TASKS, method=method, **options, examples=2, seed=1)["reviews"] == found or method == "random"
+    )
+    judged = attribute(model, tasks, method=method, **options, split="test")["reviews"]
     assert judged.manifest["split"] == "test"
     assert (judged != found) or method == "random"
     assert judged.manifest["examples"] == 2
@@ -792,7 +988,7 @@ def test_examples_splits_and_seeds(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_say_where_they_come_from(method):
     model = open_family("llama")
-    options = OPTIONS.get(method, {})
+    options = options_of(method, "llama")
     scores = attribute(model, TASKS, method=method, objective="log-odds", seed=3, **options)["reviews"]
     about = scores.manifest
     assert scores.unit == "hidden"

@@ -136,6 +136,8 @@ def built(kind):
 def attributions(model, methods, units):
     for method in methods:
         options = {"neurons": 6} if method == "exact" else {"steps": 2} if method == "integrated-gradients" else {}
+        if method == "change":
+            options = {"base": tiny_model(seed=1)}
         yield attribute(model, {"a": REVIEWS, "b": PLOTS}, method=method, batch_size=4, **options)
     for unit in units:
         yield attribute(model, {"a": REVIEWS}, unit=unit)

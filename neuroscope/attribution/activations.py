@@ -1,9 +1,9 @@
-"""Scores without a gradient: mean absolute activation, LAPE, and chance."""
+"""Scores without a gradient: mean absolute activation, contrasts of mean activations, LAPE, and chance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -19,20 +19,68 @@ from neuroscope.tasks.encoding import Batch
 
 def activation(scoring: Scoring) -> dict[str, Tensor]:
     """Mean absolute activation over the real tokens (of the prompt and the answer)."""
+    return {a: v * scoring.n_examples for a, v in _means(scoring, torch.abs).items()}
+
+
+def selectivity(scorings: Mapping[str, Scoring]) -> dict[str, dict[str, Tensor]]:
+    """Mean activation on the task minus mean activation on the other tasks (Siam et al. 2026, arXiv 2604.27115).
+
+    Means are over real tokens, then over the other tasks, each of which counts once. With the reduction "mean_abs" they
+    are of absolute activations: a gated neuron may act through negative ones. A head's is the sum of its coordinates.
+    """
+    if len(scorings) < 2:
+        raise ArgumentError("method='selectivity'", f"{len(scorings)} task", "give two tasks or more")
+    of: dict[str, Callable[[Tensor], Tensor]] = {"mean": _itself, "mean_abs": torch.abs}
+    means = {name: _means(scoring, of[scoring.request.reduction]) for name, scoring in scorings.items()}
+    scores: dict[str, dict[str, Tensor]] = {}
+    for name in scorings:
+        others = [means[other] for other in scorings if other != name]
+        scores[name] = {a: own - torch.stack([o[a] for o in others]).mean(0) for a, own in means[name].items()}
+    return scores
+
+
+def contrast(scoring: Scoring) -> dict[str, Tensor]:
+    """Difference of mean activations between the prompts and their corrupt ones, without a backward pass.
+
+    This is a definition of our own, of the kind that arXiv 2606.19831 proposes, which we could not read: it may differ
+    from the paper's. Each example is shown twice with the same answer, after its prompt and after the corrupt one, to
+    which another answer is right; the score is mean(a after the prompt) - mean(a after the corrupt one), over the real
+    tokens of all examples. "abs_of_mean" is its size, "mean" is signed: positive where the right prompt drives the
+    neuron more.
+    """
+    clean, corrupt = (_means(scoring, _itself, of_corrupt) for of_corrupt in (False, True))
+    difference = {a: (v - corrupt[a]) * scoring.n_examples for a, v in clean.items()}
+    return difference if scoring.request.reduction == "mean" else {a: v.abs() for a, v in difference.items()}
+
+
+def _itself(h: Tensor) -> Tensor:
+    return h
+
+
+def _means(scoring: Scoring, of: Callable[[Tensor], Tensor], of_corrupt: bool = False) -> dict[str, Tensor]:
+    """The mean of `of(a)` over the real tokens that have the neuron, of all processes."""
     total: dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}
 
     def collect(batch: Batch, site: Site, h: Tensor, tokens: Tensor | None) -> None:
-        scoring.observe(site, h, tokens, batch)
+        if not of_corrupt:
+            scoring.observe(site, h, tokens, batch)
         real = batch.real_at(site.address, h, tokens).flatten()
-        size = torch.mv(site.per_unit(h.abs()).flatten(0, -2).T.float(), real.float())
+        size = torch.mv(site.per_unit(of(h)).flatten(0, -2).T.float(), real.float())
         total[site.address] = total.get(site.address, 0) + size
+        seen[site.address] = seen.get(site.address, 0) + real.sum()
 
     with torch.no_grad():
         for batch in scoring:
+            inputs = batch.corrupt if of_corrupt else batch.inputs
+            assert inputs is not None  # encode(corrupt=True) gave it or refused
             with edit(scoring.sites.values(), partial(collect, batch)):
-                scoring.model.logits(batch.inputs, at=batch.scored)
-    tokens = scoring.total(scoring.sums.tokens)
-    return {a: v / tokens[a].clamp_min(1) * scoring.n_examples for a, v in scoring.total(total).items()}
+                scoring.model.logits(inputs, at=batch.scored)
+    total, seen = scoring.total(total), scoring.total(seen)
+    return {
+        a: (total[a] / seen[a].clamp_min(1)).float().cpu() if a in total else torch.zeros(s.width)
+        for a, s in scoring.sites.items()
+    }
 
 
 def chance(scoring: Scoring) -> dict[str, Tensor]:

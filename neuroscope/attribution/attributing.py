@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroscope import distributed, files
 from neuroscope.attribution.methods import METHODS
-from neuroscope.attribution.objectives import Objective
+from neuroscope.attribution.objectives import Objective, needs_foil
 from neuroscope.attribution.request import Request, Sign, Split
 from neuroscope.attribution.scoring import CERTAIN, Scoring
 from neuroscope.checks import Progress, public
@@ -23,6 +23,7 @@ from neuroscope.models import Model, Unit, resolve
 from neuroscope.models.running import refuse_without_gradients
 from neuroscope.tasks import Task, tasks_of
 from neuroscope.tasks.encoding import batches_for, encode
+from neuroscope.tasks.foils import first_token, foils
 from neuroscope.tasks.prompts import fitting, how_asked
 
 ByAddress = Mapping[str, Tensor]
@@ -52,7 +53,8 @@ def attribute(
     """Score every neuron of a model for a task (LX24 §3.1, Eq. 2, 3, 9).
 
     The scored quantity is a loss, the mean over an example's *answer* tokens (prompt and padding are not scored):
-    cross-entropy in nats, or minus log-odds, which does not saturate where the model is certain.
+    cross-entropy in nats; or minus log-odds, which does not saturate where the model is certain; or minus the
+    difference of two logits, the answer's and a foil's, at the first token, as in `patch_sweep`.
 
     Under an initialised torch.distributed process group, each process takes its share of the examples, and all return
     the scores of the whole; every process must make the same call.
@@ -61,10 +63,13 @@ def attribute(
         model: anything that can be opened.
         tasks: a Task, or a sequence or a mapping of them (then the result is a dict).
         method: "grad-x-act" (LX24), "integrated-gradients" (option `steps`), "attribution-patching" (needs corrupt
-            prompts), "relp" (option `rules`: "all", "authors", which leaves attention patterns their gradients, or
-            names of rules), "weight-x-grad", "activation", "lape" (needs two tasks or more; option `quantile`),
-            "random", or "exact" (option `neurons`: a mask or a number to sample).
-        objective: "loss" (LX24) or "log-odds".
+            prompts; options `direction`, "noising" or "denoising", and `steps`: from 2 up it is EAP-IG), "relp" (option
+            `rules`: "all", "authors", which leaves attention patterns their gradients, or names of rules),
+            "weight-x-grad", "activation", "lape" (needs two tasks or more; option `quantile`), "selectivity" (as well),
+            "change" (option `base`: the model before it was tuned), "contrast" (needs corrupt prompts), "random", or
+            "exact" (option `neurons`: a mask or a number to sample).
+        objective: "loss" (LX24), "log-odds" or "logit-difference" (the foil is an example's `corrupt_answer`, or else
+            the other one of two labels).
         reduction: over tokens and examples. "abs_of_sum" (default): |sum over an example's tokens|, mean over examples:
             the first-order effect of ablating the neuron at every token. "sum_of_abs": sum over tokens of absolute
             values, mean over examples. "signed": minus the sum, mean over examples: positive where removing the neuron
@@ -155,6 +160,8 @@ def _scoring(model: Model, task: Task, request: Request) -> Scoring:
     chosen = fitting(model, task, given)
     encoded = encode(model, task, list(chosen.values()), corrupt=request.method.corrupt)
     asked = how_asked(model, task, len(given), chosen, (item.cut for item in encoded))
+    others = foils(model, task, list(chosen.values()), encoded) if needs_foil(request.objective) else None
+    encoded = encoded if others is None else [first_token(item, model.style) for item in encoded]
     longest = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs))
     mine = distributed.my_part(longest)  # the processes' shares have about as many tokens
     part = [encoded[i] for i in mine] if len(mine) < len(encoded) else encoded
@@ -162,7 +169,7 @@ def _scoring(model: Model, task: Task, request: Request) -> Scoring:
     if part is not encoded:
         cut = [replace(b, index=torch.tensor(mine).to(b.index)[b.index]) for b in cut]
     counts = len(encoded), sum(len(item.answer) for item in encoded)
-    return Scoring(model, task, model.sites(request.unit), cut, request, counts, asked)
+    return Scoring(model, task, model.sites(request.unit), cut, request, counts, asked, others)
 
 
 def _sums(scorings: dict[str, Scoring], request: Request) -> Mapping[str, ByAddress]:

@@ -1,4 +1,4 @@
-"""Scores from one backward pass: activation x gradient (LX24 Eq. 9), attribution patching, integrated gradients.
+"""Scores from backward passes: activation x gradient (LX24 Eq. 9), integrated gradients.
 
 1. Parameters are frozen, and the first site starts the graph: below it nothing is kept or computed backward.
 2. A hook on each site's vector holds `a` until the backward pass brings `g = dL/da`, and adds `a * g`, reduced over
@@ -13,32 +13,27 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from neuroscope.attribution.scoring import Scoring
-from neuroscope.checks import whole
 from neuroscope.models.sites import Edit, Site, edit
 from neuroscope.tasks.encoding import Batch
 
-Times = Callable[[Site, Tensor, "Tensor | None"], Tensor]
 
-
-def _stream(scoring: Scoring, batch: Batch, factor: Times | None = None) -> Edit:
-    """The hook of step 2, with `factor` in the place of the activation if given."""
+def _stream(scoring: Scoring, batch: Batch) -> Edit:
+    """The hook of step 2."""
 
     def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor:
         h = h if h.requires_grad else h.detach().requires_grad_()
-        scoring.observe(site, h[: len(batch.index)] if h.ndim == 3 else h, tokens, batch)
+        scoring.observe(site, h, tokens, batch)
         # The hook must not refer to `h`, which refers to the hook: that circle would live until garbage is collected.
-        left = [_again(h) if factor is None else _same(factor(site, h.detach(), tokens))]
-        rows = slice(None) if h.ndim == 2 else slice(len(batch.index))
+        left = [_again(h)]
 
         def on_gradient(g: Tensor) -> None:
-            scoring.sums.add(site, scoring.reduce(site, left.pop()()[rows] * g[rows], tokens, batch))
+            scoring.sums.add(site, scoring.reduce(site, left.pop()() * g, tokens, batch))
 
         h.register_hook(on_gradient)
-        return _handed_on(site, h)
+        return handed_on(site, h)
 
     return on_site
 
@@ -58,26 +53,7 @@ def stream_products(scoring: Scoring, forward: Callable[[], contextlib.AbstractC
         with edit(scoring.sites.values(), _stream(scoring, batch)):
             with forward():
                 logits = scoring.model.logits(batch.inputs, at=batch.scored)
-            _backward(scoring.score(logits, batch).sum())
-
-
-def attribution_patching(scoring: Scoring) -> None:
-    """(a_clean - a_corrupt) dL/da_clean: the first-order effect of patching in the corrupt prompt's activation.
-
-    Both prompts go through the model as one batch, so that nothing is cached.
-    """
-    for batch in scoring:
-        assert batch.corrupt is not None  # encode(corrupt=True) gave it or refused
-        inputs = {k: torch.cat([v, batch.corrupt[k]]) for k, v in batch.inputs.items()}
-
-        def difference(site: Site, h: Tensor, tokens: Tensor | None, batch: Batch = batch) -> Tensor:
-            n = len(batch.index)
-            if h.ndim == 3:
-                return h[:n] - h[n:]
-            return h - _at_partner(h, tokens, batch.real.numel())
-
-        with edit(scoring.sites.values(), _stream_pairs(scoring, batch, difference)):
-            _backward(scoring.losses(batch, inputs).sum())
+            backward(scoring.score(logits, batch).sum())
 
 
 def _same(value: Tensor) -> Callable[[], Tensor]:
@@ -98,45 +74,17 @@ def _again(h: Tensor) -> Callable[[], Tensor]:
     return _same(h.detach())
 
 
-def _stream_pairs(scoring: Scoring, batch: Batch, factor: Times) -> Edit:
-    """`_stream` over a batch of clean prompts followed by their corrupt ones: only the clean half is counted."""
-    inner = batch.real.numel()
-
-    def on_site(site: Site, h: Tensor, tokens: Tensor | None) -> Tensor | None:
-        if h.ndim == 3:
-            return _stream(scoring, batch, factor)(site, h, tokens)
-        h = h if h.requires_grad else h.detach().requires_grad_()
-        index = torch.arange(len(h), device=h.device) if tokens is None else tokens
-        clean = index < inner
-        scoring.observe(site, h[clean], index[clean], batch)
-        left = [factor(site, h.detach(), tokens)[clean]]
-
-        def on_gradient(g: Tensor) -> None:
-            scoring.sums.add(site, scoring.reduce(site, left.pop() * g[clean], index[clean], batch))
-
-        h.register_hook(on_gradient)
-        return _handed_on(site, h)
-
-    return on_site
-
-
-def _at_partner(
-    h: Float[Tensor, "row coordinate"], tokens: Tensor | None, half: int
-) -> Float[Tensor, "row coordinate"]:
-    """For each row of flattened tokens, the row of its corrupt partner; zero where the partner skipped this expert."""
-    index = torch.arange(len(h), device=h.device) if tokens is None else tokens
-    dense = h.new_zeros(3 * half, h.shape[-1]).index_copy(0, index, h)
-    return dense[index + half]
-
-
 def integrated_gradients(scoring: Scoring, steps: int = 8) -> None:
-    """Conductance of each site from zero: a times the mean of dL/da along the straight path from 0 to a.
+    """Layer integrated gradients from zero: a times the mean of dL/da along the straight path from 0 to a.
+
+    The path is that of the site's own vector, all else following from it (Sundararajan et al. 2017, arXiv 1703.01365,
+    with the site as the input). It is not conductance, whose path is in the model's input; see
+    `attribution_patching(steps=...)` for such a path.
 
     By site, the signed values sum to what ablating the whole site does to the loss (completeness), up to the midpoint
     rule's error; not for an expert below another mixture, whose routing switches on the way. Costs `steps` backward
     passes per site.
     """
-    steps = whole(steps, "steps", 1, "give steps=8 or more")
     for batch in scoring:
         with torch.no_grad():
             scoring.losses(batch)  # of the model as it is, before a path begins
@@ -145,7 +93,7 @@ def integrated_gradients(scoring: Scoring, steps: int = 8) -> None:
 
 
 def _one_path(scoring: Scoring, batch: Batch, site: Site, steps: int) -> None:
-    """Add one site's conductance to the sums."""
+    """Add one site's integrated gradients to the sums."""
     total: list[Tensor] = []
     start: list[tuple[Tensor, Tensor | None]] = []
     for step in range(steps):
@@ -157,20 +105,21 @@ def _one_path(scoring: Scoring, batch: Batch, site: Site, steps: int) -> None:
                 start.append((h.detach(), tokens))
             scaled = (alpha * h.detach()).requires_grad_()
             scaled.register_hook(lambda g: total.append(g) if not total else total.__setitem__(0, total[0] + g))
-            return _handed_on(site, scaled)
+            return handed_on(site, scaled)
 
         with edit([site], shrink):
-            _backward(scoring.losses(batch).sum())
+            backward(scoring.losses(batch).sum())
     if total:  # an expert that no token was routed to has no path
         activation, tokens = start[0]
         scoring.sums.add(site, scoring.reduce(site, activation * total[0] / steps, tokens, batch))
 
 
-def _handed_on(site: Site, h: Tensor) -> Tensor:
+def handed_on(site: Site, h: Tensor) -> Tensor:
     """What the model goes on with: a copy of an output, because some models write into it (Falcon's residual)."""
     return h.clone() if site.side == "output" else h
 
 
-def _backward(loss: Tensor) -> None:
+def backward(loss: Tensor) -> None:
+    """The backward pass, if there is anything to go back to."""
     if loss.requires_grad:  # not if no token reached any of the sites
         loss.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Objective = Literal["loss", "log-odds"]
+Objective = Literal["loss", "log-odds", "logit-difference"]
 
 
 def loss(logits: Float[Tensor, "token vocab"], target: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
@@ -26,4 +27,23 @@ def log_odds(logits: Float[Tensor, "token vocab"], target: Int[Tensor, " token"]
     return others - logits.gather(-1, target[:, None]).squeeze(-1)
 
 
-OBJECTIVES: dict[Objective, Callable[[Tensor, Tensor], Tensor]] = {"loss": loss, "log-odds": log_odds}
+def logit_difference(
+    logits: Float[Tensor, "token vocab"], target: Int[Tensor, " token"], foil: Int[Tensor, " token"]
+) -> Float[Tensor, " token"]:
+    """Minus (logit of the answer - logit of the foil), at the answer's first token: the measure of `patch_sweep`.
+
+    An objective with a foil is asked of the first token alone, because what follows depends on which answer was begun.
+    """
+    return (logits.gather(-1, foil[:, None]) - logits.gather(-1, target[:, None])).squeeze(-1)
+
+
+OBJECTIVES: dict[Objective, Callable[..., Tensor]] = {
+    "loss": loss,
+    "log-odds": log_odds,
+    "logit-difference": logit_difference,
+}
+
+
+def needs_foil(objective: Objective) -> bool:
+    """Whether an objective compares the answer with another one."""
+    return "foil" in inspect.signature(OBJECTIVES[objective]).parameters

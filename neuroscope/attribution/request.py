@@ -11,7 +11,7 @@ from neuroscope.attribution.objectives import OBJECTIVES, Objective
 from neuroscope.attribution.reductions import SIGNED
 from neuroscope.checks import Progress
 from neuroscope.errors import ArgumentError, choose, suggest
-from neuroscope.models import UNITS, Unit
+from neuroscope.models import UNITS, Model, Unit
 
 Split = Literal["train", "discovery", "test"]
 Sign = Literal["both", "+", "-"]
@@ -115,14 +115,14 @@ class Request:
     @property
     def identity(self) -> tuple[object, ...]:
         """What changes the scores, as values whose `repr` says all there is to say."""
-        options = {name: getattr(value, "identity", value) for name, value in self.options.items()}
+        options = {name: _told(value) for name, value in self.options.items()}
         settings = self.objective, self.reduction, self.unit, self.examples, self.split, self.seed, self.sign
         return self.method.name, *settings, options
 
     def in_manifest(self) -> dict[str, Any]:
         """What the manifest of scores says of the request."""
         plain = (int, float, str, type(None))
-        options = {k: v if isinstance(v, plain) else repr(v) for k, v in self.options.items()}
+        options = {k: v if isinstance(v, plain) else repr(_named(v)) for k, v in self.options.items()}
         return {
             "method": self.method.name,
             "objective": self.objective,
@@ -132,3 +132,13 @@ class Request:
             "seed": self.seed,
             "options": options,
         }
+
+
+def _named(value: Any) -> Any:
+    """A model by what tells it from others, anything else as it is."""
+    return {"name": value.name, **value.identity()} if isinstance(value, Model) else value
+
+
+def _told(value: Any) -> Any:
+    """A value of which `repr` says all there is to say."""
+    return _named(value) if isinstance(value, Model) else getattr(value, "identity", value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuroscope import distributed
@@ -55,6 +55,7 @@ class Scoring:
         request: what was asked for.
         counts: numbers of examples and of answer tokens, of all processes; None: as the batches have it.
         asked: what a manifest says of how the prompts are asked.
+        foils: the first token of the answer that each example's own is compared with, for objectives with a foil.
         sums: what a method may add its findings to.
     """
 
@@ -65,6 +66,7 @@ class Scoring:
     request: Request
     counts: tuple[int, int] | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
+    foils: Int[Tensor, " example"] | None = None
     sums: Sums = field(default_factory=Sums)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -124,8 +126,9 @@ class Scoring:
         The first one of an example, which is of the model as it is, is kept.
         """
         targets, scored = batch.targets.repeat(n, 1), batch.scored.repeat(n, 1)
-        tokens = OBJECTIVES[self.request.objective](logits.float(), targets[scored])
         owner = scored.nonzero()[:, 0]
+        foil = () if self.foils is None else (self.foils[batch.index.cpu()].to(logits.device).repeat(n)[owner],)
+        tokens = OBJECTIVES[self.request.objective](logits.float(), targets[scored], *foil)
         total = torch.zeros(len(targets), device=tokens.device).index_add(0, owner, tokens)
         losses = total / scored.sum(1)
         if not torch.isfinite(losses).all():

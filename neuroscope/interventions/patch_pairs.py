@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.models import Model
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import Batch, Encoded, batches_for, encode
+from neuroscope.tasks.foils import first_token, foils
 from neuroscope.tasks.prompts import fitting
 
 
@@ -90,14 +91,10 @@ def pairs_of(model: Model, clean: Any, corrupt: Any, answers: Any, examples: int
         found = "no example with a corrupt prompt"
         raise TaskError(f"pairs of task {task.name!r}", found, "give Example(corrupt=...)")
     chosen = list(fitting(model, task, chosen).values())
-    encoded = [_first_token(item, model.style) for item in encode(model, task, chosen, corrupt=True)]
-    others = encode(model, task, chosen, [example.corrupt_answer or "" for example in chosen])
-    right, wrong = (torch.tensor([e.answer[0] for e in x], device=model.device) for x in (encoded, others))
-    if bool((wrong == right).any()):
-        i = int((wrong == right).nonzero()[0, 0])
-        found = f"{chosen[i].answer!r} and {chosen[i].corrupt_answer!r} begin with the same token"
-        raise TaskError(f"tell the answers of pair {i} apart", found, "choose answers that differ in the first token")
-    return Pairs(task, encoded, right, wrong)
+    encoded = [first_token(item, model.style) for item in encode(model, task, chosen, corrupt=True)]
+    right = torch.tensor([item.answer[0] for item in encoded])
+    wrong = foils(model, task, chosen, encoded)
+    return Pairs(task, encoded, right.to(model.device), wrong.to(model.device))
 
 
 def _task_of_texts(clean: Any, corrupt: Any, answers: Any) -> Task:
@@ -117,13 +114,3 @@ def _task_of_texts(clean: Any, corrupt: Any, answers: Any) -> Task:
     texts = zip(clean, corrupt, each, strict=True)
     discovery = [Example(a, right, corrupt=b, corrupt_answer=wrong) for a, b, (right, wrong) in texts]
     return Task("prompts", discovery=discovery, kind="generation")
-
-
-def _first_token(encoded: Encoded, style: str) -> Encoded:
-    """What is shown to predict the answer's first token: of a longer answer, no token is an input."""
-    if style == "masked":  # there its length is part of the question
-        return encoded
-    if style == "seq2seq":
-        return replace(encoded, answer=encoded.answer[:1], decoder=encoded.decoder[:1])
-    end = encoded.first + 1
-    return replace(encoded, inputs=encoded.inputs[:end], corrupt=encoded.corrupt[:end], answer=encoded.answer[:1])
