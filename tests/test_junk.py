@@ -164,6 +164,7 @@ def good_values(folder):
         **{f"experiments.{name}.seeds": 2 for name in ("cross_training", "parameter_transfer", "train_only")},
         "experiments.parameter_transfer.tasks": four, "experiments.parameter_transfer.masks": four_masks,
         "experiments.continual_comparison.methods": "seqft", "experiments.continual_comparison.lrs": 1e-3,
+        "ns.compare_methods.neurons": 6, "ns.compare_methods.top": 2, "ns.compare_methods.methods": ["relp", "random"],
     }  # fmt: skip
 
 
@@ -221,7 +222,7 @@ def fault(good, name, argument, which):
 
 SEEDED_APART = {"statistics.bootstrap_interval", "NeuronMask.random_like", "ns.tsne", "ns.parameter_similarity"}
 SEEDED = SEEDED_APART | {
-    "ns.attribute", "ns.compare", "ns.evaluate", "ns.segment", "similarity.permutation_null",
+    "ns.attribute", "ns.compare", "ns.compare_methods", "ns.evaluate", "ns.segment", "similarity.permutation_null",
     "statistics.paired_permutation", "statistics.against_controls",
 }  # fmt: skip
 
