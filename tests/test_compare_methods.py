@@ -94,7 +94,8 @@ def test_correlations_are_scipys_over_the_sampled_neurons(compared):
 
 def test_a_model_that_is_certain_is_asked_by_another_objective():
     methods = {name: {"method": "relp", "objective": name} for name in ("loss", "log-odds")}
-    found = ns.compare_methods(planted(certain=1000.0), make_task(), methods=methods, **SETTINGS)
+    with pytest.warns(UserWarning, match="log-odds"):
+        found = ns.compare_methods(planted(certain=1000.0), make_task(), methods=methods, **SETTINGS)
     recall = dict(zip(found.table["method"], found.table["recall"], strict=True))
     assert recall == {"loss": pytest.approx(12 / 96), "log-odds": 1.0} and found.recommended == "log-odds"
     assert np.isnan(found.table["spearman"][0])  # its scores are all zero
