@@ -1,3 +1,4 @@
+from .benchmark_result import Benchmark as Benchmark
 from .f2_proportion_sweep import ProportionSweep as ProportionSweep
 from .f2_proportion_sweep import proportion_sweep as proportion_sweep
 from .f3_parameter_depth import ParameterDepth as ParameterDepth
