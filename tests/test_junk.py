@@ -123,6 +123,11 @@ def good_values(folder):
     adapter.save(folder / "adapter")
     lines = "".join(f'{{"text": "the food {i}", "label": "{i % 2}"}}\n' for i in range(10))
     (folder / "rows.jsonl").write_text(lines)
+    (folder / "toy.yaml").write_text(
+        f"task: toy\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder}/rows.jsonl}}}}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{text}}'\ndoc_to_target: label\n"
+        "doc_to_choice: ['yes', 'no']\n"
+    )
     torch.save([[torch.tensor([1, 2]), torch.tensor([0])]] * 2, folder / "lape")
     x = np.random.default_rng(0).normal(size=(6, 3))
     frame = pd.DataFrame({"a": [1.0, 2.0]})
@@ -151,6 +156,8 @@ def good_values(folder):
         "Representations": ns.Representations(reps), "NeuronAdapter": adapter, "Mossa": mossa, "MossaTable": mossa,
         "Continual": ns.continual(model, two, "seqft", recipe={"steps": 1}), "frame": frame, "adapted": adapted,
         "ns.correlate.similarity": pairs, "ns.correlate.transfer": pairs, "ns.finetune.steps": 1,
+        "ns.benchmark.tasks": folder / "toy.yaml", "ns.benchmark.limit": 2,
+        "Benchmark": ns.benchmark(model, masks, folder / "toy.yaml", n_random=3, limit=2),
         "ns.neutral_loss.texts": ["the food was good"],
         "ns.patch_sweep.corrupt": "the film", "ns.patch_sweep.answers": ("yes", "no"),
         "NeuronAdapter.load.model": adapted, "NeuronAdapter.load.path": folder / "adapter",

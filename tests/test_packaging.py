@@ -13,6 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # the toolkits whose models are opened: recognised by their modules' names, so that nobody pays for importing them
 RECOGNISED = {"transformer-lens", "nnsight"}
 MODULES = {"scikit-learn": "sklearn"}  # package -> what it is imported as, where the names differ
+EXTRAS = {"lm-eval"}  # imported where they are installed
 
 
 def imported():
@@ -41,7 +42,8 @@ def test_what_is_required_is_imported():
 
 
 def test_what_is_imported_is_required():
-    required = {MODULES.get(name, name.replace("-", "_")) for name in packages(PROJECT["dependencies"])}
+    assert all(packages(PROJECT["optional-dependencies"][extra]) == {extra} for extra in EXTRAS)
+    required = {MODULES.get(name, name.replace("-", "_")) for name in packages(PROJECT["dependencies"]) | EXTRAS}
     known = (
         required | set(__import__("sys").stdlib_module_names) | {"neuroscope", "IPython"}
     )  # where there is a notebook
