@@ -284,12 +284,15 @@ def test_names_are_those_of_the_harness_index(tmp_path):
         "a": "task: one\ntag: easy\ndataset_path: json\n",
         "b": '"task": "two"\n"tag": ["x-y", z]\n"dataset_path": "json"\n',
         "c": "group: both # of them\ntask:\n  - one\n  - two\n",
+        "f": "include: template\ntask: four\n",
         "d": "tag:\n  - p\n  - q\ntask: 'three'\n",
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "template").write_text("tag: inherited\ndataset_path: json\n")
     index = TaskManager(include_path=str(tmp_path), include_defaults=False).all_tasks
-    assert set(index) == {"one", "easy", "two", "x-y", "z", "both", "p", "q", "three"} == names_in(tmp_path)
+    wanted = {"one", "easy", "two", "x-y", "z", "both", "p", "q", "three", "four", "inherited"}
+    assert set(index) == wanted == names_in(tmp_path)
 
 
 def test_what_is_refused(mini, folder, mask, tmp_path, monkeypatch):

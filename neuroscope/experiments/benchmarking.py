@@ -89,7 +89,7 @@ def benchmark(
     opened = resolve(model)
     with opened.unchanged():
         scopes: dict[Condition, Any] = {}
-        identities = {(INTACT, "", None): files.digest(*opened.identity().values())}
+        identities: dict[Condition, str] = {(INTACT, "", None): files.digest(*opened.identity().values())}
         for kind, mask in _conditions(masks, n_random).items():
             with ablate(opened, mask, value=value, data=data) as scopes[kind]:
                 identities[kind] = files.digest(*opened.identity().values())

@@ -25,7 +25,14 @@ from neuroscope.tasks.tokens import tokenizer_of
 AUTO = "auto"  # batches by tokens
 STYLES = ("causal", "seq2seq")
 # of HFLM's arguments, those that have a meaning for a model that is opened already
-OPTIONS = ("truncation", "logits_cache", "max_length", "softmax_dtype", "mixed_precision_dtype", "add_bos_token")
+OPTIONS: tuple[str, ...] = (
+    "truncation",
+    "logits_cache",
+    "max_length",
+    "softmax_dtype",
+    "mixed_precision_dtype",
+    "add_bos_token",
+)
 OPTIONS += ("prefix_token_id", "think_end_token", "enable_thinking", "chat_template_args")
 
 
@@ -108,7 +115,7 @@ def _lm_class() -> Any:
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
             """Texts that greedy decoding, or what the task asks for, gives after each request's."""
-            asked = self.batch_size_per_gpu
+            asked: Any = self.batch_size_per_gpu  # type: ignore[has-type]
             if asked == AUTO:
                 new = max(request.args[1].get("max_gen_toks", self.max_gen_toks) for request in requests)
                 self.batch_size_per_gpu = self._rows(new + max(len(self.tok_encode(r.args[0])) for r in requests))

@@ -225,9 +225,11 @@ def _known_names() -> frozenset[str]:
 
 
 def names_in(folder: Path) -> frozenset[str]:
-    """Names of tasks, groups and tags in a folder's yaml files."""
+    """Names of tasks, groups and tags in a folder's yaml files, and in those that they include, of any ending or none."""
     found: set[str] = set()
-    for path in folder.rglob("*.yaml"):
+    for path in (p for p in folder.rglob("*") if "yaml" in p.name or not p.suffix):
+        if not path.is_file():
+            continue
         text = path.read_text(encoding="utf-8", errors="replace")
         found.update(KEY.findall(text))
         for tags in TAGS.findall(text):
