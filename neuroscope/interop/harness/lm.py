@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import nn
 
 from neuroscope import files
@@ -65,7 +66,7 @@ def _lm_class() -> Any:
             control: the seed of a random mask of the same size in each layer, which takes the mask's place.
             batch_size: rows at a time, or "auto": as many as the model runs best.
             max_batch_size: at most so many of "auto".
-            device, dtype, revision, tokenizer, device_map: as of `ns.load`.
+            device, dtype, revision, tokenizer, device_map: as of `ns.load`; "cuda" is the processor where there is none.
             options: of HFLM, those in `OPTIONS`.
         """
 
@@ -90,6 +91,8 @@ def _lm_class() -> Any:
                 known = ["pretrained", "mask", "value", "control", "device", "dtype", "revision", "tokenizer"]
                 do = suggest(unknown[0], [*known, "device_map", *OPTIONS])
                 raise ArgumentError(f"the model 'neuroscope' with {unknown[0]}=...", "no such argument", do)
+            if str(device).startswith("cuda") and not torch.cuda.is_available():
+                device = None  # what the harness' command asks for by itself, and does without as well
             opened = {"device": device, "revision": revision, "tokenizer": tokenizer, "device_map": device_map}
             self.opened = load(pretrained, dtype=dtype, **opened)
             self.neurons = _mask_of(mask, control)

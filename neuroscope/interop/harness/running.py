@@ -225,7 +225,7 @@ def _known_names() -> frozenset[str]:
 
 
 def names_in(folder: Path) -> frozenset[str]:
-    """Names of tasks, groups and tags in a folder's yaml files, and in those that they include, of any ending or none."""
+    """Names of tasks, groups and tags in a folder's yaml files, and in what they include, of any ending or none."""
     found: set[str] = set()
     for path in (p for p in folder.rglob("*") if "yaml" in p.name or not p.suffix):
         if not path.is_file():
