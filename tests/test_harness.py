@@ -188,8 +188,8 @@ def test_the_registered_model(mini, folder, mask, found, tmp_path):
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     for more, mine in (("", scores(found, "mask")), (",control=0", scores(found, "random", 0))):
         results = simple_evaluate(
-            model="neuroscope", model_args=f"pretrained=mini,mask={path},value=0.0{more}", batch_size=4, device="cuda:0",
-            tasks=["toy_choice", "toy_until"], task_manager=manager, bootstrap_iters=0,
+            model="neuroscope", model_args=f"pretrained=mini,mask={path},value=0.0{more}", batch_size=4,
+            device="cuda:0", tasks=["toy_choice", "toy_until"], task_manager=manager, bootstrap_iters=0,
         )["results"]  # fmt: skip
         assert {key: results[key[0]][f"{key[1]},none"] for key in mine} == mine
     with pytest.raises(ArgumentError, match="did you mean 'mask'"):

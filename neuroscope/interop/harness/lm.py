@@ -66,7 +66,8 @@ def _lm_class() -> Any:
             control: the seed of a random mask of the same size in each layer, which takes the mask's place.
             batch_size: rows at a time, or "auto": as many as the model runs best.
             max_batch_size: at most so many of "auto".
-            device, dtype, revision, tokenizer, device_map: as of `ns.load`; "cuda" is the processor where there is none.
+            device: as of `ns.load`; "cuda" where there is none is the processor.
+            dtype, revision, tokenizer, device_map: as of `ns.load`.
             options: of HFLM, those in `OPTIONS`.
         """
 
