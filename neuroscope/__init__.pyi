@@ -31,6 +31,7 @@ from .experiments.f5_cross_ablation import cross_ablation as cross_ablation
 # change them, and see what breaks
 from .interventions import ablate as ablate
 from .interventions import add as add
+from .interventions import between as between
 from .interventions import patch as patch
 from .interventions import patch_sweep as patch_sweep
 from .interventions import scale as scale

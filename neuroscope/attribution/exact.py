@@ -26,7 +26,7 @@ from neuroscope.attribution.scoring import Scoring
 from neuroscope.checks import whole
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.masks import NeuronMask
-from neuroscope.models.sites import Site, edit
+from neuroscope.models.sites import Site, edit, needs_whole_passes
 from neuroscope.tasks.encoding import UNSCORED, Batch
 
 ROWS = 4096  # tokens in one large batch: enough to keep the processor busy, little enough to stay in its cache
@@ -105,9 +105,11 @@ def _chosen(scoring: Scoring, neurons: NeuronMask | int | None) -> dict[str, Int
 
 
 def cheapest_plan(scoring: Scoring, batch: Batch, site: Site) -> tuple[Float[Tensor, " example"], Plan]:
-    """The clean losses, and the cheapest plan that reproduces them."""
+    """The clean losses, and the cheapest plan that reproduces them: the whole pass, where an edit must see that."""
     with edit([site], lambda s, h, t: scoring.observe(s, h, t, batch)):
         clean, plan = record(scoring, batch, site)
+    if needs_whole_passes(scoring.model.root):
+        return clean, Plan()
     for candidate in (replace(plan, ffn=last_ffn(scoring, site, plan)), plan):
         if torch.allclose(_replay(scoring, batch, site, candidate, None, 1), clean, rtol=1e-4, atol=1e-5):
             return clean, candidate

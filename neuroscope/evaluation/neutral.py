@@ -114,7 +114,7 @@ def losses_of(model: Model, neutral: Neutral, progress: Progress | None = None) 
         for batch in watched(cut, progress, "neutral text"):
             batch = batch.to(model.device)
             scored = batch.scored
-            logits = model.logits(batch.inputs, scored).float()
+            logits = model.logits(batch.inputs, scored, answers=False).float()
             right = logits.gather(-1, batch.targets[scored][:, None])[:, 0]
             rows = batch.index[scored.nonzero()[:, 0]].cpu()  # of each scored token
             total.index_add_(0, owners[rows], (logits.logsumexp(-1) - right).double().cpu())

@@ -3,5 +3,6 @@
 from neuroscope.interventions.edits import ablate, add, scale
 from neuroscope.interventions.patch_grid import PatchSweep, patch_sweep
 from neuroscope.interventions.patching import patch
+from neuroscope.interventions.where import between
 
-__all__ = ["PatchSweep", "ablate", "add", "patch", "patch_sweep", "scale"]
+__all__ = ["PatchSweep", "ablate", "add", "between", "patch", "patch_sweep", "scale"]

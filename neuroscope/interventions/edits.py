@@ -15,8 +15,9 @@ from torch import Tensor
 from neuroscope.arrays import array_of
 from neuroscope.checks import finite, public
 from neuroscope.errors import ArgumentError, choose
-from neuroscope.interventions.mask_sites import MaskSites, Scope
+from neuroscope.interventions.mask_sites import MaskSites, Scope, Where
 from neuroscope.interventions.replacements import ByAddress, mean_activations, one_tokens_activations
+from neuroscope.interventions.where import At, Range, where_of
 from neuroscope.masks import NeuronMask
 from neuroscope.models.sites import Site
 from neuroscope.tasks.task import Task, check_task
@@ -33,6 +34,8 @@ def ablate(
     data: Task | None = None,
     examples: int | None = 256,
     seed: int = 0,
+    at: At | None = None,
+    when: Range | None = None,
 ) -> Scope:
     """Switch neurons off within a scope (LX24 §4.1).
 
@@ -46,10 +49,20 @@ def ablate(
         data: a task whose discovery examples give the mean or the sample.
         examples: at most how many of them.
         seed: of the draw.
+        at: at which tokens, of a causal model (None: all). "prompt"; "last": the prompt's last token; "answer": the
+            tokens of an answer that is scored, as `evaluate` and `attribute` do; "generated": those that generation
+            made and, where an answer is scored, its tokens. Numbers: positions in the prompt, from 0 at its first
+            token, negative ones from its end; padding counts for nothing. In a pass that you run yourself, tokens are
+            the prompt's; but generated where they follow a cache, and an answer's from the first with a label on.
+            An answer's last token is never an input, so that nothing can be done at it.
+        when: only where a neuron's own activation lies in this range, `between(lo, hi)` (arXiv 2502.06809): what it is
+            when this scope's turn comes.
 
     Raises:
         MaskError: the mask is of another model; the text names both shapes.
-        ArgumentError: an unknown value, or no data to take it from.
+        ArgumentError: an unknown value, no data to take it from, or an unknown `at`; and when the model is run, tokens
+            that a pass lacks, or that cannot be known.
+        ModelError: `at` for a model that is not causal, or `when` for heads, which have several numbers.
 
     Example:
         >>> model = load("mini")  # doctest: +SKIP
@@ -60,21 +73,22 @@ def ablate(
     if data is not None:
         check_task(data, "ablate(data)")
     places = MaskSites.find(model, mask, asked)
+    where = where_of(places, at, when, "ablate")
     if not isinstance(value, str):
         constant = finite(value, "ablate(value)", "give 'zero', 'mean', 'resample' or a number")
-        return places.changed(lambda site, h, coordinates: h.index_fill(-1, coordinates, constant), asked)
+        return places.changed(lambda site, h, coordinates: h.index_fill(-1, coordinates, constant), asked, where)
     if choose(value, ("zero", "mean", "resample"), "value") == "zero":
-        return _silenced(places, asked)
+        return _silenced(places, asked, where)
     becomes = _replacement(places, mask, value, data, examples, seed, asked)
 
     def fill(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
         replacement = becomes[site.address].to(h)
         return h.index_copy(-1, coordinates, replacement[coordinates].expand(*h.shape[:-1], -1).contiguous())
 
-    return places.changed(fill, asked, numbers={address: becomes[address] for address in places.sites})
+    return places.changed(fill, asked, where, {address: becomes[address] for address in places.sites})
 
 
-def _silenced(places: MaskSites, asked: str) -> Scope:
+def _silenced(places: MaskSites, asked: str, where: Where | None) -> Scope:
     """Zero by multiplication: a third of the cost of filling, which copies the vector and then writes into the copy."""
     model = places.model
     dtype = next(model.root.parameters()).dtype
@@ -90,7 +104,7 @@ def _silenced(places: MaskSites, asked: str) -> Scope:
             keep = keeps[site.address] = keep.to(h)
         return h * keep
 
-    return places.changed(silence, asked)
+    return places.changed(silence, asked, where)
 
 
 def _replacement(
@@ -113,8 +127,12 @@ def _replacement(
 
 
 @public
-def scale(model: Any, mask: NeuronMask, factor: float) -> Scope:
+def scale(model: Any, mask: NeuronMask, factor: float, *, at: At | None = None, when: Range | None = None) -> Scope:
     """Multiply chosen neurons by a factor within a scope.
+
+    Args:
+        factor: 1 changes nothing, 0 switches off.
+        at, when: at which tokens, and in which range of activations, as of `ablate`.
 
     Raises:
         MaskError: the mask is of another model.
@@ -126,15 +144,24 @@ def scale(model: Any, mask: NeuronMask, factor: float) -> Scope:
         return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) * factor)
 
     asked = f"scale by {factor}"
-    return MaskSites.find(model, mask, asked).changed(times, asked)
+    places = MaskSites.find(model, mask, asked)
+    return places.changed(times, asked, where_of(places, at, when, "scale"))
 
 
 @public
-def add(model: Any, mask: NeuronMask, amount: float | Mapping[str, Tensor]) -> Scope:
+def add(
+    model: Any,
+    mask: NeuronMask,
+    amount: float | Mapping[str, Tensor],
+    *,
+    at: At | None = None,
+    when: Range | None = None,
+) -> Scope:
     """Add to chosen neurons within a scope.
 
     Args:
         amount: one number, or a tensor by address with one number per coordinate of the site (as `scores.means` has).
+        at, when: at which tokens, and in which range of activations, as of `ablate`.
 
     Raises:
         MaskError: the mask is of another model.
@@ -142,9 +169,12 @@ def add(model: Any, mask: NeuronMask, amount: float | Mapping[str, Tensor]) -> S
     """
     asked = "add(amount)"
     places = MaskSites.find(model, mask, asked)
+    where = where_of(places, at, when, "add")
     if not isinstance(amount, Mapping):
         number = finite(amount, "add(amount)", "give a number, or a tensor by address")
-        return places.changed(lambda s, h, c: h.index_copy(-1, c, h.index_select(-1, c) + number), f"add {number}")
+        return places.changed(
+            lambda s, h, c: h.index_copy(-1, c, h.index_select(-1, c) + number), f"add {number}", where
+        )
     terms: dict[str, Tensor] = {}
     for address, site in places.sites.items():
         width = site.width * site.group
@@ -162,4 +192,4 @@ def add(model: Any, mask: NeuronMask, amount: float | Mapping[str, Tensor]) -> S
         more = terms[site.address].to(h)[coordinates]
         return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) + more)
 
-    return places.changed(plus, "add", numbers=terms)
+    return places.changed(plus, "add", where, terms)

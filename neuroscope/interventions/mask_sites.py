@@ -5,25 +5,73 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroscope import files
 from neuroscope.errors import ArgumentError, ModelError, kind_of
 from neuroscope.masks import NeuronMask, check_mask
 from neuroscope.models import Model, resolve
-from neuroscope.models.sites import Edit, Site, edit
+from neuroscope.models.sites import Edit, Entry, NotCopied, Site, edit
 from neuroscope.models.structure import parts
 from neuroscope.tasks import Task
 
 Change = Callable[[Site, Tensor, Int[Tensor, " chosen"]], "Tensor | None"]
+When = Literal["before", "after", "end"]  # of a module's pass; its end comes after an error too
+
+
+class Watcher(Protocol):
+    """What a scope must see of a pass to know where it acts."""
+
+    @property
+    def by_position(self) -> bool:
+        """As of `edit`."""
+
+    def looks(self, model: Model) -> Iterator[tuple[nn.Module, When, Callable[..., None]]]:
+        """As a scope is entered: at which modules to look, when, and what to call."""
+
+
+class Where(Protocol):
+    """Where and when a change is made."""
+
+    @property
+    def text(self) -> str:
+        """In words, after what is done."""
+
+    @property
+    def said(self) -> Any:
+        """What else tells it from another."""
+
+    @property
+    def watchers(self) -> Sequence[Watcher]:
+        """What it must see of a pass."""
+
+    def kept(self, site: Site, h: Tensor, new: Tensor, tokens: Tensor | None) -> Tensor:
+        """The new vector where the change is made, the old one elsewhere."""
+
+
+class _Look(NotCopied):
+    """A hook that only looks, at the passes that the scope's own edits act on."""
+
+    def __init__(self, at: Callable[..., None], entry: Entry) -> None:
+        self.at, self.entry = at, entry
+
+    def __call__(self, *passed: Any) -> None:
+        if self.entry.is_meant():
+            self.at(*passed)
+
+
+def _register(module: nn.Module, when: When, look: _Look) -> Any:
+    if when == "before":
+        return module.register_forward_pre_hook(look, with_kwargs=True)
+    return module.register_forward_hook(look, always_call=when == "end")
 
 
 class Scope(edit):
@@ -38,11 +86,22 @@ class Scope(edit):
         function: as of `edit`.
         what: what it does, for its repr.
         said: gives the same for manifests, with a digest of the neurons and numbers.
+        watchers: what it looks at while it is on.
     """
 
-    def __init__(self, model: Model, sites: Sequence[Site], function: Edit, what: str, said: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sites: Sequence[Site],
+        function: Edit,
+        what: str,
+        said: Callable[[], str],
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
         super().__init__(sites, function)
-        self.said = said
+        self.said, self._watchers = said, watchers
+        self.by_position, self.by_pass = any(watcher.by_position for watcher in watchers), bool(watchers)
+        self._looking: list[list[Any]] = []
         self._model, self._what = model, what
         self._was_entered = self._is_by_hand = False
 
@@ -51,6 +110,8 @@ class Scope(edit):
         return self
 
     def __exit__(self, *error: Any) -> None:
+        for handle in self._looking.pop():
+            handle.remove()
         super().__exit__(*error)
         if not any(error):
             self._check_same()
@@ -89,6 +150,15 @@ class Scope(edit):
             self._sites = tuple(now[s.address] for s in self._sites)
         self._enter(by_hand)
         self._was_entered = True
+        handles: list[Any] = []
+        self._looking.append(handles)
+        try:
+            for watcher in self._watchers:
+                for module, when, at in watcher.looks(self._model):
+                    handles.append(_register(module, when, _Look(at, self._entries[-1])))
+        except BaseException as error:
+            self.__exit__(error)
+            raise
 
     def _check_same(self) -> None:
         """Refuse what was measured while the network was exchanged under the hooks."""
@@ -163,8 +233,9 @@ class MaskSites:
         self,
         change: Change,
         what: str,
-        kind: Callable[..., Scope] = Scope,
+        where: Where | None = None,
         numbers: Mapping[str, Tensor] | None = None,
+        watchers: Sequence[Watcher] = (),
         more: Any = None,
     ) -> Scope:
         """A scope in which `change(site, h, coordinates)` gives the new vector of every site, or None to leave it.
@@ -172,8 +243,9 @@ class MaskSites:
         Args:
             change: gives the new vector.
             what: what is done to the neurons, such as "ablate(value='zero')".
-            kind: the class of the scope.
+            where: at which tokens, and in which range of activations; None: everywhere.
             numbers: by site, which the new vectors are made of.
+            watchers: what the change must see of a pass.
             more: what else tells the change from another.
         """
         coordinates = dict(self.coordinates)
@@ -182,16 +254,19 @@ class MaskSites:
             chosen = coordinates[site.address]
             if chosen.device != h.device:
                 chosen = coordinates[site.address] = chosen.to(h.device)
-            return change(site, h, chosen)
+            new = change(site, h, chosen)
+            return new if new is None or where is None else where.kept(site, h, new, tokens)
 
-        n, where = sum(len(c) // self.sites[a].group for a, c in coordinates.items()), len(self.sites)
-        text = f"{what} of {n:,} neurons at {where} sites"
+        n, count = sum(len(c) // self.sites[a].group for a, c in coordinates.items()), len(self.sites)
+        text = f"{what} of {n:,} neurons at {count} sites"
+        if where is not None:
+            text, more, watchers = text + where.text, (more, where.said), (*watchers, *where.watchers)
 
         @cache
         def said() -> str:
             return f"{text} {files.digest(_digest(self.coordinates), _digest(numbers or {}), more)}"
 
-        return kind(self.model, tuple(self.sites.values()), on_site, f"{text} of {self.model.name}", said)
+        return Scope(self.model, tuple(self.sites.values()), on_site, f"{text} of {self.model.name}", said, watchers)
 
     def observe(self, inputs: dict[str, Tensor], look: Edit, at: Tensor | None = None) -> None:
         """One forward pass without gradients, in which `look(site, h, tokens)` is shown every site's vector."""

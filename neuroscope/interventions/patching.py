@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroscope.arrays import array_of
 from neuroscope.checks import public, texts_of
 from neuroscope.errors import ArgumentError, MaskError, ModelError, kind_of
-from neuroscope.interventions.mask_sites import MaskSites, Scope
+from neuroscope.interventions.mask_sites import MaskSites, Scope, When
+from neuroscope.interventions.where import At, Range, positions_of, where_of
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
-from neuroscope.models.sites import Entry, NotCopied, Site
+from neuroscope.models.sites import Site
 from neuroscope.tasks.encoding import Batch
 from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
@@ -29,6 +29,8 @@ def patch(
     *,
     source: Mapping[str, Tensor] | Batch | Tensor | str | Sequence[str],
     positions: int | Sequence[int] | None = None,
+    at: At | None = None,
+    when: Range | None = None,
 ) -> Scope:
     """Give chosen neurons the activations of another run, within a scope (activation patching).
 
@@ -36,21 +38,31 @@ def patch(
         source: prompts, the model's inputs (token ids, a dict with `input_ids`, or a `Batch`), or cached activations:
             address -> `[batch, pos, coordinate]`. The source is run at the call, not at entry. A source of one example
             is given to every example; otherwise batch and length must be those of the run that is patched.
-        positions: token positions to patch (None: all); negative ones count from the end.
+        positions: token positions to patch (None: all); negative ones count from the end. Padding counts.
+        at: at which tokens, in place of `positions`, as of `ablate`; but for "generated", which no source has.
+        when: only where a neuron's own activation lies in this range, `between(lo, hi)`.
 
     While generating, the pass over the prompt is patched; the steps that go on from its cache are left alone.
 
     Raises:
-        ArgumentError: source and run differ in shape, a position is outside, or prompts of different lengths.
+        ArgumentError: source and run differ in shape, a position is outside, prompts of different lengths, or
+            `positions` and `at` together.
         ModelError: neurons of experts, which exist at some tokens only; or prompts for the neurons of a decoder.
     """
     places = MaskSites.find(model, mask, "patch")
     if any(site.expert is not None for site in places.sites.values()):
         found = "neurons of experts, which exist at some tokens only"
         raise ModelError("patch", found, "patch unit='output' or 'head'")
+    if at is not None and positions is not None:
+        raise ArgumentError("patch(positions=..., at=...)", "both", "give one: at counts from the first real token")
+    where = where_of(places, at, when, "patch")
+    if at == "generated":
+        raise ArgumentError(
+            "patch(at='generated')", "tokens that no source has", "give at='answer', 'prompt' or 'last'"
+        )
     cached = _cached(places, source)
     if positions is not None:
-        positions = _integers(positions)
+        positions = positions_of(positions, "patch(positions)")
         if isinstance(source, Batch | Mapping):
             inputs: Any = source.inputs if isinstance(source, Batch) else source
             for address in places.sites:
@@ -77,7 +89,7 @@ def patch(
         new[rows, at[None, :, None], coordinates] = values.expand(len(run), -1, -1)
         return new.reshape(h.shape)
 
-    return places.changed(replace, "patch", partial(_Patch, seen), cached, positions)
+    return places.changed(replace, "patch", where, cached, [seen], positions)
 
 
 def _unlike(site: Site, found: str, do: str) -> ArgumentError:
@@ -92,6 +104,15 @@ class _Seen:
     goes_on: bool = False
     has_begun: bool = False  # since the scope was entered
     masks: Mapping[str, Any] = field(default_factory=dict)
+    by_position: ClassVar[bool] = True
+
+    def looks(self, model: Model) -> Iterator[tuple[nn.Module, When, Callable[..., None]]]:
+        """After the embedding, and around the model; PEFT generates by the model under it."""
+        self.has_begun = False
+        yield model.embedding, "after", self.embedded
+        for module in {id(m): m for m in (model.root, model.base)}.values():
+            yield module, "before", self.begins
+            yield module, "end", self.ends
 
     def embedded(self, module: Any, args: Any, output: Tensor) -> None:
         """After the embedding."""
@@ -109,57 +130,6 @@ class _Seen:
     def ends(self, *passed: Any) -> None:
         """After the model, also after an error."""
         self.goes_on, self.masks = False, {}
-
-
-class _Look(NotCopied):
-    """A hook that only looks, at the passes that the scope's own edits act on."""
-
-    def __init__(self, at: Callable[..., None], entry: Entry) -> None:
-        self.at, self.entry = at, entry
-
-    def __call__(self, *passed: Any) -> None:
-        if self.entry.is_meant():
-            self.at(*passed)
-
-
-class _Patch(Scope):
-    """A scope that also looks at what the model is given."""
-
-    by_position = True
-
-    def __init__(self, seen: _Seen, *args: Any) -> None:
-        super().__init__(*args)
-        self._seen = seen
-        self._looking: list[list[Any]] = []
-
-    def _begin(self, by_hand: bool = False) -> None:
-        super()._begin(by_hand)
-        model, seen, entry = self._model, self._seen, self._entries[-1]
-        seen.has_begun = False
-        handles: list[Any] = []
-        self._looking.append(handles)
-        try:
-            handles.append(model.embedding.register_forward_hook(_Look(seen.embedded, entry)))
-            for module in {id(m): m for m in (model.root, model.base)}.values():  # PEFT generates by the other
-                handles.append(module.register_forward_pre_hook(_Look(seen.begins, entry), with_kwargs=True))
-                handles.append(module.register_forward_hook(_Look(seen.ends, entry), always_call=True))
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *error: Any) -> None:
-        for handle in self._looking.pop():
-            handle.remove()
-        super().__exit__(*error)
-
-
-def _integers(positions: Any) -> list[int]:
-    """Positions as plain integers; one alone is a list of one."""
-    array = array_of(positions, "patch(positions)")
-    if array.ndim > 1 or array.dtype == torch.bool or (array.is_floating_point() and array.numel()):
-        found = f"{str(array.dtype)[6:]} numbers of shape {tuple(array.shape)}"
-        raise ArgumentError("patch(positions)", found, "give whole numbers, such as [-1]")
-    return [int(position) for position in array.flatten().tolist()]
 
 
 def _positions(positions: Sequence[int] | None, length: int, device: torch.device) -> Tensor:

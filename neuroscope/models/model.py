@@ -20,6 +20,7 @@ from neuroscope.errors import ModelError, NumericalError, choose
 from neuroscope.models.fingerprints import fingerprint, forget, read_once, tokenizer_digest
 from neuroscope.models.head import head_at
 from neuroscope.models.packed import packed_names
+from neuroscope.models.passes import telling
 from neuroscope.models.running import (
     embedding_of,
     fitting,
@@ -202,7 +203,7 @@ class Model:
             raise ModelError(f"run {self.name}", found, do)
 
     def logits(
-        self, inputs: dict[str, Tensor], at: Bool[Tensor, "row pos"] | None = None
+        self, inputs: dict[str, Tensor], at: Bool[Tensor, "row pos"] | None = None, answers: bool = True
     ) -> Float[Tensor, "batch pos vocab"] | Float[Tensor, "wanted vocab"]:
         """One forward pass: every position's logits; or only those `at` some, row by row.
 
@@ -212,18 +213,19 @@ class Model:
         Args:
             inputs: keyword arguments of the model.
             at: True where logits are wanted (of a decoder's positions for seq2seq); rows beyond its last have none.
+            answers: whether these predict answers, so that a row's prompt ends with the first of them.
         """
         device = inputs["input_ids"].device
         self.check_ids(int(inputs["input_ids"].max()))
+        tells = telling(inputs.get("attention_mask"), at if answers else None)
         inputs = fitting(self.base, inputs)
-        signature = inspect.signature(self.base.forward).parameters
-        settings: dict[str, Any] = {"use_cache": False} if "use_cache" in signature else {}
+        takes = inspect.signature(self.base.forward).parameters
+        settings: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
         room = with_room(self.base, next(iter(inputs.values())).shape[1])
-        if at is None:
-            with room:
-                return logits_of(self.root(**inputs, **settings)).to(device)
-        with room, head_at(self.base, at) as was_called:
+        with room, tells, contextlib.nullcontext() if at is None else head_at(self.base, at) as was_called:
             logits = logits_of(self.root(**inputs, **settings))
+        if at is None:
+            return logits.to(device)
         if was_called and logits.shape[:2] == (1, was_called[0]):
             return logits[0].to(device)
         return logits[: len(at)][at.to(logits.device)].to(device)

@@ -136,6 +136,7 @@ class edit(contextlib.AbstractContextManager["edit"]):
     """
 
     by_position = False  # whether what it does to a token depends on where the token is in its row
+    by_pass = False  # whether it must see the model's pass as a whole, so that no part of it can be run by itself
     said: Callable[[], str] | None = None  # what a manifest says of it; nothing of what only reads
 
     def __init__(self, sites: Iterable[Site], function: Edit) -> None:
@@ -150,7 +151,7 @@ class edit(contextlib.AbstractContextManager["edit"]):
         self._entries.pop().leave()
 
     def _enter(self, by_hand: bool = False) -> None:
-        self._entries.append(Entry(self._sites, self._function, by_hand, self.by_position, self.said))
+        self._entries.append(Entry(self, self._sites, self._function, by_hand))
 
 
 _numbers = itertools.count()
@@ -160,10 +161,8 @@ _entered: ContextVar[frozenset[Entry]] = ContextVar("entered", default=frozenset
 class Entry:
     """One entry into a scope: its hooks, and where they act."""
 
-    def __init__(
-        self, sites: Iterable[Site], function: Edit, by_hand: bool, by_position: bool, said: Callable[[], str] | None
-    ) -> None:
-        self.by_position, self.said = by_position, said
+    def __init__(self, scope: edit, sites: Iterable[Site], function: Edit, by_hand: bool) -> None:
+        self.by_position, self.by_pass, self.said = scope.by_position, scope.by_pass, scope.said
         self.function, self.level, self.number = function, LEVEL.get(), next(_numbers)
         # a notebook may run each cell in a context of its own: what is switched by hand is of the thread
         self.thread = threading.get_ident() if by_hand else None
@@ -203,6 +202,11 @@ def depends_on_position(root: nn.Module) -> bool:
     return any(
         hook.entry.by_position if isinstance(hook, _Hook) else is_foreign(hook) for _, hook in _forward_hooks(root)
     )
+
+
+def needs_whole_passes(root: nn.Module) -> bool:
+    """Whether an `edit` with `by_pass` is live on a model."""
+    return any(isinstance(hook, _Hook) and hook.entry.by_pass for _, hook in _forward_hooks(root))
 
 
 def is_foreign(hook: Any) -> bool:

@@ -25,6 +25,7 @@ from neuroscope.checks import Progress, watched
 from neuroscope.distributed import has_shards
 from neuroscope.errors import FileError
 from neuroscope.models.head import head_at
+from neuroscope.models.passes import telling
 from neuroscope.models.running import fitting, logits_of
 from neuroscope.tasks.encoding import UNSCORED, Encoded, batches
 from neuroscope.training.checkpoints import RUN, WEIGHTS, refuse_other_run
@@ -158,7 +159,8 @@ class NeuronTrainer(NeuronTrainerMixin, Trainer):
         """The mixin's, with the output head at scored positions."""
         if self.compute_loss_func is not answer_loss:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        with head_at(self.adapter.model.base, functional.pad(inputs["labels"][:, 1:] != UNSCORED, (0, 1))):
+        at = functional.pad(inputs["labels"][:, 1:] != UNSCORED, (0, 1))
+        with head_at(self.adapter.model.base, at), telling(inputs.get("attention_mask"), at):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
 
