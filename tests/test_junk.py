@@ -139,7 +139,8 @@ def good_values(folder):
     return figure | {
         "model": model, "tasks": two, "task": two["a"], "mask": masks["a"], "masks": masks, "scores": scores["a"],
         "ns.overlap_sweep.scores": scores, "other": masks["b"], "held_out": "b", "source": "the food", "x": x, "y": x,
-        "reps": reps, "a": reps, "b": reps, "factor": 2.0, "amount": 1.0, "lo": 0.0, "hi": 1.0, "clean": "the food", "title": "t",
+        "reps": reps, "a": reps, "b": reps, "factor": 2.0, "amount": 1.0, "clean": "the food", "title": "t",
+        "lo": 0.0, "hi": 1.0,
         "similarity": similarity, "transfer": np.eye(2), "path": "file", "folder": "folder", "name": "test",
         "key": "a", "prompt": "the", "answer": "food", "table": frame, "manifest": {}, "arrays": reps,
         "values_by_site": dict(masks["a"]), "widths": masks["a"].widths, "neurons": {1: [3]}, "seed": 0, "k": 0.1,
