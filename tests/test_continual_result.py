@@ -3,13 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from quick_training import quick_training
+from tiny import tiny_model
 
 from neuroscope.errors import ArgumentError
+from neuroscope.evaluation import evaluate
 from neuroscope.statistics import mean_interval
+from neuroscope.tasks import Example, Task
 from neuroscope.tasks.catalogue import CL_ORDERS
-from neuroscope.training.continual_learning import Continual
+from neuroscope.training.continual_learning import Continual, continual
 from neuroscope.training.continual_learning.continual_result import PUBLISHED
 from neuroscope.training.continual_learning.metrics import METRICS, forgetting, matrix, retention
 
@@ -238,7 +243,7 @@ def test_published_numbers_stand_beside_the_papers_orders_alone():
     assert eight.loc["w-ncft", "LX24"] == 72.0 and np.isnan(eight.loc["ewc", "LX24"])
     assert runs_of([CL_ORDERS[1], CL_ORDERS[1][::-1]]).beside_published() is None
     assert PUBLISHED["per-task"] == (77.2, 84.5)
-    assert list(runs_of([CL_ORDERS[1]]).tables()) == ["summary", "runs", "metrics", "published"]
+    assert list(runs_of([CL_ORDERS[1]]).tables()) == ["summary", "learnt", "runs", "metrics", "published"]
 
 
 def test_in_words():
@@ -262,7 +267,8 @@ def test_in_words():
 def test_what_a_report_shows():
     (section,) = result(table("m", A1), table("m", A2, seed=1)).sections()
     assert section.title == "Learning tasks one after another" and len(section.figures) == 2
-    captions = ["Means over runs, per method", "Every task after every stage", "Every run"]
+    captions = ["Means over runs, per method", "Every task right after its own stage, beside the best constant answer"]
+    captions += ["Every task after every stage", "Every run"]
     assert [caption for caption, _ in section.tables] == captions
     (once,) = result(table("joint", JOINT)).sections()
     assert len(once.figures) == 1
@@ -312,3 +318,57 @@ def test_plane_figure():
     assert points["one"].error_x.array is None
     with pytest.raises(ArgumentError, match="any but joint"):
         result(table("joint", JOINT)).plane_figure()
+
+
+# --- what was never learnt
+
+
+def test_a_task_that_was_never_learnt_gets_no_verdict():
+    """Of 10 examples 8.5 are right on average after their own stage: 8 (x) and 5 (y) of them have the same answer."""
+    level = {
+        "x": {"answer": "a", "majority": 0.8, "uniform": 0.5},
+        "y": {"answer": "a", "majority": 0.5, "uniform": 0.5},
+    }
+    found = result(table("m", A1), table("m", A2, seed=1), chance=level)
+    learnt = found.learnt()
+    assert learnt["task"].tolist() == ["x", "y"] and learnt["runs"].tolist() == [2, 2]
+    assert learnt["learnt"].tolist() == pytest.approx([(0.8 + 0.9) / 2, (0.9 + 0.8) / 2])
+    assert learnt["last"].tolist() == pytest.approx([(0.6 + 0.3) / 2, (0.9 + 0.8) / 2])
+    p = [scipy.stats.binomtest(8, 10, share, alternative="greater").pvalue for share in (0.8, 0.5)]
+    assert learnt["p_majority"].tolist() == pytest.approx(p)
+    assert learnt["chance"].tolist() == ["at chance", "at chance" if p[1] >= 0.05 else "above"]
+    sure = result(table("m", [[0.2, 0.1], [0.8, 0.3], [0.6, 1.0]]), chance=level)
+    assert sure.learnt()["chance"].tolist() == ["at chance", "above"]
+    assert np.isnan(sure.learnt()["kept"].iloc[0]) and sure.learnt()["kept"].iloc[1] == 1
+    words = sure.in_words()
+    assert (
+        "**Nothing can be concluded** about forgetting of x (80.0%, where one answer given always gets 80.0%)" in words
+    )
+    assert "learning accuracy at chance" in words and "is kept" not in words and " y (" not in words
+    assert "nothing can be concluded: x (m)" in sure.figure().layout.title.subtitle.text
+    assert "the best constant answer: 0.800" in str(sure.figure().to_dict())
+    easy = {**level, "x": {**level["x"], "majority": 0.5}}
+    back = result(table("m", [[0.2, 0.1], [1.0, 0.3], [0.7, 0.5]]), chance=easy)  # here y was not learnt
+    assert "**70%** of the score of a task learnt above chance is kept" in back.in_words()
+    assert "about forgetting of y (50.0%" in back.in_words()
+
+
+def test_results_without_a_level_have_no_test():
+    learnt = result(table("m", A1), table("joint", JOINT)).learnt()
+    assert learnt["chance"].tolist() == ["no test"] * 4 and learnt["majority"].isna().all()
+    assert learnt["kept"].tolist() == pytest.approx([0.6 / 0.8, 1, 1, 1])
+    assert "Nothing can be concluded" not in result(table("m", A1)).in_words()
+
+
+def test_the_level_is_that_of_evaluating():
+    answers = {"food": "yes", "film": "yes", "soup": "no"}
+    examples = [Example(f"the {noun} was", answer) for noun, answer in answers.items()]
+    model, labels = tiny_model(), ("yes", "no")
+    tasks = {name: Task(name, examples, test=examples[:n], labels=labels) for name, n in (("a", 2), ("b", 3))}
+    with quick_training():
+        found = continual(model, tasks, "seqft", recipe={"steps": 1})
+    for name, share in (("a", 1.0), ("b", 2 / 3)):
+        assert found.manifest["chance"][name] == vars(evaluate(model, tasks[name]).constant)
+        assert found.manifest["chance"][name]["majority"] == pytest.approx(share)
+    assert found.learnt()["chance"].tolist() == ["at chance"] * 2  # of two or three examples nothing is shown
+    assert found.in_words().startswith("After 2 tasks") and "kept" not in found.in_words().split("\n")[0]

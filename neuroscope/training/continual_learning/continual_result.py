@@ -11,9 +11,11 @@ import numpy as np
 from neuroscope import figures
 from neuroscope.checks import all_of, public
 from neuroscope.errors import ArgumentError
+from neuroscope.evaluation import CONSTANT
 from neuroscope.results import Result
 from neuroscope.statistics import mean_interval
 from neuroscope.tasks.catalogue import CL_ORDERS
+from neuroscope.training.continual_learning.learnt import kept_in_words, learnt_table, never_learnt, note
 from neuroscope.training.continual_learning.metrics import RUN, VARIANT, matrix, method_means, retention, run_metrics
 
 if TYPE_CHECKING:
@@ -50,12 +52,14 @@ class Continual(Result):
             order, from 1; 0: the base could do it already), score, low, high (95 % interval over examples),
             se (standard error over examples), n, trained (parameters trained at the stage), seconds, peak_mib (memory
             beyond what was held before the stage).
-        manifest: model, tasks with data hashes, orders, settings, the log of every stage, versions.
+        manifest: model, tasks with data hashes, orders, chance (of each task the best constant answer, its score and
+            that of guessing), settings, the log of every stage, versions.
     """
 
     title = "Learning tasks one after another"
     captions: ClassVar[Mapping[str, str]] = {
         "summary": "Means over runs, per method",
+        "learnt": "Every task right after its own stage, beside the best constant answer",
         "runs": "Every task after every stage",
         "metrics": "Every run",
         "published": "Average accuracy in %, beside Table 5 of Leng & Xiong (Llama-2-7b)",
@@ -124,6 +128,15 @@ class Continual(Result):
         """
         return method_means(self.metrics())
 
+    def learnt(self) -> pd.DataFrame:
+        """One row per method and task, means over runs: was it learnt above chance right after its own stage?
+
+        Columns: method, task, learnt (score after its own stage; of joint, after the only one), last (after the last
+        stage), kept (last over learnt; NaN at chance), runs, n, majority, uniform, p_majority and chance ("above", "at
+        chance" or "no test": `evaluation.constant`, of the mean over runs).
+        """
+        return learnt_table(self.table, self._labels(), self.manifest.get("chance") or {})
+
     @public
     def differences(self, reference: str) -> pd.DataFrame:
         """How much more a method's average accuracy is than every other's on the same orders and seeds.
@@ -188,23 +201,30 @@ class Continual(Result):
         runs = self._of(method)
         runs = runs[(runs["order"] == order) & (runs["position"] > 0)]
         span = runs.groupby(["learnt", "task"])[["low", "high"]].mean()
+        level = {
+            task: f"<br>{CONSTANT}: {constant['majority']:.3f}"
+            for task, constant in (self.manifest.get("chance") or {}).items()
+            if constant
+        }
         hover = [
             [
                 f"<b>{task}</b> after {stage}<br>{value:.3f} [{span.loc[(stage, task), 'low']:.3f}, "
-                f"{span.loc[(stage, task), 'high']:.3f}] over examples"
+                f"{span.loc[(stage, task), 'high']:.3f}] over examples{level.get(str(task), '')}"
                 for task, value in row.items()
             ]
             for stage, row in wide.iterrows()
         ]
         name = method or self.methods[0]
         lr = runs["lr"].iloc[0]
+        stands = self.learnt()
         return figures.heatmap(
             wide.to_numpy(),
             [str(task) for task in wide.columns],
             [str(stage) for stage in wide.index],
             title=f"Scores after every stage: {name}",
             subtitle=f"mean over {runs['seed'].nunique()} seed(s), order {order}, learning rate {lr:g}"
-            + self._weighting((runs["method"].iloc[0], runs["options"].iloc[0], lr)),
+            + self._weighting((runs["method"].iloc[0], runs["options"].iloc[0], lr))
+            + note(stands[stands["method"] == name]),
             colour_label="score",
             x_label="task measured",
             y_label="after learning",
@@ -229,7 +249,8 @@ class Continual(Result):
         return figures.curves_with_band(
             curves,
             title="What is kept of earlier tasks, by stage",
-            subtitle="mean over earlier tasks of the score now over the score when learnt; bands: 95 % over runs",
+            subtitle="mean over earlier tasks of the score now over the score when learnt; bands: 95 % over runs"
+            + note(self.learnt()),
             x_label="stage",
             y_label="retention",
             within=(0.0, np.inf),
@@ -251,7 +272,7 @@ class Continual(Result):
         return figures.plane(
             points,
             title="Accuracy against forgetting",
-            subtitle="whiskers: 95 % intervals over orders and seeds; upper left is best",
+            subtitle="whiskers: 95 % intervals over orders and seeds; upper left is best" + note(self.learnt()),
             x_label="forgetting (peak minus final score)",
             y_label="average accuracy after the last stage",
             x_within=(-1.0, 1.0),
@@ -276,7 +297,12 @@ class Continual(Result):
     def tables(self) -> dict[str, pd.DataFrame]:
         """Means per method, every run, every task after every stage, and the published numbers if there are any."""
         published = self.beside_published()
-        tables = {"summary": self.summary(), "runs": self.to_frame(), "metrics": self.metrics()}
+        tables = {
+            "summary": self.summary(),
+            "learnt": self.learnt(),
+            "runs": self.to_frame(),
+            "metrics": self.metrics(),
+        }
         return tables if published is None else tables | {"published": published}
 
     def figures(self) -> list[go.Figure]:
@@ -285,12 +311,12 @@ class Continual(Result):
         return [self.figure(), *([self.retention_figure()] if has_stages else [])]
 
     def in_words(self) -> str:
-        """Which method is best, what it has over its controls, and what is not on equal terms."""
+        """Which method is best, what was never learnt, what it has over its controls, what is not on equal terms."""
         ranked = self.summary().sort_values("average accuracy", ascending=False).to_dict("records")
         best, order = ranked[0], self.manifest["orders"][0]
-        kept = (
-            f", and **{best['retention']:.0%}** of a task's score is kept on average" if best["retention"] >= 0 else ""
-        )
+        label = self._labels()[best["method"], best["options"], best["lr"]]
+        learnt, lasts = self.learnt(), [each[-1] for each in self.manifest["orders"]]
+        kept = kept_in_words(learnt[learnt["method"] == label], best["retention"], lasts)
         scores = [
             f"**{r['method']}** {r['average accuracy']:.1%} [{max(0.0, r['low']):.1%}, {min(1.0, r['high']):.1%}] "
             f"at rate {r['lr']:.2g}"
@@ -299,6 +325,7 @@ class Continual(Result):
         lines = [
             f"After {len(order)} tasks, {best['method']} has a mean score of **{best['average accuracy']:.1%}** on them"
             f"{kept}.\n",
+            *never_learnt(learnt),
             f"- Average accuracy after the last stage, best first: {'; '.join(scores)}.",
         ]
         methods = set(self.methods)

@@ -26,6 +26,7 @@ from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.tasks.prompts import hash_of
 from neuroscope.training.continual_learning.continual_result import Continual
 from neuroscope.training.continual_learning.learner import Setting
+from neuroscope.training.continual_learning.learnt import chance_of
 from neuroscope.training.continual_learning.methods import METHODS
 from neuroscope.training.continual_learning.sequence import Record, learn_sequence, orders_of
 from neuroscope.training.processes import wants_shards
@@ -119,6 +120,7 @@ def continual(
         "data_hash": {name: task.data_hash for name, task in to_learn.items()},
         "known": {name: task.data_hash for name, task in before.items()},
         "orders": orders,
+        "chance": chance_of(model, list(to_learn.values()), split, n),
         **measured_on,
         "runs": [
             run_of | {key: record[key] for key in ("order", "seed", "stage", "learnt", "log")} | {"settings": settings}
