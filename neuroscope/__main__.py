@@ -9,16 +9,20 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from neuroscope.checks import FEWEST_RANDOM
-from neuroscope.errors import ArgumentError, NeuroscopeError, choose
+from neuroscope.errors import ArgumentError, FileError, NeuroscopeError, choose
 from neuroscope.experiments.table import EXPERIMENTS
 
 SELDOM = 30  # seconds between two lines of progress where nobody watches it
 RECIPE = ("steps", "epochs", "lr")
 TUNE = ("steps", "epochs", "lr", "batch_size")  # of --tune
 PROMPTS = ("prompt", "chat", "system", "shots", "max_tokens", "too_long")  # how the prompts of tasks are shown
+NEUTRAL = (
+    "file of texts, one a line, to measure the loss on under each mask; none leaves this out; by default the model's"
+)
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -46,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--unit", default="hidden", help="hidden, output or head")
     run.add_argument("--n", type=int, default=128, help="test examples per task")
     run.add_argument("--n-random", type=int, default=5, help=f"random masks of each kind, {FEWEST_RANDOM} at least")
+    run.add_argument("--neutral", help=NEUTRAL)
     run.add_argument("--batch-size", type=int, help="examples per forward pass; by default chosen by tokens")
     run.add_argument("--tune", action="store_true", help="first train the whole model on all tasks together")
     run.add_argument("--tune-steps", type=int, help="of --tune, which it implies; by default those of --tune-epochs")
@@ -105,6 +110,16 @@ def parser() -> argparse.ArgumentParser:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"read --neutral {path}", str(error), "give a file of texts, one a line, or none") from None
+    if not any(lines):
+        raise FileError(f"read --neutral {path}", "no text", "give a file of texts, one a line, or none")
+    return [line for line in lines if line]
 
 
 def as_typed(error: NeuroscopeError, options: Mapping[str, Any]) -> NeuroscopeError:
@@ -167,6 +182,8 @@ def _run(command: str, model: str, dtype: str, device: str | None, device_map: s
         recipe = {name: options.pop(f"tune_{name}") for name in TUNE}
         given = {name: value for name, value in recipe.items() if value is not None}
         options["tune"] = given or options["tune"]
+        if options["neutral"] is not None:
+            options["neutral"] = [] if options["neutral"] == "none" else _lines(options["neutral"])
     from tqdm.auto import tqdm  # heavy imports wait until the arguments are known to be right
 
     from neuroscope.models import load

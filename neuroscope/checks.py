@@ -303,6 +303,7 @@ VOCABULARY: dict[str, Callable[[Any, str, Any], Any]] = {
     "seeds": lambda value, name, default: seeds_of(value, name),
     "held_out": lambda value, name, default: names_of(value, name),
     "references": lambda value, name, default: texts_of(value, name),
+    "neutral": lambda value, name, default: None if value is None else texts_of(value, name),
     "texts": lambda value, name, default: None if value is None else texts_of(value, name),
     "n_random": lambda value, name, default: n_random_of(value, name),
     "batch_size": lambda value, name, default: batch_size_of(value, name),

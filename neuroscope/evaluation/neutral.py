@@ -118,7 +118,7 @@ def losses_of(model: Model, neutral: Neutral, progress: Progress | None = None) 
             right = logits.gather(-1, batch.targets[scored][:, None])[:, 0]
             rows = batch.index[scored.nonzero()[:, 0]].cpu()  # of each scored token
             total.index_add_(0, owners[rows], (logits.logsumexp(-1) - right).double().cpu())
-    losses = total.numpy() / tokens_of(neutral)
+    losses = np.maximum(total.numpy() / tokens_of(neutral), 0.0)  # of a certain token, rounding is all there is
     if not np.isfinite(losses).all():
         i = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise NumericalError(

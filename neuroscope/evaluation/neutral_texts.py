@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from neuroscope import files
 from neuroscope.errors import ArgumentError, ModelError
@@ -87,23 +88,34 @@ class Neutral:
         """What tells these texts from others."""
         return files.digest(*self.texts)
 
+    def manifest(self) -> dict[str, Any]:
+        """What a manifest says of them."""
+        return {"texts": self.kind, "n": len(self.texts), "hash": self.digest}
+
     def beside(self, family: str) -> list[int]:
         """The places of the texts that are neutral beside tasks of a family: those of no family, or of another."""
         return [i for i, text in enumerate(self.texts) if not text.family or text.family != family]
 
 
-def prepare_neutral(model: Model, texts: Sequence[str] | None = None, batch_size: int | None = None) -> Neutral:
+def prepare_neutral(
+    model: Model, texts: Sequence[str] | None = None, batch_size: int | None = None, name: str = "texts"
+) -> Neutral:
     """Tokenize the user's texts, or the model's own neutral ones, once.
+
+    Args:
+        name: of the argument by which the user gave them.
 
     Raises:
         ArgumentError: no text, or one that has nothing to score, words that the tokenizer does not know, or more tokens
             than the model's context.
         ModelError: the model has no tokenizer, or it knows none of the texts that are there for any model.
     """
-    chosen, kind = _own(model) if texts is None else (tuple(map(Text, texts)), "given")
+    chosen, kind = _own(model, name) if texts is None else (tuple(map(Text, texts)), "given")
     if not chosen:
-        raise ArgumentError("texts to measure the loss on", "none", "give one or more, or None for those of the model")
-    rows = [(i, row) for i, text in enumerate(chosen) for row in _rows(model, text, f"texts[{i}]")]
+        raise ArgumentError(
+            f"{name} to measure the loss on", "none", "give one or more, or None for those of the model"
+        )
+    rows = [(i, row) for i, text in enumerate(chosen) for row in _rows(model, text, f"{name}[{i}]")]
     model.check_ids(max(token for _, row in rows for token in (*row.inputs, *row.answer, *row.decoder)))
     return Neutral(chosen, kind, tuple(row for _, row in rows), tuple(i for i, _ in rows), batch_size)
 
@@ -117,7 +129,7 @@ def bundled() -> tuple[Text, ...]:
     )
 
 
-def _own(model: Model) -> tuple[tuple[Text, ...], str]:
+def _own(model: Model, name: str) -> tuple[tuple[Text, ...], str]:
     """The neutral texts of a model whose user gives none, and what they are."""
     tokenizer = tokenizer_of(model)
     english = tuple(map(Text, ENGLISH))
@@ -126,7 +138,7 @@ def _own(model: Model) -> tuple[tuple[Text, ...], str]:
         if all(unknown_id(tokenizer) not in piece.body for piece in pieces.values()):
             return texts, kind
     found = "a tokenizer that does not know the words of plain English, nor those of the bundled tasks"
-    raise ModelError(f"neutral texts for {model.name}", found, "give texts=[...] in the model's own language")
+    raise ModelError(f"neutral texts for {model.name}", found, f"give {name}=[...] in the model's own language")
 
 
 def _rows(model: Model, text: Text, name: str) -> Iterator[Encoded]:

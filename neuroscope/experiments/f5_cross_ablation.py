@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +14,7 @@ from neuroscope.checks import Progress, public
 from neuroscope.errors import choose
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, standing
 from neuroscope.experiments.judging import Judge, tasks_and_masks
+from neuroscope.experiments.neutrality import Neutrality, neutral_columns
 from neuroscope.experiments.standings import Standings
 from neuroscope.masks import DRAWN, Match, NeuronMask
 from neuroscope.models import resolve
@@ -34,7 +35,9 @@ class CrossAblation(Result):
     size, layer-matched to the source's), effect = control - score (broken beyond random ones), low and high
     (95 % interval of the effect, over examples and random masks), p (of both kinds of chance:
     `statistics.against_controls`), q (Benjamini-Hochberg over the whole matrix), majority, uniform and p_majority (of
-    the target with nothing off: `evaluation.constant`).
+    the target with nothing off: `evaluation.constant`); neutral, neutral_random, neutral_original, neutral_low,
+    neutral_high, neutral_p: the loss on neutral text with the source's neurons off, beside random masks
+    (`experiments.neutrality`).
 
     A target at which the model is at chance with nothing off has nothing to lose: p and q are NaN, it gets no verdict,
     and it is in no mean. Its neurons stay as a source: what they break is broken, whatever they were found on.
@@ -42,6 +45,12 @@ class CrossAblation(Result):
 
     title = "Are the neurons their task's own?"
     captions: ClassVar[Mapping[str, str]] = {"verdicts": "Is the mask the task's own?", "runs": "Every cell"}
+
+    @property
+    def neutrality(self) -> Neutrality:
+        """What switching each task's own neurons off does to the loss on neutral text."""
+        rows = self.table.drop_duplicates("source")
+        return Neutrality.of(rows.assign(task=rows["source"]), DRAWN[self.manifest["match"]], self.manifest)
 
     @property
     def standings(self) -> Standings:
@@ -107,13 +116,14 @@ class CrossAblation(Result):
                 | {"same_family": family.mean(), "other_families": outside["effect"].mean()}
                 | {"strongest": others.idxmax() if len(others) else "", "strongest_effect": others.max()}
             )
-        return pd.DataFrame(rows)
+        neutral = self.neutrality.rows[["neutral", "neutral_random", "neutral_original", "neutral_q"]]
+        return pd.DataFrame(rows).join(neutral, on="task")
 
     def in_words(self) -> str:
         """In how many tasks the mask is the task's own, which are not shown to be, and what the verdicts mean."""
         standings = self.standings
         if not standings.others:
-            return standings.nothing()
+            return "\n".join([standings.nothing(), *self.neutrality.in_words()])
         verdicts = self.verdicts()
         verdicts = verdicts[verdicts["verdict"] != AT_CHANCE]
         names = {verdict: list(rows["task"]) for verdict, rows in verdicts.groupby("verdict", sort=False)}
@@ -145,6 +155,7 @@ class CrossAblation(Result):
                 "random ones break more. Two kinds of neurons hide in a mask: those that matter for everything (a "
                 "coloured row), and those that matter for this task (the diagonal, and the blocks of a family).",
                 "- A verdict is about the tasks compared here: with other tasks it can be another.",
+                *self.neutrality.in_words(),
             ]
         )
 
@@ -156,7 +167,7 @@ class CrossAblation(Result):
         """The effects as a heatmap, tasks bracketed by family."""
         names = list(self.matrix.index)
         cells = {(r.source, r.target): r for r in self.table.itertuples()}
-        standings = self.standings
+        standings, neutrality = self.standings, self.neutrality
         families = dict(zip(self.table["source"], self.table["source_family"], strict=True))
 
         def hover(r: Any) -> str:
@@ -166,6 +177,7 @@ class CrossAblation(Result):
                 f"[{100 * r.low:.1f}, {100 * r.high:.1f}]"
                 + (f", p = {r.p:.2g}, q = {r.q:.2g}" if r.p == r.p else "<br>at chance with nothing off: not tested")
                 + (f"<br>{CONSTANT}: {100 * r.majority:.1f} %" if r.majority == r.majority else "")
+                + neutrality.hover(r.source)
             )
 
         return figures.heatmap(
@@ -212,6 +224,7 @@ def cross_ablation(
     n: int | None = None,
     batch_size: int | None = None,
     match: Match = "layer",
+    neutral: Sequence[str] | None = None,
     output: str | PathLike | None = None,
     progress: Progress | None = None,
 ) -> CrossAblation:
@@ -224,7 +237,8 @@ def cross_ablation(
         masks: by task; found on other examples than the test ones.
         n_random: random masks per source; each is measured on every task.
         match: "layer" (random masks keep the source's number of neurons at every site) or "uniform".
-        n, batch_size, output, progress: as in `deactivation`; with its folder, what both measure is measured once.
+        n, batch_size, neutral, output, progress: as in `deactivation`; with its folder, what both measure is measured
+            once.
 
     Raises:
         ArgumentError, TaskError, MaskError: as in `deactivation`.
@@ -233,12 +247,13 @@ def cross_ablation(
 
     tasks, masks = tasks_and_masks(tasks, masks, "cross_ablation")
     choose(match, ("layer", "uniform"), "match")
-    judge = Judge(resolve(model), tasks, n, batch_size, output)
+    judge = Judge(resolve(model), tasks, n, batch_size, output, neutral)
     controls = {name: [m.random_like(seed=seed, match=match) for seed in range(n_random)] for name, m in masks.items()}
     off_by_turns = [None, *(m for source in masks for m in (masks[source], *controls[source]))]
     judge.measure([(target, off) for off in off_by_turns for target in tasks], progress, "cross-ablation")
     rows = []
     for source, mask in masks.items():
+        neutrality = neutral_columns(judge, source, mask, controls[source])
         for target in tasks:
             original, off = judge(target), judge(target, mask)
             random = [judge(target, control) for control in controls[source]]
@@ -252,6 +267,7 @@ def cross_ablation(
                 | {"score": off.mean(), "original": original.mean(), "control": float(np.mean(random))}
                 | test
                 | level
+                | neutrality
             )
     table = pd.DataFrame(rows)
     table["q"] = benjamini_hochberg(table["p"].to_numpy())

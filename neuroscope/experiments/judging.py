@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -12,8 +14,8 @@ import numpy as np
 
 from neuroscope import distributed, files
 from neuroscope.checks import Progress
-from neuroscope.errors import ArgumentError, FileError, TaskError
-from neuroscope.evaluation import Constant, Outcomes, Prepared, judge, prepare_task
+from neuroscope.errors import ArgumentError, FileError, NeuroscopeError, TaskError
+from neuroscope.evaluation import Constant, Neutral, Outcomes, Prepared, judge, losses_of, prepare_neutral, prepare_task
 from neuroscope.interventions import ablate
 from neuroscope.masks import Match, NeuronMask, masks_of
 from neuroscope.models import Model, identity_of
@@ -27,7 +29,8 @@ JOURNAL = "journal.jsonl"  # in the output folder: one for all experiments that 
 class Judge:
     """Outcomes of tasks under masks: each task prepared once, each measurement made once, by one of the processes.
 
-    A measurement is known by the model with what is live on it, the task and the mask.
+    A measurement is known by the model with what is live on it, the task and the mask. Once per mask, the loss on
+    neutral text is measured too, where texts are given (None: the model's own; () leaves it out).
     """
 
     def __init__(
@@ -37,9 +40,11 @@ class Judge:
         n: int | None = None,
         batch_size: int | None = None,
         output: str | PathLike | None = None,
+        neutral: Sequence[str] | None = (),
     ) -> None:
         self.model, self.tasks = model, tasks
-        self.journal = files.Journal(None if output is None else Path(output) / JOURNAL, _are_outcomes)
+        self.neutral, self.no_neutral = _neutral(model, neutral, batch_size)
+        self.journal = files.Journal(None if output is None else Path(output) / JOURNAL, _is_measurement)
         self.provenance = model.provenance()
         self.model_key = (*identity_of(self.provenance).values(), files.versions().get("neuroscope"))
         self.prepared: dict[str, Prepared] = {
@@ -54,10 +59,14 @@ class Judge:
 
     def measure(self, cells: Iterable[tuple[str, NeuronMask | None]], progress: Progress | None, desc: str) -> None:
         """Measure what is not known of tasks under masks, shared out over the processes; then each knows all of it."""
-        wanted = {self._key(task, mask): (task, mask) for task, mask in cells}
+        wanted: dict[str, Callable[[], Any]] = {}
+        for task, mask in cells:
+            wanted[self._key(task, mask)] = partial(self._measure, task, mask)
+            if self.neutral is not None:
+                wanted[self._neutral_key(mask)] = partial(self._measure_neutral, mask)
         missing = {
-            key: partial(self.journal.get, key, partial(self._measure, *cell))
-            for key, cell in wanted.items()
+            key: partial(self.journal.get, key, measure)
+            for key, measure in wanted.items()
             if key not in self.journal.known
         }
         is_sharded = distributed.has_shards(self.model.root)
@@ -66,13 +75,28 @@ class Judge:
     def _key(self, task: str, mask: NeuronMask | None) -> str:
         return files.digest(*self.model_key, *self.judged(task), "" if mask is None else mask.identity)
 
+    def _neutral_key(self, mask: NeuronMask | None) -> str:
+        texts = "" if self.neutral is None else self.neutral.digest
+        return files.digest(*self.model_key, "neutral", texts, "" if mask is None else mask.identity)
+
     def recorded(self, key: str, task: str) -> Outcomes:
         """[example] outcomes of a task's test examples that the journal has under a key."""
         outcomes, n = self.journal.known[key], len(self.prepared[task].examples)
-        if len(outcomes) != n:
+        if not isinstance(outcomes, list) or len(outcomes) != n:
             found = f"{len(outcomes)} outcomes of task {task!r}, which has {n} examples, under {key}"
             raise FileError(f"read the journal {self.journal.path}", found, "give another path, or delete the file")
         return np.array(outcomes)
+
+    def neutral_losses(self, task: str, mask: NeuronMask | None = None) -> Outcomes:
+        """[text] losses (nats a token) with the mask's neurons off, of the texts that are neutral beside a task.
+
+        Of no text where none are measured. A text is neutral beside a task if it is not of its family.
+        """
+        if self.neutral is None:
+            return np.array([])
+        key = self._neutral_key(mask)
+        losses = self.journal.get(key, lambda: self._measure_neutral(mask))["losses"]
+        return np.array(losses)[self.neutral.beside(self.tasks[task].family)]
 
     def judged(self, task: str) -> tuple[str | int, ...]:
         """What tells the examples that a task is judged on from others: data, number, and template of a chat."""
@@ -108,6 +132,8 @@ class Judge:
             "split": "test",
             "n": self.n,
             "asked": {name: self.prepared[name].asked for name in masks if self.prepared[name].asked},
+            **({} if self.neutral is None else {"neutral": self.neutral.manifest()}),
+            **({"neutral": {"why": self.no_neutral}} if self.no_neutral else {}),
             **more,
             "versions": files.versions(),
         }
@@ -118,9 +144,31 @@ class Judge:
         with ablate(self.model, mask):
             return judge(self.model, self.prepared[task]).tolist()
 
+    def _measure_neutral(self, mask: NeuronMask | None) -> dict[str, list[float]]:
+        assert self.neutral is not None
+        with contextlib.nullcontext() if mask is None else ablate(self.model, mask):
+            return {"losses": losses_of(self.model, self.neutral).tolist()}
 
-def _are_outcomes(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(x, int | float) and 0 <= x <= 1 for x in value)  # NaN is not
+
+def _is_measurement(value: Any) -> bool:
+    """Outcomes of a task, or losses on neutral texts."""
+    if isinstance(value, dict):
+        return list(value) == ["losses"] and _are_from_0_to(math.inf, value["losses"])
+    return _are_from_0_to(1, value)
+
+
+def _are_from_0_to(most: float, values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(x, int | float) and 0 <= x <= most for x in values)  # NaN is not
+
+
+def _neutral(model: Model, texts: Sequence[str] | None, batch_size: int | None) -> tuple[Neutral | None, str]:
+    """The neutral texts to measure; without any of the model's own, none, and why."""
+    if texts is not None:
+        return (prepare_neutral(model, texts, batch_size, "neutral") if texts else None), ""
+    try:
+        return prepare_neutral(model, None, batch_size, "neutral"), ""
+    except NeuroscopeError as error:  # a tokenizer without English, a context of a few tokens
+        return None, f"{error.found}; {error.do}"
 
 
 def masks_manifest(masks: Mapping[str, NeuronMask]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,10 +11,11 @@ import numpy as np
 
 from neuroscope import figures
 from neuroscope.checks import Progress, public
-from neuroscope.evaluation import AT_CHANCE, CONSTANT, standing
+from neuroscope.evaluation import AT_CHANCE, CONSTANT, Outcomes, standing
 from neuroscope.experiments.judging import CONTROLS, Judge, tasks_and_masks
+from neuroscope.experiments.neutrality import MEANS, Neutrality, neutral_columns
 from neuroscope.experiments.standings import Standings
-from neuroscope.masks import NeuronMask
+from neuroscope.masks import DRAWN, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
@@ -41,7 +42,9 @@ class Deactivation(Result):
     and p_majority (the best constant answer, guessing, and whether the score is above: `evaluation.constant`); for
     "task" also p (against the layer-matched controls, over examples and over masks: `statistics.against_controls`) and
     q (Benjamini-Hochberg over the tasks). Where nothing is off and the model is at chance, nothing can be lost: p and q
-    are NaN.
+    are NaN. Further neutral, the loss on neutral text (nats a token; NaN where it was left out), and for "task" also
+    neutral_random, neutral_original, neutral_low, neutral_high and neutral_p, beside layer-matched random masks
+    (`experiments.neutrality`).
     """
 
     title = "Switching neurons off"
@@ -49,6 +52,11 @@ class Deactivation(Result):
         "summary": "By task, and means over tasks (off: each task's own neurons off)",
         "runs": "Every measurement",
     }
+
+    @property
+    def neutrality(self) -> Neutrality:
+        """What switching each task's own neurons off does to the loss on neutral text."""
+        return Neutrality.of(self.table[self.table["condition"] == "task"], DRAWN["layer"], self.manifest)
 
     @property
     def standings(self) -> Standings:
@@ -60,13 +68,17 @@ class Deactivation(Result):
 
         Columns: name, original, random-uniform and random-layer (means over random masks), off (the task's own neurons
         off), loss_random_layer and loss_off (original minus these), p and q, majority, uniform, p_majority and chance
-        ("above", "at chance" or "no test", with nothing off).
+        ("above", "at chance" or "no test", with nothing off); neutral, neutral_random (layer-matched) and
+        neutral_original (losses on neutral text, nats a token), neutral_low and neutral_high (95 % interval of the
+        first minus the second), neutral_p and neutral_q.
         """
         import pandas as pd  # heavy: only for tables
 
         scores = self.table.groupby(["task", "condition"], sort=False)["score"].mean().unstack()
         off = self.table[self.table["condition"] == "task"].set_index("task")
+        neutral = self.neutrality.rows
         rows = scores.loc[off.index, ["original", *CONTROLS]].assign(off=scores["task"])
+        rows = rows.join(neutral[MEANS])
         kinds = {f"mean ({kind})": off.index[off["kind"] == kind] for kind in off["kind"].unique()}
         kinds |= {"mean (all)": off.index}
         kinds |= self.standings.means()
@@ -74,7 +86,8 @@ class Deactivation(Result):
         summary = pd.concat([rows, pd.DataFrame(means).T])
         summary["loss_random_layer"] = summary["original"] - summary["random-layer"]
         summary["loss_off"] = summary["original"] - summary["off"]
-        summary = self.standings.beside(summary.join(off[["p", "q"]]))
+        summary = self.standings.beside(summary.join(off[["p", "q"]])).join(neutral.drop(columns=MEANS))
+        summary = summary[[name for name in summary if name not in neutral] + list(neutral)]  # these stand last
         return summary.rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
 
     def in_words(self) -> str:
@@ -82,7 +95,7 @@ class Deactivation(Result):
         summary = self.summary().set_index("name")
         standings = self.standings
         if not standings.others:
-            return "\n".join([standings.nothing(), *standings.why()])
+            return "\n".join([standings.nothing(), *standings.why(), *self.neutrality.in_words()])
         tests = summary[summary["q"].notna()]
         total = summary.loc[standings.mean]
         hurt = tests[(tests["q"] < ALPHA) & (tests["off"] < tests["random-layer"])]
@@ -100,6 +113,7 @@ class Deactivation(Result):
                 f"- **A negative**: with {self.manifest['n_random']} random masks, the task's own neurons were not "
                 f"shown to break more than random ones of the same layers in {', '.join(rest)}."
             )
+        lines += self.neutrality.in_words()
         lines.append(
             "- p compares the task's own neurons with layer-matched random ones, over examples and over random masks; "
             "q corrects it over the tasks" + (", but for those at chance." if standings.at_chance else ".")
@@ -122,6 +136,7 @@ class Deactivation(Result):
                 series[label] = tuple(100 * rows[column].first().loc[names] for column in ("score", "low", "high"))
         tests = self.table[self.table["condition"] == "task"].set_index("task").loc[names]
         level, about = self.standings.bars(names)
+        neutrality = self.neutrality
         return figures.bars_with_band(
             names,
             series,
@@ -139,10 +154,15 @@ class Deactivation(Result):
                 LABELS["task"]: [
                     f"{int(r.neurons)} neurons; against random in the same layers "
                     + (f"p = {r.p:.2g}, q = {r.q:.2g}" if r.p == r.p else "nothing is tested: at chance")
+                    + neutrality.hover(r.Index)
                     for r in tests.itertuples()
                 ],
             },
         )
+
+    def figures(self) -> list[go.Figure]:
+        """Scores, and where it was measured the loss on neutral text."""
+        return [self.figure(), *self.neutrality.figures()]
 
 
 @public
@@ -154,6 +174,7 @@ def deactivation(
     n_random: int = 5,
     n: int | None = None,
     batch_size: int | None = None,
+    neutral: Sequence[str] | None = None,
     output: str | PathLike | None = None,
     progress: Progress | None = None,
 ) -> Deactivation:
@@ -167,18 +188,20 @@ def deactivation(
         n_random: random masks of each kind: uniform over the model, and layer-matched.
         n: test examples per task (None: all).
         batch_size: examples per forward pass (None: chosen by tokens).
+        neutral: texts to measure the loss on under each mask, which says whether the model is still a model; None: its
+            own (`neutral_loss`), where it has some; [] leaves this out.
         output: a folder for what is measured, from which a killed call goes on.
         progress: called as `progress(iterable, desc=...)`, such as tqdm.
 
     Raises:
-        ArgumentError: a mask without a task.
+        ArgumentError: a mask without a task; neutral texts that the model cannot be asked.
         TaskError: a mask was found on the examples it would be judged on.
         MaskError: a mask is of another model.
     """
     import pandas as pd  # heavy: only for tables
 
     tasks, masks = tasks_and_masks(tasks, masks, "deactivation")
-    judge = Judge(resolve(model), tasks, n, batch_size, output)
+    judge = Judge(resolve(model), tasks, n, batch_size, output, neutral)
     off = {name: _conditions(mask, n_random) for name, mask in masks.items()}
     judge.measure([(name, what) for name, each in off.items() for what in each.values()], progress, "deactivation")
     rows: list[dict[str, Any]] = []
@@ -190,15 +213,21 @@ def deactivation(
                 {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
                 | {"condition": condition, "seed": seed, "neurons": 0 if condition == "original" else len(mask)}
                 | judge.row(name, measured)
+                | {"neutral": _mean(judge.neutral_losses(name, off[name][condition, seed]))}
             )
         matched = [outcomes["random-layer", s] for s in range(n_random)]
         tested = standing(judge.constant(name).p(outcomes["original", None])) != AT_CHANCE
+        rows[-1] |= neutral_columns(judge, name, mask, [off[name]["random-layer", s] for s in range(n_random)])
         rows[-1]["p"] = against_controls(outcomes["task", None], matched)["p"] if tested else np.nan
     table = pd.DataFrame(rows)
     off_rows = table["condition"] == "task"
     table.loc[off_rows, "q"] = benjamini_hochberg(table.loc[off_rows, "p"].to_numpy())
     table["seed"] = table["seed"].astype("Int64")
     return Deactivation(table, judge.manifest(masks, n_random=n_random))
+
+
+def _mean(losses: Outcomes) -> float:
+    return float(losses.mean()) if losses.size else np.nan
 
 
 def _conditions(mask: NeuronMask, n_random: int) -> dict[tuple[str, int | None], NeuronMask | None]:

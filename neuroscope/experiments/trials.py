@@ -56,7 +56,7 @@ class Trials:
         self.recipe = Recipe.of(recipe, lr=LR)
         self.model, self.tasks, self.progress = model, dict(tasks), progress
         self.output = None if output is None else Path(output)
-        self.measuring = {"n": n, "batch_size": batch_size}
+        self.measuring: dict[str, Any] = {"n": n, "batch_size": batch_size}
         for name in trained:
             self.tasks[name].split("train")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import FunctionType
@@ -15,10 +16,10 @@ from neuroscope.attribution.objectives import Objective
 from neuroscope.attribution.request import Request
 from neuroscope.checks import Progress, public
 from neuroscope.errors import choose
-from neuroscope.evaluation import prepare_task
+from neuroscope.evaluation import prepare_neutral, prepare_task
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.judging import refuse_tasks_without_tests_of_their_own
-from neuroscope.experiments.t1_deactivation import deactivation
+from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
 from neuroscope.markup import NEGATIVE, NOTHING, lead_and_rest
 from neuroscope.masks import overlap, overlap_sweep
 from neuroscope.masks.mask_depth import mask_depth
@@ -27,7 +28,7 @@ from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.reports.page import write_report
 from neuroscope.reports.table_files import save_tables
 from neuroscope.reports.tuning import check_tunable, recipe_of_tuning, tuned
-from neuroscope.results import Result
+from neuroscope.results import Result, Section
 from neuroscope.tasks import Task, Tasks, load_tasks, tasks_of
 from neuroscope.training import Recipe
 
@@ -51,6 +52,7 @@ def run(
     examples: int | None = 256,
     n: int | None = 128,
     n_random: int = 5,
+    neutral: Sequence[str] | None = None,
     tune: Recipe | Mapping[str, Any] | bool | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -71,6 +73,8 @@ def run(
         examples: discovery examples per task, on which neurons are found (None: all).
         n: test examples per task, on which they are judged (None: all).
         n_random: random masks of each kind.
+        neutral: texts to measure the loss on under each mask, which says whether the model is still a model; None: its
+            own (`neutral_loss`), where it has some; [] leaves this out.
         tune: a recipe, such as `{"steps": 200, "lr": 1e-4}`, or True for the default one: first train the whole model
             on the training examples of all tasks together, as LX24 does, and ask all else of the tuned model, which is
             kept in `tuned/` as a Hugging Face folder. The model that is given has its own weights again at the end.
@@ -102,10 +106,12 @@ def run(
     for task in named.values():  # what cannot be asked is refused before the folder belongs to it
         prepare_task(model, task, "discovery", examples)
         prepare_task(model, task, "test", n)
+    if neutral:
+        prepare_neutral(model, neutral, name="neutral")
     families = {name: task.family for name, task in named.items()}
     with model.unchanged(), contextlib.ExitStack() as scopes:
         settings = settings_of(model, named) | how | {"k": k, "n": n, "n_random": n_random}
-        settings["tune"] = recipe and recipe.settings()
+        settings |= {"tune": recipe and recipe.settings(), "neutral": neutral and list(neutral)}
         files.keep_settings(folder / SETTINGS / "run.json", settings, f"run into {folder}")
         shared: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
         results: dict[str, Result] = {}
@@ -115,7 +121,7 @@ def run(
         masks = {name: s.top(k) for name, s in scores.items()}
         for name, mask in masks.items():
             mask.save(folder / "masks" / f"{files.encoded(name)}.safetensors")
-        shared |= {"n": n, "n_random": n_random, "output": folder}
+        shared |= {"n": n, "n_random": n_random, "neutral": neutral, "output": folder}
         results["deactivation"] = deactivation(model, named, masks, **shared)
         if len(masks) > 1:  # one task has nothing to be crossed or compared with
             results["cross_ablation"] = cross_ablation(model, named, masks, **shared)
@@ -129,7 +135,7 @@ def run(
         folder / "report.html",
         title=f"Task neurons of {Path(model.name).name}{', tuned' * (recipe is not None)}",
         intro=_intro(model.name, named, results, examples, n),
-        sections=[section for result in results.values() for section in result.sections()],
+        sections=[section for name in results for section in _sections(name, results)],
         manifest={
             **provenance,
             "k": k,
@@ -139,6 +145,7 @@ def run(
             "n_random": n_random,
             "tune": settings["tune"],
             "asked": results["deactivation"].manifest["asked"],
+            "neutral": results["deactivation"].manifest.get("neutral", "left out"),
             "data_hash": {name: task.data_hash for name, task in named.items()},
             "versions": files.versions(),
         },
@@ -173,6 +180,19 @@ def names_by_family(tasks: Mapping[str, Task]) -> dict[str, list[str]] | None:
     return families if 1 < len(families) < len(tasks) else None
 
 
+def _sections(name: str, results: Mapping[str, Result]) -> list[Section]:
+    """The sections of a result; those that compare masks alone say whose task the model is at chance at."""
+    sections, off = results[name].sections(), results["deactivation"]
+    names = ", ".join(off.standings.at_chance) if isinstance(off, Deactivation) else ""
+    if name not in ("overlap", "overlap_sweep", "depth") or not names:
+        return sections
+    line = (
+        f"- {NOTHING} about neurons of {names}: with nothing switched off the model is at chance there (see "
+        f"{off.title}), so these may be neurons of nothing that it can do."
+    )
+    return [replace(section, text=f"{section.text}\n{line}") for section in sections]
+
+
 def _intro(
     name: str, tasks: Mapping[str, Task], results: Mapping[str, Result], examples: int | None, n: int | None
 ) -> str:
@@ -185,7 +205,7 @@ def _intro(
     if seen:
         how += f" **{seen}** of the test prompts are among the discovery prompts as well: those were not held out."
     findings = [line for name in results if name != "overlap_sweep" for line in _findings(results[name])]
-    return "\n".join([*findings, "", how])
+    return "\n".join([*dict.fromkeys(findings), "", how])  # results of the same masks say some things alike
 
 
 def _findings(result: Result) -> list[str]:

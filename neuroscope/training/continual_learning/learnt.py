@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, Constant, standing
@@ -34,7 +34,9 @@ def chance_of(model: Model, tasks: Sequence[Task], split: str, n: int | None) ->
     return {name: vars(constant) if constant.known else None for name, constant in found.items()}
 
 
-def learnt_table(table: pd.DataFrame, labels: Mapping[Hashable, str], chance: Mapping[str, Any]) -> pd.DataFrame:
+def learnt_table(
+    table: pd.DataFrame, labels: Mapping[tuple[str, str, float], str], chance: Mapping[str, Any]
+) -> pd.DataFrame:
     """One row per method and learnt task: means over runs, and whether it was learnt above chance.
 
     Columns: method, task, learnt (score after its own stage), last (after the last stage), kept (last over learnt; NaN
@@ -58,7 +60,7 @@ def learnt_table(table: pd.DataFrame, labels: Mapping[Hashable, str], chance: Ma
         p = better_than_share(learnt * n, n, constant.majority) if constant.known else math.nan
         stands, end = standing(p), float(last[(*variant, task)])
         rows.append(
-            {"method": labels[tuple(variant)], "task": task, "learnt": learnt, "last": end}
+            {"method": labels[variant[0], variant[1], variant[2]], "task": task, "learnt": learnt, "last": end}
             | {"kept": math.nan if stands == AT_CHANCE or not learnt else end / learnt, "runs": len(runs), "n": n}
             | {"majority": constant.majority, "uniform": constant.uniform, "p_majority": p, "chance": stands}
         )
