@@ -1,15 +1,19 @@
 """Jaccard, its two chance levels, unions, and the sweep over k, against hand counts and simulation."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from neuroscope.errors import ArgumentError, MaskError
 from neuroscope.masks import NeuronMask, Overlap, OverlapSweep, Scores, overlap, overlap_sweep
+from neuroscope.masks.overlap_chance import beside_chance, families_p, shared_by_chance
+from neuroscope.masks.overlap_clusters import adjusted_rand
 
 WIDTHS = {"blocks.0.mlp.hook_post": 10, "blocks.1.mlp.hook_post": 30}
 FIRST, SECOND = WIDTHS
@@ -134,7 +138,9 @@ def test_results_say_themselves():
     assert f"3 pairs: **{2 / 7 / 3:.2f}**" in plain.in_words()
     assert "**0.29** within a family" in known.in_words() and "**0.00** across" in known.in_words()
     assert known.families == families and plain.families is None
-    assert "**A negative**: 2 of 3 pairs" in plain.in_words()  # those with C share nothing
+    # A and B share 2 where (3 of 10) x (2 of 10) and (1 of 30) x (3 of 30) share 0.7: not shown, and C shares nothing
+    assert "**A negative**: 3 of 3 pairs are not shown to overlap more" in plain.in_words()
+    assert "that families matter is not shown" in known.in_words()
     assert known.figure().layout.shapes == plain.figure(families).layout.shapes != plain.figure().layout.shapes
     assert "no pair has a neuron" in overlap({"none": NONE, "nil": NONE}).in_words()
     section = known.sections()[0]
@@ -142,7 +148,7 @@ def test_results_say_themselves():
     scores = {n: Scores({FIRST: torch.rand(10), SECOND: torch.rand(30)}, WIDTHS) for n in "ab"}
     sweep = overlap_sweep(scores, k=(0.1, 1.0))
     assert "- k = 100%: mean Jaccard **1.00**, by chance in the same layers 1.00." in sweep.in_words()
-    assert "of 2 pairs overlap no more than by chance" in sweep.in_words()
+    assert "of 2 pairs are not shown to overlap more than by chance" in sweep.in_words()
     assert sweep.sections()[0].tables[0][1].equals(sweep.to_frame())
 
 
@@ -192,3 +198,124 @@ def test_refusals(call, error, parts):
         call()
     for part in parts:
         assert part in str(caught.value)
+
+
+def brute_force(a, b, widths):
+    """Every pair of masks of these sizes by site: how many share 0, 1, 2, ..."""
+    ways = [1]
+    for one, other, width in zip(a, b, widths, strict=True):
+        here = [0] * (width + 1)
+        for first in combinations(range(width), one):
+            for second in combinations(range(width), other):
+                here[len(set(first) & set(second))] += 1
+        ways = np.convolve(ways, here)
+    return ways / ways.sum()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "widths"),
+    [([2, 1], [1, 3], [4, 5]), ([0, 2], [3, 2], [3, 3]), ([3], [2], [3]), ([1, 2, 1], [2, 2, 0], [3, 4, 2])],
+)
+def test_shared_neurons_by_chance_are_counted_out(a, b, widths):
+    every = brute_force(a, b, widths)
+    least, chances = shared_by_chance(a, b, widths)
+    np.testing.assert_allclose(chances, every[least : least + len(chances)], rtol=1e-12)
+    assert chances.sum() == pytest.approx(1)
+    numbers = np.arange(len(every))
+    mean = numbers @ every
+    for shared in range(least, least + len(chances)):
+        found = beside_chance(shared, least, chances)
+        assert found["expected"] == pytest.approx(mean)
+        assert found["p"] == pytest.approx(every[shared:].sum() if len(chances) > 1 else 1)
+        if len(chances) > 1:
+            assert found["z"] == pytest.approx((shared - mean) / np.sqrt((numbers - mean) ** 2 @ every))
+
+
+def test_the_tail_of_chance_is_exact_far_out():
+    least, chances = shared_by_chance([300], [300], [3000])
+    assert beside_chance(150, least, chances)["p"] == pytest.approx(stats.hypergeom.sf(149, 3000, 300, 300), rel=1e-6)
+    assert stats.hypergeom.sf(149, 3000, 300, 300) == 0 or beside_chance(150, least, chances)["p"] >= 1e-36
+
+
+def test_p_of_pairs_is_uniform_at_most_by_chance():
+    rng = np.random.default_rng(0)
+    widths = {"x": 60, "y": 90}
+    masks = {
+        f"m{i}": make_mask({s: rng.choice(w, 20, replace=False).tolist() for s, w in widths.items()}, widths)
+        for i in range(40)
+    }
+    found = overlap(masks).table
+    for level in (0.05, 0.2, 0.5):  # 780 pairs, in which each mask takes part 39 times
+        assert (found.p <= level).mean() < level + 0.03
+    assert (found.q < 0.05).sum() == 0
+    again = overlap(masks | {"copy": masks["m0"]})
+    assert row(again, "m0", "copy").q < 1e-6
+
+
+def test_families_are_dealt_out_to_every_name():
+    matrix = np.array([[1, 0.5, 0.1, 0.1], [0.5, 1, 0.1, 0.1], [0.1, 0.1, 1, 0.6], [0.1, 0.1, 0.6, 1]])
+    families = {"a": "f", "b": "f", "c": "g", "d": "g"}
+    # of the three ways to make two pairs of four names, one gives the largest difference
+    assert families_p(matrix, families) == pytest.approx(1 / 3)
+    assert math.isnan(families_p(matrix, dict.fromkeys("abcd", "f")))
+    many = np.kron(np.eye(3), np.ones((4, 4))) * 0.4 + 0.1
+    assert families_p(many, {str(i): "xyz"[i // 4] for i in range(12)}) == pytest.approx(1 / 5000)
+
+
+def test_clusters_are_the_families_where_masks_are():
+    widths = {"x": 400}
+    rng = np.random.default_rng(0)
+    own = {f: rng.choice(400, 40, replace=False).tolist() for f in "fgh"}
+    masks, families = {}, {}
+    for f, neurons in own.items():
+        for i in range(3):
+            masks[f"{f}{i}"] = make_mask({"x": [*neurons[:30], *rng.choice(400, 10).tolist()]}, widths)
+            families[f"{f}{i}"] = f
+    found = overlap(masks, families=families)
+    clusters = found.clusters()
+    assert clusters.table.groupby("family")["cluster"].nunique().tolist() == [1, 1, 1]
+    assert clusters.table["cluster"].tolist() == [1] * 3 + [2] * 3 + [3] * 3
+    assert clusters.manifest["rand"] == 1 and clusters.manifest["p"] < 0.01
+    assert "clusters like their families" in clusters.in_words()
+    assert found.within_between(families)["p"] < 0.01
+    mixed = overlap(masks, families={name: "uvw"[i % 3] for i, name in enumerate(masks)}).clusters()
+    assert "**A negative**" in mixed.in_words() and mixed.manifest["rand"] < 0.1
+    assert "no families are known" in overlap(masks).clusters(4).in_words()
+    assert overlap(masks).clusters(4).table["cluster"].nunique() == 4
+    assert found.agreement(found)["tau"] == pytest.approx(1) and found.agreement(found)["p"] < 0.01
+    with pytest.raises(ArgumentError, match="3 or more|three"):
+        overlap({"a": A, "b": B}).clusters()
+    with pytest.raises(ArgumentError, match="without a neuron"):
+        overlap({"a": A, "b": B, "none": NONE}).clusters()
+    with pytest.raises(ArgumentError, match="give the result"):
+        found.agreement(masks)
+
+
+@settings(deadline=None)  # the first call loads scikit-learn
+@given(st.lists(st.integers(0, 3), min_size=4, max_size=9), st.randoms())
+def test_adjusted_rand_is_scikit_learns(groups, random):
+    from sklearn.metrics import adjusted_rand_score
+
+    others = [random.randint(0, 2) for _ in groups]
+    assert adjusted_rand(np.array(groups), np.array(others)) == pytest.approx(adjusted_rand_score(groups, others))
+
+
+def test_sets_of_neurons_that_masks_share():
+    result = overlap({"A": A, "B": B, "C": C})
+    sets = {tuple(s["members"]): s for s in result.manifest["sets"]}
+    assert {m: s["neurons"] for m, s in sets.items()} == {("A",): 2, ("B",): 3, ("C",): 1, ("A", "B"): 2}
+    # 10 neurons of which 3 and 2 and 0 are drawn, and 30 of which 1, 3 and 1
+    assert sets["A", "B"]["expected"] == pytest.approx(10 * 0.3 * 0.2 + 30 * (1 / 30) * 0.1 * (29 / 30))
+    bars = result.upset().data[0]
+    assert list(bars.y) == sorted([2, 3, 1, 2], reverse=True) and "by chance" in bars.customdata[0]
+    assert len(result.figures()) == 3 and len(overlap({"A": A, "B": B}).figures()) == 2
+
+
+def test_ceiling_stands_beside_chance():
+    result = overlap({"A": A, "B": B, "C": C}, ceiling={"A": 0.9, "B": 0.4, "C": 1})
+    assert row(result, "A", "B").ceiling == pytest.approx(0.6)
+    assert "The ceiling: masks of one task, found on different examples, overlap" in result.in_words()
+    assert "ceiling" in result.figure().data[0].customdata[0][1]
+    for wrong in ({"A": 0.9}, {"A": 2, "B": 0, "C": 0}, {"A": "x", "B": 0, "C": 0}, 0.5):
+        with pytest.raises(ArgumentError, match="ceiling"):
+            overlap({"A": A, "B": B, "C": C}, ceiling=wrong)

@@ -6,6 +6,7 @@ data to draw it from.
 
 from neuroscope.figures.bars import bars_with_band
 from neuroscope.figures.boxes import box_panels, layer_boxes
+from neuroscope.figures.clusters import heatmap_with_tree, upset
 from neuroscope.figures.curves import curves_with_band, layer_curves
 from neuroscope.figures.kinds import FIGURES, Kind
 from neuroscope.figures.layer_maps import hover_text, map_explorer, map_multiples
@@ -25,6 +26,7 @@ __all__ = [
     "depth_map",
     "distribution",
     "heatmap",
+    "heatmap_with_tree",
     "hover_text",
     "layer_boxes",
     "layer_curves",
@@ -32,4 +34,5 @@ __all__ = [
     "map_multiples",
     "plane",
     "segmented",
+    "upset",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from neuroscope.figures.bars import bars_with_band
 from neuroscope.figures.boxes import box_panels, layer_boxes
+from neuroscope.figures.clusters import heatmap_with_tree, upset
 from neuroscope.figures.curves import curves_with_band, layer_curves
 from neuroscope.figures.layer_maps import map_explorer, map_multiples
 from neuroscope.figures.matrices import depth_map, heatmap
@@ -41,6 +42,17 @@ FIGURES: dict[str, Kind] = {
         heatmap,
         {"values": [[0.5, -0.1], [0.0, 0.4]], "x": ["nli", "sentiment"], "y": ["nli", "sentiment"],
          "colour_label": "points lost", "scale": "diverging", "x_label": "measured", "y_label": "off"},
+    ),
+    "heatmap_with_tree": Kind(
+        heatmap_with_tree,
+        {"values": [[1, 0.1, 0.4], [0.1, 1, 0.1], [0.4, 0.1, 1]], "names": ["nli", "topic", "sentiment"],
+         "linkage": [[0, 2, 0.6, 2], [1, 3, 0.9, 3]], "colour_label": "Jaccard", "distance_label": "1 - Jaccard",
+         "clusters": {"nli": 1, "sentiment": 1, "topic": 2}},
+    ),
+    "upset": Kind(
+        upset,
+        {"names": ["nli", "sentiment"], "members": [["nli"], ["nli", "sentiment"]], "counts": [40, 12],
+         "expected": [50, 3], "value_label": "neurons"},
     ),
     "depth_map": Kind(
         depth_map, {"counts": {"nli": {"0": 1, "1": 3}, "sentiment": {"1": 2}}, "widths": {"0": 10, "1": 10}}

@@ -2,6 +2,7 @@
 
 from neuroscope.masks.mask_overlap import overlap, overlap_sweep
 from neuroscope.masks.neuron_mask import DRAWN, Match, NeuronMask, check_mask, masks_of
+from neuroscope.masks.overlap_clusters import OverlapClusters
 from neuroscope.masks.overlap_results import Overlap, OverlapSweep
 from neuroscope.masks.per_neuron import read_safetensors, shape
 from neuroscope.masks.score_diagnostics import ScoreDiagnostics
@@ -12,6 +13,7 @@ __all__ = [
     "Match",
     "NeuronMask",
     "Overlap",
+    "OverlapClusters",
     "OverlapSweep",
     "ScoreDiagnostics",
     "Scores",

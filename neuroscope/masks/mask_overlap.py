@@ -6,28 +6,35 @@
 4. Chance: the same formula with the number that independent masks of these sizes share on average:
    `a b / N` for masks drawn uniformly from the N neurons, and `sum_l a_l b_l / w_l` for masks drawn uniformly within
    each site l of width w_l (layer-matched). Two uniform masks of a share k each: `k / (2 - k)`.
+5. p: of at least so many shared neurons, of layer-matched masks, exactly (`overlap_chance`); q corrects it over pairs.
 
 Shapes: n masks, N neurons, L sites; bits [n, N], counts by site [n, L], pairs [n, n].
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from neuroscope import files
-from neuroscope.checks import public
+from neuroscope.checks import by_text, finite, public
 from neuroscope.errors import ArgumentError, MaskError, choose
 from neuroscope.masks.neuron_mask import NeuronMask, masks_of
+from neuroscope.masks.overlap_chance import beside_chance, shared_by_chance
 from neuroscope.masks.overlap_results import Overlap, OverlapSweep, require_families
 from neuroscope.masks.per_neuron import shape
 from neuroscope.masks.scores import Scores, scores_of
+from neuroscope.statistics import benjamini_hochberg
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SETS = 40  # of the sets of neurons that are in the same masks, how many are kept
 
 
 @public
@@ -35,27 +42,31 @@ def overlap(
     masks: Mapping[str, NeuronMask],
     groups: Mapping[str, Sequence[str]] | None = None,
     families: Mapping[str, str] | None = None,
+    ceiling: Mapping[str, float] | None = None,
 ) -> Overlap:
-    """Jaccard of every pair of masks, or of every pair of unions of masks, with two chance levels.
+    """Jaccard of every pair of masks, or of every pair of unions of masks, between chance and what can be had.
 
     Args:
         masks: name -> mask, at least two, all of the same model and unit.
         groups: name of a group -> names of its masks: the groups' unions are compared instead (LX24 Table 8).
         families: name of each mask (or group) -> its family, for the words and the figure of the result.
+        ceiling: name of each mask (or group) -> its expected Jaccard with a mask of the same task that is found on
+            other examples, such as `stability(...).ceiling(k)`: no two tasks can be expected to overlap more than that.
 
     Returns:
         Overlap in [0, 1]. The pair of two empty masks is NaN, and in no mean. Groups that share a mask overlap by that
         alone; the chance levels know only their sizes.
 
     Raises:
-        ArgumentError: no dict of masks, fewer than two masks or groups, a group of no or unknown masks, or a name
-            without a family.
+        ArgumentError: no dict of masks, fewer than two masks or groups, a group of no or unknown masks, a name without
+            a family or ceiling, or a ceiling outside [0, 1].
         MaskError: masks of different shapes.
     """
     masks = masks_of(masks, "overlap")
     names, members = _members(masks, groups)
     if families is not None:
         require_families(families, names, "overlap")
+    ceilings = None if ceiling is None else _ceilings(ceiling, names)
     widths = _common_widths(masks)
     rows = {name: mask.flags() for name, mask in masks.items()}
     bits = torch.stack([torch.stack([rows[m] for m in group]).any(0) for group in members])
@@ -74,10 +85,16 @@ def overlap(
         "widths": widths,
         "groups": {g: list(m) for g, m in groups.items()} if groups is not None else None,
         "families": dict(families) if families is not None else None,
+        "ceiling": ceilings,
+        "sets": _sets(bits, counts, width, names),
         "masks": {name: dict(mask.manifest) for name, mask in masks.items()},
         "versions": files.versions(),
     }
-    return Overlap(_table(names, size, shared, uniform, by_layer), manifest)
+    table = _table(names, size, shared, uniform, by_layer)
+    table = table.assign(**_beside_chance(table["shared"], counts, width))
+    if ceilings:
+        table["ceiling"] = [math.sqrt(ceilings[a] * ceilings[b]) for a, b in zip(table["a"], table["b"], strict=True)]
+    return Overlap(table, manifest)
 
 
 @public
@@ -103,6 +120,7 @@ def overlap_sweep(
     scores = scores_of(scores, "overlap_sweep")
     results = {share: overlap({name: s.top(share) for name, s in scores.items()}, groups) for share in k}
     table = pd.concat([r.table.assign(k=share) for share, r in results.items()], ignore_index=True)
+    table["q"] = benjamini_hochberg(table["p"].to_numpy())  # over all sizes
     last = next(reversed(results.values())).manifest
     manifest = {
         **{key: last[key] for key in ("measure", "chance", "widths", "groups", "versions")},
@@ -110,6 +128,41 @@ def overlap_sweep(
         "scores": {name: dict(s.manifest) for name, s in scores.items()},
     }
     return OverlapSweep(table[["k", *table.columns.drop("k")]], manifest)
+
+
+def _beside_chance(shared: Iterable[int], counts: torch.Tensor, width: torch.Tensor) -> dict[str, Any]:
+    """Columns expected, ratio, z, p and q of the pairs, of layer-matched masks; p is NaN where a mask is empty."""
+    sizes, widths = counts.long().tolist(), width.long().tolist()
+    found = [
+        beside_chance(common, *shared_by_chance(sizes[i], sizes[j], widths))
+        | ({} if any(sizes[i]) and any(sizes[j]) else {"p": math.nan})
+        for common, (i, j) in zip(shared, combinations(range(len(sizes)), 2), strict=True)
+    ]
+    columns = {name: np.array([cell[name] for cell in found]) for name in found[0]}
+    return {**columns, "q": benjamini_hochberg(columns["p"])}
+
+
+def _sets(bits: torch.Tensor, counts: torch.Tensor, width: torch.Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Neurons that are in just these masks and in no other, the most first, beside those of layer-matched masks."""
+    patterns, number = torch.unique(bits[:, bits.any(0)].T, dim=0, return_counts=True)
+    share = counts / width.clamp(min=1)
+    sets = []
+    for index in number.argsort(descending=True, stable=True)[:SETS].tolist():
+        inside = patterns[index]
+        chance = (torch.where(inside[:, None], share, 1 - share).prod(0) * width).sum()
+        members = [name for name, is_in in zip(names, inside.tolist(), strict=True) if is_in]
+        sets.append({"members": members, "neurons": int(number[index]), "expected": float(chance)})
+    return sets
+
+
+def _ceilings(ceiling: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    given = by_text(ceiling, "ceiling", "give a dict name -> expected Jaccard, such as stability(...).ceiling(0.1)")
+    if missing := [name for name in names if name not in given]:
+        raise ArgumentError("overlap(ceiling)", f"no ceiling for {missing}", "give one for every name")
+    read = {name: finite(given[name], f"ceiling of {name}", "give the expected Jaccard") for name in names}
+    if wrong := {name: value for name, value in read.items() if not 0 <= value <= 1}:
+        raise ArgumentError("overlap(ceiling)", f"{wrong}", "give numbers between 0 and 1")
+    return read
 
 
 def _members(

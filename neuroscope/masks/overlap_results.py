@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from neuroscope import figures
-from neuroscope.checks import public
-from neuroscope.errors import ArgumentError
+from neuroscope.checks import public, whole
+from neuroscope.errors import ArgumentError, kind_of
+from neuroscope.masks.overlap_chance import families_p
+from neuroscope.masks.overlap_clusters import OverlapClusters, agreement_of, clusters_of
 from neuroscope.results import Result
+from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +27,10 @@ CURVES = 7  # pairs up to which a sweep draws each of them
 class Overlap(Result):
     """Jaccard of every pair of masks.
 
-    `table` has a row per pair of names: a, b, size_a, size_b, shared (neurons), jaccard, chance_uniform, chance_layer.
+    `table` has a row per pair of names: a, b, size_a, size_b, shared (neurons), jaccard, chance_uniform, chance_layer
+    (Jaccard by chance), and of layer-matched masks expected (shared neurons by chance), ratio (shared over expected),
+    z, p (one-sided, exact: of at least as many shared) and q (Benjamini-Hochberg over the pairs); with ceilings also
+    ceiling, the geometric mean of the two masks' own.
     """
 
     title = "Overlap of the masks"
@@ -38,7 +44,7 @@ class Overlap(Result):
     def in_words(self) -> str:
         """The mean overlap: within and between families where they are known."""
         explained = "- Jaccard: the neurons that two masks share, over those in either. Chance: random masks of the "
-        explained += "same sizes in the same layers."
+        explained += "same sizes in the same layers; p is exact, q corrects it over the pairs."
         defined = self.table[self.table["jaccard"].notna()]
         if defined.empty:
             return f"**A negative**: no pair has a neuron, so there is no overlap to give.\n\n{explained}"
@@ -49,13 +55,25 @@ class Overlap(Result):
                 f"families, a ratio of {summary['ratio']:.1f}; by chance {summary['chance_within']:.2f} and "
                 f"{summary['chance_between']:.2f}."
             )
+            if summary["p"] >= ALPHA:
+                line += f" **A negative**: that families matter is not shown (p = {summary['p']:.2g})."
         else:
             mean, chance = defined["jaccard"].mean(), defined["chance_layer"].mean()
             line = f"Mean overlap of {len(defined)} pairs: **{mean:.2f}**, by chance {chance:.2f}."
         lines = [line, ""]
-        below = defined[defined["jaccard"] <= defined["chance_layer"]]
+        below = defined[~(defined["q"] < ALPHA)]
         if len(below):
-            lines.append(f"- **A negative**: {len(below)} of {len(defined)} pairs overlap no more than by chance.")
+            lines.append(
+                f"- **A negative**: {len(below)} of {len(defined)} pairs are not shown to overlap more than by chance "
+                f"(q >= {ALPHA})."
+            )
+        if "ceiling" in defined:
+            reached = (defined["jaccard"] - defined["chance_layer"]) / (defined["ceiling"] - defined["chance_layer"])
+            lines.append(
+                "- The ceiling: masks of one task, found on different examples, overlap "
+                f"{defined['ceiling'].mean():.2f}. On the way from chance to there the pairs are at "
+                f"{reached.mean():.0%} in the mean, {reached.max():.0%} at most."
+            )
         return "\n".join([*lines, explained])
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -86,8 +104,9 @@ class Overlap(Result):
             families: name -> family, for every name.
 
         Returns:
-            within, between, ratio, the chance level of either (layer-matched), the numbers of pairs averaged, and
-            `undefined`: pairs of two empty masks, which are in no mean. NaN where there is no pair to average.
+            within, between, ratio, p (one-sided: of as large a difference with the families dealt out at random), the
+            chance level of either (layer-matched), the numbers of pairs averaged, and `undefined`: pairs of two empty
+            masks, which are in no mean. NaN where there is no pair to average.
         """
         require_families(families, self.names, "within_between")
         same = self.table["a"].map(families) == self.table["b"].map(families)
@@ -97,12 +116,65 @@ class Overlap(Result):
             "within": float(within["jaccard"].mean()),
             "between": float(between["jaccard"].mean()),
             "ratio": float(np.float64(within["jaccard"].mean()) / (between["jaccard"].mean() or np.nan)),
+            "p": families_p(self.matrix.to_numpy(dtype=float), {name: families[name] for name in self.names}),
             "chance_within": float(within["chance_layer"].mean()),
             "chance_between": float(between["chance_layer"].mean()),
             "pairs_within": len(within),
             "pairs_between": len(between),
             "undefined": int((~defined).sum()),
         }
+
+    @public
+    def clusters(self, number: int | None = None) -> OverlapClusters:
+        """The masks in clusters of average linkage, beside their families (adjusted Rand index).
+
+        Args:
+            number: of clusters (None: as many as families, or two).
+
+        Raises:
+            ArgumentError: fewer than three masks, an empty one, or more clusters than masks.
+        """
+        return clusters_of(self.matrix, self.families, number)
+
+    @public
+    def agreement(self, other: Overlap) -> dict[str, float]:
+        """Whether two models, runs or methods order the pairs alike: Kendall's tau-b of the pairs that both have.
+
+        Returns:
+            tau, p (two-sided, over orders of the names), and the numbers of names and pairs in both.
+
+        Raises:
+            ArgumentError: no overlap, or fewer than three names in both.
+        """
+        if not isinstance(other, Overlap):
+            raise ArgumentError("overlap.agreement(other)", kind_of(other), "give the result of another overlap(...)")
+        return agreement_of(self.matrix, other.matrix)
+
+    @public
+    def upset(self, most: int = 16) -> go.Figure:
+        """How many neurons are in just these masks and in no other, beside layer-matched masks.
+
+        Args:
+            most: bars, of the sets with most neurons.
+        """
+        sets = self.manifest["sets"][: whole(most, "most", 1)]
+        return figures.upset(
+            self.names,
+            [row["members"] for row in sets],
+            [row["neurons"] for row in sets],
+            expected=[row["expected"] for row in sets],
+            title="Neurons that masks share",
+            subtitle="in just the masks that are marked, and in no other; orange: masks of the same sizes drawn at "
+            "random in the same layers",
+            value_label="neurons",
+        )
+
+    def figures(self) -> list[go.Figure]:
+        """The matrix, the tree of three masks or more, and what they share."""
+        found = [self.figure()]
+        if len(self.names) > 2 and self.matrix.notna().all(axis=None):
+            found.append(self.clusters().figure())
+        return [*found, self.upset()] if self.manifest["sets"] else found
 
     @public
     def figure(self, families: Mapping[str, str] | None = None) -> go.Figure:
@@ -141,10 +213,11 @@ class OverlapSweep(Result):
     def in_words(self) -> str:
         """The mean overlap for each k, beside chance."""
         means = self.table.groupby("k")[["jaccard", "chance_layer"]].mean()
-        below, defined = int((self.table["jaccard"] <= self.table["chance_layer"]).sum()), self.table["jaccard"].count()
+        defined = self.table["jaccard"].count()
+        below = int(defined - (self.table["q"] < ALPHA).sum())
         lines = [
             f"Over {len(means)} sizes of the masks, **{defined - below} of {defined}** pairs overlap more than by "
-            "chance.\n",
+            f"chance (q < {ALPHA}).\n",
             "- How much masks overlap depends on their size: large ones overlap whatever they hold.",
             *(
                 f"- k = {k:.0%}: mean Jaccard **{row['jaccard']:.2f}**, by chance in the same layers "
@@ -153,7 +226,7 @@ class OverlapSweep(Result):
             ),
         ]
         if below:
-            lines.append(f"- **A negative**: {below} of {defined} pairs overlap no more than by chance.")
+            lines.append(f"- **A negative**: {below} of {defined} pairs are not shown to overlap more than by chance.")
         return "\n".join(lines)
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -195,6 +268,8 @@ def _hover(row: Mapping[str, Any]) -> str:
         f"<b>{row['a']}</b> ({row['size_a']} neurons)<br><b>{row['b']}</b> ({row['size_b']} neurons)<br>"
         f"shared: {row['shared']}<br>Jaccard: {row['jaccard']:.1%}<br>"
         f"chance: {row['chance_uniform']:.1%} uniform, {row['chance_layer']:.1%} layer-matched"
+        f"<br>{row['ratio']:.1f} times as many as by chance, z = {row['z']:.1f}, q = {row['q']:.2g}"
+        + (f"<br>ceiling: {row['ceiling']:.1%}" if "ceiling" in row else "")
     )
 
 
