@@ -9,6 +9,7 @@ from . import interop as interop
 
 # find neurons
 from .attribution import attribute as attribute
+from .attribution import stability as stability
 
 # compare tasks and models, layer by layer
 from .comparison import similarity as similarity

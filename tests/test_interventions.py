@@ -367,7 +367,7 @@ def test_scopes_nest_and_unwind_in_any_order(tiny_model):
         assert torch.equal(logits(model, inputs), alone["a"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_ablating_in_ablating_is_ablating_the_union(data):
     model = UNION.setdefault("model", open_family("llama"))

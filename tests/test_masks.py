@@ -244,7 +244,7 @@ def test_figures_count_the_neurons():
 # --- files
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sets, relevances, st.booleans())
 def test_files_give_back_what_was_saved(tmp_path_factory, x, values, with_means):
     path = tmp_path_factory.mktemp("masks") / "deep" / "file.safetensors"

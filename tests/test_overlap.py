@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -291,7 +291,6 @@ def test_clusters_are_the_families_where_masks_are():
         found.agreement(masks)
 
 
-@settings(deadline=None)  # the first call loads scikit-learn
 @given(st.lists(st.integers(0, 3), min_size=4, max_size=9), st.randoms())
 def test_adjusted_rand_is_scikit_learns(groups, random):
     from sklearn.metrics import adjusted_rand_score

@@ -319,7 +319,7 @@ def test_neighbours_that_cannot_be_are_refused():
 
 
 @pytest.mark.parametrize("name", MEASURES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, factor=st.floats(0.01, 100), d=st.integers(2, 5), side=st.sampled_from([0, 1]))
 def test_the_invariances_of_the_table(name, seed, factor, d, side):
     measure = MEASURES[name]
