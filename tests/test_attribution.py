@@ -1030,3 +1030,6 @@ def test_means_are_those_of_the_real_tokens(method, name, unit):
     scores = attribute(model, TASK, method=method, unit=unit, batch_size=2)
     for address, parts in rows.items():
         torch.testing.assert_close(scores.means[address], torch.cat(parts).mean(0), atol=1e-6, rtol=1e-5)
+        square = torch.cat(parts).square().mean(0)
+        square = square.reshape(scores.widths[address], -1).sum(1)  # of a head: all its coordinates
+        torch.testing.assert_close(scores.norms[address], square.sqrt(), atol=1e-6, rtol=1e-5)

@@ -111,6 +111,52 @@ def test_random_like_keeps_the_size_and_is_fixed_by_its_seed(x, seed):
     assert by_layer.manifest["seed"] == seed and uniform.manifest["match"] == "uniform"
 
 
+def loud_mask(chosen, norms):
+    widths = {a: len(v) for a, v in norms.items()}
+    neurons = {a: torch.tensor(sorted(v)) for a, v in chosen.items()}
+    return NeuronMask(neurons, widths, norms={a: torch.tensor(v, dtype=torch.float32) for a, v in norms.items()})
+
+
+def test_controls_as_loud_are_other_neurons_of_the_same_loudness():
+    rng = np.random.default_rng(0)
+    norms = {"x": rng.lognormal(0, 1, 400).tolist(), "y": rng.lognormal(3, 1, 300).tolist()}
+    mask = loud_mask({"x": rng.choice(400, 30, replace=False).tolist(), "y": [5, 7]}, norms)
+    for seed in range(5):
+        control = mask.random_like(seed=seed, match="activation")
+        assert control.counts() == mask.counts() and not len(control & mask)
+        assert control == mask.random_like(seed=seed, match="activation")
+        assert 0.7 < control.manifest["loudness"] < 1.4
+        ranks = {i: rank for rank, i in enumerate(np.argsort(norms["x"]).tolist())}
+        apart = np.sort([ranks[i] for i in control["x"].tolist()]) - np.sort([ranks[i] for i in mask["x"].tolist()])
+        assert np.abs(apart).max() < 30  # places of 400: 8 of those that are free
+    by_layer = [mask.random_like(seed=s) for s in range(20)]
+    typical = np.mean([np.take(norms["x"], m["x"]).mean() for m in by_layer]) / np.take(norms["x"], mask["x"]).mean()
+    assert abs(typical - 1) > 0.01  # which layer-matched ones do not care for
+    assert len({mask.random_like(seed=s, match="activation") for s in range(20)}) == 20
+
+
+def test_controls_cannot_be_louder_than_what_is_left():
+    norms = {"x": list(range(1, 101))}
+    loudest = loud_mask({"x": range(90, 100)}, norms).random_like(seed=0, match="activation")
+    assert loudest["x"].min() >= 90 - 2 * 10 and loudest["x"].max() < 90
+    assert loudest.manifest["loudness"] == pytest.approx((loudest["x"] + 1).double().mean() / 95.5)
+    with pytest.raises(MaskError, match="51 of the 100 neurons"):
+        loud_mask({"x": range(51)}, norms).random_like(seed=0, match="activation")
+    with pytest.raises(MaskError, match="no norms"):
+        NeuronMask.of({"x": [1]}, {"x": 10}).random_like(seed=0, match="activation")
+
+
+def test_norms_go_with_masks_and_files(tmp_path):
+    mask = loud_mask({"x": [1]}, {"x": [1.0, 2.0, 3.0]})
+    assert (mask | mask).norms is mask.norms and (~mask).norms is mask.norms
+    read = NeuronMask.load(mask.save(tmp_path / "mask.safetensors"))
+    torch.testing.assert_close(read.norms, dict(mask.norms))
+    scores = Scores({"x": torch.rand(3)}, {"x": 3}, norms=mask.norms)
+    assert scores.top(0.4).norms is mask.norms
+    with pytest.raises(ArgumentError, match="norms"):
+        Scores({"x": torch.rand(3)}, {"x": 3}, norms={"y": torch.rand(3)})
+
+
 def test_random_like_draws_differ_and_cover_all_neurons():
     mask = mask_of(EVERY[::3])
     draws = [mask.random_like(seed=s, match=m) for s in range(40) for m in ("uniform", "layer")]

@@ -121,9 +121,8 @@ def scores_of_tasks(model: Model, tasks: Mapping[str, Task], request: Request) -
     ):  # fmt: skip
         scorings = {name: _scoring(model, task, request) for name, task in tasks.items()}
         sums = _sums(scorings, request)
-        means = {name: scoring.means() for name, scoring in scorings.items()}
         names = list(tasks)
-        found = ByName({name: _scores(scoring, sums[name], means[name], names) for name, scoring in scorings.items()})
+        found = ByName({name: _scores(scoring, sums[name], names) for name, scoring in scorings.items()})
     for scores in found.values():
         _tell_of_certainty(scores.manifest)
     return found
@@ -185,7 +184,7 @@ def _sums(scorings: dict[str, Scoring], request: Request) -> Mapping[str, ByAddr
     return sums
 
 
-def _scores(scoring: Scoring, sums: ByAddress, means: dict[str, Tensor], together: list[str]) -> Scores:
+def _scores(scoring: Scoring, sums: ByAddress, together: list[str]) -> Scores:
     """Means over examples, with where they come from."""
     request, model, task = scoring.request, scoring.model, scoring.task
     n = (1 if request.method.together else scoring.n_examples) * (-1 if request.sign == "-" else 1)
@@ -208,4 +207,4 @@ def _scores(scoring: Scoring, sums: ByAddress, means: dict[str, Tensor], togethe
     if request.method.partial and n_scored < sum(len(v) for v in relevance.values()):
         manifest["n_scored"] = n_scored
     widths = {a: s.width for a, s in scoring.sites.items()}
-    return Scores(relevance, widths, request.unit, manifest, means or None)
+    return Scores(relevance, widths, request.unit, manifest, scoring.means() or None, scoring.norms() or None)

@@ -27,13 +27,14 @@ CERTAIN = 50 * torch.finfo(torch.float32).eps  # nats: below this loss, rounding
 
 @dataclass
 class Sums:
-    """One running sum per site: of relevance, and of activation (for mean ablation); and each example's objective.
+    """One running sum per site: of relevance, and of activation and its square; and each example's objective.
 
-    Nothing else is kept.
+    Means are for mean ablation, root mean squares for controls that are as loud. Nothing else is kept.
     """
 
     relevance: dict[str, Tensor] = field(default_factory=dict)
     activation: dict[str, Tensor] = field(default_factory=dict)
+    square: dict[str, Tensor] = field(default_factory=dict)
     tokens: dict[str, Tensor] = field(default_factory=dict)
     objective: dict[int, float] = field(default_factory=dict)
 
@@ -109,6 +110,11 @@ class Scoring:
             return {}
         return {"objective_mean": total / n, **({"certain": int(certain)} if self.request.objective == "loss" else {})}
 
+    def norms(self) -> dict[str, Tensor]:
+        """Root mean square of each neuron's activation over the tokens that had it, of all processes."""
+        square, tokens = self.total(self.sums.square), self.total(self.sums.tokens)
+        return {a: (total / tokens[a].clamp_min(1)).sqrt().float().cpu() for a, total in square.items()}
+
     def losses(self, batch: Batch, inputs: dict[str, Tensor] | None = None, n: int = 1) -> Float[Tensor, " example"]:
         """The objective of each example: its mean over the example's answer tokens.
 
@@ -151,7 +157,10 @@ class Scoring:
         """Add the activations of the real tokens to the running mean."""
         real = batch.real_at(site.address, h, tokens)
         total = torch.mv(h.detach().flatten(0, -2).T, real.flatten().to(h.dtype)).float()
-        known = self.sums.activation.get(site.address)
-        self.sums.activation[site.address] = total if known is None else known.add_(total)
+        weights = real.flatten().float()
+        square = torch.mv(site.per_unit(h.detach().float().square()).flatten(0, -2).T, weights)
+        for sums, new in ((self.sums.activation, total), (self.sums.square, square)):
+            known = sums.get(site.address)
+            sums[site.address] = new if known is None else known.add_(new)
         # a tensor: a number would make the device wait at every site
         self.sums.tokens[site.address] = self.sums.tokens.get(site.address, 0) + real.sum()

@@ -221,7 +221,9 @@ def stability(
         scores[way].append(attribute(opened, dict(part_of(asked[way], dealt, part)), **how))
     first = scores["", ""][0]
     some = next(iter(first.values()))
-    rows, reliabilities, consensus = [], {}, {}
+    rows: list[dict[str, Any]] = []
+    reliabilities: dict[str, dict[str, float]] = {}
+    consensus: dict[str, dict[str, dict[str, list[int]]]] = {}
     for name in named:
         found = {way: np.stack([part[name].vector().numpy() for part in of_way]) for way, of_way in scores.items()}
         own = found["", ""]

@@ -14,6 +14,7 @@ from neuroscope import figures, files
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, MaskError, choose, kind_of
 from neuroscope.masks.by_hand import check_indices, neurons_of
+from neuroscope.masks.loudness import as_loud
 from neuroscope.masks.per_neuron import UNITS, PerNeuron, by_name, frame_of, shape, widths_of
 from neuroscope.models import Model, Unit
 
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-Match = Literal["uniform", "layer"]
-DRAWN = {"uniform": "random neurons of the whole model", "layer": "random neurons of the same layers"}  # how, in words
+Match = Literal["uniform", "layer", "activation"]
+DRAWN = {  # how, in words
+    "uniform": "random neurons of the whole model",
+    "layer": "random neurons of the same layers",
+    "activation": "random neurons of the same layers that are as loud",
+}
 
 
 class NeuronMask(PerNeuron):
@@ -86,11 +91,15 @@ class NeuronMask(PerNeuron):
         return len(self) / sum(self.widths.values())
 
     def _from_flags(
-        self, flags: Bool[Tensor, " neuron"], manifest: Mapping[str, Any], means: Mapping[str, Tensor] | None
+        self,
+        flags: Bool[Tensor, " neuron"],
+        manifest: Mapping[str, Any],
+        means: Mapping[str, Tensor] | None,
+        norms: Mapping[str, Tensor] | None,
     ) -> NeuronMask:
         parts = flags.split(list(self.widths.values()))
         neurons = {a: part.nonzero().flatten() for a, part in zip(self.widths, parts, strict=True)}
-        return NeuronMask(neurons, self.widths, self.unit, manifest, means)
+        return NeuronMask(neurons, self.widths, self.unit, manifest, means, norms)
 
     def _combine(self, other: object, symbol: str, rule: Callable[[Tensor, Tensor], Tensor]) -> NeuronMask:
         if not isinstance(other, NeuronMask):
@@ -101,7 +110,8 @@ class NeuronMask(PerNeuron):
             )
         manifest = {"operation": symbol, "operands": [dict(self.manifest), dict(other.manifest)]}
         means = self.means if _equal(self.means, other.means) else None  # else `a | b` would not be `b | a`
-        return self._from_flags(rule(self.flags(), other.flags()), manifest, means)
+        norms = self.norms if _equal(self.norms, other.norms) else None
+        return self._from_flags(rule(self.flags(), other.flags()), manifest, means, norms)
 
     def __or__(self, other: NeuronMask) -> NeuronMask:
         return self._combine(other, "|", torch.logical_or)
@@ -116,7 +126,9 @@ class NeuronMask(PerNeuron):
         return self._combine(other, "-", lambda a, b: a & ~b)
 
     def __invert__(self) -> NeuronMask:
-        return self._from_flags(~self.flags(), {"operation": "~", "operands": [dict(self.manifest)]}, self.means)
+        return self._from_flags(
+            ~self.flags(), {"operation": "~", "operands": [dict(self.manifest)]}, self.means, self.norms
+        )
 
     @public
     def jaccard(self, other: NeuronMask) -> float:
@@ -136,21 +148,31 @@ class NeuronMask(PerNeuron):
 
         Args:
             seed: of the draw; torch's global generator is left alone.
-            match: "uniform" draws from all neurons; "layer" keeps the number at every site.
+            match: "uniform" draws from all neurons; "layer" keeps the number at every site; "activation" also keeps how
+                loud they are: for each neuron one that is not in the mask, of the eight of its site whose activation
+                has the nearest root mean square on the examples that the mask was found on. Where the mask has all the
+                loudest, the control is less loud: its manifest has `loudness`, its mean root mean square over the
+                mask's, averaged over sites.
+
+        Raises:
+            MaskError: "activation" of a mask that carries no `norms`, as one made by hand, or that has most of a site.
         """
-        choose(match, ("uniform", "layer"), "match")
+        choose(match, tuple(DRAWN), "match")
         return self.drawn_like(seed, match)
 
     def drawn_like(self, seed: int, match: Match) -> NeuronMask:
         """The same for any whole number as a seed, such as a digest, which may be larger than a user's."""
         # the mask's identity is part of the seed: masks of one shape must not be given the same control
         generator = torch.Generator().manual_seed(int(files.digest(self.identity, seed, match), 16) % 2**63)
+        manifest: dict[str, Any] = {"random_like": dict(self.manifest), "seed": seed, "match": match}
+        if match == "activation":
+            drawn, loudness = as_loud(self, generator)
+            return self._from_flags(drawn, {**manifest, "loudness": loudness}, self.means, self.norms)
         flags = []
         sizes = [(w, len(self[a])) for a, w in self.widths.items()]
         for width, count in sizes if match == "layer" else [(sum(self.widths.values()), len(self))]:
             flags.append(_flags(torch.randperm(width, generator=generator)[:count], width))
-        manifest = {"random_like": dict(self.manifest), "seed": seed, "match": match}
-        return self._from_flags(torch.cat(flags), manifest, self.means)
+        return self._from_flags(torch.cat(flags), manifest, self.means, self.norms)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per chosen neuron: address, layer, neuron."""

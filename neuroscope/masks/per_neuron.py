@@ -36,6 +36,7 @@ class PerNeuron(Mapping[str, Tensor]):
         unit: "hidden", "output" or "head".
         manifest: where the numbers come from.
         means: mean activation of every neuron on the examples it was scored on, if known (for mean ablation).
+        norms: root mean square of every neuron's activation there, if known (for controls that are as loud).
     """
 
     values_by_site: Mapping[str, Tensor]
@@ -43,16 +44,19 @@ class PerNeuron(Mapping[str, Tensor]):
     unit: Unit = "hidden"
     manifest: Mapping[str, Any] = field(default_factory=dict)
     means: Mapping[str, Float[Tensor, " coordinate"]] | None = None
+    norms: Mapping[str, Float[Tensor, " neuron"]] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", widths_of(self.widths))
         choose(self.unit, UNITS, "unit")
         if not isinstance(self.manifest, Mapping):
             raise ArgumentError("manifest", kind_of(self.manifest), "give a dict")
-        if self.means is not None:
-            means = _means_of(self.means, self.widths)
-            if any(means[a] is not v for a, v in self.means.items()):
-                object.__setattr__(self, "means", means)
+        for name in ("means", "norms"):
+            given = getattr(self, name)
+            if given is not None:
+                read = _by_address(given, self.widths, name)
+                if any(read[a] is not v for a, v in given.items()):
+                    object.__setattr__(self, name, read)
 
     def __getitem__(self, address: str) -> Tensor:
         return self.values_by_site[address]
@@ -78,7 +82,8 @@ class PerNeuron(Mapping[str, Tensor]):
         from safetensors.torch import save_file  # only where a file is written
 
         tensors = {f"values/{a}": self._stored(v) for a, v in self.items()}
-        tensors |= {f"means/{a}": self._stored(v.float()) for a, v in (self.means or {}).items()}
+        for name in ("means", "norms"):
+            tensors |= {f"{name}/{a}": self._stored(v.float()) for a, v in (getattr(self, name) or {}).items()}
         described = {
             "format": files.FORMAT,
             "kind": type(self).__name__,
@@ -107,9 +112,12 @@ class PerNeuron(Mapping[str, Tensor]):
         if missing:
             raise FileError(f"read {cls.__name__} from {path}", f"no values for {missing[0]}", "write the file again")
         values = {a: tensors[f"values/{a}"] for a in described["widths"]}
-        means = {a: tensors[f"means/{a}"] for a in described["widths"] if f"means/{a}" in tensors}
+        means, norms = (
+            {a: tensors[f"{name}/{a}"] for a in described["widths"] if f"{name}/{a}" in tensors}
+            for name in ("means", "norms")
+        )
         try:
-            return cls(values, described["widths"], described["unit"], manifest, means or None)
+            return cls(values, described["widths"], described["unit"], manifest, means or None, norms or None)
         except (ArgumentError, MaskError) as error:
             found = f"{error.asked}: {error.found}"
             raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None
@@ -141,15 +149,15 @@ def widths_of(widths: Any) -> dict[str, int]:
     return {str(a): whole(w, f"widths[{a!r}]") for a, w in read.items()}
 
 
-def _means_of(means: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
+def _by_address(given: Any, widths: Mapping[str, int], name: str) -> dict[str, Tensor]:
     do = "give a tensor by address"
-    if isinstance(means, PerNeuron):
-        raise ArgumentError("means", kind_of(means), do)
-    read = by_text(means, "means", do)
+    if isinstance(given, PerNeuron):
+        raise ArgumentError(name, kind_of(given), do)
+    read = by_text(given, name, do)
     unknown = next((a for a in read if a not in widths), None)
     if unknown is not None:
-        raise ArgumentError("means", f"{unknown!r} for an address", do)
-    return {a: array_of(v, f"means[{a!r}]") for a, v in read.items()}
+        raise ArgumentError(name, f"{unknown!r} for an address", do)
+    return {a: array_of(v, f"{name}[{a!r}]") for a, v in read.items()}
 
 
 def shape(widths: Mapping[str, int]) -> str:

@@ -124,7 +124,9 @@ class Scores(PerNeuron):
 
     def _mask(self, flags: Mapping[str, Bool[Tensor, " width"]], selection: dict[str, Any]) -> NeuronMask:
         neurons = {a: flags[a].nonzero().flatten().cpu() for a in self}
-        return NeuronMask(neurons, self.widths, self.unit, {**self.manifest, "selection": selection}, self.means)
+        return NeuronMask(
+            neurons, self.widths, self.unit, {**self.manifest, "selection": selection}, self.means, self.norms
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron: address, layer, neuron, relevance."""
