@@ -33,8 +33,8 @@ EXAMPLES = 256  # discovery examples that a mean is taken over, or a sample draw
 class Judge:
     """Outcomes of tasks under masks: each task prepared once, each measurement made once, by one of the processes.
 
-    A measurement is known by the model with what is live on it, the task, the mask, and what its neurons become. Once per
-    mask, the loss on neutral text is measured too, where texts are given.
+    A measurement is known by the model with what is live on it, the task, the mask, and what its neurons become. Once
+    per mask, the loss on neutral text is measured too, where texts are given.
 
     Args:
         n, batch_size, output: as in `deactivation`.
