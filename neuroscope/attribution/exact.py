@@ -26,6 +26,7 @@ from neuroscope.attribution.scoring import Scoring
 from neuroscope.checks import whole
 from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.masks import NeuronMask
+from neuroscope.models.encoder import over_tensors
 from neuroscope.models.sites import Site, edit, needs_whole_passes
 from neuroscope.tasks.encoding import UNSCORED, Batch
 
@@ -220,7 +221,7 @@ def _forwards(scoring: Scoring, batch: Batch, site: Site, plan: Plan, n: int) ->
 
     forwards: dict[nn.Module, Forward] = {}
     for module, outputs in plan.outputs.items():
-        forwards[module] = _in_turn(module, [lambda *args, y=y, **kwargs: _map(y, tile) for y in outputs])
+        forwards[module] = _in_turn(module, [lambda *args, y=y, **kwargs: over_tensors(y, tile) for y in outputs])
     if plan.carrier is not None:
         inputs = tuple(answers(x, 1) if plan.ffn is plan.carrier else x for x in plan.inputs)
 
@@ -229,7 +230,7 @@ def _forwards(scoring: Scoring, batch: Batch, site: Site, plan: Plan, n: int) ->
             return (
                 part
                 if plan.result is plan.part
-                else tuple(part if x is plan.part else _map(x, tile) for x in plan.result)
+                else tuple(part if x is plan.part else over_tensors(x, tile) for x in plan.result)
             )
 
         forwards[plan.carrier] = _in_turn(plan.carrier, [carry])
@@ -251,14 +252,6 @@ def _in_turn(module: nn.Module, answers: list[Forward]) -> Forward:
     """A forward that answers the first calls from a list, and then as the module itself."""
     left, itself = iter(answers), module.forward
     return lambda *args, **kwargs: next(left, itself)(*args, **kwargs)
-
-
-def _map(x: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if torch.is_tensor(x):
-        return function(x)
-    if isinstance(x, dict):  # transformers' ModelOutput is one
-        return type(x)(**{k: _map(v, function) for k, v in x.items()})
-    return type(x)(_map(v, function) for v in x) if isinstance(x, (tuple, list)) else x
 
 
 @contextlib.contextmanager

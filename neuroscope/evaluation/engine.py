@@ -3,13 +3,15 @@
 1. `prepare_task` tokenizes a split once.
 2. `predict` runs the model on what was prepared, under whatever intervention is live: a label or a text per example.
    Labels are ranked by their log-likelihoods (`label_loglik`), all of them from one pass over each prompt where the
-   model can do that (`against_trees`).
+   model can do that (`against_trees`). An encoder is run on each prompt once, the decoder on a row for each branch of
+   the labels.
 3. `judge` compares the answers with the references by the task's metric: outcomes in [0, 1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -23,9 +25,10 @@ from torch import Tensor
 from neuroscope.checks import Progress, watched
 from neuroscope.errors import ArgumentError, NumericalError, TaskError
 from neuroscope.evaluation.constant import Constant
-from neuroscope.evaluation.ranking import Candidates, Scored, candidates_of, rank_labels, rows_of, score
+from neuroscope.evaluation.ranking import Candidates, Scored, candidates_of, prompts_of, rank_labels, rows_of, score
 from neuroscope.evaluation.trees import against_trees
 from neuroscope.models import Model
+from neuroscope.models.encoder import encoder_once
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import Batch, Encoded, batches_for, encode, encode_prompts
 from neuroscope.tasks.metrics import METRICS, RANKINGS
@@ -91,7 +94,8 @@ class Prepared:
             rows, members = (
                 self.trees if one_row else rows_of(self.labels, model.style, one_row=False, short=self.short)
             )
-            cut = batches_for(model, rows, self.batch_size)
+            together = prompts_of(members, len(self.labels)) if model.style == "seq2seq" else None
+            cut = batches_for(model, rows, self.batch_size, together=together)
             self.parts[one_row] = [(batch, candidates_of(batch, members)) for batch in cut]
         return self.parts[one_row]
 
@@ -152,7 +156,8 @@ def label_loglik(model: Model, prepared: Prepared, progress: Progress | None = N
         dtype = model.embedding.weight.dtype
         for batch, candidates in watched(parts, progress, f"evaluate {prepared.task.name}"):
             batch = batch.to(model.device)
-            logits = model.logits(batch.shown(dtype), candidates.at).float()
+            with encoder_once(model.base, batch.inputs) if model.style == "seq2seq" else nullcontext():
+                logits = model.logits(batch.shown(dtype), candidates.at).float()
             loglik.view(-1)[candidates.slot] = score(logits, candidates).cpu()
     if not loglik.isfinite().all():
         example, label = (~loglik.isfinite()).nonzero()[0].tolist()

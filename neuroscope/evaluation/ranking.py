@@ -5,7 +5,9 @@ a label's last token is predicted by a node and is none itself. Two ways to lay 
 
 - One row of all its nodes. Each sees the nodes before it on its own branch alone (a mask of `[row, 1, pos, pos]`), at
   the position that it has there. So every prompt and every label is computed once.
-- A row for each branch, the labels on it sharing the row: for models whose masks or positions cannot be set.
+- A row for each branch, the labels on it sharing the row: for models whose masks or positions cannot be set. Of an
+  encoder-decoder model these are the decoder's rows; those of one prompt are neighbours, so that the encoder need read
+  it once.
 
 Labels of one token make a tree without branches, which is the prompt as it is.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -130,6 +133,11 @@ def _branches(options: Sequence[tuple[int, Encoded]], style: str) -> list[tuple[
             rows.append((item, members))
         members.append(Scored(slot, item.answer, [item.first + k for k in range(len(item.answer))]))
     return rows
+
+
+def prompts_of(members: Sequence[Sequence[Scored]], labels: int) -> list[list[int]]:
+    """The rows of each example, which has so many labels; `members` is by row, as `rows_of` gives it."""
+    return [[*rows] for _, rows in groupby(range(len(members)), lambda row: members[row][0].slot // labels)]
 
 
 def _covers(row: Encoded, item: Encoded, style: str) -> bool:

@@ -193,6 +193,7 @@ def batches_for(
     batch_size: int | None = None,
     side: Literal["right", "left"] = "right",
     new: int = 0,
+    together: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Batch]:
     """Batches on the model's device, padded its way; without a `batch_size` of as many tokens as it runs best.
 
@@ -201,7 +202,7 @@ def batches_for(
     """
     pad, tokens = pad_id(tokenizer_of(model)), tokens_at_once(model)
     apart = None if model.short is None else (model.short - new, model.short + 1)
-    return batches(encoded, batch_size, pad, model.device, model.style, side, tokens, apart)
+    return batches(encoded, batch_size, pad, model.device, model.style, side, tokens, apart, together)
 
 
 def batches(
@@ -213,25 +214,29 @@ def batches(
     side: Literal["right", "left"] = "right",
     tokens: int = 0,
     apart: tuple[int, int] | None = None,
+    together: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Batch]:
     """Cut into batches, longest examples first (so that memory runs out at once or never).
 
     A batch has `batch_size` examples; None: as many as `tokens` tokens allow, padding among them, and at most `ROWS`.
     `Batch.index` restores the caller's order: `out[batch.index] = values`. Pad on the right to score, on the left
     (causal models only) to generate. Rows of lengths within `apart` share a batch only with rows as long; and those
-    up to its first, or from its last, only with each other.
+    up to its first, or from its last, only with each other. Rows that are listed `together` (each row once, those of
+    one prompt) are one example, neighbours in one batch.
     """
     choose(style, STYLES, "style")
     choose(side, ("right", "left"), "side")
     lengths = [max(len(item.inputs), len(item.decoder)) for item in encoded]
     kinds = [0 if apart is None else min(max(_depth(item), apart[0]), apart[1]) for item in encoded]
-    order = sorted(range(len(encoded)), key=lambda i: (-kinds[i], -len(encoded[i].inputs)))
+    units = [[i] for i in range(len(encoded))] if together is None else together
+    order = sorted(units, key=lambda unit: (-kinds[unit[0]], -len(encoded[unit[0]].inputs)))
     start = 0
     while start < len(order):
-        size = _rows([lengths[i] for i in order[start : start + ROWS]], tokens) if batch_size is None else batch_size
-        index = [i for i in order[start : start + size] if kinds[i] == kinds[order[start]]]
+        size = _units(order[start : start + ROWS], lengths, tokens) if batch_size is None else batch_size
+        chosen = [unit for unit in order[start : start + size] if kinds[unit[0]] == kinds[order[start][0]]]
+        index = [i for unit in chosen for i in unit]
         yield _batch([encoded[i] for i in index], index, pad_id, style, side).to(device)
-        start += len(index)
+        start += len(chosen)
 
 
 def _depth(item: Encoded) -> int:
@@ -239,10 +244,11 @@ def _depth(item: Encoded) -> int:
     return 1 + max(item.depth) if item.depth else len(item.inputs)
 
 
-def _rows(lengths: Sequence[int], tokens: int) -> int:
+def _units(units: Sequence[Sequence[int]], lengths: Sequence[int], tokens: int) -> int:
     """How many of the next examples fit into one batch, one at least."""
-    padded = [rows * longest for rows, longest in enumerate(accumulate(lengths, max), 1)]
-    return max(1, sum(size <= tokens for size in padded))
+    rows = [*accumulate(map(len, units))]
+    longest = accumulate((max(lengths[i] for i in unit) for unit in units), max)
+    return max(1, sum(n * length <= tokens and n <= ROWS for n, length in zip(rows, longest, strict=True)))
 
 
 def pad_id(tokenizer: Any) -> int:
