@@ -48,7 +48,8 @@ def random_llama(layers: int, width: int, ffn: int) -> nn.Module:
 
 def make_scoring(model: Model) -> Scoring:
     """What `attribute` hands to its methods: one batch, every next token an answer token, all logits needed."""
-    ids = torch.randint(VOCABULARY, (EXAMPLES, LENGTH), generator=torch.Generator().manual_seed(1)).to(model.device)
+    size = min(VOCABULARY, model.embedding.weight.shape[0])
+    ids = torch.randint(size, (EXAMPLES, LENGTH), generator=torch.Generator().manual_seed(1)).to(model.device)
     targets = torch.full_like(ids, -100)
     targets[:, :-1] = ids[:, 1:]
     whole = torch.ones_like(ids)

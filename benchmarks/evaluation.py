@@ -1,4 +1,4 @@
-"""What judging a model costs, against the least it can cost and against lm-evaluation-harness. See README.md.
+"""What judging a model costs, by labels or by generation, against the least it can cost and lm-evaluation-harness.
 
 On a real model: `python benchmarks/evaluation.py --base FOLDER --data FOLDER --tasks sst2,agnews,dbpedia,rte,e2e`,
 where the second FOLDER has a folder of JSON lines per task. Without these: the bundled model and its tasks.
@@ -19,15 +19,16 @@ from typing import Any
 import attribution
 import common
 import torch
+import transformers
+from torch import Tensor
 
-from neuroscope.evaluation import evaluate, label_loglik, prepare_task
+from neuroscope.evaluation import Prepared, evaluate, label_loglik, predict, prepare_task
 from neuroscope.evaluation.ranking import rows_of
 from neuroscope.models import Model, load
 from neuroscope.tasks import Task, load_tasks
-from neuroscope.tasks.encoding import encode_prompts
 
-SIZES = (1, 8, 32)  # batch sizes that others are tried with, on the first few prompts: the fastest one counts
-FEW = 32  # prompts
+SIZES = (1, 8, 32)  # batch sizes that others are tried with, on the first few requests: the fastest one counts
+FEW = 32  # requests
 WORDS = 150  # of a text that are read
 
 
@@ -54,47 +55,44 @@ def tasks_named(options: argparse.Namespace) -> dict[str, Task]:
 
 
 class Floor:
-    """Each prompt alone, with its labels' own tokens behind it, and the head where a token is scored: nothing else.
+    """The bare model on texts that were tokenized before: no hooks, no padding masks of trees, no comparison.
 
-    Texts are tokenized before. No hooks, no masks, no padding, no comparison of what comes out. For generation: greedy
-    decoding of all prompts in batches of the size that is fastest, by transformers itself.
+    Labels: each prompt alone, with its labels' own tokens behind it, and the head where a token is scored. Generation:
+    `evaluate`'s own batches, the prompts once, then one new token a row at a time with a cache until all have ended.
     """
 
     def __init__(self, model: Model, task: Task, n: int) -> None:
         self.model, self.task = model, task
-        examples = task.split("test", n)
-        if task.kind == "generation":
-            self.prompts = [item.inputs for item in encode_prompts(model, task, examples)]
-            self.size = min(SIZES, key=lambda size: _seconds(partial(self.generate, size, FEW)))
-            return
-        rows, members = rows_of(prepare_task(model, task, n=n).labels, model.style, one_row=True)
-        self.rows = [torch.tensor([row.inputs]) for row in rows]
+        self.trunk, self.head = model.root.base_model, model.root.get_output_embeddings()
+        prepared = prepare_task(model, task, n=n)
+        self.prompts = [batch.inputs for batch in prepared.prompts]
+        rows, members = rows_of(prepared.labels, model.style, one_row=True)
+        self.rows = [torch.tensor([row.inputs], device=model.device) for row in rows]
         self.places = [sorted({p for scored in row for p in scored.places}) for row in members]
 
+    @torch.no_grad()
     def __call__(self) -> None:
-        if self.task.kind == "generation":
-            self.generate(self.size)
-            return
-        root, head = self.model.root, self.model.root.get_output_embeddings()
-        with torch.no_grad():
-            for row, places in zip(self.rows, self.places, strict=True):
-                head(root.base_model(input_ids=row, use_cache=False).last_hidden_state[:, places]).logsumexp(-1)
+        for inputs in self.prompts:
+            self.generate(inputs["input_ids"], inputs["attention_mask"])
+        for row, places in zip(self.rows, self.places, strict=True):
+            self.head(self.trunk(input_ids=row, use_cache=False).last_hidden_state[:, places]).logsumexp(-1)
 
-    def generate(self, size: int, first: int | None = None) -> None:
-        pad = self.model.tokenizer.pad_token_id or self.model.tokenizer.eos_token_id
-        prompts = sorted(self.prompts[:first], key=len)
-        for start in range(0, len(prompts), size):
-            part = prompts[start : start + size]
-            longest = max(map(len, part))
-            ids = torch.tensor([[pad] * (longest - len(p)) + p for p in part])
-            mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in part])
-            self.model.root.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=self.task.max_new_tokens, do_sample=False
-            )
+    def generate(self, ids: Tensor, mask: Tensor) -> None:
+        """Greedily, as many tokens as the task allows."""
+        end = torch.tensor(self.model.tokenizer.eos_token_id, device=ids.device)
+        cache = transformers.DynamicCache(config=self.model.config)
+        place, ended = (mask.cumsum(1) - 1).clamp(min=0), torch.zeros_like(ids[:, 0], dtype=torch.bool)
+        for _ in range(self.task.max_new_tokens):
+            hidden = self.trunk(ids, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True)
+            ids = self.head(hidden.last_hidden_state[:, -1:]).argmax(-1)
+            mask, place = torch.cat([mask, torch.ones_like(ids)], 1), place[:, -1:] + 1
+            ended |= ids[:, 0] == end
+            if bool(ended.all()):
+                break
 
 
 class Harness:
-    """lm-evaluation-harness' HFLM on the same model, prompts and labels."""
+    """lm-evaluation-harness' HFLM on the same model, prompts and labels; it generates in batches as large as ours."""
 
     def __init__(self, model: Model, task: Task, n: int) -> None:
         from lm_eval.api.instance import Instance
@@ -111,9 +109,12 @@ class Harness:
         self.requests = [Instance(kind, {}, pair, i) for i, pair in enumerate(given)]
 
         def build(size: int) -> Any:
-            return HFLM(pretrained=model.root, tokenizer=model.tokenizer, batch_size=size, device="cpu")
+            return HFLM(pretrained=model.root, tokenizer=model.tokenizer, batch_size=size, device=str(model.device))
 
-        self.lm = min(map(build, SIZES), key=lambda lm: _seconds(partial(self.run, lm, FEW)))
+        if task.kind == "generation":
+            self.lm = build(max(len(batch.index) for batch in prepare_task(model, task, n=n).prompts))
+        else:
+            self.lm = min(map(build, SIZES), key=lambda lm: _seconds(partial(self.run, lm, FEW)))
 
     def __call__(self) -> list[Any]:
         return self.run(self.lm)
@@ -160,6 +161,16 @@ def peak(options: argparse.Namespace, name: str, task: str) -> None:
     print("peak", attribution.status("VmHWM") - before)
 
 
+def differing(model: Model, prepared: Prepared, theirs: list[Any]) -> str:
+    """How far the answers lie from lm-evaluation-harness'."""
+    labels = prepared.task.labels
+    if labels:
+        loglik = torch.tensor([loglik for loglik, _ in theirs]).view(-1, len(labels))
+        return f"{(label_loglik(model, prepared) - loglik).abs().max():.1e} nats"
+    ours = predict(model, prepared)
+    return f"{sum(a.strip() != b.strip() for a, b in zip(ours, theirs, strict=True))} of {len(ours)} texts"
+
+
 def main() -> None:
     """Print a table."""
     options = arguments()
@@ -170,11 +181,8 @@ def main() -> None:
     for name, task in tasks_named(options).items():
         runs = contenders(model, task, options.n)
         seconds = common.in_turns(runs, 2 if options.quick else options.rounds)
-        apart = "-"
-        if task.labels:
-            theirs = torch.tensor([loglik for loglik, _ in runs["lm-eval HFLM"]()]).view(-1, len(task.labels))
-            ours = label_loglik(model, prepare_task(model, task, n=options.n))
-            apart = f"{(ours - theirs).abs().max():.1e}"
+        theirs = runs["lm-eval HFLM"]()
+        apart = differing(model, prepare_task(model, task, n=options.n), theirs)
         for who, times in seconds.items():
             rows.append(
                 [
@@ -188,7 +196,7 @@ def main() -> None:
             )
             print("|", " | ".join(rows[-1]), "|", file=sys.stderr, flush=True)
     print(common.heading(f"evaluation of {options.n} examples a task, {Path(options.base).name}"))
-    header = ["task", "", "ms", "time / floor (quartiles)", "MB above the model", "log-likelihoods apart, nats"]
+    header = ["task", "", "ms", "time / floor (quartiles)", "MB above the model", "answers apart"]
     print(common.table(header, rows))
 
 

@@ -1,5 +1,7 @@
 """A training step on chosen neurons against full fine-tuning, LoRA, masked gradients, and the floor: time and memory.
 
+And what it gains where few tokens are answers, as in any task: `finetune` makes logits at the scored positions alone.
+
 The floor is a forward pass and the backward pass of activations alone, which every method needs that trains something
 in the first layer. All contenders take the same batch through the same loop: forward, loss, backward, AdamW.
 """
@@ -20,22 +22,28 @@ import common
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn import functional
 
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, load
+from neuroscope.models.head import head_at
+from neuroscope.tasks.encoding import UNSCORED
 from neuroscope.training import NeuronAdapter, every_ffn
+from neuroscope.training.trainer import answer_loss
 
 LAYERS, WIDTH, FFN, VOCABULARY = 6, 512, 1408, 6000  # 25M parameters
 EXAMPLES, LENGTH = 8, 128
+SMOLLM2 = (30, 576, 1536, 49152)  # the same of SmolLM2-135M, whose head is a fifth of the model
+PROMPTS = 4, 77  # rows and tokens, of which the last two of a row are answers
 Step = Callable[[], object]
 
 
-def llama() -> Model:
+def llama(layers: int = LAYERS, width: int = WIDTH, ffn: int = FFN, vocabulary: int = VOCABULARY) -> Model:
     """A Llama with random weights, the same on every machine."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=FFN, num_hidden_layers=LAYERS,
-        num_attention_heads=8, max_position_embeddings=LENGTH,
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
+        num_attention_heads=width // 64, max_position_embeddings=LENGTH, tie_word_embeddings=vocabulary != VOCABULARY,
     )  # fmt: skip
     return load(transformers.LlamaForCausalLM(config).to("cuda" if torch.cuda.is_available() else "cpu").eval())
 
@@ -75,11 +83,16 @@ def lora(model: Model) -> tuple[Step, Any]:
 
 
 def neurons(share: float, first: int, model: Model) -> tuple[Step, Any]:
+    """Random neurons trained, and nothing else."""
+    adapter = NeuronAdapter(model, random_share(model, share, first))
+    return loop(model.root, adapter.parameters(), batch(model))
+
+
+def random_share(model: Model, share: float, first: int = 0) -> NeuronMask:
     """Random neurons, the given share of every layer from the given one on."""
     every = every_ffn(model)
     chosen = {a: torch.arange(round(share * w)) for layer, (a, w) in enumerate(every.widths.items()) if layer >= first}
-    adapter = NeuronAdapter(model, NeuronMask.of(chosen, every.widths).random_like(seed=0))
-    return loop(model.root, adapter.parameters(), batch(model))
+    return NeuronMask.of(chosen, every.widths).random_like(seed=0)
 
 
 def masked_gradients(share: float, model: Model) -> tuple[Step, Any]:
@@ -119,6 +132,35 @@ CONTENDERS: dict[str, Callable[[Model], tuple[Step, Any]]] = {
     "neuroscope, k = 10 %, upper half only": partial(neurons, 0.10, LAYERS // 2),
     "floor": floor,
 }
+
+
+def answer_steps(model: Model, rows: int, length: int) -> tuple[dict[str, Step], NeuronAdapter]:
+    """A step on a tenth of the neurons where the last two tokens of a row are scored, by where logits are made."""
+    adapter, root = NeuronAdapter(model, random_share(model, 0.10)), model.root
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-5)
+    size = min(VOCABULARY, model.embedding.weight.shape[0])
+    ids = torch.randint(size, (rows, length), generator=torch.Generator().manual_seed(1)).to(model.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    labels = ids.masked_fill(torch.arange(length, device=ids.device) < length - 2, UNSCORED)
+    scored = functional.pad(labels[:, 1:] != UNSCORED, (0, 1))
+
+    def everywhere() -> Tensor:
+        return root(**inputs, labels=labels, use_cache=False).loss
+
+    def alone() -> Tensor:  # as `NeuronTrainer` does
+        with head_at(model.base, scored):
+            return answer_loss(root(**inputs, use_cache=False), labels)
+
+    def step(loss: Callable[[], Tensor]) -> None:
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    torch.testing.assert_close(alone(), everywhere().to(torch.float32), rtol=1e-2, atol=1e-3)
+    return {
+        "logits at all positions": partial(step, everywhere),
+        "logits at scored ones": partial(step, alone),
+    }, adapter
 
 
 def state_bytes(optimizer: Any) -> int:
@@ -185,7 +227,21 @@ def main() -> None:
         ]
         for name in CONTENDERS
     ]
-    print(common.table([*header, "peak MB above the model", "/ full"], rows))
+    print(common.table([*header, "peak MB above the model", "/ full"], rows), flush=True)
+    steps, _ = answer_steps(llama(*SMOLLM2), *PROMPTS)
+    times = common.in_turns(steps, 3 if options.quick else 9)
+    print(
+        common.heading(
+            "a training step, k = 10 %, random Llama of SmolLM2-135M's shape, {} x {} tokens".format(*PROMPTS)
+        )
+    )
+    print(common.table(["", "ms", "time / all positions (quartiles)"], answer_rows(times)))
+
+
+def answer_rows(times: dict[str, list[float]]) -> list[list[str]]:
+    """What a step takes, by where logits are made."""
+    base = times["logits at all positions"]
+    return [[name, common.milliseconds(mine), common.ratio(mine, base)] for name, mine in times.items()]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark on a real model, run on one that is not: it goes on where it was, and writes down what it found."""
+"""Benchmarks that need a real model or a GPU, run on toys: they go through, and write down what they found."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from neuroscope.tasks import load_tasks
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "real.py"
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = {"rte": "nli-food", "e2e": "summary-food"}  # ours, in the place of the real ones
 
 
@@ -26,8 +26,9 @@ def data(tmp_path_factory):
     return folder
 
 
-def ran(*words):
-    done = subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, check=False)
+def ran(*words, script="real.py"):
+    command = [sys.executable, BENCHMARKS / script, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -52,3 +53,21 @@ def test_a_real_measurement_is_made_once_and_written_down(data, tmp_path):
         and "agrees in sign" in written
         and str(tmp_path) not in written
     )
+
+
+@pytest.mark.parametrize("peers", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_all_of_the_gpu_benchmark_runs_on_a_toy_without_a_gpu(peers):
+    said = ran("--tiny", "--device", "cpu", *([] if peers else ["--alone"]), script="gpu.py")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("| ")]
+    rows = {(what, name): rest for what, name, *rest in cells}
+    judged = [f"evaluate {n} labels" for n in (2, 14)] + ["generate text"]
+    asked = {(what, name) for what in judged for name in ("floor", "neuroscope")}
+    asked |= {("attribution", "neuroscope grad-x-act"), ("ablation", "ablation of 10 %")}
+    asked |= {("a training step", f"logits at {where}") for where in ("all positions", "scored ones")}
+    if peers:
+        asked |= {(what, "lm-eval HFLM") for what in judged} | {("ablation", "Bridge, fwd_hooks")}
+        asked.add(("attribution", "nnsight trace, a * g"))
+    assert asked <= set(rows)
+    for row in asked:
+        assert float(rows[row][0]) > 0 and rows[row][1] and rows[row][2], row
+    assert rows["generate text", "floor"][1].startswith("1.00 (1.00 to 1.00)")

@@ -139,7 +139,7 @@ def test_whole_passes_where_the_recording_does_not_hold(monkeypatch):
 
     def wrong_record(*args):
         clean, plan = true_record(*args)
-        zeros = {m: [exact._map(y, torch.zeros_like) for y in ys] for m, ys in plan.outputs.items()}
+        zeros = {m: [exact.over_tensors(y, torch.zeros_like) for y in ys] for m, ys in plan.outputs.items()}
         return clean, exact.replace(plan, outputs=zeros)
 
     monkeypatch.setattr(exact, "record", wrong_record)
