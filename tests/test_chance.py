@@ -155,8 +155,8 @@ def test_cross_ablation_gives_no_verdict_of_a_task_at_chance(setting):
         assert table.loc[source, "p"].isna().tolist() == table.loc[source, "q"].isna().tolist() == [False, True, False]
     verdicts = found.verdicts().set_index("task")
     assert (
-        verdicts.loc["always", "verdict"] == "at chance"
-        and "at chance" not in verdicts.loc[["able", "text"], "verdict"]
+        verdicts.loc["always", "verdict"] == "not competent"
+        and "not competent" not in verdicts.loc[["able", "text"], "verdict"]
     )
     parts, kept = found.decompose().set_index(["source", "target"]), found.matrix[["able", "text"]]
     assert parts.loc[("able", "able"), "mean"] == kept.to_numpy().mean()
@@ -174,7 +174,7 @@ def test_cross_ablation_gives_no_verdict_of_a_task_at_chance(setting):
     pair = dict.fromkeys(("always", "again"), masks["always"])
     alone = cross_ablation(model, {n: Task(**{**vars(tasks["always"]), "name": n}) for n in pair}, pair, n_random=3)
     assert alone.in_words().startswith("**Nothing can be concluded**") and alone.figure().data
-    assert alone.verdicts()["verdict"].tolist() == ["at chance"] * 2
+    assert alone.verdicts()["verdict"].tolist() == ["not competent"] * 2
 
 
 def test_a_report_leads_with_what_cannot_be_concluded(setting, tmp_path):

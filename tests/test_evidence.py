@@ -23,7 +23,7 @@ from neuroscope.interventions import ablate
 from neuroscope.interventions.patch_grid import PatchSweep
 from neuroscope.masks import NeuronMask, Overlap, OverlapSweep, overlap, overlap_sweep
 from neuroscope.results import Result, load_result
-from neuroscope.statistics import benjamini_hochberg, score_interval
+from neuroscope.statistics import against_controls, benjamini_hochberg, score_interval
 from neuroscope.tasks import Example, Task
 
 
@@ -217,12 +217,13 @@ def test_decompose_sums_back_and_specific_has_no_margins(crossed):
     assert parts["specific"].abs().max() > 0.01
 
 
-def constructed(effects, families, low=0.05, q=0.01):
-    """A matrix with given effects; intervals of +- `low` and one q."""
+def constructed(effects, families, low=0.05, q=0.01, others_q=0.01):
+    """A matrix with given effects; intervals of +- `low`, one q on the diagonal and one off it."""
     names = list(families)
     rows = [
         {"source": a, "target": b, "source_family": families[a], "target_family": families[b], "score": 0.5}
-        | {"original": 0.9, "control": 0.8, "effect": effects[i][j], "p": q, "q": q}
+        | {"original": 0.9, "control": 0.8, "effect": effects[i][j]}
+        | {"p": q if i == j else others_q, "q": q if i == j else others_q}
         | {"low": effects[i][j] - low, "high": effects[i][j] + low, "majority": 0.5, "uniform": 0.5, "p_majority": 0.01}
         for i, a in enumerate(names)
         for j, b in enumerate(names)
@@ -234,25 +235,62 @@ def test_verdicts():
     families = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
     effects = [[0.6, 0.4, 0.1, 0.0], [0.5, 0.5, 0.0, 0.1], [0.3, 0.56, 0.02, 0.2], [0.1, 0.4, 0.04, -0.5]]
     found = constructed(effects, families).verdicts().set_index("task")
-    # a1: 0.55 > 0.3, the stronger of b and c; a2: 0.45 < 0.56; b1: 0.02 - 0.05 < (0.1 + 0) / 2; c1: below zero
-    assert found["verdict"].tolist() == ["specific", "shared", "shared", "not shown"]
+    # a1 is selective (0.6 less the means of its row, 0.275, and column, 0.375, and all again: 0.1575), and 0.55 > 0.3,
+    # the stronger of b and c; a2 and b1 are not, and break half of the others' tasks or all; c1: below zero
+    assert found["verdict"].tolist() == ["specific", "general", "general", "no effect"]
+    assert found["breaks"].tolist() == [0.5, 0.5, 1.0, 1.0]
+    few = constructed(effects, families, others_q=0.2).verdicts()
+    assert few["verdict"].tolist() == ["specific", "shared", "shared", "no effect"] and (few["breaks"] == 0).all()
     # a2 has the mean of its row, 0.275, its column, 0.465, and all, 0.2075: 0.5 - 0.275 - 0.465 + 0.2075 < 0
     assert found.loc["a2", "selectivity"] == pytest.approx(-0.0325)
-    assert found.loc["a2", "selectivity_low"] == pytest.approx(-0.0825)
+    # of 16 cells of +- 0.05, its own counts (3/4)^2, six of its row and column -3/16, and nine 1/16: 0.75 of one
+    assert found.loc["a2", "selectivity_low"] == pytest.approx(-0.0325 - 0.75 * 0.05)
     np.testing.assert_allclose(found["other_families"], [0.2, 0.48, (0.1 + 0 + 0.04) / 3, 0.1])
     assert found["strongest"].tolist() == ["b", "b", "a", "b"]
     np.testing.assert_allclose(found["strongest_effect"], [0.3, 0.56, 0.05, 0.2])
     effects[2][0] = 0.58  # b alone comes near a1's own 0.6, the mean of b and c does not
-    # what is left of a1's 0.6 beside the means of its row, 0.275, its column, 0.445, and all, 0.225: 0.105 > 0.05
+    # what is left of a1's 0.6 beside the means of its row, 0.275, its column, 0.445, and all, 0.225: 0.105
     assert constructed(effects, families).verdicts()["verdict"].tolist()[0] == "selective"
-    assert constructed(effects, families, low=0.2).verdicts()["verdict"].tolist()[0] == "shared"
+    assert constructed(effects, families, low=0.2).verdicts()["verdict"].tolist()[0] == "general"
     effects[2][0] = 0.3
     np.testing.assert_allclose(found["same_family"], [0.5, 0.4, np.nan, np.nan])
     np.testing.assert_allclose(found["effect"], np.diag(effects))
-    assert constructed(effects, families, q=0.2).verdicts()["verdict"].tolist() == ["not shown"] * 4
+    assert constructed(effects, families, q=0.2).verdicts()["verdict"].tolist() == ["no effect"] * 4
     alone = constructed(effects, dict.fromkeys(families, "a")).verdicts()
-    assert alone["verdict"].tolist() == ["not compared"] * 2 + ["not compared", "not shown"]
+    assert alone["verdict"].tolist() == ["not compared"] * 2 + ["not compared", "no effect"]
     assert alone["other_families"].isna().all()
+
+
+def drawn_world(rng, selective=0.0, tasks=6, n=64, n_random=5):
+    """A matrix in which masks break tasks by how much they break in general and how easily the task breaks, and besides
+    their own by `selective`: answers are right or wrong at random, and random masks differ among themselves."""
+    families = {name: name for name in "abcdef"[:tasks]}
+    strength, weakness = rng.uniform(0, 0.35, tasks), rng.uniform(0, 0.2, tasks)
+    rows = []
+    for i, a in enumerate(families):
+        random = rng.normal(0.05, 0.03, (n_random, 1))
+        for j, b in enumerate(families):
+            hard = rng.normal(0, 0.1, n)
+            right = np.clip(0.95 - weakness[j] - hard, 0, 1)
+            off = rng.random(n) < np.clip(right - strength[i] - selective * (i == j), 0, 1)
+            controls = rng.random((n_random, n)) < np.clip(right - random, 0, 1)
+            rows.append(
+                {"source": a, "target": b, "source_family": a, "target_family": b, "score": off.mean()}
+                | {"original": 0.9, "control": controls.mean(), "majority": 0.5, "uniform": 0.5, "p_majority": 0.01}
+                | against_controls(off, controls)
+            )
+    table = pd.DataFrame(rows)
+    table["q"] = benjamini_hochberg(table["p"].to_numpy())
+    return CrossAblation(table, {"n_random": n_random, "n": n, "match": "layer"})
+
+
+def test_masks_without_a_task_of_their_own_are_not_given_one():
+    rng = np.random.default_rng(0)
+    none = pd.concat([drawn_world(rng).verdicts() for _ in range(60)])["verdict"]
+    assert none.isin(["specific", "selective"]).mean() <= 0.05  # of 360 masks
+    assert (none == "general").mean() > 0.2
+    own = pd.concat([drawn_world(rng, selective=0.5).verdicts() for _ in range(10)])["verdict"]
+    assert own.isin(["specific", "selective"]).mean() >= 0.9
 
 
 def test_figures_carry_the_numbers(off, crossed):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+NOT_COMPETENT = "not competent"  # the verdict where the model is at chance
+
 
 @dataclass(frozen=True, repr=False)
 class CrossAblation(Result):
@@ -82,24 +84,26 @@ class CrossAblation(Result):
     def verdicts(self) -> pd.DataFrame:
         """For each task, whether its mask is its own, computed from the matrix.
 
-        - "at chance": the model is not better than the best constant answer with nothing off. No other verdict.
-        - "specific": breaks its own task more than random masks do (q < 0.05, effect > 0), and more than the masks of
-          every other family: the interval of its effect lies above the mean effect of the one that breaks this task
-          most (`strongest`).
-        - "selective": not that, but breaks its own task more than is explained by how much the mask breaks in general
-          and how easily the task breaks: the interval of `selectivity`, the diagonal of `decompose()`, lies above zero.
-        - "shared": more than random masks do, but neither of these.
-        - "not shown": not more than random masks do. "not compared": more than these, but there is no other family.
+        - "not competent": the model is not better than the best constant answer with nothing off. No other verdict.
+        - "no effect": the mask is not shown to break its task more than random masks do (q < 0.05, effect > 0).
+        - "not compared": it is, but there is no other family.
+        - "selective": breaks its own task more than is explained by how much the mask breaks in general and how easily
+          the task breaks: the interval of `selectivity`, the diagonal of `decompose()`, lies above zero.
+        - "specific": selective, and breaks its task more than the masks of every other family do: the interval of its
+          effect lies above the mean effect of the one that breaks this task most (`strongest`).
+        - "general": not selective, and shown to break at least half of the other families' tasks as well (`breaks`).
+        - "shared": not selective, and not general: what it breaks is not shown to be more than others' neurons break.
 
         A verdict is about the tasks that were compared: with others it can be another.
 
-        The interval of the selectivity is that of the cell's own effect, moved: the means it is taken from are treated
-        as known.
+        The interval of the selectivity takes the effects that it is made of for independent of one another. Those of one
+        mask are not, for they share its random masks: it is then rather too wide.
         """
         import pandas as pd  # heavy: only for tables
 
         lost = self.standings.at_chance
         parts = self.decompose().set_index(["source", "target"])["specific"]
+        halves = self._half_of_selectivity()
         rows = []
         for name, cells in self.table.groupby("target", sort=False):
             diagonal = cells[cells["source"] == name].iloc[0]
@@ -107,17 +111,35 @@ class CrossAblation(Result):
             outside = cells[cells["source_family"] != diagonal["target_family"]]
             others = outside.groupby("source_family", sort=False)["effect"].mean()
             selectivity = parts[name, name]
-            selective_low = selectivity - (diagonal["effect"] - diagonal["low"])
+            selective_low = selectivity - halves.get(name, np.nan)
+            breaks = self.table[
+                (self.table["source"] == name) & (self.table["target_family"] != diagonal["target_family"])
+            ]
+            breaks = breaks[breaks["q"].notna()]
+            broken = float(((breaks["q"] < ALPHA) & (breaks["effect"] > 0)).mean()) if len(breaks) else np.nan
             rows.append(
                 {"task": name}
-                | {"verdict": AT_CHANCE if name in lost else _verdict(diagonal, others, selective_low)}
+                | {"verdict": NOT_COMPETENT if name in lost else _verdict(diagonal, others, selective_low, broken)}
                 | {column: diagonal[column] for column in ("effect", "low", "high", "p", "q")}
-                | {"selectivity": selectivity, "selectivity_low": selective_low}
+                | {"selectivity": selectivity, "selectivity_low": selective_low, "breaks": broken}
                 | {"same_family": family.mean(), "other_families": outside["effect"].mean()}
                 | {"strongest": others.idxmax() if len(others) else "", "strongest_effect": others.max()}
             )
         neutral = self.neutrality.rows[["neutral", "neutral_random", "neutral_original", "neutral_q"]]
         return pd.DataFrame(rows).join(neutral, on="task")
+
+    def _half_of_selectivity(self) -> dict[str, float]:
+        """Half the width of the interval of every task's selectivity: of all cells, by their weight in it."""
+        names = self.standings.others
+        half = self.table.assign(half=(self.table["high"] - self.table["low"]) / 2)
+        m = half.pivot(index="source", columns="target", values="half").loc[self.matrix.index, names].to_numpy()
+        sources, targets = m.shape
+        found = {}
+        for j, name in enumerate(names):
+            i = list(self.matrix.index).index(name)
+            weights = np.outer(np.eye(sources)[i] - 1 / sources, np.eye(targets)[j] - 1 / targets)
+            found[name] = float(np.sqrt(((weights * m) ** 2).sum()))
+        return found
 
     def in_words(self) -> str:
         """In how many tasks the mask is the task's own, which are not shown to be, and what the verdicts mean."""
@@ -125,26 +147,30 @@ class CrossAblation(Result):
         if not standings.others:
             return "\n".join([standings.nothing(), *self.neutrality.in_words()])
         verdicts = self.verdicts()
-        verdicts = verdicts[verdicts["verdict"] != AT_CHANCE]
+        verdicts = verdicts[verdicts["verdict"] != NOT_COMPETENT]
         names = {verdict: list(rows["task"]) for verdict, rows in verdicts.groupby("verdict", sort=False)}
         specific, selective = (len(names.get(verdict, [])) for verdict in ("specific", "selective"))
         lines = [
             f"In **{specific} of {len(verdicts)}** tasks the task's own neurons are **specific**, breaking it more "
             f"than those of any other family do, and in **{selective}** more they are **selective**"
             f"{standings.but()}.\n",
-            "- Specific: switched off, they break their task more than random ones, and than those of any other family "
-            "do. Selective: not shown to break it more than another family's do, but breaking it more than they break "
-            "tasks in general.",
+            "- Selective: switched off, they break their task more than random ones do, and more than they break tasks "
+            "in general. Specific: more than those of any other family do as well.",
         ]
+        if general := names.get("general"):
+            lines.append(
+                f"- **A negative**: the neurons of {', '.join(general)} are **general**, breaking at least half of the "
+                "other families' tasks as well, and their own not more than that explains."
+            )
         shared = verdicts[verdicts["verdict"] == "shared"]
         if len(shared):
             by_whom = ", ".join(f"{r.task} (compare those of {r.strongest})" for r in shared.itertuples())
             lines.append(f"- **A negative**: the neurons were not shown to be the task's own in {by_whom}.")
-        if "not shown" in names:
+        if "no effect" in names:
             lines.append(
                 f"- **A negative**: once corrected over all {self.table['q'].notna().sum()} cells of this matrix (q), "
                 "switching a task's own neurons off was not shown to break more of it than random neurons do in "
-                f"{', '.join(names['not shown'])}."
+                f"{', '.join(names['no effect'])}."
             )
         if "not compared" in names:
             lines.append(f"- Without another family to compare with: {', '.join(names['not compared'])}.")
@@ -204,14 +230,14 @@ class CrossAblation(Result):
         )
 
 
-def _verdict(diagonal: pd.Series, others: pd.Series, selective_low: float) -> str:
+def _verdict(diagonal: pd.Series, others: pd.Series, selective_low: float, broken: float) -> str:
     if not (diagonal["q"] < ALPHA and diagonal["effect"] > 0):
-        return "not shown"
+        return "no effect"
     if others.empty:
         return "not compared"
-    if diagonal["low"] > others.max():
-        return "specific"
-    return "selective" if selective_low > 0 else "shared"
+    if selective_low > 0:
+        return "specific" if diagonal["low"] > others.max() else "selective"
+    return "general" if broken >= 0.5 else "shared"
 
 
 @public
@@ -236,7 +262,8 @@ def cross_ablation(
         tasks: those with a mask are judged, on their test examples.
         masks: by task; found on other examples than the test ones.
         n_random: random masks per source; each is measured on every task.
-        match: "layer" (random masks keep the source's number of neurons at every site) or "uniform".
+        match: how random masks are drawn: "layer" (they keep the source's number of neurons at every site),
+            "activation" (and how loud they are) or "uniform".
         n, batch_size, neutral, output, progress: as in `deactivation`; with its folder, what both measure is measured
             once.
 
@@ -246,7 +273,7 @@ def cross_ablation(
     import pandas as pd  # heavy: only for tables
 
     tasks, masks = tasks_and_masks(tasks, masks, "cross_ablation")
-    choose(match, ("layer", "uniform"), "match")
+    choose(match, tuple(DRAWN), "match")
     judge = Judge(resolve(model), tasks, n, batch_size, output, neutral)
     controls = {name: [m.random_like(seed=seed, match=match) for seed in range(n_random)] for name, m in masks.items()}
     off_by_turns = [None, *(m for source in masks for m in (masks[source], *controls[source]))]
