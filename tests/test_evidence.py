@@ -288,7 +288,7 @@ def test_masks_without_a_task_of_their_own_are_not_given_one():
     rng = np.random.default_rng(0)
     none = pd.concat([drawn_world(rng).verdicts() for _ in range(60)])["verdict"]
     assert none.isin(["specific", "selective"]).mean() <= 0.05  # of 360 masks
-    assert (none == "general").mean() > 0.2
+    assert (none == "general").mean() > 0.1
     own = pd.concat([drawn_world(rng, selective=0.5).verdicts() for _ in range(10)])["verdict"]
     assert own.isin(["specific", "selective"]).mean() >= 0.9
 

@@ -96,8 +96,8 @@ class CrossAblation(Result):
 
         A verdict is about the tasks that were compared: with others it can be another.
 
-        The interval of the selectivity takes the effects that it is made of for independent of one another. Those of one
-        mask are not, for they share its random masks: it is then rather too wide.
+        The interval of the selectivity takes the effects that it is made of for independent of one another. Those of
+        one mask are not, for they share its random masks: it is then rather too wide.
         """
         import pandas as pd  # heavy: only for tables
 
