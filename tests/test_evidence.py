@@ -326,13 +326,15 @@ def test_words_say_what_is_beyond_chance_and_what_is_not(off):
 def test_words_of_the_verdicts():
     families = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
     effects = [[0.6, 0.4, 0.1, 0.0], [0.5, 0.5, 0.0, 0.1], [0.58, 0.56, 0.02, 0.2], [0.1, 0.4, 0.04, -0.5]]
-    found = constructed(effects, families)  # selective, shared, shared, not shown: see above
+    found = constructed(effects, families)  # selective, general, general, no effect: see above
     words = found.in_words()
     assert (
         words.startswith("In **0 of 4** tasks the task's own neurons are **specific**, breaking it more than")
         and "and in **1** more they are **selective**.\n" in words
     )
-    assert "**A negative**: the neurons were not shown to be the task's own in a2 (compare those of b), b1" in words
+    assert "**A negative**: the neurons of a2, b1 are **general**, breaking at least half of the other" in words
+    shared = constructed(effects, families, others_q=0.2).in_words()
+    assert "**A negative**: the neurons were not shown to be the task's own in a2 (compare those of b), b1" in shared
     assert (
         "once corrected over all 16 cells of this matrix (q), switching a task's own neurons off was not shown" in words
     )
