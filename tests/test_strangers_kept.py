@@ -103,6 +103,9 @@ def test_a_journal_line_of_too_few_outcomes_is_named(tmp_path):
         measured()
 
 
+NOT_ELIGIBLE = {"asked": 4, "eligible": 1}
+
+
 def test_ties_at_the_cut_are_said():
     def scores(*values):
         return Scores(dict(zip(WIDTHS, torch.tensor(values).split(4), strict=True)), WIDTHS)
@@ -110,15 +113,17 @@ def test_ties_at_the_cut_are_said():
     dead = scores(0.0, 0, 0, 3, 0, 0, 0, 0)
     with pytest.warns(UserWarning, match="3 of the 4 neurons in the mask are some of 7 with equal relevance"):
         mask = dead.top(0.5)
-    assert mask.manifest["selection"] == {"k": 0.5, "per_layer": False, "tied": 7, "by_position": 3}
+    assert mask.manifest["selection"] == {"k": 0.5, "per_layer": False, "tied": 7, "by_position": 3} | NOT_ELIGIBLE
     assert mask.flags().tolist() == [True, True, True, True, False, False, False, False]
     with pytest.warns(UserWarning, match="3 of the 4"):
         mask = dead.top(0.5, per_layer=True)
-    assert mask.manifest["selection"] == {"k": 0.5, "per_layer": True, "tied": 7, "by_position": 3}
+    assert mask.manifest["selection"] == {"k": 0.5, "per_layer": True, "tied": 7, "by_position": 3} | NOT_ELIGIBLE
     with warnings.catch_warnings(action="error"):
         for k in (0.125, 1.0):  # no equal ones are left out
             assert dead.top(k).manifest["selection"] == {"k": k, "per_layer": False}
         assert "tied" not in scores(1.0, 1, 2, 2, 0, 0, 0, 0).top(0.5).manifest["selection"]
+        assert "tied" not in scores(3.0, 3, 2, 2, 1, 0, 0, 0).top(0.5).manifest["selection"]
+    with pytest.warns(UserWarning, match="2 of the 4 neurons in the mask are some of 3"):
         few = scores(3.0, 3, 2, 2, 2, 0, 0, 0).top(0.5)
         assert few.manifest["selection"] == {"k": 0.5, "per_layer": False, "tied": 3, "by_position": 2}
         wide = Scores({"blocks.0.mlp.hook_post": torch.arange(400.0).clamp(max=300)}, {"blocks.0.mlp.hook_post": 400})

@@ -126,16 +126,15 @@ def run(
         masks = {name: s.top(k) for name, s in scores.items()}
         for name, mask in masks.items():
             mask.save(folder / "masks" / f"{files.encoded(name)}.safetensors")
-        shared |= {"n": n, "n_random": n_random, "neutral": neutral, "output": folder}
-        results["deactivation"] = deactivation(model, named, masks, **shared)
+        shared |= {"n": n, "output": folder}
+        beside: dict[str, Any] = {"n_random": n_random, "neutral": neutral}
+        results["deactivation"] = deactivation(model, named, masks, **beside, **shared)
         if len(masks) > 1:  # one task has nothing to be crossed or compared with
-            results["cross_ablation"] = cross_ablation(model, named, masks, **shared)
+            results["cross_ablation"] = cross_ablation(model, named, masks, **beside, **shared)
             results["overlap"] = overlap(masks, families=families)
             results["overlap_sweep"] = overlap_sweep(scores, groups=names_by_family(named))
         if shown is not None:
-            results["faithfulness"] = faithfulness(
-                model, named, scores, k=shown, **shared | {"n_random": FEWEST_RANDOM}
-            )
+            results["faithfulness"] = faithfulness(model, named, scores, k=shown, n_random=FEWEST_RANDOM, **shared)
         results["depth"] = mask_depth(masks, scores, k, families)
         provenance = model.provenance()
     save_tables(results, folder / "tables")
