@@ -49,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--objective", default="loss", help="loss, or log-odds where the model is certain")
     run.add_argument("--unit", default="hidden", help="hidden, output or head")
     run.add_argument("--n", type=int, default=128, help="test examples per task")
+    run.add_argument(
+        "--sizes",
+        type=_shares,
+        default="0.001,0.01,0.05",
+        help="masks' shares beside --k whose faithfulness is shown; none",
+    )
     run.add_argument("--n-random", type=int, default=5, help=f"random masks of each kind, {FEWEST_RANDOM} at least")
     run.add_argument("--neutral", help=NEUTRAL)
     run.add_argument("--batch-size", type=int, help="examples per forward pass; by default chosen by tokens")
@@ -61,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     several = f"; 2 at least for {', '.join(twice)}"
     again = commands.add_parser(
         "reproduce",
-        help="run one experiment of Leng & Xiong 2025 (such as T2), or of Zhao, Ziser & Cohen 2024 (such as Z-F2)",
+        help="run one experiment of Leng & Xiong 2025 (such as T2), of Zhao, Ziser & Cohen 2024 (such as Z-F2), or CPR",
         formatter_class=Help,
     )
     again.add_argument("experiment", nargs="?", type=str.upper, metavar="ID", help=", ".join(EXPERIMENTS))
@@ -81,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument(
         "--n-random",
         type=int,
-        help=f"random masks of each kind, {FEWEST_RANDOM} at least, for T1, F3, T4; by default 5, 20, 20",
+        help=f"random masks of each kind, {FEWEST_RANDOM} at least, for T1, F3, T4, CPR; by default 5, 20, 20, 5",
     )
     again.add_argument("--n", type=int, help="test examples per task; by default all, and 128 for Z-F")
     again.add_argument("--steps", type=int, help="of every training; by default those of --epochs, and 20 for Z-F")
@@ -106,6 +112,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--device", help="such as cuda; by default the processor")
         command.add_argument("--device-map", help="as in transformers, such as auto")
     return top
+
+
+def _shares(text: str) -> list[float] | None:
+    return None if text.strip() == "none" else [float(part) for part in text.split(",")]
 
 
 def _names(text: str) -> list[str]:

@@ -21,6 +21,7 @@ SMALL = ["--examples", "32", "--n", "24"]
 SETTINGS = {
     "run": ["--tasks", TASKS, *SMALL, "--n-random", "3"],
     "T1": ["--tasks", TASKS, *SMALL, "--n-random", "3"],
+    "CPR": ["--tasks", TASKS, *SMALL, "--n-random", "3"],
     "T8": ["--tasks", TASKS, *SMALL],
     "T5": [*SMALL, "--seeds", "2", "--steps", "4", "--lr", "1e-3"],
     "Z": ["--tasks", TASKS, "--n", "24", "--steps", "4"],  # every figure of ZZC24

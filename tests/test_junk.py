@@ -134,11 +134,14 @@ def good_values(folder):
     similarity = ns.parameter_similarity(model, masks, n_random=3)
     pairs = {(a, b): float(i) for i, (a, b) in enumerate(itertools.permutations("abcd", 2))}
     seen = {name: array[:, :5] for name, array in reps.items()}
+    faithful = ns.faithfulness(model, two, scores, k=(0.1, 0.5), n_random=3)
     mossa = ns.experiments.mossa(seen, two, tuned=None, controls=seen, null=0)
     figure = {f"figures.{name}.{k}": v for name, kind in figures.FIGURES.items() for k, v in kind.example.items()}
     return figure | {
         "model": model, "tasks": two, "task": two["a"], "mask": masks["a"], "masks": masks, "scores": scores["a"],
-        "ns.overlap_sweep.scores": scores, "other": masks["b"], "held_out": "b", "source": "the food", "x": x, "y": x,
+        "ns.overlap_sweep.scores": scores, "ns.faithfulness.scores": scores, "experiments.faithfulness.scores": scores,
+        "Faithfulness": faithful, "Faithfulness.masks.scores": None, "ns.faithfulness.k": (0.1, 0.5),
+        "experiments.faithfulness.k": (0.1, 0.5), "other": masks["b"], "held_out": "b", "source": "the food", "x": x, "y": x,
         "reps": reps, "a": reps, "b": reps, "factor": 2.0, "amount": 1.0, "clean": "the food", "title": "t",
         "lo": 0.0, "hi": 1.0,
         "similarity": similarity, "transfer": np.eye(2), "path": "file", "folder": "folder", "name": "test",

@@ -35,6 +35,7 @@ NAMES = ("sentiment-food", "sentiment-film", "summary-food")
 QUICK = {"examples": 16, "n": 16, "n_random": 3}
 TABLES = ("deactivation_summary", "deactivation_runs", "cross_ablation_verdicts", "cross_ablation_runs")
 TABLES += ("overlap_pairs", "overlap_sweep_pairs", "depth_sites")
+TABLES += ("faithfulness_summary", "faithfulness_sizes", "faithfulness_runs")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,7 @@ def test_everything_is_written(model, tasks, first):
         "Switching neurons off",
         "Are the neurons their task&#x27;s own?",
         "Overlap of the masks",
+        "How many neurons carry a task",
         "Depth and relevance",
     ):
         assert f"<h2>{title}</h2>" in page
@@ -181,7 +183,7 @@ def test_a_stopped_run_goes_on(model, tasks, first, tmp_path):
         run(model, tasks, output=tmp_path, progress=lambda x, desc, **unit: seen.append(desc) or x, **QUICK)
     finally:
         handle.remove()
-    assert seen == ["cross-ablation"]  # what was finished is not shown again
+    assert seen == ["cross-ablation", "faithfulness"]  # what was finished is not shown again
     assert content(tmp_path) == content(first.parent)
 
 
@@ -208,6 +210,7 @@ def test_mistakes_are_found_before_the_first_forward_pass(model, tasks, tmp_path
             (ArgumentError, "not a share", {"k": 0}),
             (ArgumentError, "not a share", {"k": 1.5}),
             (ArgumentError, "not a share", {"k": "a"}),
+            (ArgumentError, "not growing shares", {"sizes": (0.5, 0.1)}),
             (ArgumentError, "fewer do not tell", {"n_random": 2}),
             (ArgumentError, "did you mean 'grad-x-act'", {"method": "grad-x-act2"}),
             (ArgumentError, "log-odds", {"objective": "losss"}),
@@ -316,7 +319,7 @@ def test_errors_are_in_the_words_of_the_command_line(tmp_path, capsys, arguments
 def test_limits_are_in_the_help(capsys):
     for command, *said in (
         ("run", "random masks of each kind, 3 at least", "mask, 1 at most"),
-        ("reproduce", "2 at least for T2, T4, F5", "3 at least, for T1, F3, T4"),
+        ("reproduce", "2 at least for T2, T4, F5", "3 at least, for T1, F3, T4, CPR"),
     ):
         with pytest.raises(SystemExit):
             main([command, "--help"])

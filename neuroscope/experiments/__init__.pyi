@@ -9,6 +9,8 @@ from .f5_cross_training import CrossTraining as CrossTraining
 from .f5_cross_training import cross_training as cross_training
 from .layer_by_layer import Mossa as Mossa
 from .layer_by_layer import mossa as mossa
+from .mask_sizes import Faithfulness as Faithfulness
+from .mask_sizes import faithfulness as faithfulness
 from .t1_deactivation import Deactivation as Deactivation
 from .t1_deactivation import deactivation as deactivation
 from .t2_train_only import TrainOnly as TrainOnly

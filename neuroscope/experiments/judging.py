@@ -17,6 +17,9 @@ from neuroscope.checks import Progress
 from neuroscope.errors import ArgumentError, FileError, NeuroscopeError, TaskError
 from neuroscope.evaluation import Constant, Neutral, Outcomes, Prepared, judge, losses_of, prepare_neutral, prepare_task
 from neuroscope.interventions import ablate
+from neuroscope.interventions.edits import Value
+from neuroscope.interventions.mask_sites import MaskSites, Scope
+from neuroscope.interventions.replacements import ByAddress, mean_activations
 from neuroscope.masks import Match, NeuronMask, masks_of
 from neuroscope.models import Model, identity_of
 from neuroscope.statistics import score_interval
@@ -24,13 +27,20 @@ from neuroscope.tasks import Task, tasks_of
 
 CONTROLS: dict[str, Match] = {"random-uniform": "uniform", "random-layer": "layer"}
 JOURNAL = "journal.jsonl"  # in the output folder: one for all experiments that write to it
+EXAMPLES = 256  # discovery examples that a mean is taken over, or a sample drawn from
 
 
 class Judge:
     """Outcomes of tasks under masks: each task prepared once, each measurement made once, by one of the processes.
 
-    A measurement is known by the model with what is live on it, the task and the mask. Once per mask, the loss on
-    neutral text is measured too, where texts are given (None: the model's own; () leaves it out).
+    A measurement is known by the model with what is live on it, the task, the mask, and what its neurons become. Once
+    per mask, the loss on neutral text is measured too, with its neurons at zero, where texts are given.
+
+    Args:
+        n, batch_size, output: as in `deactivation`.
+        neutral: the texts; None: the model's own; () leaves them out.
+        value: what the neurons of a mask become, as in `ablate`. A mean is made once for each task.
+        data: a task whose discovery examples give the mean or the sample; None: each task's own.
     """
 
     def __init__(
@@ -41,9 +51,16 @@ class Judge:
         batch_size: int | None = None,
         output: str | PathLike | None = None,
         neutral: Sequence[str] | None = (),
+        value: Value | float = "zero",
+        data: Task | None = None,
     ) -> None:
         self.model, self.tasks = model, tasks
         self.neutral, self.no_neutral = _neutral(model, neutral, batch_size)
+        self.value, self.data = value, data
+        if value in ("mean", "resample"):
+            for task in [*tasks.values()] if data is None else [data]:
+                task.split("discovery", EXAMPLES)  # there are some
+        self._means: dict[tuple[str, str], ByAddress] = {}
         self.journal = files.Journal(None if output is None else Path(output) / JOURNAL, _is_measurement)
         self.provenance = model.provenance()
         self.model_key = (*identity_of(self.provenance).values(), files.versions().get("neuroscope"))
@@ -73,7 +90,17 @@ class Judge:
         self.journal.known |= distributed.shared_out(desc, missing, progress, whole=is_sharded)
 
     def _key(self, task: str, mask: NeuronMask | None) -> str:
-        return files.digest(*self.model_key, *self.judged(task), "" if mask is None else mask.identity)
+        off = [""] if mask is None else [mask.identity, *self._becomes(task)]
+        return files.digest(*self.model_key, *self.judged(task), *off)
+
+    def _becomes(self, task: str) -> tuple[str | float | int, ...]:
+        """What tells the value of a mask's neurons from zero."""
+        if isinstance(self.value, str):
+            return () if self.value == "zero" else (self.value, self._source(task).data_hash, EXAMPLES)
+        return (float(self.value),) if self.value else ()
+
+    def _source(self, task: str) -> Task:
+        return self.tasks[task] if self.data is None else self.data
 
     def _neutral_key(self, mask: NeuronMask | None) -> str:
         texts = "" if self.neutral is None else self.neutral.digest
@@ -141,8 +168,21 @@ class Judge:
     def _measure(self, task: str, mask: NeuronMask | None) -> list[float]:
         if mask is None:
             return judge(self.model, self.prepared[task]).tolist()
-        with ablate(self.model, mask):
+        with self._ablated(task, mask):
             return judge(self.model, self.prepared[task]).tolist()
+
+    def _ablated(self, task: str, mask: NeuronMask) -> Scope:
+        if self.value == "resample":
+            return ablate(self.model, mask, value=self.value, data=self._source(task), examples=EXAMPLES)
+        if self.value != "mean":
+            return ablate(self.model, mask, value=self.value)
+        source = self._source(task)
+        place = (source.data_hash, mask.unit)
+        if place not in self._means:
+            places = MaskSites.find(self.model, mask | ~mask, "the mean activations of all neurons")
+            self._means[place] = mean_activations(places, source, EXAMPLES)
+        means = self._means[place]  # of this model: whatever model the mask was found on
+        return ablate(self.model, NeuronMask(mask.values_by_site, mask.widths, mask.unit, means=means), value="mean")
 
     def _measure_neutral(self, mask: NeuronMask | None) -> dict[str, list[float]]:
         assert self.neutral is not None

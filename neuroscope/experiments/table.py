@@ -11,8 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Paper = Literal["LX24", "ZZC24"]
-PAPERS: dict[Paper, str] = {"LX24": "Leng & Xiong 2025", "ZZC24": "Zhao, Ziser & Cohen 2024"}
+Paper = Literal["LX24", "ZZC24", "MIB"]
+PAPERS: dict[Paper, str] = {
+    "LX24": "Leng & Xiong 2025",
+    "ZZC24": "Zhao, Ziser & Cohen 2024",
+    "MIB": "Mueller et al. 2025",
+}
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,10 @@ class Experiment:
 
     @property
     def citation(self) -> str:
-        """The table or figure, and its paper."""
-        kind = {"T": "Table", "F": "Figure"}
+        """The table or figure, or what else it is called there, and its paper."""
+        kind = {"T": "Table ", "F": "Figure "}
         name = self.id.removeprefix("Z-")
-        return f"{kind.get(name[0], name[0])} {name[1:]} of {PAPERS[self.paper]}"
+        return f"{kind.get(name[0], name[0])}{name[1:]} of {PAPERS[self.paper]}"
 
     def load(self) -> Callable[..., Any]:
         """The function, imported now."""
@@ -129,6 +133,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "Z-F7", "ZZC24", "CKA with models tuned on one task, for tasks held out",
             MOSSA, SHORT, "held_out", "mini", held_out=2,
+        ),
+        Experiment(
+            "CPR", "MIB", "how much of each task a mask of each size carries, alone and when it is off (also CMD)",
+            f"{HERE}.mask_sizes:faithfulness", tasks="mini",
         ),
     )
 }  # fmt: skip

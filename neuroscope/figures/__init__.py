@@ -13,6 +13,7 @@ from neuroscope.figures.matrices import depth_map, heatmap
 from neuroscope.figures.named_points import plane
 from neuroscope.figures.ranks import distribution
 from neuroscope.figures.segments_of_layers import segmented
+from neuroscope.figures.size_panels import size_panels
 from neuroscope.figures.style import Band
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "map_multiples",
     "plane",
     "segmented",
+    "size_panels",
 ]

@@ -14,6 +14,7 @@ from neuroscope.figures.matrices import depth_map, heatmap
 from neuroscope.figures.named_points import plane
 from neuroscope.figures.ranks import distribution
 from neuroscope.figures.segments_of_layers import segmented
+from neuroscope.figures.size_panels import size_panels
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,12 @@ FIGURES: dict[str, Kind] = {
         segmented,
         {"layers": [1, 2, 3, 4], "curve": [0.9, 0.9, 0.4, 0.4], "curves": {"nli": [0.9, 0.8, 0.4, 0.5]},
          "segments": [("shared", 1, 2), ("refinement", 3, 4)], "boundaries": [(3, 3, 4)], "y_label": "CKA"},
+    ),
+    "size_panels": Kind(
+        size_panels,
+        {"panels": {"nli": {"alone": ([1, 5, 10], ([20, 60, 80], [15, 50, 75], [25, 70, 85]))}},
+         "bands": {"nli": {"random": ([1, 5, 10], [0, 5, 10], [5, 15, 20])}}, "x_label": "neurons, %",
+         "y_label": "carried, %"},
     ),
     "map_explorer": Kind(map_explorer, {"maps": MAPS}),
     "map_multiples": Kind(map_multiples, {"maps": MAPS}),

@@ -14,11 +14,12 @@ from neuroscope import files
 from neuroscope.attribution import METHODS
 from neuroscope.attribution.objectives import Objective
 from neuroscope.attribution.request import Request
-from neuroscope.checks import Progress, public
+from neuroscope.checks import FEWEST_RANDOM, Progress, public, shares
 from neuroscope.errors import choose
 from neuroscope.evaluation import prepare_neutral, prepare_task
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.judging import refuse_tasks_without_tests_of_their_own
+from neuroscope.experiments.mask_sizes import faithfulness
 from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
 from neuroscope.markup import NEGATIVE, NOTHING, lead_and_rest
 from neuroscope.masks import overlap, overlap_sweep
@@ -46,6 +47,7 @@ def run(
     *,
     output: str | PathLike = "report",
     k: float = 0.10,
+    sizes: Sequence[float] | None = (0.001, 0.01, 0.05),
     method: str = "grad-x-act",
     objective: Objective = "loss",
     unit: Unit = "hidden",
@@ -69,6 +71,8 @@ def run(
         output: the folder to write into: `report.html`, `scores/`, `masks/`, `tables/` (CSV and parquet). It belongs to
             one set of settings, noted in `settings/`; others are refused.
         k: share of all neurons in a task's mask.
+        sizes: growing shares beside k of masks of which is shown how much of its task each carries, alone and when it
+            is off, beside three random masks (`faithfulness`); None leaves that out.
         method, objective, unit: as in `attribute`.
         examples: discovery examples per task, on which neurons are found (None: all).
         n: test examples per task, on which they are judged (None: all).
@@ -92,6 +96,7 @@ def run(
     how: dict[str, Any] = {"method": method, "objective": objective, "unit": unit, "examples": examples}
     Request(**how | {"method": METHODS[choose(method, METHODS, "method")]})  # all is refused before a model is loaded
     recipe = recipe_of_tuning(tune)
+    shown = None if sizes is None else sorted({*shares(sizes, "sizes"), k})
     files.writable(folder, "run")
     named = named_tasks(tasks, "run")
     for task in named.values():
@@ -111,6 +116,7 @@ def run(
     families = {name: task.family for name, task in named.items()}
     with model.unchanged(), contextlib.ExitStack() as scopes:
         settings = settings_of(model, named) | how | {"k": k, "n": n, "n_random": n_random}
+        settings["sizes"] = shown
         settings |= {"tune": recipe and recipe.settings(), "neutral": neutral and list(neutral)}
         files.keep_settings(folder / SETTINGS / "run.json", settings, f"run into {folder}")
         shared: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
@@ -127,6 +133,10 @@ def run(
             results["cross_ablation"] = cross_ablation(model, named, masks, **shared)
             results["overlap"] = overlap(masks, families=families)
             results["overlap_sweep"] = overlap_sweep(scores, groups=names_by_family(named))
+        if shown is not None:
+            few = shared | {"n_random": FEWEST_RANDOM}
+            del few["neutral"]
+            results["faithfulness"] = faithfulness(model, named, scores, k=shown, **few)
         results["depth"] = mask_depth(masks, scores, k, families)
         provenance = model.provenance()
     save_tables(results, folder / "tables")
@@ -139,6 +149,7 @@ def run(
         manifest={
             **provenance,
             "k": k,
+            "sizes": shown,
             **how,
             "discovery examples": {name: s.manifest["examples"] for name, s in scores.items()},
             "test examples": judged.to_dict(),
