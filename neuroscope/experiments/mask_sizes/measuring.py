@@ -26,6 +26,7 @@ from neuroscope.masks.scores import scores_of
 from neuroscope.models import Model, resolve
 from neuroscope.statistics import benjamini_hochberg
 from neuroscope.tasks import Task, Tasks, tasks_of
+from neuroscope.tasks.task import check_task
 
 ASKED = "faithfulness"
 Sets = Mapping[str, Mapping[str, Scores]]
@@ -80,6 +81,8 @@ def faithfulness(
 
     sets, named = _sets_of(scores), tasks_of(tasks, ASKED)
     named = _judged(named, sets)
+    if data is not None:
+        check_task(data, f"{ASKED}(data)")
     model = resolve(model)
     _check_fit(model, sets)
     masks = {
