@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
+from neuroscope.experiments.standings import Standings
 from neuroscope.markup import NEGATIVE, NOTHING
 from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from neuroscope.experiments.mask_sizes.faithfulness_result import Faithfulness
+
+class Told(Protocol):
+    """What words are made of; `Faithfulness` says what each is."""
+
+    @property
+    def manifest(self) -> Mapping[str, Any]: ...
+
+    @property
+    def standings(self) -> Standings: ...
+
+    @property
+    def known(self) -> list[str]: ...
+
+    @property
+    def nothing_to_carry(self) -> list[str]: ...
+
+    def sizes(self) -> pd.DataFrame: ...
+
+    def minimal(self, share: float) -> pd.DataFrame: ...
+
+    def against(self) -> pd.DataFrame: ...
 
 
-def said(found: Faithfulness, share: float) -> str:
+def said(found: Told, share: float) -> str:
     """How few neurons suffice for which task, beside random ones; where none do, and where nothing can be said.
 
     Args:
@@ -93,7 +115,7 @@ def _negatives(rows: pd.DataFrame, sizes: pd.DataFrame, by: str, part: str) -> l
     return lines
 
 
-def _compared(found: Faithfulness, group: str, first: str) -> str:
+def _compared(found: Told, group: str, first: str) -> str:
     """Whether a set of scores carries more than the first, over all sizes."""
     rows = found.against()
     rows = rows[(rows["condition"] == "cpr") & (rows["scores"] == group) & rows["q_first"].notna()]
@@ -110,7 +132,7 @@ def _compared(found: Faithfulness, group: str, first: str) -> str:
     return f"- Over all sizes (CPR), {group} beside {first}: {'; '.join(parts)}."
 
 
-def _nothing_to_carry(found: Faithfulness) -> list[str]:
+def _nothing_to_carry(found: Told) -> list[str]:
     names = found.nothing_to_carry
     if not names:
         return []
@@ -118,7 +140,7 @@ def _nothing_to_carry(found: Faithfulness) -> list[str]:
     return [f"- {NOTHING} about {', '.join(names)}: {text}."]
 
 
-def _rules(found: Faithfulness, part: str) -> list[str]:
+def _rules(found: Told, part: str) -> list[str]:
     sizes = ", ".join(percent(k) for k in found.manifest["k"])
     return [
         "- What is carried is a share of what all neurons add to the score that is left with everything ablated. A "
