@@ -18,8 +18,8 @@ from neuroscope.tasks.encoding import Encoded, batches_for
 WINDOWS = re.compile(r"(attention_|sliding_|local_)?window(_size)?|attention_chunk_size|local_attention")
 # A right tree differs by at most 1.1 times what rounding does (9 families, 3 precisions), a wrong one by 4 and more.
 ROUNDING = 2
-# Of the last digit of the logits in half precision, where rounding may make no difference by chance: a right tree is off
-# by 1 at most (7 families, a processor without such arithmetic), a wrong one by 25 and more.
+# Of the last digit of the logits in half precision, where rounding may make no difference by chance: a right tree is
+# off by 1 at most (7 families, a processor without such arithmetic), a wrong one by 25 and more.
 DIGITS = 1.5
 _tried: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
 
