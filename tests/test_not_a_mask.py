@@ -148,10 +148,10 @@ def test_the_loss_that_was_seen_is_that_of_the_model_as_it_is(method):
             losses.append(-float(model.root(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[GOOD]))
     for size in (1, 2, None):
         about = attribute(model, TASK, method=method, batch_size=size).manifest
-        assert about["objective_mean"] == pytest.approx(sum(losses) / 3, rel=1e-5) and about["certain"] == 0
+        assert about["objective_mean"] == pytest.approx(sum(losses) / 3, rel=5e-4) and about["certain"] == 0
     odds = [math.log(math.expm1(loss)) for loss in losses]  # minus log p / (1 - p), with p = exp(-loss)
     about = attribute(model, TASK, method=method, objective="log-odds").manifest
-    assert about["objective_mean"] == pytest.approx(sum(odds) / 3, rel=1e-4)
+    assert about["objective_mean"] == pytest.approx(sum(odds) / 3, rel=5e-4)
 
 
 def test_the_bar_of_certainty_is_where_rounding_is_a_hundredth_of_the_gradient():

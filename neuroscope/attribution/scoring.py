@@ -106,9 +106,13 @@ class Scoring:
         objective = torch.tensor(list(self.sums.objective.values()), dtype=torch.float64)
         sums = torch.stack([objective.sum(), (objective < CERTAIN).sum(), torch.tensor(len(objective))])
         total, certain, n = distributed.total({"": sums}, [""])[""].tolist()
+        # four digits: the rest is the rounding of how examples were batched and shared out
         if not n:
             return {}
-        return {"objective_mean": total / n, **({"certain": int(certain)} if self.request.objective == "loss" else {})}
+        return {
+            "objective_mean": float(f"{total / n:.4g}"),
+            **({"certain": int(certain)} if self.request.objective == "loss" else {}),
+        }
 
     def norms(self) -> dict[str, Tensor]:
         """Root mean square of each neuron's activation over the tokens that had it, of all processes."""
