@@ -181,7 +181,7 @@ def test_a_report_leads_with_what_cannot_be_concluded(setting, tmp_path):
     model, tasks, _ = setting
     page = run(model, [tasks["able"], tasks["always"]], output=tmp_path, n_random=3, k=0.3).read_text()
     intro = page[: page.index("Neurons were found on discovery examples")]
-    assert intro.count("nothing can be concluded about <strong>always</strong>, at chance with nothing") == 2
+    assert intro.count("nothing can be concluded about <strong>always</strong>, at chance with nothing") == 3
     assert (
         intro.count("<strong>Nothing can be concluded</strong> about always") == 1 and "First tune the model" in intro
     )

@@ -39,6 +39,8 @@ GOOD = {
     "seeds": [*WHOLE, (0, 1, 2), [np.int64(0), torch.tensor(1), 2], np.arange(3), torch.arange(3)],
     "held_out": ["a", ["a"], ("a", "a")],
     "references": ["a", ["a"], ("a",), np.array(["a"])],
+    "neutral": ["a", ["a"], ("a",), np.array(["a"])],
+    "texts": ["a", ["a"], ("a",), np.array(["a"])],
     "level": [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2)],
     "n_random": WHOLE,
     "null": WHOLE,
@@ -62,6 +64,7 @@ BAD = {name: [*NO_NUMBERS, "a", [], {}, object()] for name in VOCABULARY}
 BAD["output"] = [True, -1, math.nan, b"a", "", [], object()]
 BAD["progress"] = [True, -1, math.nan, "a", [], object()]
 BAD["references"] = [True, -1, math.nan, b"a", [3], {"a": 1}, {"a"}, object()]
+BAD["neutral"] = BAD["texts"] = BAD["references"]
 BAD["held_out"] = [True, -1, math.nan, b"a", [3], {"a": 1}, object()]
 NOT_NONE = ("seed", "seeds", "held_out", "n_random", "null")
 
@@ -100,7 +103,7 @@ def test_every_function_gets_a_plain_value_from_whatever_scalar(function, argume
         got = VOCABULARY[argument](value, argument, default)
         if argument == "seeds":
             assert got == (0, 1, 2) and {type(seed) for seed in got} == {int}
-        elif argument == "held_out":
+        elif value is not None and argument in ("held_out", "neutral", "texts"):
             assert got == ("a",)
         elif argument == "level":
             assert got == 0.5 and type(got) is float

@@ -72,7 +72,7 @@ def test_training_teaches_the_task_and_nothing_else_changes(style):
     settings = {"arguments": {"optim": "sgd"}, "lr": 0.5} if style == "causal" else {"lr": 2e-2}
     adapter = finetune(model, MOODS, "ffn", steps=150, weight_decay=0.1, **settings)
     # random weights outside the FFNs, and dropout in two of the models: more is not there to be learnt
-    assert evaluate(model, MOODS).score >= max({"causal": 0.9, "seq2seq": 0.7, "masked": 0.8}[style], chance + 0.1)
+    assert evaluate(model, MOODS).score >= max({"causal": 0.9, "seq2seq": 0.7, "masked": 0.8}[style], chance + 0.05)
     losses = [entry["loss"] for entry in adapter.manifest["history"]]
     assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
     assert len(adapter.mask) == sum(s.width for s in model.sites().values())

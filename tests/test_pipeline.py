@@ -398,6 +398,6 @@ def test_on_the_bundled_model_neurons_are_their_tasks_own(demo):
 @needs_chromium
 def test_a_browser_draws_the_whole_report(demo, tmp_path):
     body, drawn, errors = opened(demo, tmp_path)
-    assert len(drawn) == 6
-    assert body.count("js-plotly-plot") == 6
+    assert len(drawn) == 10
+    assert body.count("js-plotly-plot") == 10
     assert errors == []

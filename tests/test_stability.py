@@ -138,7 +138,7 @@ def test_ways_of_asking_have_their_share(mini, tasks):
         ({"parts": 0}, ArgumentError, "parts"),
         ({"parts": 64, "examples": 8}, TaskError, "8 examples"),
         ({"often": 2}, ArgumentError, "often"),
-        ({"split": "test"}, ArgumentError, "leave it out"),
+        ({"split": "test"}, ArgumentError, "no such option"),
         ({"nosuch": 1}, ArgumentError, "no such option"),
         ({"variants": {"templates": 1}}, ArgumentError, "variants"),
         ({"variants": {"templates": {"x": "mini"}}}, (ArgumentError, TaskError), "variants"),

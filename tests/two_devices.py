@@ -127,6 +127,9 @@ def last_half(path):
     return "cpu" if ".layers.1" in path or path.startswith("lm_head") or path.endswith("model.norm") else "other:0"
 
 
+BASE = tiny_model(seed=1)  # before there is a second device, whose generators it would ask for
+
+
 def built(kind):
     model = tiny_model() if kind == "llama" else load(tap_experts(build("mixtral")), tokenizer=tiny_tokenizer())
     model.root.set_attn_implementation("eager")  # the other kernels are the real devices' own
@@ -137,7 +140,7 @@ def attributions(model, methods, units):
     for method in methods:
         options = {"neurons": 6} if method == "exact" else {"steps": 2} if method == "integrated-gradients" else {}
         if method == "change":
-            options = {"base": tiny_model(seed=1)}
+            options = {"base": BASE}
         yield attribute(model, {"a": REVIEWS, "b": PLOTS}, method=method, batch_size=4, **options)
     for unit in units:
         yield attribute(model, {"a": REVIEWS}, unit=unit)

@@ -4,6 +4,6 @@ from neuroscope.attribution.attributing import attribute
 from neuroscope.attribution.methods import METHODS
 from neuroscope.attribution.objectives import OBJECTIVES
 from neuroscope.attribution.request import Method, Request
-from neuroscope.attribution.stability import Stability, stability
+from neuroscope.attribution.replication import Stability, stability
 
 __all__ = ["METHODS", "OBJECTIVES", "Method", "Request", "Stability", "attribute", "stability"]

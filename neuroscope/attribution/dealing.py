@@ -17,7 +17,7 @@ def dealt_out(name: str, n: int, parts: int, seed: int) -> list[list[int]]:
     """Indices of the examples of every part: as many in each."""
     if n < parts:
         do = "give more discovery examples, or ask for fewer parts"
-        raise TaskError(f"deal the examples of task {name!r} out to {parts} parts", f"{n} examples", do)
+        raise TaskError(f"stability(parts={parts}): deal out the examples of task {name!r}", f"{n} examples", do)
     order = np.random.default_rng(seed).permutation(n)
     size = n // parts
     return [order[i * size : (i + 1) * size].tolist() for i in range(parts)]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from neuroscope.errors import MaskError
-
-if TYPE_CHECKING:
-    from neuroscope.masks.neuron_mask import NeuronMask
+from neuroscope.masks.per_neuron import PerNeuron
 
 NEAREST = 8  # neurons of the nearest loudness, of which one is drawn
 
 
-def as_loud(mask: NeuronMask, generator: torch.Generator) -> tuple[Bool[Tensor, " neuron"], float]:
+def as_loud(mask: PerNeuron, generator: torch.Generator) -> tuple[Bool[Tensor, " neuron"], float]:
     """For each neuron of a mask, in random order, one of the eight free ones of its site that are nearest in loudness.
 
     Returns:

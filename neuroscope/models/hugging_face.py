@@ -207,7 +207,8 @@ def _outermost(path: str, base: Any) -> tuple[str, Any]:
     """The linear at this path, or the wrapper around it (LoRA's), whose output has all the parts."""
     parts = path.removeprefix("base_model.model.").split(".")
     outside = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
-    return next((p, m) for p in outside if hasattr(m := base.get_submodule(p), "weight"))
+    found = ((p, m) for p in outside if hasattr(m := base.get_submodule(p), "weight"))
+    return next(found, (outside[-1], base.get_submodule(outside[-1])))  # quantised ones may have none
 
 
 def _hidden(reader: Reader, base: Any) -> Site:

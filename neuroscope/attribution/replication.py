@@ -16,8 +16,9 @@ from neuroscope import figures, files
 from neuroscope.attribution import reliability
 from neuroscope.attribution.attributing import attribute
 from neuroscope.attribution.dealing import dealt_out, part_of, variants_of
+from neuroscope.attribution.methods import METHODS
 from neuroscope.checks import Progress, public, share, watched, whole
-from neuroscope.errors import ArgumentError, choose
+from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -201,14 +202,15 @@ def stability(
     """
     import pandas as pd
 
+    method = METHODS[choose(how.get("method", "grad-x-act"), METHODS, "method")]
+    known = ["method", "objective", "reduction", "unit", "sign", *method.options]
+    if unknown := next((name for name in how if name not in known), None):
+        raise ArgumentError(f"stability({unknown}=...)", "no such option", suggest(unknown, known))
     parts, often = whole(parts, "parts", 2), share(often, "often")
     if parts % 2:
         raise ArgumentError(f"stability(parts={parts})", "an odd number", "give an even one, for it is halved")
     named = tasks_of(tasks, "stability")
     kinds = variants_of(variants, named)
-    for name in ("split", "progress"):
-        if name in how:
-            raise ArgumentError(f"stability({name}=...)", "an option of attribute alone", "leave it out")
     opened, dealt = resolve(model), {}
     for name, task in named.items():
         dealt[name] = dealt_out(name, len(task.split("discovery", examples)), parts, seed)
