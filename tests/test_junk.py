@@ -139,7 +139,8 @@ def good_values(folder):
     figure = {f"figures.{name}.{k}": v for name, kind in figures.FIGURES.items() for k, v in kind.example.items()}
     return figure | {
         "model": model, "tasks": two, "task": two["a"], "mask": masks["a"], "masks": masks, "scores": scores["a"],
-        "ns.stability.parts": 2, "ns.overlap_sweep.scores": scores, "ns.faithfulness.scores": scores, "experiments.faithfulness.scores": scores,
+        "ns.stability.parts": 2,
+        "ns.overlap_sweep.scores": scores, "ns.faithfulness.scores": scores, "experiments.faithfulness.scores": scores,
         "Faithfulness": faithful, "Faithfulness.masks.scores": None, "ns.faithfulness.k": (0.1, 0.5),
         "experiments.faithfulness.k": (0.1, 0.5),
         "other": masks["b"], "held_out": "b", "source": "the food",

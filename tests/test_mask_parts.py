@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import neuroscope as ns
 from neuroscope.errors import ArgumentError
-from neuroscope.experiments.mask_parts import MaskParts, mask_parts, parts_of
+from neuroscope.experiments.parts_of_masks import MaskParts, mask_parts, parts_of
 from neuroscope.masks import NeuronMask
 from neuroscope.statistics import against_controls, benjamini_hochberg
 

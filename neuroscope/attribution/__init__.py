@@ -3,7 +3,7 @@
 from neuroscope.attribution.attributing import attribute
 from neuroscope.attribution.methods import METHODS
 from neuroscope.attribution.objectives import OBJECTIVES
-from neuroscope.attribution.request import Method, Request
 from neuroscope.attribution.replication import Stability, stability
+from neuroscope.attribution.request import Method, Request
 
 __all__ = ["METHODS", "OBJECTIVES", "Method", "Request", "Stability", "attribute", "stability"]

@@ -9,10 +9,10 @@ from .f5_cross_training import CrossTraining as CrossTraining
 from .f5_cross_training import cross_training as cross_training
 from .layer_by_layer import Mossa as Mossa
 from .layer_by_layer import mossa as mossa
-from .mask_parts import MaskParts as MaskParts
-from .mask_parts import mask_parts as mask_parts
 from .mask_sizes import Faithfulness as Faithfulness
 from .mask_sizes import faithfulness as faithfulness
+from .parts_of_masks import MaskParts as MaskParts
+from .parts_of_masks import mask_parts as mask_parts
 from .t1_deactivation import Deactivation as Deactivation
 from .t1_deactivation import deactivation as deactivation
 from .t2_train_only import TrainOnly as TrainOnly

@@ -216,6 +216,7 @@ def _hidden(reader: Reader, base: Any) -> Site:
     gate = None
     if reader.gate:
         path, module = _outermost(reader.gate[0], base)
+    if reader.gate and hasattr(module, "weight"):
         # of these rows only `start` is used: the columns of the output that hold the gate
         rows = Rows(module.weight, 0, reader.width, start=reader.gate[2])
         place = _place(reader, base, f"{mlp}.hook_pre")
