@@ -183,7 +183,7 @@ def test_a_report_leads_with_what_cannot_be_concluded(setting, tmp_path):
     intro = page[: page.index("Neurons were found on discovery examples")]
     assert intro.count("nothing can be concluded about <strong>always</strong>, at chance with nothing") == 3
     assert (
-        intro.count("<strong>Nothing can be concluded</strong> about always") == 1 and "First tune the model" in intro
+        intro.count("<strong>Nothing can be concluded</strong> about always") == 2 and "First tune the model" in intro
     )
 
 

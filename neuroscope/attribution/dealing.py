@@ -39,7 +39,7 @@ def variants_of(variants: Any, tasks: Mapping[str, Task]) -> dict[str, dict[str,
     """
     do = "give kind -> name -> tasks, such as {'templates': {'question': tasks}}"
     kinds: dict[str, dict[str, dict[str, Task]]] = {}
-    for kind, names in by_text(variants or {}, "variants", do).items():
+    for kind, names in by_text({} if variants is None else variants, "variants", do).items():
         kinds[kind] = {}
         for name, given in by_text(names, f"variants[{kind!r}]", do).items():
             ways = tasks_of(given, f"stability, variants[{kind!r}][{name!r}]")
