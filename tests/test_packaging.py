@@ -6,6 +6,9 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 import neuroscope
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,3 +56,24 @@ def test_what_is_imported_is_required():
 def test_the_version_stands_in_one_place():
     assert "version" not in PROJECT and PROJECT["dynamic"] == ["version"]
     assert neuroscope.__version__ == metadata.version("neuroscope")
+
+
+def test_every_package_of_the_environment_is_pinned_and_suits_those_that_ask_for_it():
+    """One pin that another package refuses sends pip looking through every version of everything: no environment at all."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
+    assert len(pins) == len(lines)
+    waiting, seen = [("neuroscope", ""), ("neuroscope", "dev")], set()
+    while waiting:
+        package, extra = waiting.pop()
+        if (package, extra) in seen:
+            continue
+        seen.add((package, extra))
+        for requirement in map(Requirement, metadata.requires(package) or []):
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            name = canonicalize_name(requirement.name)
+            assert name in pins, f"{package} needs {requirement}: write its version into constraints.txt"
+            assert requirement.specifier.contains(pins[name], prereleases=True), f"{package} needs {requirement}"
+            waiting += [(name, "")] + [(name, one) for one in requirement.extras]
+    assert len(seen) > 100
