@@ -59,7 +59,7 @@ def test_the_version_stands_in_one_place():
 
 
 def test_every_package_of_the_environment_is_pinned_and_suits_those_that_ask_for_it():
-    """One pin that another package refuses sends pip looking through every version of everything: no environment at all."""
+    """One pin that another package refuses sends pip looking through every version of everything."""
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     pins = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
     assert len(pins) == len(lines)
