@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
+import torch
 from scipy import stats
 
+from neuroscope.masks.cut import top_of
 from neuroscope.statistics import Floats
 
 PAIRS = 35  # of two disjoint groups of parts: all there are of eight parts halved
@@ -96,9 +98,7 @@ def shares_of_variance(ways: Floats) -> dict[str, float]:
 
 def top(scores: Floats, k: float) -> np.ndarray:
     """Flags of the top share k, equal ones in order: as `Scores.top` takes them."""
-    flags = np.zeros(len(scores), dtype=bool)
-    flags[np.argsort(-scores, kind="stable")[: max(1, round(k * len(scores)))]] = True
-    return flags
+    return np.asarray(top_of(torch.from_numpy(scores), k)[0])
 
 
 def jaccards(parts: Floats, size: int, k: float, seed: int = 0) -> Floats:

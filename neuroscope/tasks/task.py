@@ -7,6 +7,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from typing import Any, Literal
 
@@ -311,7 +312,7 @@ class Task:
         """What becomes of a prompt that is too long: `too_long`, or its default."""
         return self.too_long or ("error" if self.max_tokens is None else "cut")
 
-    @property
+    @cached_property
     def data_hash(self) -> str:
         """16 digits that change with any example, label or template, or with how answers are asked for and judged."""
         asked = (self.name, self.kind, self.labels, self.prompt, self.separator, self.metric, self.max_new_tokens)
