@@ -1,7 +1,7 @@
 """What a task gives without a model: one constant answer, and uniform guessing. Is a score better than chance?
 
 1. The level of chance is the score of the best constant answer: the label that is right for most of the examples
-   judged. Uniform guessing stands beside it.
+   judged; of pairs, the answer that most often beats what it is paired with. Uniform guessing stands beside it.
 2. A score is *above chance* where so many right answers have p < 0.05 in a one-sided exact binomial test of that level
    (`statistics.better_than_share`). The level is of the examples judged, and taken as known.
 3. Of several scores, none is above chance where the smallest p times their number (Bonferroni) is 0.05 or more.
@@ -13,6 +13,7 @@ tested there. What is "at chance" is not shown to be better: with few examples a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -47,11 +48,20 @@ class Constant:
     @classmethod
     def of(cls, task: Task, examples: Sequence[Example]) -> Constant:
         """Of the examples of a task."""
+        if task.kind == "pairs":
+            return cls._of_pairs(examples)
         if task.kind != "classification" or task.metric not in RIGHT_OR_WRONG:
             return cls()
         metric = METRICS[task.metric]
         scores = [float(np.mean([metric(label, e.references) for e in examples])) for label in task.labels]
         return cls(task.labels[int(np.argmax(scores))], max(scores), float(np.mean(scores)))
+
+    @classmethod
+    def _of_pairs(cls, examples: Sequence[Example]) -> Constant:
+        """An answer given wherever it is one of the two, and guessing elsewhere."""
+        right, wrong = (Counter(texts) for texts in zip(*((e.answer, e.corrupt_answer) for e in examples), strict=True))
+        best = max(right, key=lambda text: right[text] - wrong[text])  # of equal ones the first
+        return cls(best, 0.5 + 0.5 * max(0, right[best] - wrong[best]) / len(examples), 0.5)
 
     @property
     def known(self) -> bool:

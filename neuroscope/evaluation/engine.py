@@ -31,6 +31,7 @@ from neuroscope.models import Model
 from neuroscope.models.encoder import encoder_once
 from neuroscope.tasks import Example, Task
 from neuroscope.tasks.encoding import Batch, Encoded, batches_for, encode, encode_prompts
+from neuroscope.tasks.foils import foil_of
 from neuroscope.tasks.metrics import METRICS, RANKINGS
 from neuroscope.tasks.prompts import answer_in, closing_ids, fitting, how_asked
 
@@ -50,7 +51,9 @@ class Prepared:
         asked: what a manifest says of how they are asked for.
         batch_size: examples per forward pass; None: as many as make up a number of tokens.
         prompts: of a generation task, in batches.
-        labels: [labels][examples] every label after every prompt, of a classification task.
+        labels: [labels][examples] every label after every prompt, of a classification task; of pairs the wrong and the
+            right answer of every example.
+        texts: [labels][examples] these as texts.
         short: `Model.short` of that model.
         parts: batches of these, each with the labels that it scores, by whether trees are laid out in one row; made
             when they are first asked for.
@@ -64,15 +67,19 @@ class Prepared:
     asked: dict[str, Any]
     prompts: Sequence[Batch] = ()
     labels: Sequence[Sequence[Encoded]] = ()
+    texts: Sequence[Sequence[str]] = ()
     short: int | None = None
     parts: dict[bool, Parts] = field(default_factory=dict)
 
     @property
     def lengths(self) -> Int[Tensor, "example label"]:
         """What the task's ranking divides the log-likelihood of each label by."""
-        length, texts = RANKINGS[self.task.ranking], self.task.labels
-        rows = zip(*self.labels, strict=True)
-        return torch.tensor([[length(t, len(i.answer)) for t, i in zip(texts, row, strict=True)] for row in rows])
+        length = RANKINGS[self.task.ranking]
+        columns = [
+            [length(text, len(item.answer)) for text, item in zip(texts, items, strict=True)]
+            for texts, items in zip(self.texts, self.labels, strict=True)
+        ]
+        return torch.tensor(columns).T
 
     @cached_property
     def constant(self) -> Constant:
@@ -117,15 +124,20 @@ def prepare_task(
         side: Literal["right", "left"] = "right" if model.style == "seq2seq" else "left"
         cut = batches_for(model, encoded, batch_size, side, task.max_new_tokens)
         return prepared(encoded, prompts=list(cut))
-    labels = [encode(model, task, examples, [label] * len(examples)) for label in task.labels]
-    _tell_apart(task, [label[0].answer for label in labels])
-    return prepared(labels[0], labels=labels, short=model.short)
+    texts = [[label] * len(examples) for label in task.labels]
+    if task.kind == "pairs":
+        right, wrong = [example.answer for example in examples], [foil_of(task, example) for example in examples]
+        texts = [wrong, right]  # of equal ones the first counts: a model that prefers neither is not right
+    labels = [encode(model, task, examples, each) for each in texts]
+    for i in range(len(examples) if task.kind == "pairs" else 1):  # labels are the same in all
+        _tell_apart(task, [each[i] for each in texts], [each[i].answer for each in labels])
+    return prepared(labels[0], labels=labels, texts=texts, short=model.short)
 
 
-def _tell_apart(task: Task, ids: list[list[int]]) -> None:
+def _tell_apart(task: Task, texts: list[str], ids: list[list[int]]) -> None:
     for i, answer in enumerate(ids):
         if answer in ids[:i]:
-            found = f"{task.labels[ids.index(answer)]!r} and {task.labels[i]!r} are the same tokens to the model"
+            found = f"{texts[ids.index(answer)]!r} and {texts[i]!r} are the same tokens to the model"
             raise TaskError(f"rank the labels of task {task.name!r}", found, "use words that its tokenizer knows")
 
 
@@ -139,7 +151,7 @@ def predict(model: Model, prepared: Prepared, progress: Progress | None = None) 
     if not prepared.labels:
         return _generated(model, prepared, progress)
     best = rank_labels(label_loglik(model, prepared, progress), prepared.lengths)
-    return [prepared.task.labels[i] for i in best.tolist()]
+    return [prepared.texts[label][example] for example, label in enumerate(best.tolist())]
 
 
 def label_loglik(model: Model, prepared: Prepared, progress: Progress | None = None) -> Tensor:
@@ -162,7 +174,7 @@ def label_loglik(model: Model, prepared: Prepared, progress: Progress | None = N
     if not loglik.isfinite().all():
         example, label = (~loglik.isfinite()).nonzero()[0].tolist()
         raise NumericalError(
-            f"the log-likelihood of {prepared.task.labels[label]!r} in example {example} of {prepared.task!r}",
+            f"the log-likelihood of {prepared.texts[label][example]!r} in example {example} of {prepared.task!r}",
             str(loglik[example, label].item()),
             "look for overflow (float16 weights, a scaled or patched activation), or load the model in float32",
         )

@@ -30,6 +30,7 @@ Split = Literal["test", "train", "discovery"]
 METRIC_NAMES = {"accuracy": "accuracy", "exact": "exact match", "rouge-l": "ROUGE-L"}
 ONE_PASS = "all in one pass over the prompt"
 ALL = "all examples"
+FEW = 12  # right answers of pairs, up to which each is told of by itself
 BINS = 10  # of the distribution of outcomes
 
 
@@ -39,7 +40,7 @@ class Evaluation(Result):
 
     Attributes:
         table: one row per example: task, example (index in the split), prompt, answer, prediction, outcome in [0, 1].
-        manifest: task, data_hash, model, revision, fingerprint, backend, dtype, n, split, metric, seed, versions;
+        manifest: task, data_hash, model, revision, fingerprint, backend, dtype, n, split, kind, metric, seed, versions;
             constant (the best constant answer, its score, and that of guessing: `evaluation.Constant`; None where
             there is no such level); seen
             (examples of the test split whose prompts are training prompts too) and ambiguous (prompts of a
@@ -108,6 +109,11 @@ class Evaluation(Result):
             rows.append(row | {"commonest error": wrong[0][0] if wrong else ""})
         return pd.DataFrame(rows)
 
+    @property
+    def _by_answer_is_told(self) -> bool:
+        """Whether there are few right answers: pairs may have as many as examples."""
+        return self.manifest.get("kind") != "pairs" or self.table["answer"].nunique() <= FEW
+
     def in_words(self) -> str:
         """Score and interval, and how it compares with always giving the commonest answer."""
         task, metric, n = (self.manifest[key] for key in ("task", "metric", "n"))
@@ -140,6 +146,8 @@ class Evaluation(Result):
                 "its examples."
             )
         lead = "\n\n".join([lead, *_doubts(self.manifest)])
+        if not self._by_answer_is_told:
+            return lead
         return "\n".join([lead, "", "By right answer:", "", *lines])
 
     def figure(self) -> go.Figure:
@@ -153,6 +161,7 @@ class Evaluation(Result):
         subtitle = f"95 % interval {low:.1%} to {high:.1%}, {self.manifest['n']} {self.manifest['split']} examples"
         if self.constant.known:
             rows, constant = self.by_answer(), self.constant
+            rows = rows if self._by_answer_is_told else rows[:0]
             ends = {"score": self.score, "low": low, "high": high}
             score, lows, highs = ([100 * end, *(100 * rows[name])] for name, end in ends.items())
             hover = f"always {constant.answer}<br>guessing: {100 * constant.uniform:.4g}<br>the model is {self.chance}"
@@ -210,8 +219,9 @@ def evaluate(
 ) -> Evaluation:
     """Judge a model on a task, under whatever interventions are live.
 
-    Classification ranks the task's labels by their log-likelihood after the prompt (`task.ranking`); generation decodes
-    greedily, stops at the end-of-text token, strips whitespace, and compares with the references by the task's metric.
+    Classification ranks the task's labels by their log-likelihood after the prompt (`task.ranking`), and pairs each
+    example's answer beside its own wrong one, of which equal ones count as wrong. Generation decodes greedily, stops at
+    the end-of-text token, strips whitespace, and compares with the references by the task's metric.
 
     Args:
         model: anything that `neuroscope.load` opens, or a model from transformers, TransformerLens or nnsight.
@@ -251,12 +261,13 @@ def evaluate(
         **model.provenance(),
         "n": len(outcomes),
         "split": split,
+        "kind": task.kind,
         "metric": task.metric,
         "constant": vars(prepared.constant) if prepared.constant.known else None,
-        "ranking": task.ranking if task.labels else "none",
+        "ranking": task.ranking if prepared.labels else "none",
         "seen": sum(example.prompt in learnt for example in prepared.examples),
         "ambiguous": sum(count > 1 for count in Counter(p for p, _ in answers).values()) if task.labels else 0,
-        "labels": (prepared.against_one_row(model) or ONE_PASS) if task.labels else "none",
+        "labels": (prepared.against_one_row(model) or ONE_PASS) if prepared.labels else "none",
         **prepared.asked,
         "judged_by": str(METRICS[task.metric].__doc__).partition("\n")[0],
         "seed": seed,

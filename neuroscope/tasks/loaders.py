@@ -15,6 +15,7 @@ from neuroscope.files import path_of
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.mini import NAMES, mini_tasks
 from neuroscope.tasks.mini_sequence import CONFLICTING, DISTINCT, sequence_tasks
+from neuroscope.tasks.minimal_pairs import has_minimal_pairs, read_minimal_pairs
 from neuroscope.tasks.rows import ASKED
 from neuroscope.tasks.task import Task, tasks_of
 
@@ -37,14 +38,20 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
 
     Args:
         source: a bundled suite, "mini", or "mini-sequence" or "mini-conflict" (tasks to learn one after the other, see
-            `sequence_tasks`); a folder of task folders (`train.jsonl`, `test.jsonl`), or one .jsonl file; or names, as
-            a list or separated by commas: of bundled tasks, of the catalogue of the papers' tasks, or of its groups.
+            `sequence_tasks`); a folder of task folders (`train.jsonl`, `test.jsonl`), or one .jsonl file; a folder of
+            minimal pairs as of Han et al. 2026 (the repository LLM_Modularity, its `data`, or one family of it:
+            `data/<family>/<task>.json`, and `config/<family>/config.json`); or names, as a list or separated by commas:
+            of bundled tasks, of the catalogue of the papers' tasks, or of its groups.
         options: arguments of `mini_tasks`, `sequence_tasks`, `Task.from_jsonl` or `Task.from_hub`, such as `seed`, and
             `train`, `discovery`, `test`: how many examples of each split (of files: at most). Of all tasks: chat,
-            system, max_tokens, too_long, and `shots`, which are drawn by `seed`.
+            system, max_tokens, too_long, and `shots`, which are drawn by `seed`. Minimal pairs: `holdout` (the share
+            of rows that are test examples, 0.5), and chat=False for a model without a chat template.
 
     Raises:
         ArgumentError: no such folder or name; it lists the known ones.
+
+    Warns:
+        UserWarning: rows of minimal pairs that are none are left out; it counts and names them.
 
     Example:
         >>> list(load_tasks("mini", train=2, discovery=2, test=2))[:2]
@@ -58,6 +65,8 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
         return ByName({task.name: task})
     if isinstance(source, (str, PathLike)) and place.is_dir():
         folders = [path for path in [place, *sorted(place.iterdir())] if list(path.glob("*.jsonl"))]
+        if not folders and has_minimal_pairs(place):
+            return ByName(tasks_of(read_minimal_pairs(place, **options), f"tasks in {source}"))
         if not folders:
             raise FileError(
                 f"tasks in {source}", "no folder with .jsonl files", "give each task a folder with train.jsonl"

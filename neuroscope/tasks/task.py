@@ -15,17 +15,17 @@ from neuroscope import files
 from neuroscope.annotations import pairs_of
 from neuroscope.checks import all_of, plain, public, whole
 from neuroscope.errors import ArgumentError, TaskError, choose, kind_of, naming
-from neuroscope.tasks.example import Example
+from neuroscope.tasks.example import Example, check_pairs
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl
 from neuroscope.tasks.metrics import METRICS, RANKINGS
 from neuroscope.tasks.rows import OPTIONS, PROMPT, SPLITS, check_options, check_sizes
 from neuroscope.tasks.shots import draw, key_of
 
-Kind = Literal["classification", "generation"]
+Kind = Literal["classification", "generation", "pairs"]
 Ranking = Literal["sum", "token", "character"]
 TooLong = Literal["error", "skip", "cut"]
-METRIC_OF = {"classification": "accuracy", "generation": "rouge-l"}
+METRIC_OF = {"classification": "accuracy", "generation": "rouge-l", "pairs": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,12 @@ class Task:
         test: examples on which a model is judged.
         discovery: examples on which neurons are looked for; of a task that has none, its training examples serve.
         labels: the possible answers; they make the task a classification task.
-        kind: "classification" or "generation".
+        kind: "classification", "generation", or "pairs": each example's answer is ranked against its own wrong one, its
+            `corrupt_answer`, as in minimal pairs.
         family: the group of tasks that this one belongs to, such as "sentiment"; its name if empty.
         domain: what its texts are about.
         prompt: the template that the examples' prompts were made with, and that they are cut by.
-        metric: one of `METRICS`; "accuracy" for classification and "rouge-l" for generation if empty.
+        metric: one of `METRICS`; "rouge-l" for generation and otherwise "accuracy" if empty.
         ranking: how labels are compared: by log-likelihood ("sum", lm-evaluation-harness' acc), by its mean per token
             ("token"), or per character ("character", its acc_norm).
         separator: what stands between prompt and answer.
@@ -123,6 +124,12 @@ class Task:
         object.__setattr__(self, "shots", self._shots())
         if kind == "classification":
             self._check_labels()
+        if kind == "pairs":
+            if labels:
+                do = "leave labels out: each pair has its own"
+                raise ArgumentError(f"kind='pairs' of task {self.name!r}", f"labels {list(labels)}", do)
+            for split in (*SPLITS, "shots"):
+                check_pairs(getattr(self, split), f"{split} example", f"of task {self.name!r}")
 
     def _shots(self) -> tuple[Example, ...]:
         if isinstance(plain(self.shots), numbers.Number | str):
