@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from neuroscope import figures
 from neuroscope.errors import ArgumentError
 from neuroscope.markup import ROWS, TABLE_STYLE, lead_and_rest, markup, told
-from neuroscope.reports.page import write_report
+from neuroscope.reports.page import CARTESIAN, write_report
 from neuroscope.results import Section
 
 NASTY = "<script>alert('x')</script> & </script>"
@@ -74,8 +74,9 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(report):
     html = report.read_text(encoding="utf-8")
-    assert html.count(get_plotlyjs()) == 1
-    return Page(html.replace(get_plotlyjs(), ""))
+    plotly = CARTESIAN.read_text(encoding="utf-8")
+    assert html.count(plotly) == 1 and len(html) < 1.7e6 < len(get_plotlyjs()) / 2
+    return Page(html.replace(plotly, ""))
 
 
 def test_text_is_escaped(page):
@@ -172,6 +173,16 @@ def test_refusals(tmp_path):
         write_report(tmp_path / "r.html", title="t", sections=[("title", "text")])
     with pytest.raises(ArgumentError, match="did you mean 'sections'"):
         write_report(tmp_path / "r.html", title="t", section=[])
+
+
+def test_a_figure_with_other_axes_brings_the_whole_library(tmp_path):
+    section = Section("s", figures=[go.Figure(go.Surface(z=[[1, 2], [3, 4]]))])
+    assert get_plotlyjs() in write_report(tmp_path / "r.html", title="t", sections=[section]).read_text("utf-8")
+
+
+def test_the_part_of_plotly_is_of_the_installed_version():
+    version = re.search(r"plotly\.js (?:\(cartesian - minified\) )?v([\d.]+)", get_plotlyjs()[:200])[1]
+    assert f"(cartesian - minified) v{version}" in CARTESIAN.read_text(encoding="utf-8")[:200]
 
 
 @needs_chromium
