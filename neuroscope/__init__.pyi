@@ -43,6 +43,9 @@ from .masks import overlap as overlap
 from .masks import overlap_sweep as overlap_sweep
 from .models import Model as Model
 from .models import load as load
+
+# read them
+from .reading import activations as activations
 from .reports.main_job import run as run
 from .reports.page import write_report as write_report
 from .reports.reproduction import reproduce as reproduce

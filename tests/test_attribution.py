@@ -19,7 +19,7 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from neuroscope.attribution import METHODS, OBJECTIVES, Method, Request, attribute
-from neuroscope.attribution import activations as activations_module
+from neuroscope.attribution import without_gradients as activations_module
 from neuroscope.attribution.scoring import Scoring
 from neuroscope.errors import ArgumentError, ModelError, NeuroscopeError, NumericalError, TaskError
 from neuroscope.models import load, tap_experts

@@ -20,6 +20,7 @@ FLOORS = [
     {"interventions"},
     {"attribution", "evaluation", "interop"},
     {"comparison", "training"},
+    {"reading"},
     {"experiments"},
     {"reports"},
     {"__main__", "__init__"},

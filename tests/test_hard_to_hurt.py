@@ -150,7 +150,8 @@ def bad_inputs(model, mask, folder):
         "labels .'good', 'bad'", "'great' in test example 0", "labels",
     )  # fmt: skip
     for k in (0, -0.1, 1.01, 10, float("nan"), "0.1", None, True):
-        yield f"k={k!r}", lambda k=k: scores.top(k), "top", "0 < k <= 1", "0.10"
+        if not isinstance(k, int) or isinstance(k, bool):  # a whole number is how many
+            yield f"size={k!r}", lambda k=k: scores.top(k), "top", "0 < size <= 1", "0.10"
         yield f"run k={k!r}", lambda k=k: ns.run(model, tasks, k=k, output=folder / "out"), "k=", "0 < k <= 1", "0.10"
     for label, call in {
         "ablate": lambda: ns.ablate(model, foreign),

@@ -554,7 +554,7 @@ def test_bad_values_are_refused(tiny_model):
         "value=None.*a finite number": lambda: ablate(model, mask, value=None),
         "no data, and a mask that carries no means": lambda: ablate(model, mask, value="mean"),
         "found: no data\n": lambda: ablate(model, mask, value="resample"),
-        "a list of 2 whole numbers in place of a mask": lambda: ablate(model, [1, 2], value="mean", data=TASK),
+        "a Task in place of a mask": lambda: ablate(model, TASK, value="mean", data=TASK),
         "an empty dict in place of a mask": lambda: patch(model, {}, source="the"),
         "an empty tuple in place of a mask": lambda: add(model, (), {}),
         "a set in place of a mask": lambda: nnsight_code(model, set()),

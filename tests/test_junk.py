@@ -165,6 +165,8 @@ def good_values(folder):
         "ns.benchmark.tasks": folder / "toy.yaml", "ns.benchmark.limit": 2,
         "Benchmark": ns.benchmark(model, masks, folder / "toy.yaml", n_random=3, limit=2),
         "ns.neutral_loss.texts": ["the food was good"],
+        "prompts": ["the food was good"], "size": 0.1, "positive": "yes", "ns.activations.mask": masks["a"],
+        "Activations": ns.activations(model, two, masks["a"]),
         "ns.patch_sweep.corrupt": "the film", "ns.patch_sweep.answers": ("yes", "no"),
         "NeuronAdapter.load.model": adapted, "NeuronAdapter.load.path": folder / "adapter",
         "NeuronAdapter.restore.path": folder / "adapter", "Representations.get.task": "a",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from neuroscope.errors import ArgumentError, FileError, MaskError, NeuroscopeError, NumericalError
 from neuroscope.interop.lape import load_lape, save_lape
-from neuroscope.masks import NeuronMask, Scores, check_mask, masks_of
+from neuroscope.masks import NeuronMask, Scores, check_mask, mask_for, masks_of
 from neuroscope.masks import scores_of as scores_by_name
 from neuroscope.masks.mask_depth import mask_depth
 
@@ -168,10 +168,10 @@ def test_random_like_draws_differ_and_cover_all_neurons():
 
 
 @pytest.mark.filterwarnings("ignore:top")
-@given(relevances, st.sampled_from([0.01, 0.1, 0.25, 0.5, 0.99, 1.0, 1]))
-def test_top_takes_the_best_share_with_ties_in_forward_order(values, k):
+@given(relevances, st.sampled_from([0.01, 0.1, 0.25, 0.5, 0.99, 1.0, 1, 5, 16]))
+def test_top_takes_the_best_share_or_so_many_with_ties_in_forward_order(values, k):
     order = sorted(range(len(EVERY)), key=lambda i: (-values[i], i))
-    best = order[: max(1, round(k * len(EVERY)))]
+    best = order[: k if isinstance(k, int) else max(1, round(k * len(EVERY)))]
     if values[best[0]] <= 0 and len(best) < len(EVERY):
         with pytest.raises(ArgumentError, match="0 are eligible"):
             scores_of(values).top(k)
@@ -180,12 +180,12 @@ def test_top_takes_the_best_share_with_ties_in_forward_order(values, k):
 
 
 @pytest.mark.filterwarnings("ignore:top")
-@given(relevances.filter(lambda values: max(values[:3]) > 0), st.sampled_from([0.1, 0.5, 1.0]))
+@given(relevances.filter(lambda values: max(values[:3]) > 0), st.sampled_from([0.1, 0.5, 1.0, 2]))
 def test_top_per_layer_takes_the_best_of_every_site(values, k):
     mask, expected = scores_of(values).top(k, per_layer=True), set()
     for address, width in WIDTHS.items():
         here = [(-values[i], j) for i, (a, j) in enumerate(EVERY) if a == address]
-        expected |= {(address, j) for _, j in sorted(here)[: max(1, round(k * width))]}
+        expected |= {(address, j) for _, j in sorted(here)[: k if isinstance(k, int) else max(1, round(k * width))]}
     assert set_of(mask) == expected
 
 
@@ -197,10 +197,23 @@ def test_top_records_what_it_did_and_keeps_the_means():
     assert set_of(scores_of([float(i) for i in range(16)]).threshold(13)) == set(EVERY[13:])
 
 
-@pytest.mark.parametrize("k", [0, -1, 1.5, 10, "a", True, None, math.nan, [0.1]])
-def test_a_share_outside_0_1_is_refused(k):
-    with pytest.raises(ArgumentError, match="0 < k <= 1"):
-        scores_of([0.0] * 16).top(k)
+@pytest.mark.parametrize("size", [-0.5, 1.5, "a", True, np.True_, None, math.nan, [0.1]])
+def test_what_is_no_share_is_refused(size):
+    with pytest.raises(ArgumentError, match="0 < size <= 1(.|\n)*or how many, from 1 to 16"):
+        scores_of([0.0] * 16).top(size)
+
+
+@pytest.mark.parametrize("size", [0, -1, 17, np.int64(17)])
+def test_what_is_no_number_of_neurons_is_refused(size):
+    with pytest.raises(ArgumentError, match="(whole number from 1 up|more than 16)(.|\n)*or how many, from 1 to 16"):
+        scores_of([0.0] * 16).top(size)
+
+
+def test_the_type_tells_a_share_from_a_number():
+    scores = scores_of([float(i) for i in range(16)])
+    assert len(scores.top(1)) == len(scores.top(np.int64(1))) == len(scores.top(torch.tensor(1))) == 1
+    assert len(scores.top(1.0)) == len(scores.top(np.float32(1))) == 16
+    assert scores.top(3).manifest["selection"] == {"count": 3, "per_layer": False}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -445,3 +458,33 @@ def test_where_masks_have_their_neurons_and_what_relevance_they_hold():
     assert "- up: most at blocks.1.mlp.hook_post, 38% of the neurons there." in words
     assert len(found.figures()) == 2 and found.figure().data[0].type == "heatmap"
     assert len(dataclasses.replace(found, scores={}).figures()) == 1  # as it comes from a file
+
+
+SAME = ["1.2", ["1.2"], {1: [2]}, {"1": 2}, [(1, 2)], {"blocks.1.mlp.hook_post": [2]}, ["blocks.1.mlp.hook_post.2"]]
+
+
+@pytest.mark.parametrize("written", SAME, ids=repr)
+def test_neurons_written_by_people_are_understood_given_a_model(written, tiny_model):
+    model = tiny_model()
+    mask = mask_for(model, written, "read")
+    assert mask == NeuronMask.of({1: [2]}, model) and len(mask) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("7.2", "0 sites in layer 7.*nearest: blocks.1.mlp.hook_post, blocks.0"),
+        ("1.48", "neuron 48; the site has 48.*0 to 47"),
+        ({"blocks.1.mlp.hook_pst": [0]}, "'blocks.1.mlp.hook_pst'.*nearest: blocks.1.mlp.hook_post, blocks.0"),
+        ("eleven", "'eleven' for a neuron.*'11.1229'"),
+        ({1: []}, "no neuron"),
+    ],
+)
+def test_an_address_that_is_not_there_names_the_nearest(written, said, tiny_model):
+    with pytest.raises(MaskError, match=f"(?s){said}"):
+        mask_for(tiny_model(), written, "read")
+
+
+def test_scores_are_no_mask(tiny_model):
+    with pytest.raises(ArgumentError, match="a Scores in place of a mask"):
+        mask_for(tiny_model(), scores_of([0.0] * 16), "read")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from neuroscope.attribution.activations import activation, chance, contrast, lape, selectivity
 from neuroscope.attribution.attribution_patching import attribution_patching, direction_of, steps_of
 from neuroscope.attribution.exact import exact
 from neuroscope.attribution.gradients import grad_x_act, integrated_gradients
@@ -11,6 +10,7 @@ from neuroscope.attribution.relp import relp, rules_of
 from neuroscope.attribution.request import Method
 from neuroscope.attribution.tuning_change import base_of, change
 from neuroscope.attribution.weights import weight_x_grad
+from neuroscope.attribution.without_gradients import activation, chance, contrast, lape, selectivity
 
 METHODS: dict[str, Method] = {
     method.name: method

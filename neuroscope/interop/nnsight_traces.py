@@ -7,11 +7,10 @@ from typing import Any
 from neuroscope.checks import finite, public
 from neuroscope.errors import ModelError
 from neuroscope.interventions.mask_sites import MaskSites
-from neuroscope.masks import NeuronMask
 
 
 @public
-def nnsight_code(model: Any, mask: NeuronMask, *, value: float = 0.0, variable: str = "model") -> str:
+def nnsight_code(model: Any, mask: Any, *, value: float = 0.0, variable: str = "model") -> str:
     """The lines of an nnsight trace that set a mask's neurons to a value, for runs where hooks cannot travel.
 
     Put them into `with model.trace(prompt, remote=True):`.

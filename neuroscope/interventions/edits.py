@@ -18,7 +18,6 @@ from neuroscope.errors import ArgumentError, choose
 from neuroscope.interventions.mask_sites import MaskSites, Scope, Where
 from neuroscope.interventions.replacements import ByAddress, mean_activations, one_tokens_activations
 from neuroscope.interventions.where import At, Range, where_of
-from neuroscope.masks import NeuronMask
 from neuroscope.models.sites import Site
 from neuroscope.tasks.task import Task, check_task
 
@@ -28,7 +27,7 @@ Value = Literal["zero", "mean", "resample"]
 @public
 def ablate(
     model: Any,
-    mask: NeuronMask,
+    mask: Any,
     *,
     value: Value | float = "zero",
     data: Task | None = None,
@@ -41,7 +40,7 @@ def ablate(
 
     Args:
         model: anything that can be opened.
-        mask: which neurons.
+        mask: which neurons: a NeuronMask, or neurons written by hand: "11.1229", {11: [1229]} (`NeuronMask.of`).
         value: what they become. "zero"; a number; "mean": the neuron's mean activation over the real tokens of the
             examples it was scored on (with this model), or of `data`; "resample": its activation at one token of an
             example of `data`, both drawn by `seed`: the same token for all neurons, so that the state is one that
@@ -79,7 +78,7 @@ def ablate(
         return places.changed(lambda site, h, coordinates: h.index_fill(-1, coordinates, constant), asked, where)
     if choose(value, ("zero", "mean", "resample"), "value") == "zero":
         return _silenced(places, asked, where)
-    becomes = _replacement(places, mask, value, data, examples, seed, asked)
+    becomes = _replacement(places, value, data, examples, seed, asked)
 
     def fill(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:
         replacement = becomes[site.address].to(h)
@@ -108,16 +107,16 @@ def _silenced(places: MaskSites, asked: str, where: Where | None) -> Scope:
 
 
 def _replacement(
-    places: MaskSites, mask: NeuronMask, value: str, data: Task | None, examples: int | None, seed: int, asked: str
+    places: MaskSites, value: str, data: Task | None, examples: int | None, seed: int, asked: str
 ) -> ByAddress:
     """What each coordinate becomes under "mean" and "resample"."""
     if data is not None:
         if value == "resample":
             return one_tokens_activations(places, data, examples, seed)
         return mean_activations(places, data, examples)
-    means = mask.means or {}
+    means = places.mask.means or {}
     if value == "mean" and all(a in means for a in places.sites):
-        whose = mask.manifest.get("fingerprint")
+        whose = places.mask.manifest.get("fingerprint")
         if whose is not None and whose != places.model.fingerprint():
             found = f"means of another model ({whose}) than {places.model.name}, or of this one before it was changed"
             raise ArgumentError(asked, found, "give data=, a task whose discovery examples supply the activations")
@@ -127,7 +126,7 @@ def _replacement(
 
 
 @public
-def scale(model: Any, mask: NeuronMask, factor: float, *, at: At | None = None, when: Range | None = None) -> Scope:
+def scale(model: Any, mask: Any, factor: float, *, at: At | None = None, when: Range | None = None) -> Scope:
     """Multiply chosen neurons by a factor within a scope.
 
     Args:
@@ -151,7 +150,7 @@ def scale(model: Any, mask: NeuronMask, factor: float, *, at: At | None = None, 
 @public
 def add(
     model: Any,
-    mask: NeuronMask,
+    mask: Any,
     amount: float | Mapping[str, Tensor],
     *,
     at: At | None = None,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from neuroscope import files
 from neuroscope.errors import ArgumentError, ModelError, kind_of
-from neuroscope.masks import NeuronMask, check_mask
+from neuroscope.masks import NeuronMask, mask_for
 from neuroscope.models import Model, resolve
 from neuroscope.models.sites import Edit, Entry, NotCopied, Site, edit
 from neuroscope.models.structure import parts
@@ -205,29 +205,30 @@ class MaskSites:
         model: the opened model.
         sites: by address, those that have a neuron of the mask.
         coordinates: of these sites' vectors, those that belong to the mask's neurons.
+        mask: the mask, also of neurons that were written by hand.
     """
 
     model: Model
     sites: Mapping[str, Site]
     coordinates: Mapping[str, Int[Tensor, " chosen"]]
+    mask: NeuronMask
 
     @classmethod
-    def find(cls, model: Any, mask: NeuronMask, asked: str) -> MaskSites:
+    def find(cls, model: Any, mask: Any, asked: str) -> MaskSites:
         """Open the model, and look the mask's neurons up in it.
 
         Raises:
             ArgumentError: no mask, or a model's name.
-            MaskError: the mask is of a model of another shape.
+            MaskError: neurons that the model does not have, or a mask of a model of another shape.
         """
         refuse_a_name(model, asked)
         if isinstance(model, NeuronMask | Task):
             raise ArgumentError(asked, f"{kind_of(model)} in place of a model", "give the model first")
-        check_mask(mask, asked)
         opened = resolve(model)
+        mask = mask_for(opened, mask, asked)
         every = opened.sites(mask.unit)
-        mask.fits(every, asked)
         sites = {a: s for a, s in every.items() if len(mask[a])}
-        return cls(opened, sites, {a: s.coordinates(mask[a]) for a, s in sites.items()})
+        return cls(opened, sites, {a: s.coordinates(mask[a]) for a, s in sites.items()}, mask)
 
     def changed(
         self,

@@ -15,7 +15,6 @@ from neuroscope.checks import public, texts_of
 from neuroscope.errors import ArgumentError, MaskError, ModelError, kind_of
 from neuroscope.interventions.mask_sites import MaskSites, Scope, When
 from neuroscope.interventions.where import At, Range, positions_of, where_of
-from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
 from neuroscope.models.sites import Site
 from neuroscope.tasks.encoding import Batch
@@ -25,7 +24,7 @@ from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 @public
 def patch(
     model: Any,
-    mask: NeuronMask,
+    mask: Any,
     *,
     source: Mapping[str, Tensor] | Batch | Tensor | str | Sequence[str],
     positions: int | Sequence[int] | None = None,

@@ -1,7 +1,7 @@
 """Scores and masks: one number per neuron, a set of neurons, and how sets overlap."""
 
 from neuroscope.masks.mask_overlap import overlap, overlap_sweep
-from neuroscope.masks.neuron_mask import DRAWN, Match, NeuronMask, check_mask, masks_of
+from neuroscope.masks.neuron_mask import DRAWN, Match, NeuronMask, check_mask, mask_for, masks_of
 from neuroscope.masks.overlap_clusters import OverlapClusters
 from neuroscope.masks.overlap_results import Overlap, OverlapSweep
 from neuroscope.masks.per_neuron import read_safetensors, shape
@@ -18,6 +18,7 @@ __all__ = [
     "ScoreDiagnostics",
     "Scores",
     "check_mask",
+    "mask_for",
     "masks_of",
     "overlap",
     "overlap_sweep",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -15,9 +16,10 @@ from neuroscope.arrays import array_of
 from neuroscope.checks import by_text, whole
 from neuroscope.errors import MaskError, brief, kind_of
 
+NEAREST = 3  # addresses that an error names
 FORMS = (
-    "give {address or layer: indices, or a flag per neuron}, pairs (layer, neuron), names such as '11.1229', a frame "
-    "with columns layer (or address) and neuron, or one flag per neuron of the model"
+    "give {address or layer: indices, or a flag per neuron}, pairs (layer, neuron), names such as '11.1229', a "
+    "frame with columns layer (or address) and neuron, or one flag per neuron of the model"
 )
 
 
@@ -43,17 +45,27 @@ def address_of(place: Any, widths: Mapping[str, int]) -> str:
     """
     if isinstance(place, str) and place in widths:
         return place
-    known = f"use one of {', '.join(list(widths)[:3])}, ..."
+    known = f"use one of {', '.join(list(widths)[:NEAREST])}, ..."
     if isinstance(place, str) and not (place.isascii() and place.isdigit()):
-        raise MaskError("the neurons of a mask", f"address {place!r}", known)
+        near = difflib.get_close_matches(place, widths, n=NEAREST, cutoff=0)
+        raise MaskError("the neurons of a mask", f"address {place!r}, which is not there", _those(near))
     try:
         layer = whole(int(place) if isinstance(place, str) else place, "layer")
     except ValueError:
         raise MaskError("the neurons of a mask", f"{brief(place)} for an address or a layer", known) from None
-    sites = [a for a in widths if next((p for p in a.split(".") if p.isdigit()), "") == str(layer)]
+    sites = [a for a in widths if _layer_of(a) == layer]
     if len(sites) != 1:
-        raise MaskError("the neurons of a mask", f"{len(sites)} sites in layer {layer}", known)
+        near = sites or sorted(widths, key=lambda a: abs(_layer_of(a) - layer))
+        raise MaskError("the neurons of a mask", f"{len(sites)} sites in layer {layer}", _those(near[:NEAREST]))
     return sites[0]
+
+
+def _layer_of(address: str) -> int:
+    return next((int(part) for part in address.split(".") if part.isdigit()), -1)
+
+
+def _those(addresses: Iterable[str]) -> str:
+    return f"name the site by its address; the nearest: {', '.join(addresses)}"
 
 
 def _by_place(neurons: Any, widths: Mapping[str, int]) -> Iterable[tuple[Any, Any]]:
@@ -67,7 +79,9 @@ def _by_place(neurons: Any, widths: Mapping[str, int]) -> Iterable[tuple[Any, An
         return list(zip(neurons[column].tolist(), neurons["neuron"].tolist(), strict=True))
     if isinstance(neurons, list | tuple | AbstractSet) and not _are_flags(neurons):
         return [_pair(neuron) for neuron in neurons]
-    if isinstance(neurons, str | bytes) or not (hasattr(neurons, "__len__") or hasattr(neurons, "__iter__")):
+    if isinstance(neurons, str):
+        return [_pair(neurons)]
+    if isinstance(neurons, bytes) or not (hasattr(neurons, "__len__") or hasattr(neurons, "__iter__")):
         raise MaskError("the neurons of a mask", kind_of(neurons), FORMS)
     array = array_of(neurons, "neurons")
     if array.dtype == torch.bool and array.numel() == sum(widths.values()):

@@ -61,10 +61,14 @@ class Cut:
         return "; ".join(told)
 
 
-def top_of(relevance: Float[Tensor, " neuron"], k: float) -> tuple[Bool[Tensor, " neuron"], Cut]:
-    """The most relevant share k, at least one, equal ones in forward order; and what the choice rests on."""
+def top_of(relevance: Float[Tensor, " neuron"], size: float) -> tuple[Bool[Tensor, " neuron"], Cut]:
+    """The most relevant ones, equal ones in forward order; and what the choice rests on.
+
+    Args:
+        size: how many, of an int; of a float the share of them, at least one.
+    """
     values, order = torch.sort(relevance, descending=True, stable=True)
-    count = max(1, round(k * len(values)))
+    count = size if isinstance(size, int) else max(1, round(size * len(values)))
     chosen = torch.zeros(len(values), dtype=torch.bool)
     chosen[order[:count]] = True
     tied = by_position = 0

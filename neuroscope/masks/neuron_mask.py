@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Match = Literal["uniform", "layer", "activation"]
+WRITTEN = (str, list, tuple, AbstractSet, Mapping)  # how neurons are written by hand, besides arrays and frames
 DRAWN = {  # how, in words
     "uniform": "random neurons of the whole model",
     "layer": "random neurons of the same layers",
@@ -58,8 +60,8 @@ class NeuronMask(PerNeuron):
         Args:
             neurons: `{address: indices}` or `{layer: indices}` (sites that are not named have no neuron in the mask),
                 where indices may be a list, set, array, series or tensor of whole numbers, or a flag for every neuron
-                of the site; pairs `(layer, neuron)` or names such as "11.1229"; a frame with the columns layer (or
-                address) and neuron; or one flag per neuron of the model, in forward order, as `flags()` gives.
+                of the site; pairs `(layer, neuron)`, a name such as "11.1229" or several; a frame with the columns
+                layer (or address) and neuron; or one flag per neuron of the model, in order, as `flags()` gives.
             widths: the number of neurons by address; or scores, a mask or an opened model that has them.
             unit: "hidden", "output" or "head".
             manifest: where the mask comes from.
@@ -202,6 +204,27 @@ def check_mask(mask: object, asked: str) -> None:
     if not isinstance(mask, NeuronMask):
         found = f"{kind_of(mask)} in place of a mask"
         raise ArgumentError(asked, found, "give a NeuronMask, such as scores.top(0.10)")
+
+
+def mask_for(model: Model, mask: Any, asked: str, unit: Unit = "hidden") -> NeuronMask:
+    """A mask of this model's neurons: a NeuronMask that fits it, or neurons as people write them (`NeuronMask.of`).
+
+    Args:
+        unit: what neurons that are written by hand are.
+
+    Raises:
+        ArgumentError: what is no mask and names no neuron.
+        MaskError: a mask of another model; or neurons in another form, that the model does not have, or none.
+    """
+    if not isinstance(mask, NeuronMask):
+        is_array = hasattr(mask, "dtype") or hasattr(mask, "columns")
+        if isinstance(mask, PerNeuron) or not (is_array or (isinstance(mask, WRITTEN) and len(mask))):
+            check_mask(mask, asked)
+        mask = NeuronMask.of(mask, model, unit)
+        if not len(mask):
+            raise MaskError(asked, "no neuron in the mask", "name one or more, such as '11.1229'")
+    mask.fits(model.sites(mask.unit), asked)
+    return mask
 
 
 def masks_of(masks: object, asked: str) -> dict[str, NeuronMask]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from neuroscope import figures
 from neuroscope.arrays import array_of
-from neuroscope.checks import by_text, finite, flag, public
-from neuroscope.errors import ArgumentError, NumericalError
+from neuroscope.checks import by_text, finite, flag, plain, public, share, whole
+from neuroscope.errors import ArgumentError, NumericalError, naming
 from neuroscope.masks.cut import Cut, top_of
 from neuroscope.masks.neuron_mask import NeuronMask
 from neuroscope.masks.per_neuron import PerNeuron, by_name, frame_of
@@ -55,44 +56,49 @@ class Scores(PerNeuron):
         return torch.cat([v.float() for v in self.values()])
 
     @public
-    def top(self, k: float, *, per_layer: bool = False) -> NeuronMask:
-        """The most relevant share of all neurons of the model together (LX24 §3.1: k = 0.1), or of every site.
+    def top(self, size: Any, *, per_layer: bool = False) -> NeuronMask:
+        """The most relevant neurons of the whole model together (LX24 §3.1: a share of 0.1), or of every site.
 
         A neuron is eligible if its relevance is above 0: dead neurons, those that LAPE does not select, and with a sign
-        those that act the other way are not. Where fewer are eligible than the share asks for, the mask is filled up
-        with others, a warning gives both numbers, and the manifest's `selection` too (`asked`, `eligible`); with a
-        share of 1 nothing is chosen. Equal relevances are taken in forward order, so that the result does not depend on
+        those that act the other way are not. Where fewer are eligible than are asked for, the mask is filled up with
+        others, a warning gives both numbers, and the manifest's `selection` too (`asked`, `eligible`); where all are
+        asked for nothing is chosen. Equal relevances are taken in forward order, so that the result does not depend on
         the machine; where the cut goes through equal ones a warning and the manifest say how many (`tied`,
         `by_position`).
 
         Args:
-            k: share of the neurons, in (0, 1].
-            per_layer: take that share of every site.
+            size: a share of the neurons in (0, 1], as a float; or how many, as a whole number from 1 up. The type
+                tells: 1 is one neuron, 1.0 is all of them.
+            per_layer: take that share, or so many, of every site.
 
         Raises:
-            ArgumentError: k is not in (0, 1], only some of the neurons were scored, or none is eligible, so that the
-                mask would not tell the task's neurons from others.
+            ArgumentError: no such share or number, more than there are, only some of the neurons were scored, or none
+                is eligible, so that the mask would not tell the task's neurons from others.
 
         Example:
             >>> scores = Scores({"0": torch.tensor([0.0, 3.0, 1.0, 2.0])}, {"0": 4})
-            >>> scores.top(0.5)["0"].tolist()
-            [1, 3]
+            >>> scores.top(0.5)["0"].tolist(), scores.top(1)["0"].tolist()
+            ([1, 3], [1])
         """
-        self._require_all(f"top({k!r})")
         groups = [[a] for a in self] if flag(per_layer, "per_layer") else [list(self)]
+        most = min(sum(self.widths[a] for a in addresses) for addresses in groups)
+        with naming("top"):
+            size = _share_or_count(size, most)
+        self._require_all(f"top({size!r})")
         flags: dict[str, Tensor] = {}
         cuts = []
         for addresses in groups:
-            chosen, cut = top_of(torch.cat([self[a].float() for a in addresses]).cpu(), k)
+            chosen, cut = top_of(torch.cat([self[a].float() for a in addresses]).cpu(), size)
             cuts.append(cut)
             flags |= dict(zip(addresses, chosen.split([self.widths[a] for a in addresses]), strict=True))
         cut = Cut.of(cuts)
         if cut.says_nothing:
-            raise ArgumentError(f"top({k!r})", cut.in_words(), self._way_out())
+            raise ArgumentError(f"top({size!r})", cut.in_words(), self._way_out())
         if not cut.is_clean:
-            text = f"top({k!r}): {cut.in_words()}: take a smaller share, or {self._way_out()}"
+            text = f"top({size!r}): {cut.in_words()}: take fewer, or {self._way_out()}"
             warnings.warn(text, stacklevel=3)
-        return self._mask(flags, {"k": k, "per_layer": per_layer, **cut.in_manifest()})
+        said = {"count" if isinstance(size, int) else "k": size}
+        return self._mask(flags, {**said, "per_layer": per_layer, **cut.in_manifest()})
 
     def _way_out(self) -> str:
         """What to do where a mask is none."""
@@ -161,6 +167,19 @@ class Scores(PerNeuron):
         known = [n for n in ("method", "task", "reduction", "examples") if n in self.manifest]
         parts = [f"{len(self):,} {self.unit} neurons at {len(self.widths)} sites"]
         return f"Scores({', '.join(parts + [f'{n}={self.manifest[n]}' for n in known])})"
+
+
+def _share_or_count(size: Any, most: int) -> float:
+    """A share of the neurons as a float, or how many of them as an int.
+
+    Raises:
+        ArgumentError: neither, or more than there are.
+    """
+    do = f"give a share in (0, 1] such as 0.10, or how many, from 1 to {most:,}"
+    number = plain(size)
+    if isinstance(number, numbers.Integral) and not isinstance(number, bool):
+        return whole(size, "size", 1, do, most)
+    return share(size, "size", do)
 
 
 def _relevance(values: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
