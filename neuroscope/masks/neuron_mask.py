@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroscope import figures, files
 from neuroscope.checks import public
-from neuroscope.errors import ArgumentError, MaskError, choose, kind_of
+from neuroscope.errors import ArgumentError, MaskError, choose, kind_of, naming
 from neuroscope.masks.by_hand import check_indices, neurons_of
 from neuroscope.masks.loudness import as_loud
 from neuroscope.masks.per_neuron import UNITS, PerNeuron, by_name, frame_of, shape, widths_of
@@ -220,7 +220,8 @@ def mask_for(model: Model, mask: Any, asked: str, unit: Unit = "hidden") -> Neur
         is_array = hasattr(mask, "dtype") or hasattr(mask, "columns")
         if isinstance(mask, PerNeuron) or not (is_array or (isinstance(mask, WRITTEN) and len(mask))):
             check_mask(mask, asked)
-        mask = NeuronMask.of(mask, model, unit)
+        with naming("mask"):
+            mask = NeuronMask.of(mask, model, unit)
         if not len(mask):
             raise MaskError(asked, "no neuron in the mask", "name one or more, such as '11.1229'")
     mask.fits(model.sites(mask.unit), asked)
