@@ -177,9 +177,9 @@ def _share_or_count(size: Any, most: int) -> float:
     """
     do = f"give a share in (0, 1] such as 0.10, or how many, from 1 to {most:,}"
     number = plain(size)
-    if isinstance(number, numbers.Integral) and not isinstance(number, bool):
-        return whole(size, "size", 1, do, most)
-    return share(size, "size", do)
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+        return share(size, "size", do)
+    return whole(size, "size", 1, do, most)
 
 
 def _relevance(values: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
