@@ -102,7 +102,8 @@ def activations(
             progress=progress, ends=found.ends,
         )  # fmt: skip
         parts = [found.part()] if whole else _exchanged(found.part())
-    about: dict[str, Any] = {"at": at if at is None or isinstance(at, str) else list(looked.at or ()), "skip_first": skip_first}
+    positions = list(looked.at) if isinstance(looked.at, tuple) else looked.at
+    about: dict[str, Any] = {"at": positions, "skip_first": skip_first}
     about |= {"unit": mask.unit, "split": split, "n": n, "mask": mask.identity}
     about |= {"prompts": {name: _told(model, group) for name, group in groups.items()}}
     manifest = {**about, **model.provenance(), "versions": files.versions()}
