@@ -66,8 +66,8 @@ def test_what_parts_say(found, tmp_path):
     assert set(bars) == {
         "the whole mask",
         "unique: in no other task's mask",
-        "family: shared within the family alone",
-        "shared: shared with another family",
+        "family: in masks of its family alone",
+        "shared: also in masks of other families",
     }
     whole = found.table[found.table["part"] == "whole"]
     np.testing.assert_allclose(bars["the whole mask"].y, 100 * whole["effect"])

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 PARTS = {  # of a mask -> its neurons
     "unique": "in no other task's mask",
-    "family": "shared within the family alone",
-    "shared": "shared with another family",
+    "family": "in masks of its family alone",
+    "shared": "also in masks of other families",
 }
 
 

@@ -39,7 +39,7 @@ class ScoreDiagnostics(Result):
         """Whether a mask can be made of them, and what else is to be known; what makes a mask none comes first."""
         total = self.manifest[ENTRY]
         above = f"{total['eligible']:,} of {total['neurons']:,} neurons have a relevance above 0"
-        lines = [self._verdict(), "", f"- {above}, {total['zeros']:,} of 0."]
+        lines = [self._verdict(), "", f"- {above}, {total['zeros']:,} a relevance of exactly 0."]
         for name, numbers in total["cuts"].items():
             cut = Cut(**numbers)
             if not cut.is_clean:
