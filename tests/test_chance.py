@@ -1,6 +1,7 @@
 """A task at which the model is not better than one answer given always is called so, and gets no verdict."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -172,7 +173,7 @@ def test_cross_ablation_gives_no_verdict_of_a_task_at_chance(setting):
     )
     assert "at chance with nothing off: not tested<br>the best constant answer: 50.0 %" in cells.customdata[0][1]
     pair = dict.fromkeys(("always", "again"), masks["always"])
-    alone = cross_ablation(model, {n: Task(**{**vars(tasks["always"]), "name": n}) for n in pair}, pair, n_random=3)
+    alone = cross_ablation(model, {n: replace(tasks["always"], name=n) for n in pair}, pair, n_random=3)
     assert alone.in_words().startswith("**Nothing can be concluded**") and alone.figure().data
     assert alone.verdicts()["verdict"].tolist() == ["not competent"] * 2
 
