@@ -1,6 +1,7 @@
 """Reading and writing: atomically, without ever unpickling, and in folders that belong to one run each."""
 
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -208,6 +209,11 @@ def _measurement(path: Path, number: int, line: str, valid: Callable[[Any], bool
         found = f"{line[:60]!r} in line {number}"
         raise FileError(f"read the journal {path}", found, "give another path, or delete the file") from None
     return key, value
+
+
+def today() -> str:
+    """The day, such as "2026-01-31", in UTC, so that it does not depend on where the machine is."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def versions() -> dict[str, str]:

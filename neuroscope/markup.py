@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 ROWS = 50  # of a table that are shown
 NEGATIVE = "**A negative**"  # how words mark what was not found
 NOTHING = "**Nothing can be concluded**"  # and where nothing could be found
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # direction of what follows
 LONG = 40  # characters of a cell above which its text is broken into lines
 # plotly.js would offer a button that sends the chart to a server of its makers.
 CONFIG = {
@@ -26,6 +28,34 @@ CONFIG = {
     "typesetMath": False,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "sendChartToCloud"],
 }
+
+
+def isolated(name: object) -> str:
+    """A user's text within a line of ours: on one line, and right-to-left letters move nothing outside of it.
+
+    Characters that would turn the direction of what follows, and halves of pairs, are spelt out.
+
+    Example:
+        >>> isolated("nli-food"), isolated(" a" + chr(0x202E) + "b" + chr(10) + "c")
+        ('nli-food', 'a<U+202E>b c')
+    """
+    text = "".join(
+        f"<U+{ord(c):04X}>" if unicodedata.category(c) == "Cs" or unicodedata.bidirectional(c) in TURNING else c
+        for c in " ".join(str(name).split())
+    )
+    turned = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in text)
+    return f"\u2068{text}\u2069" if turned else text
+
+
+def markdown(text: object) -> str:
+    """A text as Markdown that shows just that text, in a cell of a table too: nothing in it is markup.
+
+    Example:
+        >>> print(markdown("<b> a_b|c"))
+        &lt;b&gt; a\\_b\\|c
+    """
+    escaped = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", escaped)
 
 
 def markup(text: str) -> str:

@@ -19,7 +19,8 @@ from neuroscope.attribution.dealing import dealt_out, part_of, variants_of
 from neuroscope.attribution.methods import METHODS
 from neuroscope.checks import Progress, public, share, watched, whole
 from neuroscope.errors import ArgumentError, choose, suggest
-from neuroscope.masks import NeuronMask, Scores
+from neuroscope.masks import NeuronMask, Scores, check_mask
+from neuroscope.masks.evidence import Evidence, evidence_of, same_recipe, share_of
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import percentile_interval
@@ -86,6 +87,28 @@ class Stability(Result):
             self.manifest["unit"],
             {**about, "selection": selection},
         )
+
+    @public
+    def about(self, mask: NeuronMask) -> Evidence:
+        """What this says of a mask that was found in the way that was tried here, for its evidence card.
+
+        Raises:
+            ArgumentError: a mask found in another way or of another task, or of a size that was not measured.
+        """
+        asked = "stability(...).about(mask)"
+        check_mask(mask, asked)
+        masks = self.manifest.get("masks", {})
+        names = [name for name, found in masks.items() if same_recipe(mask, found) and mask.unit == found["unit"]]
+        k = share_of(mask)
+        if not names or k is None:
+            what = f"a mask that was not found as those of {', '.join(masks) or 'no task'} here"
+            found = what if k is not None else "a mask that was not cut at a share of all neurons"
+            raise ArgumentError(asked, found, "measure how far it replicates in the way that the mask was made")
+        rows = self._at(k)
+        row = rows[rows["task"] == names[0]].sort_values("examples").iloc[-1]
+        reliable = {key: self.manifest["reliability"][names[0]][key] for key in ("half", "full")}
+        numbers = {"k": k, "ceiling": row["jaccard"], "chance": row["chance"], "examples": row["examples"]}
+        return evidence_of("stability", self.manifest, names[0], **numbers, **reliable)
 
     def _at(self, k: float) -> pd.DataFrame:
         wanted, measured = share(k), sorted(set(self.table["k"]))
@@ -258,7 +281,10 @@ def stability(
         "variants": {kind: list(names) for kind, names in kinds.items()},
         "reliability": reliabilities,
         "consensus": consensus,
-        "masks": {name: {**of.manifest, "data_hash": named[name].data_hash} for name, of in first.items()},
+        "masks": {
+            name: {**of.manifest, "data_hash": named[name].data_hash, "unit": of.unit} for name, of in first.items()
+        },
+        "measured": files.today(),
         "versions": files.versions(),
     }
     return Stability(pd.DataFrame(rows), manifest)

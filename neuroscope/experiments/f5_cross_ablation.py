@@ -13,10 +13,12 @@ from neuroscope import figures
 from neuroscope.checks import Progress, public
 from neuroscope.errors import choose
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, standing
+from neuroscope.experiments.evidence_parts import effect_part, measured_as, neutral_part
 from neuroscope.experiments.judging import Judge, tasks_and_masks
 from neuroscope.experiments.neutrality import Neutrality, neutral_columns
 from neuroscope.experiments.standings import Standings
 from neuroscope.masks import DRAWN, Match, NeuronMask
+from neuroscope.masks.evidence import Evidence, evidence_of
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
@@ -33,13 +35,12 @@ NOT_COMPETENT = "not competent"  # the verdict where the model is at chance
 class CrossAblation(Result):
     """LX24 Figure 5: source task's neurons off, target task measured; one row per cell.
 
-    Columns: source, target, source_family, target_family, score, original, control (mean over random masks of the same
-    size, layer-matched to the source's), effect = control - score (broken beyond random ones), low and high
-    (95 % interval of the effect, over examples and random masks), p (of both kinds of chance:
-    `statistics.against_controls`), q (Benjamini-Hochberg over the whole matrix), majority, uniform and p_majority (of
-    the target with nothing off: `evaluation.constant`); neutral, neutral_random, neutral_original, neutral_low,
-    neutral_high, neutral_p: the loss on neutral text with the source's neurons off, beside random masks
-    (`experiments.neutrality`).
+    Columns: source, target, source_family, target_family, n, score, original, control (mean over random masks of the
+    same size, layer-matched to the source's), effect = control - score (broken beyond random ones), low and high (95 %
+    interval of the effect, over examples and random masks), p (of both kinds of chance: `statistics.against_controls`),
+    q (Benjamini-Hochberg over the whole matrix), majority, uniform and p_majority (of the target with nothing off:
+    `evaluation.constant`); neutral, neutral_random, neutral_original, neutral_low, neutral_high, neutral_p: the loss on
+    neutral text with the source's neurons off, beside random masks (`experiments.neutrality`).
 
     A target at which the model is at chance with nothing off has nothing to lose: p and q are NaN, it gets no verdict,
     and it is in no mean. Its neurons stay as a source: what they break is broken, whatever they were found on.
@@ -127,6 +128,25 @@ class CrossAblation(Result):
             )
         neutral = self.neutrality.rows[["neutral", "neutral_random", "neutral_original", "neutral_q"]]
         return pd.DataFrame(rows).join(neutral, on="task")
+
+    @public
+    def about(self, mask: NeuronMask) -> Evidence:
+        """What this says of one of its masks, for its evidence card: the effect on its own task, verdict, neutral text.
+
+        Raises:
+            ArgumentError: a mask that was not measured here.
+        """
+        name, match = measured_as(self.manifest, mask, "cross_ablation(...).about(mask)"), self.manifest["match"]
+        cell = self.table[(self.table["source"] == name) & (self.table["target"] == name)].iloc[0]
+        verdicts = self.verdicts().set_index("task")
+        verdict = verdicts.loc[name]
+        numbers = {key: verdict[key] for key in ("selectivity", "selectivity_low", "breaks", "strongest_effect")}
+        words = {"verdict": verdict["verdict"], "strongest": verdict["strongest"], "match": match}
+        return (
+            effect_part(match, self.manifest, name, cell.to_dict(), int(self.table["q"].notna().sum()))
+            | evidence_of("verdict", self.manifest, name, tasks=len(verdicts), **words, **numbers)
+            | neutral_part(match, self.manifest, name, self.neutrality)
+        )
 
     def _half_of_selectivity(self) -> dict[str, float]:
         """Half the width of the interval of every task's selectivity: of all cells, by their weight in it."""
@@ -291,7 +311,7 @@ def cross_ablation(
             rows.append(
                 {"source": source, "target": target}
                 | {"source_family": tasks[source].family, "target_family": tasks[target].family}
-                | {"score": off.mean(), "original": original.mean(), "control": float(np.mean(random))}
+                | {"n": len(off), "score": off.mean(), "original": original.mean(), "control": float(np.mean(random))}
                 | test
                 | level
                 | neutrality

@@ -159,6 +159,8 @@ class Judge:
             "data_hash": {name: self.tasks[name].data_hash for name in masks},
             "split": "test",
             "n": self.n,
+            "value": self.value,
+            "measured": files.today(),
             "asked": {name: self.prepared[name].asked for name in masks if self.prepared[name].asked},
             **({} if self.neutral is None else {"neutral": self.neutral.manifest()}),
             **({"neutral": {"why": self.no_neutral}} if self.no_neutral else {}),
@@ -213,10 +215,11 @@ def _neutral(model: Model, texts: Sequence[str] | None, batch_size: int | None) 
 
 
 def masks_manifest(masks: Mapping[str, NeuronMask]) -> dict[str, Any]:
-    """How masks were made, and their sizes."""
+    """How masks were made, their sizes, and what tells them from all others."""
     return {
         "masks": {name: dict(mask.manifest) for name, mask in masks.items()},
         "sizes": {name: len(mask) for name, mask in masks.items()},
+        "identities": {name: mask.identity for name, mask in masks.items()},
     }
 
 

@@ -12,10 +12,12 @@ import numpy as np
 from neuroscope import figures
 from neuroscope.checks import Progress, public
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, Outcomes, standing
+from neuroscope.experiments.evidence_parts import effect_part, measured_as, neutral_part
 from neuroscope.experiments.judging import CONTROLS, Judge, tasks_and_masks
 from neuroscope.experiments.neutrality import MEANS, Neutrality, neutral_columns
 from neuroscope.experiments.standings import Standings
 from neuroscope.masks import DRAWN, NeuronMask
+from neuroscope.masks.evidence import Evidence
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
@@ -89,6 +91,25 @@ class Deactivation(Result):
         summary = self.standings.beside(summary.join(off[["p", "q"]])).join(neutral.drop(columns=MEANS))
         summary = summary[[name for name in summary if name not in neutral] + list(neutral)]  # these stand last
         return summary.rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
+
+    @public
+    def about(self, mask: NeuronMask) -> Evidence:
+        """What this says of one of its masks, for its evidence card: the effect beside each kind of random masks.
+
+        Raises:
+            ArgumentError: a mask that was not measured here.
+        """
+        name = measured_as(self.manifest, mask, "deactivation(...).about(mask)")
+        rows = self.table[self.table["task"] == name].set_index("condition")
+        off, scores = rows.loc["task"], rows.groupby(level=0)["score"].mean()
+        tests = int(self.table["q"].notna().sum())
+        found = neutral_part("layer", self.manifest, name, self.neutrality)
+        for condition, match in CONTROLS.items():
+            row = {"score": scores["task"], "original": scores["original"], "control": scores[condition], "n": off["n"]}
+            row["effect"] = row["control"] - row["score"]
+            tested = {"p": off["p"], "q": off["q"]} if match == "layer" else {}
+            found |= effect_part(match, self.manifest, name, row | tested, tests)
+        return found
 
     def in_words(self) -> str:
         """What switching the tasks' own neurons off does, beside random ones; where nothing was shown, or can be."""

@@ -1,7 +1,9 @@
 """Scores and masks: one number per neuron, a set of neurons, and how sets overlap."""
 
+from neuroscope.masks.draws import DRAWN, Match
+from neuroscope.masks.evidence_card import EvidenceCard
 from neuroscope.masks.mask_overlap import overlap, overlap_sweep
-from neuroscope.masks.neuron_mask import DRAWN, Match, NeuronMask, check_mask, mask_for, masks_of
+from neuroscope.masks.neuron_mask import NeuronMask, check_mask, mask_for, masks_of
 from neuroscope.masks.overlap_clusters import OverlapClusters
 from neuroscope.masks.overlap_results import Overlap, OverlapSweep
 from neuroscope.masks.per_neuron import read_safetensors, shape
@@ -10,6 +12,7 @@ from neuroscope.masks.scores import Scores, scores_of
 
 __all__ = [
     "DRAWN",
+    "EvidenceCard",
     "Match",
     "NeuronMask",
     "Overlap",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,6 +16,9 @@ from neuroscope import figures, files
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, MaskError, choose, kind_of, naming
 from neuroscope.masks.by_hand import check_indices, neurons_of
+from neuroscope.masks.draws import DRAWN, Match
+from neuroscope.masks.evidence import Evidence, checked, joined
+from neuroscope.masks.evidence_card import EvidenceCard
 from neuroscope.masks.loudness import as_loud
 from neuroscope.masks.per_neuron import UNITS, PerNeuron, by_name, frame_of, shape, widths_of
 from neuroscope.models import Model, Unit
@@ -23,17 +27,16 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-Match = Literal["uniform", "layer", "activation"]
 WRITTEN = (str, list, tuple, AbstractSet, Mapping)  # how neurons are written by hand, besides arrays and frames
-DRAWN = {  # how, in words
-    "uniform": "random neurons of the whole model",
-    "layer": "random neurons of the same layers",
-    "activation": "random neurons of the same layers that are as loud",
-}
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class NeuronMask(PerNeuron):
     """A set of neurons: address -> sorted LongTensor of neuron indices; every site is present, also without a neuron.
+
+    Attributes:
+        evidence: what is known of just these neurons, by part (`with_evidence` puts it there, `card` shows it); a mask
+            that is made of others has none.
 
     Example:
         >>> a = NeuronMask.of({"blocks.0.mlp.hook_post": [1, 2]}, {"blocks.0.mlp.hook_post": 4})
@@ -42,9 +45,14 @@ class NeuronMask(PerNeuron):
         (3, [2], 2, 0.333)
     """
 
+    evidence: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    in_file: ClassVar[tuple[str, ...]] = ("evidence",)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_indices(self.values_by_site, self.widths)
+        object.__setattr__(self, "evidence", checked(self.evidence))
 
     @classmethod
     @public
@@ -175,6 +183,43 @@ class NeuronMask(PerNeuron):
         for width, count in sizes if match == "layer" else [(sum(self.widths.values()), len(self))]:
             flags.append(_flags(torch.randperm(width, generator=generator)[:count], width))
         return self._from_flags(torch.cat(flags), manifest, self.means, self.norms)
+
+    @public
+    def with_evidence(self, *results: Any) -> NeuronMask:
+        """The same mask, with what results know of just these neurons: `card` shows it, `save` keeps it in the file.
+
+        Args:
+            results: of calls that measured this mask, or masks found in the same way on other examples: of
+                `ns.cross_ablation`, `ns.experiments.deactivation`, `ns.stability`, `ns.faithfulness`.
+
+        Raises:
+            ArgumentError: something else, or a result about other neurons, another task or another size.
+
+        Example:
+            >>> mask = NeuronMask.of({"blocks.0.mlp.hook_post": [1, 2]}, {"blocks.0.mlp.hook_post": 4})
+            >>> mask.with_evidence().card().unknown[0]
+            'effect-layer'
+        """
+        evidence: Evidence = {name: dict(of) for name, of in self.evidence.items()}
+        for result in results:
+            if not callable(getattr(type(result), "about", None)):
+                do = "give results, such as those of ns.cross_ablation, ns.stability and ns.faithfulness"
+                raise ArgumentError("with_evidence(results)", f"{kind_of(result)}, which knows nothing of masks", do)
+            evidence = joined(evidence, result.about(self))
+        return replace(self, evidence=evidence)
+
+    @public
+    def card(self, *results: Any) -> EvidenceCard:
+        """Everything known about these neurons, in one small record; what is not known says how to measure it.
+
+        Args:
+            results: as in `with_evidence`, beside what the mask has already.
+
+        Raises:
+            ArgumentError: as in `with_evidence`.
+        """
+        mask = self.with_evidence(*results) if results else self
+        return EvidenceCard.of(mask, self.identity)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per chosen neuron: address, layer, neuron."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -45,6 +45,8 @@ class PerNeuron(Mapping[str, Tensor]):
     manifest: Mapping[str, Any] = field(default_factory=dict)
     means: Mapping[str, Float[Tensor, " coordinate"]] | None = None
     norms: Mapping[str, Float[Tensor, " neuron"]] | None = None
+
+    in_file: ClassVar[tuple[str, ...]] = ()  # further fields that a file says, where they are not empty
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", widths_of(self.widths))
@@ -91,6 +93,7 @@ class PerNeuron(Mapping[str, Tensor]):
             "widths": dict(self.widths),
         }
         described["manifest"] = dict(self.manifest)
+        described |= {name: getattr(self, name) for name in self.in_file if getattr(self, name)}
         metadata = {"neuroscope": json.dumps(described)}  # one key: safetensors writes several in random order
         return files.write(path, lambda partial: save_file(tensors, partial, metadata))
 
@@ -117,7 +120,8 @@ class PerNeuron(Mapping[str, Tensor]):
             for name in ("means", "norms")
         )
         try:
-            return cls(values, described["widths"], described["unit"], manifest, means or None, norms or None)
+            more = {name: described[name] for name in cls.in_file if name in described}
+            return cls(values, described["widths"], described["unit"], manifest, means or None, norms or None, **more)
         except (ArgumentError, MaskError) as error:
             found = f"{error.asked}: {error.found}"
             raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None

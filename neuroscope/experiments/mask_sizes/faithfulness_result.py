@@ -14,7 +14,8 @@ from neuroscope.checks import share as share_of
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.mask_sizes.faithfulness_words import said
 from neuroscope.experiments.standings import Standings
-from neuroscope.masks import NeuronMask, Scores
+from neuroscope.masks import NeuronMask, Scores, check_mask
+from neuroscope.masks.evidence import Evidence, evidence_of, same_recipe
 from neuroscope.results import Result
 
 if TYPE_CHECKING:
@@ -144,6 +145,32 @@ class Faithfulness(Result):
         group = next(iter(self.scores)) if scores is None else choose(scores, self.scores, "scores")
         rows = self.minimal(share).dropna(subset="k")
         return {r.task: self.scores[group][r.task].top(r.k) for r in rows[rows["scores"] == group].itertuples()}
+
+    @public
+    def about(self, mask: NeuronMask) -> Evidence:
+        """What this says of a mask that was cut from scores made as those here, for its evidence card.
+
+        Raises:
+            ArgumentError: a mask of other scores, or of another task.
+        """
+        asked = "faithfulness(...).about(mask)"
+        check_mask(mask, asked)
+        sets = self.manifest.get("scores", {})
+        places = [(g, name) for g, each in sets.items() for name, scored in each.items() if same_recipe(mask, scored)]
+        if not places:
+            known = ", ".join(dict.fromkeys(name for each in sets.values() for name in each)) or "no task"
+            found = f"a mask that was not found as the scores of {known} here"
+            raise ArgumentError(asked, found, "give faithfulness the scores that the mask was cut from")
+        (group, name), tables = places[0], (self.minimal(), self.sizes())
+        rows = [table[(table["scores"] == group) & (table["task"] == name)] for table in tables]
+        row, sizes = rows[0].iloc[0], rows[1][rows[1]["k"] < 1]["k"]
+        why = "" if name in self.known else "it has nothing to carry" if name in self.nothing_to_carry else "at chance"
+        numbers = {key: row[key] for key in ("k", "neurons", "only", "low", "high")}
+        about = {"n": self.manifest["n"], "n_random": self.manifest["n_random"], "largest": sizes.max()}
+        words = {"value": str(self.manifest["value"]), "why": why}
+        return evidence_of(
+            "minimal", self.manifest, name, share=SHARE, random=row["random_only"], **numbers, **about, **words
+        )
 
     def summary(self) -> pd.DataFrame:
         """One row per set of scores and task.

@@ -1,0 +1,163 @@
+"""What can be known of a mask, part by part: which numbers a part has, and what measures it.
+
+Evidence is a dict: name of a part -> its fields, all of them plain values that JSON can say, so that a mask's file can
+carry it. A result that knows something of a mask answers `result.about(mask)` with parts, made by `evidence_of`;
+`joined` puts them together, and `checked` holds whatever comes from a file to the table below. To add a part, add its
+row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from neuroscope.checks import by_text, plain, text_of
+from neuroscope.errors import ArgumentError, brief, kind_of
+from neuroscope.masks.draws import DRAWN
+from neuroscope.masks.per_neuron import PerNeuron
+
+Evidence: TypeAlias = dict[str, dict[str, Any]]
+Kind = Literal["number", "text", "texts"]
+ALWAYS: dict[str, Kind] = {"task": "text", "measured": "text", "fingerprint": "text", "interventions": "texts"}
+CUT = {"k", "per_layer", "asked", "eligible", "tied", "by_position"}  # what a mask says that was cut by scores.top(k)
+RECIPE = ("method", "objective", "reduction", "sign", "options", "split", "data_hash", "fingerprint")
+
+
+class Witness(Protocol):
+    """A result that knows something of masks."""
+
+    def about(self, mask: Any) -> Evidence: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of evidence.
+
+    Attributes:
+        title: what it is, in a few words.
+        how: the call that measures it, where it is missing; `{k}` is the mask's share of the neurons.
+        fields: name -> kind of value, besides those that every part has: the task, the day on which its numbers were
+            put together, the fingerprint of the model's weights, and what was live on it. A number may be None.
+    """
+
+    title: str
+    how: str
+    fields: Mapping[str, Kind]
+
+
+def _numbers(*names: str) -> dict[str, Kind]:
+    return dict.fromkeys(names, "number")
+
+
+_EFFECT = _numbers("score", "original", "control", "effect", "low", "high", "p", "q", "tests", "n", "n_random")
+CROSSED = "ns.cross_ablation(model, tasks, masks)"
+_HOW = {"layer": CROSSED} | {match: f'{CROSSED[:-1]}, match="{match}")' for match in ("activation", "uniform")}
+
+PARTS: dict[str, Part] = {
+    f"effect-{match}": Part(f"beside {DRAWN[match]}", how, {**_EFFECT, "value": "text"}) for match, how in _HOW.items()
+} | {
+    "verdict": Part(
+        "is it the task's own",
+        f"{CROSSED}, with tasks of other families",
+        {"verdict": "text", "match": "text", "strongest": "text"}
+        | _numbers("selectivity", "selectivity_low", "breaks", "strongest_effect", "tasks"),
+    ),
+    "neutral": Part(
+        "loss on neutral text",
+        f"{CROSSED}, with `neutral=` texts where the model has none of its own",
+        {"texts": "text", "match": "text"} | _numbers("loss", "random", "original", "low", "high", "q"),
+    ),
+    "stability": Part(
+        "how far it replicates",
+        "ns.stability(model, tasks, k=[{k}])",
+        _numbers("k", "ceiling", "chance", "examples", "half", "full"),
+    ),
+    "minimal": Part(
+        "how few neurons suffice",
+        "ns.faithfulness(model, tasks, scores)",
+        {"value": "text", "why": "text"}
+        | _numbers("share", "k", "neurons", "only", "low", "high", "random", "largest", "n", "n_random"),
+    ),
+}
+
+
+def evidence_of(name: str, manifest: Mapping[str, Any], task: str, **fields: Any) -> Evidence:
+    """One part, of a result with that manifest: numbers as Python's own, missing ones as None."""
+    about = {"task": task, "measured": manifest.get("measured", ""), "fingerprint": manifest.get("fingerprint", "")}
+    about["interventions"] = [str(text) for text in manifest.get("interventions", [])]
+    given = {field: None if str(value) == "<NA>" else value for field, value in fields.items()}  # of whole numbers
+    return checked({name: {**about, **given}})
+
+
+def checked(evidence: Any, asked: str = "evidence") -> Evidence:
+    """Evidence as a dict of its own.
+
+    Raises:
+        ArgumentError: parts or fields that there are not, or values of another kind.
+    """
+    do = "leave it to mask.with_evidence(result, ...)"
+    return {name: _fields(name, of, asked, do) for name, of in by_text(evidence, asked, do).items()}
+
+
+def _fields(name: str, of: Any, asked: str, do: str) -> dict[str, Any]:
+    if name not in PARTS:
+        raise ArgumentError(asked, f"{brief(name)} for a part; there are {', '.join(PARTS)}", do)
+    kinds = {**ALWAYS, **PARTS[name].fields}
+    given = by_text(of, f"{asked}[{name!r}]", do)
+    if set(given) != set(kinds):
+        wrong = sorted(set(given) ^ set(kinds))
+        raise ArgumentError(f"{asked}[{name!r}]", f"other fields than it has: {brief(wrong)}", do)
+    return {field: _value(given[field], kind, f"{asked}[{name!r}][{field!r}]", do) for field, kind in kinds.items()}
+
+
+def _value(value: Any, kind: Kind, asked: str, do: str) -> Any:
+    if kind == "text":
+        return text_of(value, asked)
+    if kind == "texts":
+        if not isinstance(value, list | tuple):
+            raise ArgumentError(asked, f"{kind_of(value)}, not a list of texts", do)
+        return [text_of(text, asked) for text in value]
+    number = plain(value)
+    if number is None or (isinstance(number, float) and not math.isfinite(number)):
+        return None
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise ArgumentError(asked, f"{kind_of(value)}, not a number", do)
+    return number
+
+
+def joined(before: Mapping[str, dict[str, Any]], more: Evidence) -> Evidence:
+    """Both; of a part that both have the later one, unless only the earlier one has an interval."""
+    weaker = [
+        name for name, of in more.items() if of.get("low") is None and before.get(name, {}).get("low") is not None
+    ]
+    return {**before, **{name: of for name, of in more.items() if name not in weaker}}
+
+
+def name_in(manifest: Mapping[str, Any], mask: PerNeuron, identity: str, asked: str) -> str:
+    """Under which name a result has measured just these neurons.
+
+    Raises:
+        ArgumentError: under none: it measured others.
+    """
+    names = [name for name, known in manifest.get("identities", {}).items() if known == identity]
+    own = mask.manifest.get("task")
+    if not names:
+        found = f"masks of {', '.join(manifest.get('sizes', {})) or 'an unknown kind'}, none of just these neurons"
+        raise ArgumentError(asked, found, "give the result of a call with this very mask")
+    return str(own) if own in names else names[0]
+
+
+def same_recipe(mask: PerNeuron, scored: Mapping[str, Any]) -> bool:
+    """Whether a mask was found as scores with this manifest were: way, data and model."""
+    return all(mask.manifest.get(key) == scored.get(key) for key in RECIPE)
+
+
+def share_of(mask: PerNeuron) -> float | None:
+    """The share of all neurons that a mask was cut at; None where it was made otherwise."""
+    selection = mask.manifest.get("selection")
+    if not isinstance(selection, Mapping) or selection.get("per_layer") or set(selection) - CUT:
+        return None
+    k = selection.get("k")
+    return float(k) if isinstance(k, int | float) and not isinstance(k, bool) else None

@@ -1,0 +1,175 @@
+"""The evidence card of a mask: everything known about it in one small record, and how to measure what is not."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from neuroscope import figures, files
+from neuroscope.errors import FileError
+from neuroscope.markup import NEGATIVE, NOTHING, isolated, markdown
+from neuroscope.masks.card_rows import percent, points, rows_of
+from neuroscope.masks.evidence import PARTS, checked
+from neuroscope.masks.per_neuron import PerNeuron
+from neuroscope.results import Result
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FOUND = (
+    "method", "reduction", "objective", "sign", "options", "examples", "split", "seed", "data_hash", "selection",
+    "operation", "match",
+)  # fmt: skip
+MODEL = ("model", "revision", "fingerprint", "dtype", "interventions")
+VERDICTS = {
+    "specific": "switched off, they break it more than random neurons do, more than they break tasks in general, and "
+    "more than the neurons of any other family do",
+    "selective": "switched off, they break it more than random neurons do, and more than they break tasks in general",
+    "shared": f"{NEGATIVE}: switched off, they break it, but not more than is explained by how much they break in "
+    "general and how easily it breaks",
+    "general": f"{NEGATIVE}: switched off, they break at least half of the other families' tasks as well",
+    "no effect": f"{NEGATIVE}: switching them off is not shown to break it more than random neurons do",
+    "not compared": "switched off, they break it more than random neurons do; there was no other family to compare",
+    "not competent": f"{NOTHING}: the model is not shown to be better there than the best constant answer",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class EvidenceCard(Result):
+    """What is known of one mask: a row per fact, with the day on which it was measured.
+
+    `table` has part, what, value (in words) and measured; `manifest` has the same as numbers (`to_dict` gives a copy):
+    name, unit, neurons, of, identity, layers (neurons and all neurons of each), found and model (how, on what), and
+    `evidence` by part (`masks.evidence.PARTS`). Shown as Markdown by `str(card)`, in notebooks as a table.
+    """
+
+    title = "Evidence card"
+    captions: ClassVar[Mapping[str, str]] = {"facts": "What is known, and how to measure what is not"}
+
+    @classmethod
+    def of(cls, mask: Any, identity: str) -> EvidenceCard:
+        """The card of a mask with what it carries."""
+        import pandas as pd  # heavy: only where a table is made
+
+        known = {
+            "name": str(mask.manifest.get("task", "mask")),
+            "unit": mask.unit,
+            "neurons": len(mask),
+            "of": sum(mask.widths.values()),
+            "identity": identity,
+            "layers": _layers(mask),
+            "found": {key: _plain(mask.manifest[key]) for key in FOUND if key in mask.manifest},
+            "model": {key: _plain(mask.manifest[key]) for key in MODEL if key in mask.manifest},
+            "evidence": checked(mask.evidence),
+            "versions": files.versions(),
+        }
+        table = pd.DataFrame(rows_of(known), columns=["part", "what", "value", "measured"])
+        return cls(table, known)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        missing = {"name", "neurons", "of", "layers", "evidence"} - set(self.manifest)
+        if self.manifest and missing:  # of a file that somebody wrote by hand
+            raise FileError("read an evidence card", f"no {sorted(missing)}", "write it again with card.save()")
+
+    @property
+    def evidence(self) -> dict[str, dict[str, Any]]:
+        """Part -> its numbers, such as `card.evidence["effect-layer"]["q"]`; a copy."""
+        return copy.deepcopy(self.manifest["evidence"])
+
+    @property
+    def unknown(self) -> list[str]:
+        """Parts that were not measured."""
+        return [name for name in PARTS if name not in self.manifest["evidence"]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values that JSON can say; missing numbers are None."""
+        return copy.deepcopy(self.manifest)
+
+    def in_words(self) -> str:
+        """The verdict, the effect with its interval, and what was not measured."""
+        return self._words(isolated)
+
+    def _words(self, shown: Callable[[str], str]) -> str:
+        evidence, size = self.manifest["evidence"], f"{self.manifest['neurons']:,} neurons"
+        # beside the random neurons that are most like these, of those measured
+        matches = [match for match in ("activation", "layer", "uniform") if f"effect-{match}" in evidence]
+        verdict, effect = evidence.get("verdict"), evidence[f"effect-{matches[0]}"] if matches else None
+        task = shown((verdict or effect or {"task": self.manifest["name"]})["task"])
+        cost = f"{points(effect, matches[0])}" if effect else ""
+        if verdict:
+            among = "" if verdict["tasks"] is None else f", among {verdict['tasks']} tasks"
+            meaning = VERDICTS.get(verdict["verdict"], "")
+            lines = [f"These {size} are **{shown(verdict['verdict'])}** for {task}{among}: {meaning}."]
+            lines += [f"- Switched off, they cost {cost}."] * bool(cost)
+        elif effect:
+            lines = [f"Switched off, these {size} cost {task} {cost}."]
+        else:
+            lines = [f"What these {size} do for {task} is not measured."]
+        if self.unknown:
+            lines.append(f"- Not measured: {', '.join(PARTS[name].title for name in self.unknown)}.")
+        return "\n".join([lines[0], "", *lines[1:]])
+
+    def to_markdown(self) -> str:
+        """The card as Markdown: a heading, the verdict, a table. Names are shown as they are, whatever is in them."""
+        head = f"## {self.title}: {markdown(isolated(self.manifest['name']))}"
+        rows = ["| part | what | value | measured |", "|---|---|---|---|"]
+        for row in self.table.itertuples(index=False):
+            rows.append("| " + " | ".join(markdown(cell) for cell in row) + " |")
+        words = self._words(lambda name: markdown(isolated(name)))
+        return "\n".join([head, "", words, "", *rows, ""])
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def __repr__(self) -> str:
+        known = len(PARTS) - len(self.unknown)
+        share = percent(self.manifest["neurons"] / max(self.manifest["of"], 1))
+        return f"EvidenceCard({self.manifest['name']!r}, {share}, {known} of {len(PARTS)} parts measured)"
+
+    def _repr_html_(self) -> str:
+        """Words and table; the figure is `figure()`."""
+        return f"<div>{self._words_and_table()}</div>"
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display  # only in a notebook, which has it
+
+        display(HTML(self._repr_html_()))
+
+    def figure(self) -> go.Figure:
+        """Where in depth the neurons are."""
+        layers = self.manifest["layers"]
+        counts = {label: of["neurons"] for label, of in layers.items()}
+        return figures.depth_map({self.manifest["name"]: counts}, {label: of["of"] for label, of in layers.items()})
+
+    def tables(self) -> dict[str, Any]:
+        """The facts."""
+        return {"facts": self.to_frame()}
+
+
+def _layers(mask: PerNeuron) -> dict[str, dict[str, int]]:
+    """By layer, all its sites (of its experts) together: neurons in the mask, and all."""
+    layers: dict[str, dict[str, int]] = {}
+    for address, neurons in mask.items():
+        parts = address.split(".")
+        end = next((i for i, p in enumerate(parts) if p.isdigit()), len(parts) - 1)
+        layer = layers.setdefault(".".join(parts[: end + 1]), {"neurons": 0, "of": 0})
+        layer["neurons"] += len(neurons)
+        layer["of"] += mask.widths[address]
+    return layers
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say as it is, with missing numbers as None; of anything else its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inside) for inside in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
