@@ -113,8 +113,9 @@ def test_tests_verdict_and_neutral_text_are_those_of_the_matrix(crossed, full):
         assert own["neutral"]["original"] == pytest.approx(cell["neutral_original"])
 
 
-def test_the_ceiling_and_the_smallest_size_are_those_of_their_results(stable, faithful, full):
+def test_the_ceiling_and_the_smallest_size_are_those_of_their_results(scores, stable, faithful, full):
     smallest = faithful.minimal(0.9).set_index("task")
+    assert scores["food"].top(29).card(stable).evidence["stability"] == full["food"].evidence["stability"]
     for name, mask in full.items():
         own = mask.card().evidence
         assert own["stability"]["k"] == 0.3 and own["stability"]["ceiling"] == stable.ceiling(0.3)[name]
@@ -220,10 +221,10 @@ def test_results_about_others_are_refused(model, tasks, scores, masks, crossed, 
     for mask, result, text in (
         (smaller, crossed, "none of just these neurons"),
         (masks["food"].random_like(seed=0), crossed, "none of just these neurons"),
-        (smaller, stable, "k=0.2"),
+        (smaller, stable, "a mask of 19 neurons, 0.198 of all"),
         (other, stable, "not found as those of food"),
-        (scores["food"].top(0.3, per_layer=True), stable, "not cut at a share"),
-        (by_hand, stable, "not cut at a share"),
+        (scores["food"].top(0.3, per_layer=True), stable, "not cut from the scores of the whole model"),
+        (by_hand, stable, "not found as those of food"),
         (other, faithful, "not found as the scores of food"),
         (masks["food"], tasks["food"], "a Task, which knows nothing of masks"),
         (masks["food"], None, "a NoneType"),

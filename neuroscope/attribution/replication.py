@@ -20,7 +20,7 @@ from neuroscope.attribution.methods import METHODS
 from neuroscope.checks import Progress, public, share, watched, whole
 from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.masks import NeuronMask, Scores, check_mask
-from neuroscope.masks.evidence import Evidence, evidence_of, same_recipe, share_of
+from neuroscope.masks.evidence import Evidence, evidence_of, is_top, same_recipe
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import percentile_interval
@@ -99,15 +99,19 @@ class Stability(Result):
         check_mask(mask, asked)
         masks = self.manifest.get("masks", {})
         names = [name for name, found in masks.items() if same_recipe(mask, found) and mask.unit == found["unit"]]
-        k = share_of(mask)
-        if not names or k is None:
+        if not names or not is_top(mask):
             what = f"a mask that was not found as those of {', '.join(masks) or 'no task'} here"
-            found = what if k is not None else "a mask that was not cut at a share of all neurons"
+            found = what if not names else "a mask that was not cut from the scores of the whole model by size"
             raise ArgumentError(asked, found, "measure how far it replicates in the way that the mask was made")
-        rows = self._at(k)
-        row = rows[rows["task"] == names[0]].sort_values("examples").iloc[-1]
+        rows = self.table[self.table["task"] == names[0]]
+        sized = rows[rows["neurons"] == len(mask)].sort_values("examples")
+        if sized.empty:
+            sizes = ", ".join(f"{k:.3g}" for k in sorted(set(rows["k"])))
+            found = f"a mask of {len(mask):,} neurons, {len(mask) / sum(mask.widths.values()):.3g} of all"
+            raise ArgumentError(asked, found, f"measure that share with stability(k=...); here is k = {sizes}")
+        row = sized.iloc[-1]
         reliable = {key: self.manifest["reliability"][names[0]][key] for key in ("half", "full")}
-        numbers = {"k": k, "ceiling": row["jaccard"], "chance": row["chance"], "examples": row["examples"]}
+        numbers = {"k": row["k"], "ceiling": row["jaccard"], "chance": row["chance"], "examples": row["examples"]}
         return evidence_of("stability", self.manifest, names[0], **numbers, **reliable)
 
     def _at(self, k: float) -> pd.DataFrame:

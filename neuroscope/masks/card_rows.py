@@ -20,8 +20,8 @@ def rows_of(known: Mapping[str, Any]) -> list[Row]:
         of = known["evidence"].get(name)
         group = name.partition("-")[0]
         if of is None:
-            k = known["found"].get("selection", {})
-            k = k.get("k", "...") if isinstance(k, Mapping) else "..."
+            cut = known["found"].get("selection")
+            k = cut["k"] if isinstance(cut, Mapping) and "k" in cut else f"{known['neurons'] / max(known['of'], 1):.3g}"
             rows.append((group, part.title, f"not measured: {part.how.replace('{k}', isolated(k))}", ""))
             continue
         text = told[name](of) if name in told else _effect(of, name.partition("-")[2])

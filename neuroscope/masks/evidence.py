@@ -21,7 +21,15 @@ from neuroscope.masks.per_neuron import PerNeuron
 Evidence: TypeAlias = dict[str, dict[str, Any]]
 Kind = Literal["number", "text", "texts"]
 ALWAYS: dict[str, Kind] = {"task": "text", "measured": "text", "fingerprint": "text", "interventions": "texts"}
-CUT = {"k", "per_layer", "asked", "eligible", "tied", "by_position"}  # what a mask says that was cut by scores.top(k)
+CUT = {
+    "k",
+    "count",
+    "per_layer",
+    "asked",
+    "eligible",
+    "tied",
+    "by_position",
+}  # what a mask says that was cut by scores.top(k)
 RECIPE = ("method", "objective", "reduction", "sign", "options", "split", "data_hash", "fingerprint")
 
 
@@ -154,10 +162,7 @@ def same_recipe(mask: PerNeuron, scored: Mapping[str, Any]) -> bool:
     return all(mask.manifest.get(key) == scored.get(key) for key in RECIPE)
 
 
-def share_of(mask: PerNeuron) -> float | None:
-    """The share of all neurons that a mask was cut at; None where it was made otherwise."""
+def is_top(mask: PerNeuron) -> bool:
+    """Whether a mask has the most relevant neurons of the whole model, so many of them."""
     selection = mask.manifest.get("selection")
-    if not isinstance(selection, Mapping) or selection.get("per_layer") or set(selection) - CUT:
-        return None
-    k = selection.get("k")
-    return float(k) if isinstance(k, int | float) and not isinstance(k, bool) else None
+    return isinstance(selection, Mapping) and not selection.get("per_layer") and not set(selection) - CUT
