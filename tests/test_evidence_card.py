@@ -177,6 +177,12 @@ def test_a_file_carries_the_card(full, masks, tmp_path):
     assert full["food"].card().save(tmp_path / "card.json").exists()
     card = load_result(tmp_path / "card.json")
     assert isinstance(card, EvidenceCard) and card.to_dict() == full["food"].card().to_dict()
+    for change in ({"evidence": {"x": {}}}, {"layers": 3}, {"name": None}):
+        content = json.loads((tmp_path / "card.json").read_text())
+        content["manifest"] |= change
+        (tmp_path / "other.json").write_text(json.dumps(content))
+        with pytest.raises(FileError, match=next(iter(change))):
+            EvidenceCard.load(tmp_path / "other.json")
     assert card.evidence is not card.evidence and card.table.equals(full["food"].card().table)
 
 

@@ -156,6 +156,7 @@ def good_values(folder):
         "names": [*masks["a"]], "unit": "hidden", "families": {"a": "x", "b": "x"}, "reference": "a", "measure": "cka",
         "statistics.against_controls.outcomes": [0.0, 1.0], "results": [], "recipe": {"steps": 1}, "which": "all",
         "shots": 0, "statistics.paired_permutation.a": [0.0, 1.0], "statistics.paired_permutation.b": [1.0, 1.0],
+        "EvidenceCard": masks["a"].card(),
         "Model": model, "NeuronMask": masks["a"], "Scores": scores["a"], "Task": two["a"], "Recipe": ns.Recipe(),
         "CKA": ns.similarity.CKA(), "Overlap": ns.overlap(masks), "Similarity": ns.compare(reps, reps),
         "Maps": ns.pca(reps), "ParameterSimilarity": similarity, "Correlation": ns.correlate(pairs, pairs),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from neuroscope import figures, files
-from neuroscope.errors import FileError
+from neuroscope.errors import ArgumentError, kind_of
 from neuroscope.markup import NEGATIVE, NOTHING, isolated, markdown
 from neuroscope.masks.card_rows import percent, points, rows_of
 from neuroscope.masks.evidence import PARTS, checked
@@ -49,31 +49,15 @@ class EvidenceCard(Result):
     title = "Evidence card"
     captions: ClassVar[Mapping[str, str]] = {"facts": "What is known, and how to measure what is not"}
 
-    @classmethod
-    def of(cls, mask: Any, identity: str) -> EvidenceCard:
-        """The card of a mask with what it carries."""
-        import pandas as pd  # heavy: only where a table is made
-
-        known = {
-            "name": str(mask.manifest.get("task", "mask")),
-            "unit": mask.unit,
-            "neurons": len(mask),
-            "of": sum(mask.widths.values()),
-            "identity": identity,
-            "layers": _layers(mask),
-            "found": {key: _plain(mask.manifest[key]) for key in FOUND if key in mask.manifest},
-            "model": {key: _plain(mask.manifest[key]) for key in MODEL if key in mask.manifest},
-            "evidence": checked(mask.evidence),
-            "versions": files.versions(),
-        }
-        table = pd.DataFrame(rows_of(known), columns=["part", "what", "value", "measured"])
-        return cls(table, known)
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        missing = {"name", "neurons", "of", "layers", "evidence"} - set(self.manifest)
-        if self.manifest and missing:  # of a file that somebody wrote by hand
-            raise FileError("read an evidence card", f"no {sorted(missing)}", "write it again with card.save()")
+        do = "take the card of a mask, mask.card(), or write it again"
+        kinds = {"name": str, "neurons": int, "of": int, "layers": dict, "evidence": dict}
+        for key, kind in kinds.items():
+            if not isinstance(self.manifest.get(key), kind):
+                found = f"{kind_of(self.manifest[key])} for {key}" if key in self.manifest else f"no {key}"
+                raise ArgumentError("EvidenceCard(table, manifest)", found, do)
+        checked(self.manifest["evidence"], "EvidenceCard(table, manifest): evidence")
 
     @property
     def evidence(self) -> dict[str, dict[str, Any]]:
@@ -148,6 +132,31 @@ class EvidenceCard(Result):
     def tables(self) -> dict[str, Any]:
         """The facts."""
         return {"facts": self.to_frame()}
+
+
+def card_of(mask: PerNeuron, identity: str, evidence: Mapping[str, Any]) -> EvidenceCard:
+    """The card of a mask.
+
+    Args:
+        mask: its neurons, and how it was found.
+        identity: what tells it from other masks.
+        evidence: what is known of just these neurons.
+    """
+    import pandas as pd  # heavy: only where a table is made
+
+    known = {
+        "name": str(mask.manifest.get("task", "mask")),
+        "unit": mask.unit,
+        "neurons": len(mask),
+        "of": sum(mask.widths.values()),
+        "identity": identity,
+        "layers": _layers(mask),
+        "found": {key: _plain(mask.manifest[key]) for key in FOUND if key in mask.manifest},
+        "model": {key: _plain(mask.manifest[key]) for key in MODEL if key in mask.manifest},
+        "evidence": checked(evidence),
+        "versions": files.versions(),
+    }
+    return EvidenceCard(pd.DataFrame(rows_of(known), columns=["part", "what", "value", "measured"]), known)
 
 
 def _layers(mask: PerNeuron) -> dict[str, dict[str, int]]:

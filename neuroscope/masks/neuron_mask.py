@@ -18,7 +18,7 @@ from neuroscope.errors import ArgumentError, MaskError, choose, kind_of, naming
 from neuroscope.masks.by_hand import check_indices, neurons_of
 from neuroscope.masks.draws import DRAWN, Match
 from neuroscope.masks.evidence import Evidence, checked, joined
-from neuroscope.masks.evidence_card import EvidenceCard
+from neuroscope.masks.evidence_card import EvidenceCard, card_of
 from neuroscope.masks.loudness import as_loud
 from neuroscope.masks.per_neuron import UNITS, PerNeuron, by_name, frame_of, shape, widths_of
 from neuroscope.models import Model, Unit
@@ -219,7 +219,7 @@ class NeuronMask(PerNeuron):
             ArgumentError: as in `with_evidence`.
         """
         mask = self.with_evidence(*results) if results else self
-        return EvidenceCard.of(mask, self.identity)
+        return card_of(mask, self.identity, mask.evidence)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per chosen neuron: address, layer, neuron."""
