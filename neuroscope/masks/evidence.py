@@ -55,38 +55,41 @@ class Part:
     fields: Mapping[str, Kind]
 
 
-def _numbers(*names: str) -> dict[str, Kind]:
-    return dict.fromkeys(names, "number")
+def _kinds(numbers: tuple[str, ...], texts: tuple[str, ...] = ()) -> dict[str, Kind]:
+    kinds: dict[str, Kind] = dict.fromkeys(numbers, "number")
+    return kinds | dict.fromkeys(texts, "text")
 
 
-_EFFECT = _numbers("score", "original", "control", "effect", "low", "high", "p", "q", "tests", "n", "n_random")
-CROSSED = "ns.cross_ablation(model, tasks, masks)"
-_HOW = {"layer": CROSSED} | {match: f'{CROSSED[:-1]}, match="{match}")' for match in ("activation", "uniform")}
+_EFFECT = ("score", "original", "control", "effect", "low", "high", "p", "q", "tests", "n", "n_random")
+_CROSSED = "ns.cross_ablation(model, tasks, masks)"
+_HOW = {"layer": _CROSSED} | {match: f'{_CROSSED[:-1]}, match="{match}")' for match in ("activation", "uniform")}
 
 PARTS: dict[str, Part] = {
-    f"effect-{match}": Part(f"beside {DRAWN[match]}", how, {**_EFFECT, "value": "text"}) for match, how in _HOW.items()
+    f"effect-{match}": Part(f"beside {DRAWN[match]}", how, _kinds(_EFFECT, ("value",))) for match, how in _HOW.items()
 } | {
     "verdict": Part(
         "is it the task's own",
-        f"{CROSSED}, with tasks of other families",
-        {"verdict": "text", "match": "text", "strongest": "text"}
-        | _numbers("selectivity", "selectivity_low", "breaks", "strongest_effect", "tasks"),
+        f"{_CROSSED}, with tasks of other families",
+        _kinds(
+            ("selectivity", "selectivity_low", "breaks", "strongest_effect", "tasks"), ("verdict", "match", "strongest")
+        ),
     ),
     "neutral": Part(
         "loss on neutral text",
-        f"{CROSSED}, with `neutral=` texts where the model has none of its own",
-        {"texts": "text", "match": "text"} | _numbers("loss", "random", "original", "low", "high", "q"),
+        f"{_CROSSED}, with `neutral=` texts where the model has none of its own",
+        _kinds(("loss", "random", "original", "low", "high", "q"), ("texts", "match")),
     ),
     "stability": Part(
         "how far it replicates",
         "ns.stability(model, tasks, k=[{k}])",
-        _numbers("k", "ceiling", "chance", "examples", "half", "full"),
+        _kinds(("k", "ceiling", "chance", "examples", "half", "full")),
     ),
     "minimal": Part(
         "how few neurons suffice",
         "ns.faithfulness(model, tasks, scores)",
-        {"value": "text", "why": "text"}
-        | _numbers("share", "k", "neurons", "only", "low", "high", "random", "largest", "n", "n_random"),
+        _kinds(
+            ("share", "k", "neurons", "only", "low", "high", "random", "largest", "n", "n_random"), ("value", "why")
+        ),
     ),
 }
 
