@@ -17,6 +17,8 @@ from neuroscope.checks import Progress
 from neuroscope.errors import ArgumentError, FileError, NeuroscopeError, TaskError
 from neuroscope.evaluation import Constant, Neutral, Outcomes, Prepared, judge, losses_of, prepare_neutral, prepare_task
 from neuroscope.interventions import ablate
+from neuroscope.interventions.corrupt_prompts import corrupt_prompts
+from neuroscope.interventions.corrupt_run import corrupted
 from neuroscope.interventions.edits import Value
 from neuroscope.interventions.mask_sites import MaskSites, Scope
 from neuroscope.interventions.replacements import ByAddress, mean_activations
@@ -41,7 +43,8 @@ class Judge:
         neutral: texts (None: the model's own; () leaves it out).
         value: what the neurons of a mask become, as in `ablate`. A mean is made once for each task. Under neutral texts
             they are off.
-        data: a task whose discovery examples give the mean or the sample; None: each task's own.
+        data: a task whose discovery examples give the mean or the sample; None: each task's own. With "corrupt" it is
+            none: the corrupt prompts are those of the examples that are judged.
     """
 
     def __init__(
@@ -58,6 +61,9 @@ class Judge:
         self.model, self.tasks = model, tasks
         self.neutral, self.no_neutral = _neutral(model, neutral, batch_size)
         self.value, self.data = value, data
+        if value == "corrupt" and data is not None:
+            do = "leave out data: the corrupt prompts are those of the examples that are judged"
+            raise ArgumentError(f"value='corrupt' with data={data.name!r}", "data of another task", do)
         if value in ("mean", "resample"):
             for task in [*tasks.values()] if data is None else [data]:
                 task.split("discovery", EXAMPLES)  # there are some
@@ -68,6 +74,9 @@ class Judge:
         self.prepared: dict[str, Prepared] = {
             name: prepare_task(model, task, "test", n, batch_size) for name, task in tasks.items()
         }
+        self._corrupt = {name: corrupt_prompts(model, task) for name, task in tasks.items() if value == "corrupt"}
+        for name, prompts in self._corrupt.items():
+            prompts.check(self.prepared[name].examples)
 
     def __call__(self, task: str, mask: NeuronMask | None = None) -> Outcomes:
         """[example] outcomes of a task's test examples with the mask's neurons off."""
@@ -97,7 +106,8 @@ class Judge:
     def _becomes(self, task: str) -> tuple[str | float | int, ...]:
         """What tells the value of a mask's neurons from zero."""
         if isinstance(self.value, str):
-            return () if self.value == "zero" else (self.value, self._source(task).data_hash, EXAMPLES)
+            source = (self.value, self._source(task).data_hash)
+            return () if self.value == "zero" else source if self.value == "corrupt" else (*source, EXAMPLES)
         return (float(self.value),) if self.value else ()
 
     def _source(self, task: str) -> Task:
@@ -177,6 +187,9 @@ class Judge:
     def _ablated(self, task: str, mask: NeuronMask) -> Scope:
         if self.value == "resample":
             return ablate(self.model, mask, value=self.value, data=self._source(task), examples=EXAMPLES)
+        if self.value == "corrupt":
+            places = MaskSites.find(self.model, mask, "ablate(value='corrupt')")
+            return corrupted(places, self._corrupt[task], None, self.tasks[task].data_hash)
         if self.value != "mean":
             return ablate(self.model, mask, value=self.value)
         source = self._source(task)

@@ -7,7 +7,7 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,13 +15,16 @@ from torch import Tensor
 from neuroscope.arrays import array_of
 from neuroscope.checks import finite, public
 from neuroscope.errors import ArgumentError, choose
+from neuroscope.interventions.corrupt_prompts import corrupt_prompts
+from neuroscope.interventions.corrupt_run import corrupted
 from neuroscope.interventions.mask_sites import MaskSites, Scope, Where
 from neuroscope.interventions.replacements import ByAddress, mean_activations, one_tokens_activations
 from neuroscope.interventions.where import At, Range, where_of
 from neuroscope.models.sites import Site
 from neuroscope.tasks.task import Task, check_task
 
-Value = Literal["zero", "mean", "resample"]
+Value = Literal["zero", "mean", "resample", "corrupt"]
+VALUES = get_args(Value)
 
 
 @public
@@ -44,8 +47,10 @@ def ablate(
         value: what they become. "zero"; a number; "mean": the neuron's mean activation over the real tokens of the
             examples it was scored on (with this model), or of `data`; "resample": its activation at one token of an
             example of `data`, both drawn by `seed`: the same token for all neurons, so that the state is one that
-            occurs.
-        data: a task whose discovery examples give the mean or the sample.
+            occurs; "corrupt": its activation at the same token where the prompt is replaced by its pair,
+            `Example.corrupt` of `data`, which must have as many tokens, and all that follows is the same, also what is
+            generated: that of the model without interventions.
+        data: a task whose discovery examples give the mean or the sample; of "corrupt", the task whose prompts are run.
         examples: at most how many of them.
         seed: of the draw.
         at: at which tokens, of a causal model (None: all). "prompt"; "last": the prompt's last token; "answer": the
@@ -61,6 +66,8 @@ def ablate(
         MaskError: the mask is of another model; the text names both shapes.
         ArgumentError: an unknown value, no data to take it from, or an unknown `at`; and when the model is run, tokens
             that a pass lacks, or that cannot be known.
+        TaskError: of "corrupt", a task none of whose examples has a corrupt prompt of as many tokens; and when the
+            model is run, a prompt that is not the task's, or that has none.
         ModelError: `at` for a model that is not causal, or `when` for heads, which have several numbers.
 
     Example:
@@ -74,10 +81,14 @@ def ablate(
     places = MaskSites.find(model, mask, asked)
     where = where_of(places, at, when, "ablate")
     if not isinstance(value, str):
-        constant = finite(value, "ablate(value)", "give 'zero', 'mean', 'resample' or a number")
+        constant = finite(value, "ablate(value)", "give 'zero', 'mean', 'resample', 'corrupt' or a number")
         return places.changed(lambda site, h, coordinates: h.index_fill(-1, coordinates, constant), asked, where)
-    if choose(value, ("zero", "mean", "resample"), "value") == "zero":
+    if choose(value, VALUES, "value") == "zero":
         return _silenced(places, asked, where)
+    if value == "corrupt":
+        if data is None:
+            raise ArgumentError(asked, "no data", "give data=, the task whose prompts are run, with their corrupt ones")
+        return corrupted(places, corrupt_prompts(places.model, data), where, data.data_hash)
     becomes = _replacement(places, value, data, examples, seed, asked)
 
     def fill(site: Site, h: Tensor, coordinates: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from neuroscope.models.hugging_face import open_hugging_face
@@ -15,3 +17,18 @@ def open_nnsight(model: Any, tokenizer: Any = None, named: Any = None) -> Model:
     root = model._module
     tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
     return open_hugging_face(root, tokenizer, backend="nnsight", original=model, named=named)
+
+
+@contextlib.contextmanager
+def outside_traces(model: Model) -> Iterator[None]:
+    """A scope in which a trace of the model that is running sees nothing: a pass within is not taken for its own."""
+    interleaver = getattr(model.original, "interleaver", None) if model.backend == "nnsight" else None
+    if interleaver is None:
+        yield
+        return
+    is_on = interleaver.interleaving
+    interleaver.interleaving = False  # as nnsight does where a trace calls a module by itself
+    try:
+        yield
+    finally:
+        interleaver.interleaving = is_on

@@ -60,8 +60,9 @@ def faithfulness(
             of scores of the same tasks and neurons in one table, all later ones compared with the first.
         k: growing shares of all neurons in (0, 1]: the sizes of the masks.
         value: what ablated neurons become, in all measurements: "zero", a number, "mean" (over the real tokens of 256
-            discovery examples of the task), or "resample", as in `ablate`.
-        data: another task whose discovery examples give the mean or the sample of all tasks.
+            discovery examples of the task), "resample", or "corrupt" (of each test example's corrupt prompt), as in
+            `ablate`.
+        data: another task whose discovery examples give the mean or the sample of all tasks; not with "corrupt".
         n_random: layer-matched random masks for every mask; each is off once, and alone once.
         n: test examples per task (None: all).
         batch_size, output, progress: as in `deactivation`; with its folder, what both measure is measured once.
@@ -69,7 +70,8 @@ def faithfulness(
     Raises:
         ArgumentError: no scores, a task without scores in one of the sets, one test example, or sizes that are none.
         MaskError: scores of another model, or of other neurons than the first set's.
-        TaskError: scores were found on the examples that they would be judged on, or there are no examples for a mean.
+        TaskError: scores were found on the examples that they would be judged on, there are no examples for a mean, or
+            examples judged that have no corrupt prompt of as many tokens.
 
     Example:
         >>> scores = {"grad-x-act": attribute(model, tasks), "relp": attribute(model, tasks, method="relp")}
