@@ -1,4 +1,4 @@
-"""`ablate(value="corrupt")`: what hand-made hooks give that hold a run on the corrupt prompt, however a model is opened."""
+"""`ablate(value="corrupt")`: what hand-made hooks on a run on the corrupt prompt give, however a model is opened."""
 
 import contextlib
 import copy
@@ -222,12 +222,10 @@ def test_within_a_trace(opened):
     ids = torch.tensor([[int(w[1:]) for w in next(iter(PAIRS)).split()]])
     with ns.ablate(plain, third(plain), value="corrupt", data=TASK), torch.no_grad():
         right = plain.root(input_ids=ids).logits
-    with ns.ablate(model, third(model), value="corrupt", data=TASK):
-        with torch.no_grad(), model.original.trace(input_ids=ids):
-            first = model.original.model.layers[0].output.save()
-            logits = model.original.output.logits.save()
+    scope = ns.ablate(model, third(model), value="corrupt", data=TASK)
+    with scope, torch.no_grad(), model.original.trace(input_ids=ids):
+        logits = model.original.output.logits.save()
     torch.testing.assert_close(logits, right, atol=1e-5, rtol=1e-5)
-    assert first is not None
 
 
 def test_gradients_pass_by_the_corrupt_values(opened):

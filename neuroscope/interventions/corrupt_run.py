@@ -182,6 +182,7 @@ def _refuse_beams() -> None:
     frame: Any = sys._getframe(2)
     while frame is not None:
         if frame.f_code.co_name == "generate" and frame.f_globals.get("__name__", "").startswith("transformers."):
-            if getattr(frame.f_locals.get("generation_config"), "num_beams", 1) not in (1, None):
-                raise ModelError(ASKED, "beam search, whose beams change places", "generate with num_beams=1")
+            beams = getattr(frame.f_locals.get("generation_config"), "num_beams", None)
+            if beams not in (1, None):
+                raise ModelError(ASKED, f"{beams} beams, which change places", "generate with num_beams=1")
         frame = frame.f_back
