@@ -55,7 +55,7 @@ def able(model, task):
 def setting():
     model, tasks = build_tiny_model(), make_tasks()
     tasks |= {name: able(model, tasks[name]) for name in ("food", "film")}
-    return model, tasks, {name: attribute(model, t).top(0.3) for name, t in tasks.items()}
+    return model, tasks, {name: attribute(model, t).top(0.3, per_layer=True) for name, t in tasks.items()}
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +93,16 @@ def outcomes_without(model, task, mask, n=None):
 def test_deactivation_is_a_loop_over_ablate_and_evaluate(setting, off):
     model, tasks, masks = setting
     table = off.to_frame()
-    assert len(table) == 3 * (1 + 3 + 3 + 1)
-    ps, spread = [], set()
+    assert len(table) == 3 * (1 + 3 + 3 + 3 + 1)
+    matches = {"random-uniform": "uniform", "random-layer": "layer", "random-activation": "activation"}
+    ps, spread = {condition: [] for condition in matches}, set()
     for name, task in tasks.items():
         rows = table[table["task"] == name]
         original = evaluate(model, task).outcomes
         mask = masks[name]
         runs = {("original", None): original, ("task", None): outcomes_without(model, task, mask)}
         for seed in range(3):
-            for condition, match in (("random-uniform", "uniform"), ("random-layer", "layer")):
+            for condition, match in matches.items():
                 drawn = mask.random_like(seed=seed, match=match)
                 runs[condition, seed] = outcomes_without(model, task, drawn)
         assert len(rows) == len(runs)
@@ -115,12 +116,14 @@ def test_deactivation_is_a_loop_over_ablate_and_evaluate(setting, off):
             assert row["neurons"] == (0 if condition == "original" else len(mask))
             assert (row["family"], row["kind"], row["metric"], row["n"]) == (task.family, task.kind, task.metric, 12)
             spread.add(row["score"])
-            if condition != "task":
+            if condition == "original":
                 assert math.isnan(row["p"]) and math.isnan(row["q"])
-        ps.append(p_by_hand(runs["task", None], [runs["random-layer", seed] for seed in range(3)]))
-    own = table[table["condition"] == "task"]
-    assert own["p"].tolist() == pytest.approx(ps, rel=1e-12)
-    assert own["q"].tolist() == benjamini_hochberg(own["p"]).tolist()
+        for condition, found in ps.items():
+            found.append(p_by_hand(runs["task", None], [runs[condition, seed] for seed in range(3)]))
+    for condition, found in (ps | {"task": np.max(list(ps.values()), axis=0)}).items():  # of the claim on every kind
+        rows = table[table["condition"] == condition].drop_duplicates("task")
+        assert rows["p"].tolist() == pytest.approx(list(found), rel=1e-12)
+        assert rows["q"].tolist() == benjamini_hochberg(rows["p"]).tolist()
     assert len(spread) > 5  # else the numbers say nothing
     assert str(table["seed"].dtype) == "Int64"
     assert off.manifest["sizes"] == {name: len(m) for name, m in masks.items()}
@@ -147,9 +150,11 @@ def test_summary_is_the_means(off):
         assert row["off"] == score("task").item()
         assert row["random-layer"] == pytest.approx(score("random-layer").mean())
         assert row["random-uniform"] == pytest.approx(score("random-uniform").mean())
+        assert row["random-activation"] == pytest.approx(score("random-activation").mean())
         assert row["loss_off"] == pytest.approx(row["original"] - row["off"])
         assert row["loss_random_layer"] == pytest.approx(row["original"] - row["random-layer"])
-        assert row["q"] == rows["q"].dropna().item()
+        assert row["q"] == rows.loc[rows["condition"] == "task", "q"].item()
+        assert row["q_layer"] == rows.loc[rows["condition"] == "random-layer", "q"].unique().item()
     for column in ("original", "random-uniform", "random-layer", "off", "loss_off"):
         assert by_name.loc["mean (classification)", column] == pytest.approx(by_name[column].iloc[:2].mean())
         assert by_name.loc["mean (generation)", column] == pytest.approx(by_name[column].iloc[2])
@@ -312,15 +317,15 @@ def test_words_say_what_is_beyond_chance_and_what_is_not(off):
     assert words.startswith("Switching off a task's own neurons breaks it more than switching off random ones")
     assert f"**{total['original']:.1%}** to **{total['off']:.1%}**" in words
     shown = (tests["q"] < 0.05) & (tests["off"] < tests["random-layer"])
-    assert f"**{shown.sum()} of 3**" in words
-    assert (
-        f"than random ones of the same layers in {', '.join(tests.index[~shown])}." in words
-    )  # no effect is clear with so few
+    assert f"**{shown.sum()} of 3**" in words and not shown.any()  # no effect is clear with so few
+    of_all = "of the whole model or of the same layers or of the same layers that are as loud"
+    assert f"than random ones {of_all} in {', '.join(tests.index)}." in words
     table = off.table.copy()
     own = table["condition"] == "task"
-    clear = dataclasses.replace(off, table=table.assign(q=np.where(own, 0.01, np.nan), score=table["score"] - 9 * own))
+    clear = table.assign(q=np.where(table["condition"] == "original", np.nan, 0.01), effect=0.5)
+    clear = dataclasses.replace(off, table=clear.assign(score=table["score"] - 9 * own))
     assert "**3 of 3**" in clear.in_words() and "negative" not in clear.in_words()
-    assert list(off.tables()) == ["summary", "runs"]
+    assert list(off.tables()) == ["summary", "controls", "runs"]
 
 
 def test_words_of_the_verdicts():
@@ -392,7 +397,7 @@ def test_a_finished_journal_needs_no_forward_pass(setting, off, crossed, tmp_pat
         second = deactivation(*setting, **how, batch_size=3)
         assert count.n == before
         lines = path.read_text().splitlines()
-        assert len(lines) == 3 * 8
+        assert len(lines) == 3 * 11
         cross_ablation(*setting, **how)  # shares originals, diagonals and controls
         assert len(path.read_text().splitlines()) - len(lines) == 9 * 4 - 3 * 4
     for table in (first.table, second.table):
@@ -438,7 +443,7 @@ def test_a_killed_run_goes_on_where_it_stopped(setting, off, crossed, tmp_path, 
     asked = []
     resumed = deactivation(*setting, **how, progress=lambda x, desc: asked.append(desc) or x)
     pd.testing.assert_frame_equal(resumed.table, off.table)
-    assert len(path.read_text().splitlines()) == 3 * 8
+    assert len(path.read_text().splitlines()) == 3 * 11
     assert asked == ["deactivation"]
     with pytest.raises(error):
         cross_ablation(*setting, **how, progress=dies)

@@ -77,10 +77,10 @@ def faithful(model, tasks, scores):
 
 @pytest.fixture(scope="module")
 def full(masks, crossed, off, stable, faithful):
-    return {name: mask.with_evidence(crossed, off, stable, faithful) for name, mask in masks.items()}
+    return {name: mask.with_evidence(off, crossed, stable, faithful) for name, mask in masks.items()}
 
 
-def test_effects_are_those_of_evaluating_under_each_mask(model, tasks, masks, full):
+def test_effects_are_those_of_evaluating_under_each_mask(model, tasks, masks, off, full):
     for name, mask in masks.items():
         own = full[name].card().evidence
 
@@ -88,7 +88,10 @@ def test_effects_are_those_of_evaluating_under_each_mask(model, tasks, masks, fu
             with ns.ablate(model, off):
                 return ns.evaluate(model, tasks[name]).score
 
-        for match in ("layer", "uniform"):
+        tests = off.controls.tests.set_index(["task", "condition"]).loc[name]
+        kinds = [condition.removeprefix("random-") for condition in tests.index]
+        assert kinds[:2] == ["uniform", "layer"] and {f"effect-{match}" for match in kinds} <= set(own)
+        for match in kinds:
             control = np.mean([score(mask.random_like(seed=seed, match=match)) for seed in range(3)])
             expected = {"score": score(mask), "control": control, "effect": control - score(mask), "n": 14}
             expected |= {"original": ns.evaluate(model, tasks[name]).score, "n_random": 3}
@@ -96,7 +99,12 @@ def test_effects_are_those_of_evaluating_under_each_mask(model, tasks, masks, fu
             assert {key: of[key] for key in expected} == pytest.approx(expected)
             assert of["task"] == name and of["value"] == "zero" and of["measured"] == files.today()
             assert of["fingerprint"] == model.fingerprint()
-        assert own["effect-uniform"]["p"] is None and "effect-activation" not in own
+        by_off = masks[name].card(off).evidence
+        for match in kinds:
+            expected = tests.loc[f"random-{match}", ["effect", "effect_low", "effect_high", "p", "q"]].tolist()
+            of = by_off[f"effect-{match}"]
+            assert [of[key] for key in ("effect", "low", "high", "p", "q")] == pytest.approx(expected)
+            assert of["tests"] == len(off.controls.tested) == 2
 
 
 def test_tests_verdict_and_neutral_text_are_those_of_the_matrix(crossed, full):
@@ -128,9 +136,12 @@ def test_the_ceiling_and_the_smallest_size_are_those_of_their_results(scores, st
 
 
 def test_no_later_result_without_an_interval_hides_one(masks, crossed, off):
-    one, other = (masks["food"].with_evidence(*order).card().evidence for order in ((crossed, off), (off, crossed)))
-    assert one == {**other, "effect-uniform": one["effect-uniform"]} and one["effect-layer"]["low"] is not None
-    assert masks["food"].with_evidence(off).card().evidence["effect-layer"]["low"] is None
+    bare = replace(off, table=off.table.assign(effect_low=np.nan, effect_high=np.nan))
+    one, other = (masks["food"].with_evidence(*order).card().evidence for order in ((crossed, bare), (bare, crossed)))
+    assert one == other and one["effect-layer"]["low"] is not None
+    assert masks["food"].with_evidence(bare).card().evidence["effect-layer"]["low"] is None
+    later = masks["food"].with_evidence(crossed, off).card().evidence["effect-layer"]
+    assert later == masks["food"].with_evidence(off).card().evidence["effect-layer"]
     assert masks["food"].with_evidence(crossed).with_evidence(off) == masks["food"]
 
 

@@ -94,7 +94,7 @@ def test_left_out_or_impossible(setting, off):
     others = [name for name in off.table if not name.startswith("neutral")]
     pd.testing.assert_frame_equal(out.table[others], off.table[others])
     assert out.table[COLUMNS].isna().all(axis=None) and "neutral" not in out.manifest
-    assert "eutral" not in out.in_words() and len(out.figures()) == 1 and out.neutrality.hover("a") == ""
+    assert "eutral" not in out.in_words() and len(out.figures()) == 2 and out.neutrality.hover("a") == ""
     none = ns.cross_ablation(*setting, n_random=3)
     assert none.table[COLUMNS].isna().all(axis=None)
     assert "- The loss on neutral text is not known: a tokenizer that does not know" in none.in_words()
@@ -138,7 +138,7 @@ def test_words_say_whether_the_task_alone_is_broken():
 def test_a_report_shows_it(off, crossed):
     """The text of the result has these lines, and its figures the losses."""
     assert off.neutrality.in_words() and all(line in off.in_words() for line in off.neutrality.in_words())
-    scores, bars = off.figures()
+    scores, _, bars = off.figures()
     assert np.allclose(bars.data[2].y, off.neutrality.rows["neutral"])
     assert "neutral text:" in str(scores.to_dict()) and "neutral text:" in str(crossed.figure().to_dict())
 

@@ -33,7 +33,13 @@ from neuroscope.tasks.task import Task
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("sentiment-food", "sentiment-film", "summary-food")
 QUICK = {"examples": 16, "n": 16, "n_random": 3}
-TABLES = ("deactivation_summary", "deactivation_runs", "cross_ablation_verdicts", "cross_ablation_runs")
+TABLES = (
+    "deactivation_summary",
+    "deactivation_controls",
+    "deactivation_runs",
+    "cross_ablation_verdicts",
+    "cross_ablation_runs",
+)
 TABLES += ("overlap_pairs", "overlap_sweep_pairs", "depth_sites")
 TABLES += ("faithfulness_summary", "faithfulness_sizes", "faithfulness_runs")
 

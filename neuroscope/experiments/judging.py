@@ -22,12 +22,11 @@ from neuroscope.interventions.corrupt_run import corrupted
 from neuroscope.interventions.edits import Value
 from neuroscope.interventions.mask_sites import MaskSites, Scope
 from neuroscope.interventions.replacements import ByAddress, mean_activations
-from neuroscope.masks import Match, NeuronMask, masks_of
+from neuroscope.masks import NeuronMask, masks_of
 from neuroscope.models import Model, identity_of
 from neuroscope.statistics import score_interval
 from neuroscope.tasks import Task, tasks_of
 
-CONTROLS: dict[str, Match] = {"random-uniform": "uniform", "random-layer": "layer"}
 JOURNAL = "journal.jsonl"  # in the output folder: one for all experiments that write to it
 EXAMPLES = 256  # discovery examples that a mean is taken over, or a sample drawn from
 

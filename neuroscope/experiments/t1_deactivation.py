@@ -13,14 +13,24 @@ from neuroscope import figures
 from neuroscope.checks import Progress, public
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, Outcomes, standing
 from neuroscope.experiments.evidence_parts import effect_part, measured_as, neutral_part
-from neuroscope.experiments.judging import CONTROLS, Judge, tasks_and_masks
+from neuroscope.experiments.judging import Judge, tasks_and_masks
 from neuroscope.experiments.neutrality import MEANS, Neutrality, neutral_columns
+from neuroscope.experiments.random_controls import (
+    CONTROLS,
+    COUNT,
+    FROM,
+    TEST,
+    Controls,
+    against_each,
+    drawn_beside,
+    with_q,
+)
 from neuroscope.experiments.standings import Standings
 from neuroscope.masks import DRAWN, NeuronMask
 from neuroscope.masks.evidence import Evidence
 from neuroscope.models import resolve
 from neuroscope.results import Result
-from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
+from neuroscope.statistics import ALPHA
 from neuroscope.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -31,6 +41,7 @@ LABELS = {
     "original": "original",
     "random-uniform": "random off, uniform",
     "random-layer": "random off, same layers",
+    "random-activation": "random off, same layers and as loud",
     "task": "the task's own neurons off",
 }
 
@@ -39,21 +50,30 @@ LABELS = {
 class Deactivation(Result):
     """LX24 Table 1 and 6: one row per task, condition and random mask.
 
-    Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "task"), seed (of the
-    random mask), neurons, n, score in [0, 1], low and high (95 % interval over examples), majority, uniform
-    and p_majority (the best constant answer, guessing, and whether the score is above: `evaluation.constant`); for
-    "task" also p (against the layer-matched controls, over examples and over masks: `statistics.against_controls`) and
-    q (Benjamini-Hochberg over the tasks). Where nothing is off and the model is at chance, nothing can be lost: p and q
-    are NaN. Further neutral, the loss on neutral text (nats a token; NaN where it was left out), and for "task" also
-    neutral_random, neutral_original, neutral_low, neutral_high and neutral_p, beside layer-matched random masks
+    Columns: task, family, kind, metric, condition ("original", "random-uniform", "random-layer", "random-activation",
+    "task"), seed (of the random mask), neurons, n, score in [0, 1], low and high (95 % interval over examples),
+    majority, uniform and p_majority (the best constant answer, guessing, and whether the score is above:
+    `evaluation.constant`). On rows of random masks, the same on all of a task's and kind's: effect (score under these -
+    under the task's own), effect_low, effect_high and p (over examples and masks: `statistics.against_controls`), q
+    (Benjamini-Hochberg over the tasks); and loudness, where they were drawn to be as loud: theirs over the mask's own.
+    On "task" the same of the kind with the largest p, which is named in `strictest`: the verdict rests on it, and so on
+    all kinds. Where nothing is off and the model is at chance, nothing can be lost: p and q are NaN. Further neutral,
+    the loss on neutral text (nats a token; NaN where it was left out), and for "task" also neutral_random,
+    neutral_original, neutral_low, neutral_high and neutral_p, beside layer-matched random masks
     (`experiments.neutrality`).
     """
 
     title = "Switching neurons off"
     captions: ClassVar[Mapping[str, str]] = {
         "summary": "By task, and means over tasks (off: each task's own neurons off)",
+        "controls": "Each task's own neurons beside each kind of random ones",
         "runs": "Every measurement",
     }
+
+    @property
+    def controls(self) -> Controls:
+        """What was shown against each kind of random mask, and on what the verdict rests."""
+        return Controls(self.table, self.manifest.get("no_control", {}), self.manifest["n_random"])
 
     @property
     def neutrality(self) -> Neutrality:
@@ -68,18 +88,19 @@ class Deactivation(Result):
     def summary(self) -> pd.DataFrame:
         """One row per task, then the means over each kind of task, over all, and over those not at chance if some are.
 
-        Columns: name, original, random-uniform and random-layer (means over random masks), off (the task's own neurons
-        off), loss_random_layer and loss_off (original minus these), p and q, majority, uniform, p_majority and chance
-        ("above", "at chance" or "no test", with nothing off); neutral, neutral_random (layer-matched) and
-        neutral_original (losses on neutral text, nats a token), neutral_low and neutral_high (95 % interval of the
-        first minus the second), neutral_p and neutral_q.
+        Columns: name, original, random-uniform, random-layer and random-activation (means over random masks; NaN where
+        none were drawn), off (the task's own neurons off), loss_random_layer and loss_off (original minus these); of
+        the verdict strictest (the kind of random masks that it rests on), p and q; q_uniform, q_layer and q_activation
+        of each kind alone; majority, uniform, p_majority and chance ("above", "at chance" or "no test", with nothing
+        off); neutral, neutral_random (layer-matched) and neutral_original (losses on neutral text, nats a token),
+        neutral_low and neutral_high (95 % interval of the first minus the second), neutral_p and neutral_q.
         """
         import pandas as pd  # heavy: only for tables
 
         scores = self.table.groupby(["task", "condition"], sort=False)["score"].mean().unstack()
         off = self.table[self.table["condition"] == "task"].set_index("task")
         neutral = self.neutrality.rows
-        rows = scores.loc[off.index, ["original", *CONTROLS]].assign(off=scores["task"])
+        rows = scores.loc[off.index].reindex(columns=["original", *CONTROLS]).assign(off=scores["task"])
         rows = rows.join(neutral[MEANS])
         kinds = {f"mean ({kind})": off.index[off["kind"] == kind] for kind in off["kind"].unique()}
         kinds |= {"mean (all)": off.index}
@@ -88,7 +109,11 @@ class Deactivation(Result):
         summary = pd.concat([rows, pd.DataFrame(means).T])
         summary["loss_random_layer"] = summary["original"] - summary["random-layer"]
         summary["loss_off"] = summary["original"] - summary["off"]
-        summary = self.standings.beside(summary.join(off[["p", "q"]])).join(neutral.drop(columns=MEANS))
+        alone = self.controls.tests.pivot(index="task", columns="condition", values="q")
+        alone = alone.reindex(columns=list(CONTROLS)).rename(columns={c: f"q_{match}" for c, match in CONTROLS.items()})
+        summary = summary.join(off[["strictest", "p", "q"]]).join(alone)
+        summary = self.standings.beside(summary.assign(strictest=summary["strictest"].fillna("")))
+        summary = summary.join(neutral.drop(columns=MEANS))
         summary = summary[[name for name in summary if name not in neutral] + list(neutral)]  # these stand last
         return summary.rename_axis("name", axis=0).rename_axis(None, axis=1).reset_index()
 
@@ -101,14 +126,16 @@ class Deactivation(Result):
         """
         name = measured_as(self.manifest, mask, "deactivation(...).about(mask)")
         rows = self.table[self.table["task"] == name].set_index("condition")
-        off, scores = rows.loc["task"], rows.groupby(level=0)["score"].mean()
-        tests = int(self.table["q"].notna().sum())
+        off, original, tested = rows.loc["task"], rows.loc["original"], len(self.controls.tested)
         found = neutral_part("layer", self.manifest, name, self.neutrality)
-        for condition, match in CONTROLS.items():
-            row = {"score": scores["task"], "original": scores["original"], "control": scores[condition], "n": off["n"]}
-            row["effect"] = row["control"] - row["score"]
-            tested = {"p": off["p"], "q": off["q"]} if match == "layer" else {}
-            found |= effect_part(match, self.manifest, name, row | tested, tests)
+        tests = self.controls.tests.set_index(["condition", "task"])
+        for condition in self.controls.kinds:
+            if (condition, name) not in tests.index:  # none could be drawn
+                continue
+            test = tests.loc[(condition, name)]
+            row = {"score": off["score"], "original": original["score"], "control": test["score"], "n": off["n"]}
+            row |= dict(zip(("effect", "low", "high", "p", "q"), test[TEST], strict=True))
+            found |= effect_part(CONTROLS[condition], self.manifest, name, row, tested)
         return found
 
     def in_words(self) -> str:
@@ -117,51 +144,50 @@ class Deactivation(Result):
         standings = self.standings
         if not standings.others:
             return "\n".join([standings.nothing(), *standings.why(), *self.neutrality.in_words()])
-        tests = summary[summary["q"].notna()]
-        total = summary.loc[standings.mean]
-        hurt = tests[(tests["q"] < ALPHA) & (tests["off"] < tests["random-layer"])]
-        rest = [name for name in tests.index if name not in set(hurt.index)]
+        total, controls = summary.loc[standings.mean], self.controls
+        tests, kinds = controls.tested, controls.kinds
+        means = [f"{total[kind]:.1%} ({FROM[kind]})" for kind in kinds]
         lines = [
-            "Switching off a task's own neurons breaks it more than switching off random ones of the same layers does "
-            f"in **{len(hurt)} of {len(tests)}** tasks (q < {ALPHA}){standings.but()}.\n",
+            "Switching off a task's own neurons breaks it more than switching off random ones of "
+            f"{COUNT[len(kinds)]} does in **{len(controls.shown)} of {len(tests)}** tasks (q < {ALPHA})"
+            f"{standings.but()}.\n",
             *standings.why(),
             f"- With each task's own neurons off, the mean score over tasks ({len(tests)}) goes from "
-            f"**{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons of the same layers "
-            f"off it is {total['random-layer']:.1%}, and drawn from the whole model {total['random-uniform']:.1%}.",
+            f"**{total['original']:.1%}** to **{total['off']:.1%}**; with as many random neurons off it is "
+            f"{', '.join(means)}.",
+            *controls.in_words(),
         ]
-        if rest:
-            lines.append(
-                f"- **A negative**: with {self.manifest['n_random']} random masks, the task's own neurons were not "
-                f"shown to break more than random ones of the same layers in {', '.join(rest)}."
-            )
         lines += self.neutrality.in_words()
         lines.append(
-            "- p compares the task's own neurons with layer-matched random ones, over examples and over random masks; "
-            "q corrects it over the tasks" + (", but for those at chance." if standings.at_chance else ".")
+            "- p compares the task's own neurons with random ones, over examples and over random masks. That of a task "
+            "is the largest of all kinds, for the claim is about each of them (the strictest are of the same layers "
+            "and as loud); q corrects it over the tasks"
+            + (", but for those at chance." if standings.at_chance else ".")
         )
         return "\n".join(lines)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The summary, and every measurement."""
-        return {"summary": self.summary(), "runs": self.to_frame()}
+        """The summary, the tests against each kind of random masks, and every measurement."""
+        return {"summary": self.summary(), "controls": self.controls.tests, "runs": self.to_frame()}
 
     def figure(self) -> go.Figure:
         """Bars per task: original, random off (band over random masks), the task's own neurons off."""
         names = list(self.table["task"].unique())
         series: dict[str, figures.Band] = {}
-        for condition, label in LABELS.items():
+        neutrality, controls = self.neutrality, self.controls
+        for condition in ("original", *controls.kinds, "task"):
+            label = LABELS[condition]
             rows = self.table[self.table["condition"] == condition].groupby("task", sort=False)
             if condition in CONTROLS:
-                series[label] = tuple(100 * rows["score"].agg(how).loc[names] for how in ("mean", "min", "max"))
+                series[label] = tuple(100 * rows["score"].agg(how).reindex(names) for how in ("mean", "min", "max"))
             else:
                 series[label] = tuple(100 * rows[column].first().loc[names] for column in ("score", "low", "high"))
         tests = self.table[self.table["condition"] == "task"].set_index("task").loc[names]
         level, about = self.standings.bars(names)
-        neutrality = self.neutrality
         return figures.bars_with_band(
             names,
             series,
-            [LABELS[c] for c in CONTROLS],
+            [LABELS[c] for c in controls.kinds],
             title="Switching neurons off",
             subtitle=f"{self.manifest['n_random']} random masks of the same size each; "
             f"{self.manifest['n']} test examples a task; whiskers: 95 % over examples" + self.standings.note(),
@@ -173,8 +199,9 @@ class Deactivation(Result):
             hover={
                 CONSTANT: about,
                 LABELS["task"]: [
-                    f"{int(r.neurons)} neurons; against random in the same layers "
+                    f"{int(r.neurons)} neurons; against every kind of random ones "
                     + (f"p = {r.p:.2g}, q = {r.q:.2g}" if r.p == r.p else "nothing is tested: at chance")
+                    + controls.hover(r.Index)
                     + neutrality.hover(r.Index)
                     for r in tests.itertuples()
                 ],
@@ -182,8 +209,8 @@ class Deactivation(Result):
         )
 
     def figures(self) -> list[go.Figure]:
-        """Scores, and where it was measured the loss on neutral text."""
-        return [self.figure(), *self.neutrality.figures()]
+        """Scores, what is lost beyond each kind of random masks, and the loss on neutral text if it was measured."""
+        return [self.figure(), self.controls.figure(), *self.neutrality.figures()]
 
 
 @public
@@ -203,10 +230,16 @@ def deactivation(
 
     A task at which the model is at chance with nothing off has nothing to lose: it is measured, but not tested.
 
+    The verdict on a mask rests on all kinds of random masks: it is shown to break its task where it does so more than
+    each of them. The strictest are in the same layers and as loud; where the mask breaks more than others of its
+    layers, but not more than these, the words say so (`experiments.random_controls`).
+
     Args:
         tasks: those with a mask are judged, on their test examples.
         masks: by task; found on other examples than the test ones.
-        n_random: random masks of each kind: uniform over the model, and layer-matched.
+        n_random: random masks of each kind: uniform over the model, layer-matched, and layer-matched and as loud. The
+            last need a mask that carries `norms`, as those of `attribute` do, and at most half of every site in it;
+            else the verdict rests on the other two, and the words say so.
         n: test examples per task (None: all).
         batch_size: examples per forward pass (None: chosen by tokens).
         neutral: texts to measure the loss on under each mask, which says whether the model is still a model; None: its
@@ -223,36 +256,42 @@ def deactivation(
 
     tasks, masks = tasks_and_masks(tasks, masks, "deactivation")
     judge = Judge(resolve(model), tasks, n, batch_size, output, neutral)
-    off = {name: _conditions(mask, n_random) for name, mask in masks.items()}
+    drawn = {name: drawn_beside(mask, range(n_random)) for name, mask in masks.items()}
+    off = {name: _conditions(mask, drawn[name][0]) for name, mask in masks.items()}
     judge.measure([(name, what) for name, each in off.items() for what in each.values()], progress, "deactivation")
     rows: list[dict[str, Any]] = []
     for name, mask in masks.items():
         task = tasks[name]
         outcomes = {condition: judge(name, what) for condition, what in off[name].items()}
+        random = {c: [outcomes[c, seed] for seed in range(n_random)] for c in drawn[name][0]}
+        tested = standing(judge.constant(name).p(outcomes["original", None])) != AT_CHANCE
+        tests = against_each(outcomes["task", None], random, tested)
         for (condition, seed), measured in outcomes.items():
+            what = off[name][condition, seed]
             rows.append(
                 {"task": name, "family": task.family, "kind": task.kind, "metric": task.metric}
-                | {"condition": condition, "seed": seed, "neurons": 0 if condition == "original" else len(mask)}
+                | {"condition": condition, "seed": seed, "neurons": 0 if what is None else len(mask)}
                 | judge.row(name, measured)
-                | {"neutral": _mean(judge.neutral_losses(name, off[name][condition, seed]))}
+                | {"neutral": _mean(judge.neutral_losses(name, what))}
+                | tests.get(condition, {})
+                | ({} if what is None or what is mask else {"loudness": what.manifest.get("loudness", np.nan)})
             )
-        matched = [outcomes["random-layer", s] for s in range(n_random)]
-        tested = standing(judge.constant(name).p(outcomes["original", None])) != AT_CHANCE
-        rows[-1] |= neutral_columns(judge, name, mask, [off[name]["random-layer", s] for s in range(n_random)])
-        rows[-1]["p"] = against_controls(outcomes["task", None], matched)["p"] if tested else np.nan
-    table = pd.DataFrame(rows)
-    off_rows = table["condition"] == "task"
-    table.loc[off_rows, "q"] = benjamini_hochberg(table.loc[off_rows, "p"].to_numpy())
+        rows[-1] |= neutral_columns(judge, name, mask, drawn[name][0]["random-layer"])
+    table = with_q(pd.DataFrame(rows))
     table["seed"] = table["seed"].astype("Int64")
-    return Deactivation(table, judge.manifest(masks, n_random=n_random))
+    missing = {name: why for name, (_, why) in drawn.items() if why}
+    more: dict[str, Any] = {"no_control": missing} if missing else {}
+    return Deactivation(table, judge.manifest(masks, n_random=n_random, **more))
 
 
 def _mean(losses: Outcomes) -> float:
     return float(losses.mean()) if losses.size else np.nan
 
 
-def _conditions(mask: NeuronMask, n_random: int) -> dict[tuple[str, int | None], NeuronMask | None]:
+def _conditions(
+    mask: NeuronMask, drawn: Mapping[str, Sequence[NeuronMask]]
+) -> dict[tuple[str, int | None], NeuronMask | None]:
     """What is off, by condition and seed: nothing, random neurons of each kind, and the task's own."""
     off: dict[tuple[str, int | None], NeuronMask | None] = {("original", None): None}
-    off |= {(name, s): mask.random_like(seed=s, match=m) for name, m in CONTROLS.items() for s in range(n_random)}
+    off |= {(name, seed): each for name, kind in drawn.items() for seed, each in enumerate(kind)}
     return off | {("task", None): mask}

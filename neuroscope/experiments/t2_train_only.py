@@ -20,10 +20,10 @@ import numpy as np
 from neuroscope import figures
 from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, Outcomes, standing
-from neuroscope.experiments.judging import CONTROLS, tasks_and_masks
+from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
 from neuroscope.experiments.trials import Run, Trials, require_two_seeds, seen_in_words
-from neuroscope.masks import NeuronMask
+from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, seeds_and_examples_interval
@@ -40,6 +40,7 @@ CONDITIONS = {
     "random-layer": "random trained, same layers",
     "task": "the task's own neurons trained",
 }
+CONTROLS: dict[str, Match] = {"random-uniform": "uniform", "random-layer": "layer"}
 TESTS = ["gain", "gain_low", "gain_high", "p", "q"]
 
 

@@ -17,12 +17,12 @@ from neuroscope.attribution.request import Request
 from neuroscope.checks import FEWEST_RANDOM, Progress, public, shares
 from neuroscope.errors import choose
 from neuroscope.evaluation import prepare_neutral, prepare_task
-from neuroscope.experiments.f5_cross_ablation import cross_ablation
+from neuroscope.experiments.f5_cross_ablation import NOT_COMPETENT, CrossAblation, cross_ablation
 from neuroscope.experiments.judging import refuse_tasks_without_tests_of_their_own
 from neuroscope.experiments.mask_sizes import faithfulness
 from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
 from neuroscope.markup import NEGATIVE, NOTHING, lead_and_rest
-from neuroscope.masks import overlap, overlap_sweep
+from neuroscope.masks import DRAWN, overlap, overlap_sweep
 from neuroscope.masks.mask_depth import mask_depth
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.reports.cached_scores import cached_scores
@@ -34,6 +34,7 @@ from neuroscope.tasks import Task, Tasks, load_tasks, tasks_of
 from neuroscope.training import Recipe
 
 SETTINGS = "settings"  # in the output folder: of each job, in a file of its own, what its numbers are made with
+NO_EFFECT = ("no effect", NOT_COMPETENT)  # verdicts that claim nothing
 BUNDLED = (
     " The bundled model was trained with dropout on its FFN neurons, so random masks break less of it than of a model "
     "trained without: read its controls with that in mind."
@@ -76,7 +77,8 @@ def run(
         method, objective, unit: as in `attribute`.
         examples: discovery examples per task, on which neurons are found (None: all).
         n: test examples per task, on which they are judged (None: all).
-        n_random: random masks of each kind.
+        n_random: random masks of each kind: of the whole model, of the same layers, and as loud in the same layers. The
+            verdict on a mask rests on all three (`deactivation`), those of the cross-ablation on the second.
         neutral: texts to measure the loss on under each mask, which says whether the model is still a model; None: its
             own (`neutral_loss`), where it has some; [] leaves this out.
         tune: a recipe, such as `{"steps": 200, "lr": 1e-4}`, or True for the default one: first train the whole model
@@ -190,16 +192,41 @@ def names_by_family(tasks: Mapping[str, Task]) -> dict[str, list[str]] | None:
 
 
 def _sections(name: str, results: Mapping[str, Result]) -> list[Section]:
-    """The sections of a result; those that compare masks alone say whose task the model is at chance at."""
-    sections, off = results[name].sections(), results["deactivation"]
-    names = ", ".join(off.standings.at_chance) if isinstance(off, Deactivation) else ""
-    if name not in ("overlap", "overlap_sweep", "depth") or not names:
-        return sections
-    line = (
+    """The sections of a result; those that compare masks alone say whose task the model is at chance at.
+
+    That of the cross-ablation, which has one kind of random masks, says which verdicts do not hold beside all kinds.
+    """
+    result, off = results[name], results["deactivation"]
+    sections = result.sections()
+    assert isinstance(off, Deactivation)
+    names = ", ".join(off.standings.at_chance)
+    if isinstance(result, CrossAblation):
+        line = _doubt(result, off)
+    elif name in ("overlap", "overlap_sweep", "depth") and names:
+        line = _at_chance(names, off)
+    else:
+        line = ""
+    return [replace(section, text=f"{section.text}\n{line}") for section in sections] if line else sections
+
+
+def _at_chance(names: str, off: Deactivation) -> str:
+    return (
         f"- {NOTHING} about neurons of {names}: with nothing switched off the model is at chance there (see "
         f"{off.title}), so these may be neurons of nothing that it can do."
     )
-    return [replace(section, text=f"{section.text}\n{line}") for section in sections]
+
+
+def _doubt(crossed: CrossAblation, off: Deactivation) -> str:
+    """Which masks have a verdict, though breaking their own task does not hold beside every kind of random masks."""
+    verdicts = crossed.verdicts().set_index("task")["verdict"]
+    failing = off.controls.failing
+    names = [f"{name} ({v})" for name, v in verdicts.items() if failing.get(str(name)) and v not in NO_EFFECT]
+    if not names:
+        return ""
+    return (
+        f"- {NEGATIVE}: a verdict here rests on {DRAWN[crossed.manifest['match']]} alone. That these neurons break "
+        f"their own task does not hold beside every kind of random ones for {', '.join(names)} (see {off.title})."
+    )
 
 
 def _intro(
