@@ -167,6 +167,8 @@ def good_values(folder):
         "Benchmark": ns.benchmark(model, masks, folder / "toy.yaml", n_random=3, limit=2),
         "ns.neutral_loss.texts": ["the food was good"],
         "prompts": ["the food was good"], "size": 0.1, "positive": "yes", "ns.activations.mask": masks["a"],
+        "ns.directions.texts": ["the food was good"], "neuron": "1.3", "ns.directions.mask": "1.3",
+        "Directions": ns.directions(model, "1.3", texts=["the food was good"]),
         "Activations": ns.activations(model, two, masks["a"]),
         "ns.patch_sweep.corrupt": "the film", "ns.patch_sweep.answers": ("yes", "no"),
         "NeuronAdapter.load.model": adapted, "NeuronAdapter.load.path": folder / "adapter",
