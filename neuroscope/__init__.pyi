@@ -27,6 +27,7 @@ from .evaluation import evaluate as evaluate
 from .evaluation import neutral_loss as neutral_loss
 from .experiments.benchmarking import benchmark as benchmark
 from .experiments.comparing_methods import compare_methods as compare_methods
+from .experiments.dose_sweep import dose as dose
 from .experiments.f5_cross_ablation import cross_ablation as cross_ablation
 from .experiments.mask_sizes import faithfulness as faithfulness
 

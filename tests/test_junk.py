@@ -142,6 +142,7 @@ def good_values(folder):
         "ns.stability.parts": 2,
         "ns.overlap_sweep.scores": scores, "ns.faithfulness.scores": scores, "experiments.faithfulness.scores": scores,
         "Faithfulness": faithful, "Faithfulness.masks.scores": None, "ns.faithfulness.k": (0.1, 0.5),
+        "ns.dose.factors": (0.0, 2.0), "experiments.dose.factors": (0.0, 2.0),
         "experiments.faithfulness.k": (0.1, 0.5),
         "other": masks["b"], "held_out": "b", "source": "the food",
         "x": x, "y": x, "reps": reps, "a": reps, "b": reps, "factor": 2.0, "amount": 1.0, "clean": "the food",

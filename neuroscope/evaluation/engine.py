@@ -183,7 +183,7 @@ def label_loglik(model: Model, prepared: Prepared, progress: Progress | None = N
 
 def _generated(model: Model, prepared: Prepared, progress: Progress | None) -> list[str]:
     texts = [""] * len(prepared.examples)
-    stops = _stop_ids(model) | closing_ids(model, prepared.task)
+    stops = stop_ids(model) | closing_ids(model, prepared.task)
     with model.quiet(), torch.no_grad():
         for batch in watched(prepared.prompts, progress, f"evaluate {prepared.task.name}"):
             batch = batch.to(model.device)
@@ -196,7 +196,7 @@ def _generated(model: Model, prepared: Prepared, progress: Progress | None) -> l
     return texts
 
 
-def _stop_ids(model: Model) -> set[int]:
+def stop_ids(model: Model) -> set[int]:
     """The ids that end a text: the tokenizer's and the generation config's."""
     ids: list[Any] = [model.tokenizer.eos_token_id]
     listed = getattr(getattr(model.base, "generation_config", None), "eos_token_id", None)

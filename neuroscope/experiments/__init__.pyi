@@ -1,4 +1,6 @@
 from .benchmark_result import Benchmark as Benchmark
+from .dose_sweep import DoseResponse as DoseResponse
+from .dose_sweep import dose as dose
 from .f2_proportion_sweep import ProportionSweep as ProportionSweep
 from .f2_proportion_sweep import proportion_sweep as proportion_sweep
 from .f3_parameter_depth import ParameterDepth as ParameterDepth

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -16,6 +18,7 @@ from neuroscope import distributed, files
 from neuroscope.checks import Progress
 from neuroscope.errors import ArgumentError, FileError, NeuroscopeError, TaskError
 from neuroscope.evaluation import Constant, Neutral, Outcomes, Prepared, judge, losses_of, prepare_neutral, prepare_task
+from neuroscope.evaluation.repetition import generates, repetition_of
 from neuroscope.interventions import ablate
 from neuroscope.interventions.corrupt_prompts import corrupt_prompts
 from neuroscope.interventions.corrupt_run import corrupted
@@ -31,6 +34,19 @@ JOURNAL = "journal.jsonl"  # in the output folder: one for all experiments that 
 EXAMPLES = 256  # discovery examples that a mean is taken over, or a sample drawn from
 
 
+@dataclass(frozen=True)
+class Change:
+    """What is done to a mask's neurons; by default they are switched off.
+
+    Attributes:
+        said: what tells it from another.
+        scope: of a model and a mask, the intervention.
+    """
+
+    said: tuple[Any, ...] = ()
+    scope: Callable[[Model, NeuronMask], Scope] = ablate
+
+
 class Judge:
     """Outcomes of tasks under masks: each task prepared once, each measurement made once, by one of the processes.
 
@@ -40,6 +56,8 @@ class Judge:
     Args:
         n, batch_size, output: as in `deactivation`.
         neutral: texts (None: the model's own; () leaves it out).
+        repetition: whether what the model makes of the neutral texts' beginnings is measured too, once per mask: how
+            far it repeats itself.
         value: what the neurons of a mask become, as in `ablate`. A mean is made once for each task. Under neutral texts
             they are off.
         data: a task whose discovery examples give the mean or the sample; None: each task's own. With "corrupt" it is
@@ -56,9 +74,12 @@ class Judge:
         neutral: Sequence[str] | None = (),
         value: Value | float = "zero",
         data: Task | None = None,
+        repetition: bool = False,
     ) -> None:
         self.model, self.tasks = model, tasks
+        self.change = Change()
         self.neutral, self.no_neutral = _neutral(model, neutral, batch_size)
+        self.repetition = repetition and self.neutral is not None and generates(model)
         self.value, self.data = value, data
         if value == "corrupt" and data is not None:
             do = "leave out data: the corrupt prompts are those of the examples that are judged"
@@ -77,6 +98,12 @@ class Judge:
         for name, prompts in self._corrupt.items():
             prompts.check(self.prepared[name].examples)
 
+    def under(self, change: Change) -> Judge:
+        """One of the same tasks, texts and journal that does something else to the neurons."""
+        other = copy.copy(self)
+        other.change = change
+        return other
+
     def __call__(self, task: str, mask: NeuronMask | None = None) -> Outcomes:
         """[example] outcomes of a task's test examples with the mask's neurons off."""
         key = self._key(task, mask)
@@ -90,6 +117,8 @@ class Judge:
             wanted[self._key(task, mask)] = partial(self._measure, task, mask)
             if self.neutral is not None:
                 wanted[self._neutral_key(mask)] = partial(self._measure_neutral, mask)
+            if self.repetition:
+                wanted[self._neutral_key(mask, "repetition")] = partial(self._measure_repetition, mask)
         missing = {
             key: partial(self.journal.get, key, measure)
             for key, measure in wanted.items()
@@ -104,6 +133,8 @@ class Judge:
 
     def _becomes(self, task: str) -> tuple[str | float | int, ...]:
         """What tells the value of a mask's neurons from zero."""
+        if self.change.said:
+            return self.change.said
         if isinstance(self.value, str):
             source = (self.value, self._source(task).data_hash)
             return () if self.value == "zero" else source if self.value == "corrupt" else (*source, EXAMPLES)
@@ -112,9 +143,10 @@ class Judge:
     def _source(self, task: str) -> Task:
         return self.tasks[task] if self.data is None else self.data
 
-    def _neutral_key(self, mask: NeuronMask | None) -> str:
+    def _neutral_key(self, mask: NeuronMask | None, what: str = "neutral") -> str:
         texts = "" if self.neutral is None else self.neutral.digest
-        return files.digest(*self.model_key, "neutral", texts, "" if mask is None else mask.identity)
+        off = [""] if mask is None else [mask.identity, *self.change.said]
+        return files.digest(*self.model_key, what, texts, *off)
 
     def recorded(self, key: str, task: str) -> Outcomes:
         """[example] outcomes of a task's test examples that the journal has under a key."""
@@ -134,6 +166,14 @@ class Judge:
         key = self._neutral_key(mask)
         losses = self.journal.get(key, lambda: self._measure_neutral(mask))["losses"]
         return np.array(losses)[self.neutral.beside(self.tasks[task].family)]
+
+    def repetitions(self, task: str, mask: NeuronMask | None = None) -> Outcomes:
+        """[text] how far what the model makes of each neutral text's beginning repeats itself; of those texts."""
+        if not self.repetition:
+            return np.array([])
+        assert self.neutral is not None
+        shares = self.journal.get(self._neutral_key(mask, "repetition"), lambda: self._measure_repetition(mask))
+        return np.array(shares)[self.neutral.beside(self.tasks[task].family)]
 
     def judged(self, task: str) -> tuple[str | int, ...]:
         """What tells the examples that a task is judged on from others: data, number, and template of a chat."""
@@ -184,6 +224,8 @@ class Judge:
             return judge(self.model, self.prepared[task]).tolist()
 
     def _ablated(self, task: str, mask: NeuronMask) -> Scope:
+        if self.change.said:
+            return self.change.scope(self.model, mask)
         if self.value == "resample":
             return ablate(self.model, mask, value=self.value, data=self._source(task), examples=EXAMPLES)
         if self.value == "corrupt":
@@ -201,8 +243,13 @@ class Judge:
 
     def _measure_neutral(self, mask: NeuronMask | None) -> dict[str, list[float]]:
         assert self.neutral is not None
-        with contextlib.nullcontext() if mask is None else ablate(self.model, mask):
+        with contextlib.nullcontext() if mask is None else self.change.scope(self.model, mask):
             return {"losses": losses_of(self.model, self.neutral).tolist()}
+
+    def _measure_repetition(self, mask: NeuronMask | None) -> list[float]:
+        assert self.neutral is not None
+        with contextlib.nullcontext() if mask is None else self.change.scope(self.model, mask):
+            return repetition_of(self.model, self.neutral).tolist()
 
 
 def _is_measurement(value: Any) -> bool:

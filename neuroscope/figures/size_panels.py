@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from neuroscope.checks import public
+from neuroscope.checks import public, whole
 from neuroscope.errors import ArgumentError
 from neuroscope.figures import intervals, style
 from neuroscope.figures.parts import bottom_legend, grid
@@ -26,12 +26,16 @@ def size_panels(
     x_label: str,
     y_label: str,
     subtitle: str = "",
+    is_log: bool = True,
+    columns: int | None = None,
 ) -> go.Figure:
     """Curves with whiskers over a logarithmic axis, and shaded bands of controls, one panel each.
 
     Args:
         panels: name of the panel -> label -> (x, (y, low, high)); low and high may be None, x is above 0.
         bands: name of the panel -> label -> (x, low, high): controls, in greys, under the curves.
+        is_log: whether the axis is logarithmic; a linear one has room for an x of 0.
+        columns: how many panels stand side by side; None: two, or three of many.
 
     Raises:
         ArgumentError: no panel, or numbers that do not fit each other.
@@ -40,7 +44,9 @@ def size_panels(
 
     if not panels:
         raise ArgumentError("a figure of panels", "no panels", "give one or more, each with its curves")
-    columns = min(2 if len(panels) <= NARROW else 3, len(panels))
+    if columns is not None:
+        whole(columns, "columns", 1, "give how many panels stand side by side, or None")
+    columns = min(columns or (2 if len(panels) <= NARROW else 3), len(panels))
     figure = grid(list(panels), columns, title, subtitle, 230)
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     controls = list(dict.fromkeys(label for each in (bands or {}).values() for label in each))
@@ -71,6 +77,11 @@ def size_panels(
         below = i + columns < len(panels)
         figure.update_xaxes(title_text="" if below else x_label, **at)
         figure.update_yaxes(title_text=y_label if at["col"] == 1 else "", **at)
-    figure.update_xaxes(type="log", tickvals=sorted(ticks), ticktext=[f"{t:g}" for t in sorted(ticks)], tickangle=0)
+    figure.update_xaxes(
+        type="log" if is_log else "linear",
+        tickvals=sorted(ticks),
+        ticktext=[f"{t:g}" for t in sorted(ticks)],
+        tickangle=0,
+    )
     figure.update_layout(legend=bottom_legend(), margin_b=80, height=figure.layout.height + 20)
     return figure
