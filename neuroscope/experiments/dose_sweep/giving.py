@@ -17,11 +17,12 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from neuroscope import files
 from neuroscope.arrays import array_of
-from neuroscope.checks import Progress, plain, public
+from neuroscope.checks import Progress, by_text, finite, plain, public
 from neuroscope.errors import ArgumentError
 from neuroscope.evaluation import AT_CHANCE, Outcomes, standing
 from neuroscope.experiments.dose_sweep.dose_result import COLUMNS, TESTS, DoseResponse
@@ -85,7 +86,7 @@ def dose(
     """
     import pandas as pd  # heavy: only for tables
 
-    doses = _doses(factors)
+    doses, direction = _doses(factors), _direction_of(direction)
     if isinstance(masks, NeuronMask):
         masks = dict.fromkeys(tasks_of(tasks, ASKED), masks)
     named, chosen = tasks_and_masks(tasks, masks, ASKED)
@@ -176,6 +177,18 @@ def _doses(factors: Sequence[float]) -> tuple[float, ...]:
     return doses
 
 
+def _direction_of(direction: Any) -> Direction:
+    """The direction, checked: a number, or a tensor of numbers by address."""
+    do = "give a number, or a tensor by address with one number per coordinate"
+    if not isinstance(direction, Mapping):
+        return None if direction is None else finite(direction, "dose(direction)", do)
+    each = {a: array_of(v, f"direction[{a!r}]") for a, v in by_text(direction, "dose(direction)", do).items()}
+    wrong = next((a for a, v in each.items() if v.dtype == torch.bool), None)
+    if wrong is not None or not each:
+        raise ArgumentError("dose(direction)", f"no numbers for {wrong or 'any site'}", do)
+    return each
+
+
 def _check_fit(model: Model, mask: NeuronMask, factor: float, direction: Direction) -> None:
     """Refuse a mask or a direction that does not fit the model, before anything is run."""
     try:
@@ -199,11 +212,10 @@ def _change(factor: float, direction: Direction) -> Change:
             return Change()
         return Change(("scale", factor), lambda model, mask: scale(model, mask, factor))
     if isinstance(direction, Mapping):
-        each = {address: array_of(values, f"direction[{address!r}]") for address, values in direction.items()}
-        more: Any = {address: factor * values for address, values in each.items()}
+        more: Any = {address: factor * values for address, values in direction.items()}
         return Change(("add", factor, _digest(direction)), lambda model, mask: add(model, mask, more))
     return Change(("add", factor * direction), lambda model, mask: add(model, mask, factor * direction))
 
 
 def _digest(direction: Mapping[str, Tensor]) -> str:
-    return files.digest(*((address, array_of(v, address).tolist()) for address, v in sorted(direction.items())))
+    return files.digest(*((address, values.tolist()) for address, values in sorted(direction.items())))
