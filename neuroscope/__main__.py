@@ -1,4 +1,4 @@
-"""The command line: `neuroscope run` and `neuroscope reproduce`."""
+"""The command line: `neuroscope run`, `neuroscope explore` and `neuroscope reproduce`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from neuroscope.checks import FEWEST_RANDOM
 from neuroscope.errors import ArgumentError, FileError, NeuroscopeError, choose
 from neuroscope.experiments.table import EXPERIMENTS
 
+EXPLORER = "explorer.html"  # the page that explore writes
 SELDOM = 30  # seconds between two lines of progress where nobody watches it
 RECIPE = ("steps", "epochs", "lr")
 TUNE = ("steps", "epochs", "lr", "batch_size")  # of --tune
@@ -63,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--tune-epochs", type=float, help="of --tune, which it implies; by default 3")
     run.add_argument("--tune-lr", type=float, help="of --tune, which it implies: peak learning rate; by default 3e-4")
     run.add_argument("--tune-batch-size", type=int, help="of --tune, which it implies: examples a step; by default 16")
+    explore = commands.add_parser("explore", help="write a page to look through what a run found, neuron by neuron")
+    explore.add_argument("folder", metavar="REPORT_FOLDER", help="that run wrote into, or a page to bring up to date")
+    explore.add_argument("--output", help="the file to write; by default explorer.html in the folder")
     twice = [row.id for row in EXPERIMENTS.values() if row.fewest_seeds == 2]
     several = f"; 2 at least for {', '.join(twice)}"
     again = commands.add_parser(
@@ -171,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"{row.id:5} {row.title} ({row.paper})" for row in EXPERIMENTS.values()))
         return 0
     try:
-        print(_run(**options))
+        print(_explore(**options) if options["command"] == "explore" else _run(**options))
     except NeuroscopeError as error:
         print(f"neuroscope: {as_typed(error, options)}", file=sys.stderr)
         return 2
@@ -179,6 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("neuroscope: stopped; the same command goes on where it was", file=sys.stderr)
         return 130
     return 0
+
+
+def _explore(command: str, folder: str, output: str | None) -> str:
+    from neuroscope.reports.explorer.exploring import explore
+
+    there = Path(folder).expanduser()
+    beside = there if there.is_dir() else there.parent
+    return str(explore(folder).save(output or beside / EXPLORER).resolve())
 
 
 def _run(command: str, model: str, dtype: str, device: str | None, device_map: str | None, **options: Any) -> str:

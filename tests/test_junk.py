@@ -171,6 +171,8 @@ def good_values(folder):
         "ns.directions.texts": ["the food was good"], "neuron": "1.3", "ns.directions.mask": "1.3",
         "Directions": ns.directions(model, "1.3", texts=["the food was good"]),
         "Activations": ns.activations(model, two, masks["a"]),
+        "ns.explore.run": None, "ns.explore.scores": scores, "ns.explore.cards": [{"site": 0, "neuron": 1}],
+        "ns.explore.overlap": None, "ns.explore.crossed": None, "links": {"more": "file.html"},
         "ns.patch_sweep.corrupt": "the film", "ns.patch_sweep.answers": ("yes", "no"),
         "NeuronAdapter.load.model": adapted, "NeuronAdapter.load.path": folder / "adapter",
         "NeuronAdapter.restore.path": folder / "adapter", "Representations.get.task": "a",

@@ -92,7 +92,7 @@ def content(folder):
 
 def test_everything_is_written(model, tasks, first):
     out = first.parent
-    expected = {"report.html", "journal.jsonl", "settings/run.json"}
+    expected = {"report.html", "explorer.html", "journal.jsonl", "settings/run.json"}
     expected |= {f"{kind}/{name}.safetensors" for kind in ("scores", "masks") for name in NAMES}
     expected |= {f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")}
     assert set(content(out)) == expected
@@ -407,3 +407,7 @@ def test_a_browser_draws_the_whole_report(demo, tmp_path):
     assert len(drawn) == 10
     assert body.count("js-plotly-plot") == 10
     assert errors == []
+    explorer = demo.parent / re.search(r'<a href="(explorer\.html)">', body)[1]
+    assert explorer.stat().st_size < 1e7
+    body, _, errors = opened(explorer, tmp_path)
+    assert body.count('id="neuron-') == 60 and errors == []

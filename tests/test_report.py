@@ -175,6 +175,15 @@ def test_refusals(tmp_path):
         write_report(tmp_path / "r.html", title="t", section=[])
 
 
+def test_links_lead_to_files_beside_the_page(tmp_path):
+    path = write_report(tmp_path / "r.html", title="t", links={f"See {NASTY}": "a b.html"})
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.all("a") == [{"href": "a%20b.html"}] and page.text("a") == [f"See {NASTY}"]
+    for wrong in ("../a.html", "/a.html", "", 3):
+        with pytest.raises(ArgumentError, match="links"):
+            write_report(tmp_path / "r.html", title="t", links={"See": wrong})
+
+
 def test_a_figure_with_other_axes_brings_the_whole_library(tmp_path):
     section = Section("s", figures=[go.Figure(go.Surface(z=[[1, 2], [3, 4]]))])
     assert get_plotlyjs() in write_report(tmp_path / "r.html", title="t", sections=[section]).read_text("utf-8")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from neuroscope import figures, files
 from neuroscope.checks import public
-from neuroscope.errors import ArgumentError, MaskError, choose, kind_of, naming
+from neuroscope.errors import ArgumentError, FileError, MaskError, choose, kind_of, naming
 from neuroscope.masks.by_hand import check_indices, neurons_of
 from neuroscope.masks.draws import DRAWN, Match
 from neuroscope.masks.evidence import Evidence, checked, joined
 from neuroscope.masks.evidence_card import EvidenceCard, card_of
+from neuroscope.masks.json_file import is_json, mask_in_json
 from neuroscope.masks.loudness import as_loud
 from neuroscope.masks.per_neuron import UNITS, PerNeuron, by_name, frame_of, shape, widths_of
 from neuroscope.models import Model, Unit
@@ -90,6 +92,22 @@ class NeuronMask(PerNeuron):
         return cls(
             neurons_of(neurons, widths_of(widths)), widths_of(widths), unit, {} if manifest is None else manifest
         )
+
+    @classmethod
+    @public
+    def load(cls, path: str | PathLike) -> Self:
+        """Read what `save` wrote, or the JSON that an explorer's page gives (`masks.json_file`).
+
+        Raises:
+            FileError: the file is missing, truncated, or holds something else.
+        """
+        if not is_json(path):
+            return super().load(path)
+        try:
+            return cls.of(**mask_in_json(path))
+        except (ArgumentError, MaskError) as error:
+            found = f"{error.asked}: {error.found}"
+            raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None
 
     def flags(self) -> Bool[Tensor, " neuron"]:
         """Membership of every neuron of the model, in forward order."""

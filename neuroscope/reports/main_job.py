@@ -26,6 +26,7 @@ from neuroscope.masks import DRAWN, overlap, overlap_sweep
 from neuroscope.masks.mask_depth import mask_depth
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.reports.cached_scores import cached_scores
+from neuroscope.reports.explorer.exploring import explore
 from neuroscope.reports.page import write_report
 from neuroscope.reports.table_files import save_tables
 from neuroscope.reports.tuning import check_tunable, recipe_of_tuning, tuned
@@ -34,6 +35,7 @@ from neuroscope.tasks import Task, Tasks, load_tasks, tasks_of
 from neuroscope.training import Recipe
 
 SETTINGS = "settings"  # in the output folder: of each job, in a file of its own, what its numbers are made with
+EXPLORER = "explorer.html"  # there too
 NO_EFFECT = ("no effect", NOT_COMPETENT)  # verdicts that claim nothing
 BUNDLED = (
     " The bundled model was trained with dropout on its FFN neurons, so random masks break less of it than of a model "
@@ -69,8 +71,8 @@ def run(
         model: anything that can be opened, or a function without arguments that opens it, which is called once
             everything else is found right.
         tasks: "mini", a folder of jsonl tasks, names of the papers' catalogue, or a Task, a list or a mapping of them.
-        output: the folder to write into: `report.html`, `scores/`, `masks/`, `tables/` (CSV and parquet). It belongs to
-            one set of settings, noted in `settings/`; others are refused.
+        output: the folder to write into: `report.html`, `explorer.html`, `scores/`, `masks/`, `tables/` (CSV and
+            parquet). It belongs to one set of settings, noted in `settings/`; others are refused.
         k: share of all neurons in a task's mask.
         sizes: growing shares beside k of masks of which is shown how much of its task each carries, alone and when it
             is off, beside three random masks (`faithfulness`); None leaves that out.
@@ -140,11 +142,13 @@ def run(
         results["depth"] = mask_depth(masks, scores, k, families)
         provenance = model.provenance()
     save_tables(results, folder / "tables")
+    explore(folder).save(folder / EXPLORER)
     judged = results["deactivation"].table.groupby("task", sort=False)["n"].first()
     return write_report(
         folder / "report.html",
         title=f"Task neurons of {Path(model.name).name}{', tuned' * (recipe is not None)}",
         intro=_intro(model.name, named, results, examples, n),
+        links={"Look through tasks, layers and neurons in the explorer": EXPLORER},
         sections=[section for name in results for section in _sections(name, results)],
         manifest={
             **provenance,

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from neuroscope import files
-from neuroscope.checks import all_of, public
+from neuroscope.checks import all_of, by_text, public
 from neuroscope.errors import ArgumentError, brief
 from neuroscope.markup import TABLE_STYLE, figure_html, fold, markup, table_html, told
 from neuroscope.results import Section
@@ -38,6 +39,7 @@ def write_report(
     title: str,
     intro: str = "",
     sections: Sequence[Section] = (),
+    links: Mapping[str, str] | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one offline HTML page, atomically.
@@ -47,6 +49,7 @@ def write_report(
         title: of the page.
         intro: text above the first section, marked up as in `Section`.
         sections: in reading order.
+        links: words -> the name of a file beside the page, shown below the intro.
         manifest: what the numbers depend on; shown folded at the end.
 
     Returns:
@@ -60,18 +63,26 @@ def write_report(
         if not isinstance(section, Section):
             raise ArgumentError(f"section {i} of a report", type(section).__name__, "give neuroscope.report.Section")
     ids = [f"section-{i}" for i in range(1, len(sections) + 1)]
-    links = "".join(f'<li><a href="#{i}">{html.escape(s.title)}</a></li>' for i, s in zip(ids, sections, strict=True))
+    entries = "".join(f'<li><a href="#{i}">{html.escape(s.title)}</a></li>' for i, s in zip(ids, sections, strict=True))
     parts = {
         "title": html.escape(title),
         "policy": POLICY,
         "style": STYLE + TABLE_STYLE,
         "plotly": _plotly({trace.type for section in sections for figure in section.figures for trace in figure.data}),
-        "contents": f'<nav aria-label="Contents"><p>Contents</p><ol>{links}</ol></nav>' if sections else "",
-        "intro": markup(intro),
+        "contents": f'<nav aria-label="Contents"><p>Contents</p><ol>{entries}</ol></nav>' if sections else "",
+        "intro": markup(intro) + _links(links),
         "sections": "\n".join(_section(i, section) for i, section in zip(ids, sections, strict=True)),
         "manifest": _manifest(manifest),
     }
     return files.write(path, PAGE.format_map(parts))
+
+
+def _links(links: Mapping[str, str] | None) -> str:
+    given = {} if links is None else by_text(links, "links", "give a dict words -> name of a file beside the page")
+    for words, name in given.items():
+        if not isinstance(name, str) or not name or name != Path(name).name:
+            raise ArgumentError(f"links[{words!r}]", brief(name), "give the name of a file in the page's own folder")
+    return "".join(f'<p><a href="{quote(name)}">{html.escape(words)}</a></p>' for words, name in given.items())
 
 
 def _plotly(traces: set[str]) -> str:

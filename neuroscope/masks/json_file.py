@@ -1,0 +1,44 @@
+"""Masks as JSON: what a page gives a reader to take away, and what is easily written by hand.
+
+{"kind": "NeuronMask", "format": 1, "unit": "hidden",
+ "widths": {"blocks.0.mlp.hook_post": 512}, "neurons": {"blocks.0.mlp.hook_post": [3, 17]}, "manifest": {}}
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+from neuroscope import files
+from neuroscope.errors import FileError
+
+PARTS = ("neurons", "widths", "unit", "manifest")
+
+
+def is_json(path: str | PathLike) -> bool:
+    """Whether a file begins as a JSON object, which no safetensors file does: the length of a header comes first.
+
+    A file that cannot be read is none.
+    """
+    try:
+        with files.path_of(path, "read NeuronMask").open("rb") as file:
+            start = file.read(8)
+    except OSError:
+        return False
+    return start.lstrip().startswith(b"{") and b"\0" not in start
+
+
+def mask_in_json(path: str | PathLike) -> dict[str, Any]:
+    """The arguments of `NeuronMask.of`, of a file that has them.
+
+    Raises:
+        FileError: something else, or of a later version.
+    """
+    content = files.read_json(path, "NeuronMask")
+    asked = f"read NeuronMask from {path}"
+    kind, form = content.get("kind"), content.get("format")
+    if kind != "NeuronMask" or not isinstance(form, int) or form > files.FORMAT:
+        raise FileError(asked, f"a file of kind {kind!r}, format {form}", "load it with its own class, or update")
+    if missing := [part for part in PARTS if part not in content]:
+        raise FileError(asked, f"no {', no '.join(missing)}", "write the file again")
+    return {part: content[part] for part in PARTS}
