@@ -24,11 +24,12 @@ function bar(share, negative) {
   return found;
 }
 
-/** From a low to a high number on a line of its own, with a point, and a second one that it is to be compared with. */
-function interval(low, value, high, beside, from, to) {
+/** From a low to a high number on a line of its own, with a point, and a ring that it is to be compared with. */
+function interval({ low, effect: value, high, random: beside }, from, to) {
   const at = (number) => `${(100 * (Math.min(Math.max(number, from), to) - from)) / (to - from || 1)}%`;
   const [line, point, zero] = [make("i", { class: "line" }), make("i", { class: "point" }), make("i", { class: "zero" })];
-  const found = make("span", { class: "interval", "aria-hidden": "true" }, zero, line, point);
+  const words = `${number(low)} to ${number(high)}${beside === undefined ? "" : `; random neurons ${number(beside)}`}`;
+  const found = make("span", { class: "interval", role: "img", title: words, "aria-label": words }, zero, line, point);
   zero.style.left = at(0);
   [line.style.left, line.style.width] = [at(low ?? value), `calc(${at(high ?? value)} - ${at(low ?? value)})`];
   point.style.left = at(value);
@@ -58,7 +59,7 @@ export function cardPanel(store, step) {
       .filter(({ i, line, score }) => score !== null || line || data.masks[i]);
     if (!rows.length) return null;
     const rank = ({ i, line }) => data.rank(i, neuron) ?? line?.rank ?? null;
-    const sign = ({ line, score }) => (line?.sign ?? (data.signed ? Math.sign(score) : 0));
+    const sign = ({ i }) => data.sign(i, neuron);
     const signs = rows.some((row) => sign(row));
     const cells = rows.map((row) => {
       const found = rank(row);
@@ -73,6 +74,12 @@ export function cardPanel(store, step) {
     });
     const all = make("details", { open: rows.length <= 14 }, make("summary", {}, `${rows.length} tasks`), table(["task", "score", ...(signs ? ["sign"] : []), `rank of ${whole(data.total)}`, "in mask"], cells));
     return part("Score by task", all);
+  }
+
+  /** In a few words, of the task that is looked at. */
+  function rank(neuron, { task: i }) {
+    const found = data.rank(i, neuron);
+    return found === null ? [] : [`; rank ${whole(found)} for `, said(data.tasks[i].name)];
   }
 
   function texts(card) {
@@ -118,11 +125,10 @@ export function cardPanel(store, step) {
     const rows = lines.map((line) => [
       task(line.task),
       number(line.effect),
-      line.effect === null ? "" : interval(line.low, line.effect, line.high, line.random, from, to),
-      number(line.random),
+      line.effect === null ? "" : interval(line, from, to),
       line.q === undefined ? "" : number(line.q),
     ]);
-    return part("What breaks without it", table(["task", "lost", "", "random", "q"], rows), make("p", { class: "soft hint" }, "Lost with this neuron alone switched off: the point, its line an interval; the ring is the mean of random neurons of the same layer."));
+    return part("What breaks without it", table(["task", "lost", "", "q"], rows), make("p", { class: "soft hint" }, "Lost with this neuron alone switched off: the point, its line an interval; the ring is the mean of random neurons of the same layer."));
   }
 
   const stability = (lines) =>
@@ -183,12 +189,12 @@ export function cardPanel(store, step) {
         make("button", { type: "button", onclick: () => step(1), "aria-label": "Next neuron" }, "Next ›"),
         make("button", { type: "button", "aria-pressed": String(chosen), onclick: toggle }, chosen ? "Take out of the set" : "Put into the set"),
       ),
-      make("p", {}, make("code", {}, data.sites[site].address), `, neuron ${neuron - data.offsets[site]} of ${whole(data.sites[site].width)}`, data.masks.some(Boolean) || member ? `; in ${member || "no"} ${member === 1 ? "mask" : "masks"}` : "", "."),
+      make("p", {}, make("code", {}, data.sites[site].address), `, neuron ${neuron - data.offsets[site]} of ${whole(data.sites[site].width)}`, data.masks.some(Boolean) || member ? `; in ${member || "no"} ${member === 1 ? "mask" : "masks"}` : "", ...rank(neuron, values), "."),
       ...(masks.length ? [make("p", { class: "soft" }, "Also in: ", said(masks.join(", ")))] : []),
       ...(card?.notes ?? []).map((note) => make("p", { class: "note" }, said(note))),
       ...[
-        scores(neuron, card),
         card && texts(card),
+        scores(neuron, card),
         card?.breaks?.length ? breaks(card.breaks) : null,
         card && tokens("What it writes", card.writes),
         card && tokens("What it reads", card.reads),
@@ -201,7 +207,7 @@ export function cardPanel(store, step) {
   }
 
   store.listen((values, changed) => {
-    if (["neuron", "set", "theme", "data"].some((name) => changed.has(name))) draw(values);
+    if (["neuron", "set", "task", "theme", "data"].some((name) => changed.has(name))) draw(values);
     if (changed.has("neuron")) host.scrollTop = 0;
   });
   draw(store.values);

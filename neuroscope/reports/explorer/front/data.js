@@ -47,7 +47,8 @@ export class Data {
     this.ranges = this.tasks.map(() => null);
     this.cards = new Map(); // neuron -> card
     this.families = [...new Set(this.tasks.map((task) => task.family || task.name))];
-    this.signed = false;
+    this.signed = false; // whether scores have signs
+    this.signs = false; // whether cards do
   }
 
   /** Unpacks what there is of one task. */
@@ -78,12 +79,20 @@ export class Data {
     const sites = new Map(this.sites.map((site, i) => [site.address, i]));
     for (const card of JSON.parse(new TextDecoder().decode(bytes))) {
       this.cards.set(this.offsets[sites.get(card.site)] + card.neuron, card);
+      if (card.tasks?.some((line) => line.sign)) this.signs = true;
     }
   }
 
   inMask(task, neuron) {
     const bits = this.masks[task];
     return bits !== null && ((bits[neuron >> 3] >> (neuron & 7)) & 1) === 1;
+  }
+
+  /** 1 or -1 where it is known that a neuron acts for a task or against it: by its score, or by its card. */
+  sign(task, neuron) {
+    if (this.signed && this.scores[task]) return Math.sign(this.scores[task][neuron]);
+    const { name } = this.tasks[task] ?? {};
+    return this.cards.get(neuron)?.tasks?.find((line) => line.task === name)?.sign ?? 0;
   }
 
   size(task) {
@@ -116,7 +125,7 @@ export class Data {
 
   /** 1 is the most relevant. */
   rank(task, neuron) {
-    const scores = this.scores[task];
+    const scores = this.scores[task] ?? null;
     if (!scores || Number.isNaN(scores[neuron])) return null;
     const exact = this.tops[task].indexOf(neuron);
     if (exact >= 0) return exact + 1;

@@ -60,7 +60,9 @@ function filters(store) {
     }
     const able = { mask: data.masks[values.task], alone: data.masks[values.task], both: values.other !== null, card: data.cards.size, set: values.set.length };
     for (const option of document.getElementById("filter-inside").options) if (option.value) option.disabled = !able[option.value];
-    document.getElementById("filter-sign").closest("label").hidden = !data.signed;
+    const sign = document.getElementById("filter-sign");
+    sign.disabled = !data.signed && !data.signs;
+    sign.title = sign.disabled ? "These scores have no sign: the reduction takes absolute values" : "";
   };
   store.listen(mark);
   mark(store.values);
@@ -112,6 +114,8 @@ async function begin() {
   const mark = contents();
   store.listen(mark);
   theme(store);
+  const below = new ResizeObserver(([{ target }]) => document.documentElement.style.setProperty("--below", `${target.offsetHeight + 12}px`));
+  below.observe(document.querySelector("header"));
   document.getElementById("link").addEventListener("click", async () => {
     const link = location.href.split("#")[0] + store.address();
     tell((await copied(link)) ? "The address of this view is copied" : "This browser does not let the page copy its address");

@@ -4,11 +4,10 @@
 export function passes(data, values) {
   const { task, other, layer, sign, inside } = values;
   const [low, high] = layer === null ? [0, data.total] : [data.offsets[layer], data.offsets[layer + 1]];
-  const scores = data.scores[task];
   const set = inside === "set" ? new Set(values.set) : null;
   const others = data.tasks.map((_, i) => i).filter((i) => i !== task && data.masks[i]);
   const tests = [];
-  if (sign && scores) tests.push(sign === "+" ? (i) => scores[i] > 0 : (i) => scores[i] < 0);
+  if (sign) tests.push(sign === "+" ? (i) => data.sign(task, i) > 0 : (i) => data.sign(task, i) < 0);
   if (inside === "mask" || inside === "alone" || inside === "both") tests.push((i) => data.inMask(task, i));
   if (inside === "alone") tests.push((i) => !others.some((one) => data.inMask(one, i)));
   if (inside === "both" && other !== null) tests.push((i) => data.inMask(other, i));
@@ -27,7 +26,7 @@ export function listed(data, values, most) {
     return found;
   };
   if (data.tops[values.task]) {
-    if (values.sign === "-") return gather(data.order(values.task).toReversed());
+    if (values.sign === "-" && data.signed) return gather(data.order(values.task).toReversed());
     return gather(data.tops[values.task]).length < most ? gather(data.order(values.task)) : found;
   }
   for (const neuron of data.cards.keys()) if (test(neuron) && found.length < most) found.push(neuron);

@@ -1,5 +1,7 @@
 // What is looked at: kept here, written into the page's address, and told to every panel.
 
+import { tell } from "./dom.js";
+
 export const START = {
   task: 0, // by its number
   other: null, // the second task of a pair
@@ -101,11 +103,13 @@ export class Store {
     for (const [value, name] of [["task", "task"], ["other", "with"]]) {
       const task = place(data.tasks, "name", name);
       if (task >= 0) found[value] = task;
+      else if (parts.get(name)) tell(`There is no task ${parts.get(name)} here.`);
     }
     const layer = place(data.sites, "layer", "layer");
     if (layer >= 0) found.layer = layer;
     const neuron = parts.has("neuron") ? data.find(parts.get("neuron")) : null;
     if (typeof neuron === "number") found.neuron = neuron;
+    else if (neuron) tell(neuron);
     const known = { verdict: (data.head.verdicts ?? []).map((one) => one?.verdict), sign: ["+", "-"], scale: ["log", "linear"] };
     known.inside = ["mask", "alone", "both", "card", "set"];
     for (const [name, allowed] of Object.entries(known)) if (allowed.includes(parts.get(name))) found[name] = parts.get(name);

@@ -1,6 +1,6 @@
 // The tasks: how well the model does each, whether its neurons are its own, and which one is looked at.
 import { category } from "./colours.js";
-import { body, make, percent, points, said, whole } from "./dom.js";
+import { body, make, points, said, whole } from "./dom.js";
 import { shown } from "./neurons.js";
 
 /** A colour beside a task's name; tasks of a family share it, and their names tell them apart. */
@@ -27,7 +27,7 @@ export function tasksPanel(store) {
   function about(task) {
     const [verdict, standing] = [verdicts?.[task], standings?.[task]];
     const facts = [];
-    if (standing) facts.push(`${percent(standing.original)} → ${percent(standing.off)}`);
+    if (standing) facts.push(`${points(standing.original)} → ${points(standing.off)} %`);
     else if (verdict) facts.push(`${points(verdict.effect)} points lost`);
     if (!facts.length && data.tasks[task].counts) facts.push(`${whole(data.size(task))} neurons`);
     return facts.join(" · ");

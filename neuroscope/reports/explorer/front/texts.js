@@ -17,7 +17,7 @@ export function peak(text) {
   const at = strongest(text);
   const [from, to] = [Math.max(0, at - AROUND), at + AROUND];
   const bold = make("b", {}, text.tokens[at]);
-  return make("bdi", {}, from > 0 ? "…" : "", text.tokens.slice(from, at).join(""), bold, text.tokens.slice(at + 1, to).join(""));
+  return make("bdi", {}, from > 0 ? "… " : "", text.tokens.slice(from, at).join(""), bold, text.tokens.slice(at + 1, to).join(""));
 }
 
 /** A text with its heat; `largest` is the activation of the strongest colour. */
