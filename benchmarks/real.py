@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", default="sst2,agnews,dbpedia,e2e", help="those that are tuned on")
     parser.add_argument("--tune-steps", type=int, default=120, help="of 8 examples, on all tasks together")
     parser.add_argument("--steps", type=int, default=20, help="of 8 examples, of every other training")
-    parser.add_argument("--seeds", type=int, default=2, help="trainings of each kind")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     parser.add_argument("-n", type=int, default=48, help="test examples of each task")
     parser.add_argument("--n-random", type=int, default=3, help="random masks of each kind; 3 where all is crossed")
     parser.add_argument("--bfloat16", action="store_true", help="train in bfloat16 by autocast, weights in float32")
@@ -257,7 +257,7 @@ ROWS: dict[str, Row] = {
     ),
     "F2": Row(
         lambda lab: experiments.proportion_sweep(
-            lab.base, lab.some(FEW), held_out="amazon", k=(0.1, 0.5, 1.0), seeds=1, recipe=lab.recipe,
+            lab.base, lab.some(FEW), held_out="amazon", k=(0.1, 0.5, 1.0), seeds=3, recipe=lab.recipe,
             scores={name: lab.scores(lab.base)[name] for name in lab.some(FEW)}, output=lab.out, **lab.shared,
         ),
         lambda lab: _training(lab, 5) + 5 * 3 * lab.options.n,

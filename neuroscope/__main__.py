@@ -67,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
     explore = commands.add_parser("explore", help="write a page to look through what a run found, neuron by neuron")
     explore.add_argument("folder", metavar="REPORT_FOLDER", help="that run wrote into, or a page to bring up to date")
     explore.add_argument("--output", help="the file to write; by default explorer.html in the folder")
-    twice = [row.id for row in EXPERIMENTS.values() if row.fewest_seeds == 2]
-    several = f"; 2 at least for {', '.join(twice)}"
+    drawing = [row.id for row in EXPERIMENTS.values() if row.fewest_seeds == FEWEST_RANDOM]
+    several = f"; {FEWEST_RANDOM} at least for {', '.join(drawing)}"
     again = commands.add_parser(
         "reproduce",
         help="run one experiment of Leng & Xiong 2025 (such as T2), of Zhao, Ziser & Cohen 2024 (such as Z-F2), or CPR",

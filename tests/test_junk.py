@@ -182,13 +182,14 @@ def good_values(folder):
         "Task.from_hub.path": "json", "Representations.examples": {}, "Task.from_hub.splits": {"train": "train"},
         "MossaTable.series.tasks": None, "MossaTable.values.model": "pre-trained",
         "Scores.means": None, "Scores.values_by_site": dict(scores["a"]),
-        **{f"experiments.{name}.seeds": 2 for name in ("cross_training", "parameter_transfer", "train_only")},
+        **{f"experiments.{name}.seeds": 3 for name in TRAINING},
         "experiments.parameter_transfer.tasks": four, "experiments.parameter_transfer.masks": four_masks,
         "experiments.continual_comparison.methods": "seqft", "experiments.continual_comparison.lrs": 1e-3,
         "ns.compare_methods.neurons": 6, "ns.compare_methods.top": 2, "ns.compare_methods.methods": ["relp", "random"],
     }  # fmt: skip
 
 
+TRAINING = ("cross_training", "overlap_controlled", "parameter_transfer", "proportion_sweep", "train_only")
 QUICK = {"n": 2, "examples": 2, "seeds": 1, "n_random": 3, "null": 3, "resamples": 9, "permutations": 9, "output": None}
 QUICK |= {"recipe": {"steps": 1}}
 

@@ -309,7 +309,7 @@ def test_the_command_line_says_what_is_wrong(folders, capsys):
         ("run --too-long x --tasks mini", "--too-long x", "choose from 'error'"),
         ("run --system x --tasks mini", "--system", "give --chat: only a chat"),
         ("run --shots -1 --tasks mini", "--shots -1", "give how many\n"),
-        ("reproduce T2 --seeds 1", "T2: --seeds", "give two seeds or more"),
+        ("reproduce T2 --seeds 1", "T2: --seeds", "give 3 seeds or more"),
         ("reproduce T1 --steps 3", "T1: --steps, --epochs, --lr", "it has --k, --n-random, --examples, --n\n"),
         ("reproduce T4 --held-out x", "T4: --held-out", "it has --k, --seeds, --n-random"),
         ("reproduce T5 --methods foo", "--methods foo", "choose from 'ncft'"),
@@ -326,7 +326,7 @@ def test_errors_are_in_the_words_of_the_command_line(tmp_path, capsys, arguments
 def test_limits_are_in_the_help(capsys):
     for command, *said in (
         ("run", "random masks of each kind, 3 at least", "mask, 1 at most"),
-        ("reproduce", "2 at least for T2, T4, F5", "3 at least, for T1, F3, T4, CPR"),
+        ("reproduce", "3 at least for T2, F2, T4, F5, F6, T9", "3 at least, for T1, F3, T4, CPR"),
     ):
         with pytest.raises(SystemExit):
             main([command, "--help"])

@@ -196,13 +196,15 @@ def test_a_mask_that_breaks_the_task_is_found():
 
 
 def test_the_test_against_controls_by_hand():
-    """Two masks and two examples: V, degrees of freedom and p as the docstring has them."""
-    controls, own = np.array([[1.0, 0.5], [0.5, 0.8]]), np.array([0.0, 0.25])
-    s2 = 0.05**2 * 2  # of 0.75 and 0.65
-    noise = 4 * 0.2**2 / 1 / 2  # residuals of +-0.2, one degree of freedom, over two examples
-    d = np.array([0.75, 0.4])
-    of_masks, of_examples = 1.5 * max(s2, 1 / 4), max(0, d.var(ddof=1) / 2 - 1.5 * noise)
-    freedom = (of_masks + of_examples) ** 2 / (of_masks**2 + of_examples**2)
+    """Three masks and two examples: V, degrees of freedom and p as the docstring has them."""
+    controls, own = np.array([[1.0, 0.5], [0.5, 0.8], [0.6, 0.8]]), np.array([0.0, 0.25])
+    s2 = (0.05**2 + 0.05**2) / 2  # of 0.75, 0.65 and 0.7
+    noise = (
+        2 * (0.25**2 + 0.15**2 + 0.1**2) / 2 / 2
+    )  # residuals +-0.25, -+0.15, -+0.1, 2 degrees of freedom, 2 examples
+    d = np.array([0.7, 0.45])
+    of_masks, of_examples = 4 / 3 * max(s2, 1 / 4), max(0, d.var(ddof=1) / 2 - 4 / 3 * noise)
+    freedom = (of_masks + of_examples) ** 2 / (of_masks**2 / 2 + of_examples**2)
     found = against_controls(own, controls)
     error = np.sqrt(of_masks + of_examples)
     assert found["effect"] == pytest.approx(0.575)
@@ -252,9 +254,9 @@ def test_the_interval_grows_with_the_spread_of_the_controls():
     assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
 
 
-@pytest.mark.parametrize("controls", [np.ones((1, 4)), np.ones((3, 5)), np.ones(4)])
+@pytest.mark.parametrize("controls", [np.ones((1, 4)), np.ones((2, 4)), np.ones((3, 5)), np.ones(4)])
 def test_too_few_or_other_controls_are_refused(controls):
-    with pytest.raises(ArgumentError, match="two random masks or more"):
+    with pytest.raises(ArgumentError, match="3 random masks or more"):
         against_controls(np.ones(4), controls)
 
 

@@ -110,8 +110,8 @@ def test_settings_are_checked_before_a_model_is_loaded(tasks, tmp_path):
     for kind, text, id_, given in (
         (ArgumentError, "did you mean 'lr'", "T2", {"recipe": {"lrr": 1}}),
         (ArgumentError, "a list", "T2", {"recipe": [1]}),
-        (ArgumentError, "give two seeds", "T2", {"seeds": 1}),
-        (ArgumentError, "give two seeds", "F5", {"seeds": (4,)}),
+        (ArgumentError, "give 3 seeds", "T2", {"seeds": 2}),
+        (ArgumentError, "give 3 seeds", "F5", {"seeds": (4,)}),
         (ArgumentError, "did you mean 'seqft'", "T5", {"methods": ["seqftt"]}),
         (ArgumentError, "did you mean 'nli-food'", "T1", {"tasks": "nli-fod"}),
         (ArgumentError, "did you mean 'two'", "F2", {"held_out": "twoo"}),
@@ -140,7 +140,7 @@ def test_the_command_line_loads_no_model_before_all_is_right(tmp_path, capsys, m
         (["run", "--method", "magic"], "no such method"),
         (["run", "--tasks", "nli-fod"], "did you mean 'nli-food'"),
         (["reproduce", "T1", "--methods", "ncft"], "T1: --methods\n"),
-        (["reproduce", "T2", "--seeds", "1"], "give two seeds"),
+        (["reproduce", "T2", "--seeds", "2"], "give 3 seeds"),
         (["reproduce", "T5", "--lr", "0"], "lr"),
     ):
         assert main([*arguments, "--output", str(tmp_path / "out")]) == 2

@@ -39,10 +39,10 @@ def masks(model):
 def test_transfer_is_correlate_of_depth_and_cross_training(model, masks, tmp_path):
     shared, how = {"output": tmp_path, "recipe": RECIPE}, {"n_random": 3, "seed": 3}
     with unchanged(model.root):
-        found = parameter_transfer(model, FOUR, masks, seeds=2, **how, **shared)
+        found = parameter_transfer(model, FOUR, masks, seeds=3, **how, **shared)
     assert isinstance(found, ParameterTransfer)
     alike = parameter_depth(model, FOUR, masks, **how, **shared)
-    scores = cross_training(model, FOUR, masks, seeds=2, **shared)
+    scores = cross_training(model, FOUR, masks, seeds=3, **shared)
     for view, direct in (
         ("all", correlate(alike, scores, seed=3)),
         ("layer", correlate(alike, scores, by="layer", seed=3)),
@@ -63,7 +63,7 @@ def test_transfer_is_correlate_of_depth_and_cross_training(model, masks, tmp_pat
 def test_arguments_are_refused_before_anything_is_trained(model, masks, monkeypatch):
     monkeypatch.setattr(trials, "finetune", never)
     wrong = (
-        ({"seeds": 1}, "two seeds"),
+        ({"seeds": 2}, "3 seeds"),
         ({"match": "norm"}, "match"),
         ({"lrr": 1}, "lrr"),
         ({"recipe": {"a": 1}}, "a=1"),

@@ -30,7 +30,7 @@ from neuroscope.errors import ArgumentError, choose, kind_of
 from neuroscope.evaluation import Outcomes
 from neuroscope.experiments.judging import refuse_masks_of_test_examples
 from neuroscope.experiments.standings import MEANS, Standings
-from neuroscope.experiments.trials import Run, Trials, over_tasks, parted, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, over_tasks, parted, require_random_masks, seen_in_words
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -208,18 +208,22 @@ def proportion_sweep(
         k: shares of all neurons in each task's mask, growing.
         joint: train the union of the masks on all tasks together (Figure 2), or each task alone (Figure 6).
         scores: of every training task, found on other examples than the test ones; None: `attribute`'s default.
-        seeds: runs of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own random mask.
+        seeds: three runs or more of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own
+            random mask.
         model, tasks, recipe, n, batch_size, output, progress: as in `train_only`.
 
     Raises:
-        ArgumentError: shares that are none, a held-out task that is none, or no task left to train on.
+        ArgumentError: shares that are none, fewer than three seeds, a held-out task that is none, or no task left to
+            train on.
         TaskError, MaskError, ModelError, NumericalError: as in `train_only`.
     """
     import pandas as pd  # heavy: only for tables
 
     tasks = tasks_of(tasks, "proportion_sweep")
     learnt, _ = parted(tasks, held_out, "proportion_sweep")
-    model, seeds = resolve(model), seeds_of(seeds)
+    seeds = seeds_of(seeds)
+    require_random_masks(seeds, "proportion_sweep")
+    model = resolve(model)
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
     trials = Trials(model, tasks, learnt, recipe, **measuring)
     if scores is None:

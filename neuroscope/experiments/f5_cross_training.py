@@ -22,7 +22,7 @@ from neuroscope.errors import choose
 from neuroscope.evaluation import AT_CHANCE, Outcomes, standing
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
-from neuroscope.experiments.trials import Run, Trials, require_two_seeds, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, require_random_masks, seen_in_words
 from neuroscope.masks import DRAWN, Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -197,7 +197,7 @@ def cross_training(
     chance before training and after every one.
 
     Args:
-        seeds: two runs or more of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own
+        seeds: three runs or more of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own
             random mask for each source.
         match: "layer" (random masks keep the source's number of neurons at every site) or "uniform".
         model, tasks, masks, recipe, n, batch_size, output, progress: as in `train_only`; with its folder, what both
@@ -211,7 +211,7 @@ def cross_training(
     tasks, masks = tasks_and_masks(tasks, masks, "cross_training")
     choose(match, ("layer", "uniform"), "match")
     seeds = seeds_of(seeds)
-    require_two_seeds(seeds, "cross_training")
+    require_random_masks(seeds, "cross_training")
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
     trials = Trials(resolve(model), tasks, tasks, recipe, **measuring)
     names, rows = list(tasks), []

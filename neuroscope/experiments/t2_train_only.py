@@ -6,6 +6,10 @@
 
 Run s trains with seed s, and draws its random masks with it. LX24 has one random mask and one run of each, and no
 intervals.
+
+What the own mask gains is tested as where nothing is trained (`statistics.against_controls`). A random mask's score
+varies by its draw and by its training, and one further run is predicted of both; the own mask's is a mean over its
+runs, which varies less: the interval is rather too wide.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, Outcomes, standing
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
-from neuroscope.experiments.trials import Run, Trials, require_two_seeds, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, require_random_masks, seen_in_words
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -209,7 +213,7 @@ def train_only(
         model: anything that can be opened, with parameters of its own. It is as it was afterwards.
         tasks: those with a mask are trained and measured: they need training and test examples.
         masks: hidden neurons or output units by task; found on other examples than the test ones.
-        seeds: two runs or more of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own
+        seeds: three runs or more of each mask: 3 is seeds 0, 1 and 2. Run s trains with seed s; it also draws its own
             random mask of each kind, while the task's own mask is the same in all.
         recipe: of every training: a `Recipe`, or a mapping of some of its values; its lr is 3e-3 if it has none.
         n: test examples per task (None: all).
@@ -219,7 +223,7 @@ def train_only(
         progress: called as `progress(iterable, desc=...)`, such as tqdm.
 
     Raises:
-        ArgumentError: one seed alone, or a mask without a task.
+        ArgumentError: fewer than three seeds, or a mask without a task.
         TaskError: a task without training or test examples, or a mask found on its test examples.
         MaskError: a mask of another model, or an empty one.
         ModelError: the model's parameters cannot be trained here; the text says why.
@@ -229,7 +233,7 @@ def train_only(
 
     tasks, masks = tasks_and_masks(tasks, masks, "train_only")
     seeds = seeds_of(seeds)
-    require_two_seeds(seeds, "train_only")
+    require_random_masks(seeds, "train_only")
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
     trials = Trials(resolve(model), tasks, tasks, recipe, **measuring)
     runs: dict[str, dict[str, list[Run]]] = {}

@@ -30,7 +30,7 @@ from neuroscope.experiments.f3_parameter_depth import parameter_depth
 from neuroscope.experiments.f5_cross_training import cross_training
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
-from neuroscope.experiments.trials import require_two_seeds, seen_in_words
+from neuroscope.experiments.trials import require_random_masks, seen_in_words
 from neuroscope.figures import style
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve
@@ -213,7 +213,7 @@ def parameter_transfer(
         As `parameter_depth`, `cross_training` and `correlate`.
     """
     choose(match, ("layer", "uniform"), "match")
-    require_two_seeds(seeds_of(seeds), "parameter_transfer")
+    require_random_masks(seeds_of(seeds), "parameter_transfer")
     tasks, masks = tasks_and_masks(tasks, masks, "parameter_transfer")
     if len(masks) < 4:
         do = "give four or more; five give every test task four models"

@@ -29,7 +29,7 @@ from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import MEANS, Standings
 from neuroscope.experiments.t9_draws import draw_with_overlap
-from neuroscope.experiments.trials import Run, Trials, over_tasks, parted, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, over_tasks, parted, require_random_masks, seen_in_words
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -214,11 +214,12 @@ def overlap_controlled(
         shares: of the trained neurons that are to lie inside; numbers are rounded to whole neurons.
         size: neurons trained; None: as many as the held-out tasks' mask has, or as lie outside of it, if that is less.
         match: where neurons outside come from: "uniform" (LX24), or "layer" (see above).
-        seeds: draws of neurons at every share: 3 is seeds 0, 1 and 2. Run s draws, and trains, with seed s.
+        seeds: three draws of neurons or more at every share: 3 is seeds 0, 1 and 2. Run s draws, and trains, with
+            seed s.
         model, recipe, n, batch_size, output, progress: as in `train_only`.
 
     Raises:
-        ArgumentError: tasks, shares or a size that cannot be.
+        ArgumentError: tasks, shares or a size that cannot be, or fewer than three seeds.
         MaskError: too few neurons outside the mask, in a layer or at all.
         TaskError, ModelError, NumericalError: as in `train_only`.
     """
@@ -233,6 +234,7 @@ def overlap_controlled(
     for name in measured_only:
         choose(name, masks, "mask of held-out task")
     shares, seeds = shares_of(shares, "shares", with_zero=True), seeds_of(seeds)
+    require_random_masks(seeds, asked)
     if len(shares) < 2:
         raise ArgumentError(f"shares={shares}", "one share", "give two or more: their trend is the question")
     choose(match, ("layer", "uniform"), "match")

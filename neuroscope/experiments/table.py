@@ -76,11 +76,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "T2", "LX24", "each task with random neurons trained on it, and with its own trained (also T7)",
-            f"{HERE}.t2_train_only:train_only", fewest_seeds=2,
+            f"{HERE}.t2_train_only:train_only", fewest_seeds=3,
         ),
         Experiment(
             "F2", "LX24", "specialization and generalization by the share of neurons trained, all tasks together",
-            f"{HERE}.f2_proportion_sweep:proportion_sweep", held_out=1,
+            f"{HERE}.f2_proportion_sweep:proportion_sweep", held_out=1, fewest_seeds=3,
         ),
         Experiment(
             "F3", "LX24", "similarity of tasks' neurons by their parameters, layer by layer",
@@ -88,15 +88,15 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "T4", "LX24", "whether similar neurons of two tasks predict what training on one does for the other",
-            f"{HERE}.t4_parameter_transfer:parameter_transfer", fewest_seeds=2,
+            f"{HERE}.t4_parameter_transfer:parameter_transfer", fewest_seeds=3,
         ),
         Experiment(
             "F5", "LX24", "each task's neurons trained, every task measured (right half)",
-            f"{HERE}.f5_cross_training:cross_training", fewest_seeds=2,
+            f"{HERE}.f5_cross_training:cross_training", fewest_seeds=3,
         ),
         Experiment(
             "F6", "LX24", "specialization and generalization by the share of neurons trained, each task alone",
-            f"{HERE}.f2_proportion_sweep:proportion_sweep", {"joint": False}, held_out=1,
+            f"{HERE}.f2_proportion_sweep:proportion_sweep", {"joint": False}, held_out=1, fewest_seeds=3,
         ),
         Experiment(
             "T5", "LX24", "methods of continual learning, each at its best learning rate (also F4)",
@@ -108,7 +108,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "T9", "LX24", "training with a preset overlap with the held-out task's neurons (also T10, T11)",
-            f"{HERE}.t9_overlap_controlled:overlap_controlled", held_out=1,
+            f"{HERE}.t9_overlap_controlled:overlap_controlled", held_out=1, fewest_seeds=3,
         ),
         Experiment(
             "Z-F1", "ZZC24", "the layers cut where the curves of CKA change",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from neuroscope import distributed, files
-from neuroscope.checks import Progress
+from neuroscope.checks import FEWEST_RANDOM, Progress
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import Outcomes, judge
 from neuroscope.experiments.judging import Judge, masks_manifest
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Run = tuple[NeuronMask, Sequence[str], int, Sequence[str]]  # what is trained, on which tasks, seed, tasks measured
 LR = 3e-3  # a few neurons want several times the learning rate of the whole model
+FEW_SEEDS = f"give {FEWEST_RANDOM} seeds or more, such as seeds=3: fewer do not tell how random masks differ"
 ADAPTERS = "adapters"  # in the output folder
 
 
@@ -159,15 +160,15 @@ def over_tasks(cells: pd.DataFrame) -> tuple[Any, float]:
     return tasks.groupby("seed").mean().to_numpy(dtype=float), float(np.sqrt((errors**2).sum()) / len(errors))
 
 
-def require_two_seeds(seeds: Sequence[int], asked: str) -> None:
-    """Refuse a single run, which draws a single random mask.
+def require_random_masks(seeds: Sequence[int], asked: str) -> None:
+    """Refuse fewer runs than random masks are needed, since every run draws its own.
 
     Raises:
-        ArgumentError: fewer than two seeds.
+        ArgumentError: fewer than three seeds.
     """
-    if len(seeds) < 2:
-        found = "one run, which draws one random mask of each kind: no telling how random masks differ"
-        raise ArgumentError(f"{asked}(seeds={tuple(seeds)})", found, "give two seeds or more, such as seeds=3")
+    if len(seeds) < FEWEST_RANDOM:
+        found = f"{len(seeds)} of each kind, each with a random mask of its own"
+        raise ArgumentError(f"{asked}(seeds={tuple(seeds)})", found, FEW_SEEDS)
 
 
 def parted(tasks: Mapping[str, Task], held_out: str | Sequence[str], asked: str) -> tuple[list[str], list[str]]:

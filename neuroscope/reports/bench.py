@@ -11,6 +11,7 @@ from typing import Any
 from neuroscope.checks import seeds_of
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.table import Experiment
+from neuroscope.experiments.trials import FEW_SEEDS
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import Model
 from neuroscope.reports.cached_scores import cached_scores
@@ -77,8 +78,8 @@ class Bench:
         if "seeds" in settings:
             settings["seeds"] = seeds_of(settings["seeds"])
             if len(settings["seeds"]) < self.experiment.fewest_seeds:
-                found = "one run, which draws one random mask of each kind: no telling how random masks differ"
-                raise ArgumentError(f"reproduce({self.experiment.id!r}, seeds=...)", found, "give two seeds or more")
+                found = f"{len(settings['seeds'])} of each kind, each with a random mask of its own"
+                raise ArgumentError(f"reproduce({self.experiment.id!r}, seeds=...)", found, FEW_SEEDS)
         for name in settings.get("methods", ()):
             choose(name, METHODS, "method")
         for name, task in self.tasks.items():

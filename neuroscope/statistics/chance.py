@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from neuroscope import arrays  # noqa: F401  # for what `ArrayLike` takes
-from neuroscope.checks import MOST_DRAWS, public, whole
+from neuroscope.checks import FEWEST_RANDOM, MOST_DRAWS, public, whole
 from neuroscope.errors import ArgumentError, NumericalError
 from neuroscope.statistics.intervals import Floats, batches, finite_row
 
@@ -120,14 +120,14 @@ def against_controls(outcomes: ArrayLike, controls: ArrayLike) -> dict[str, floa
 
     Args:
         outcomes: [example] outcomes under the mask.
-        controls: [control, example] outcomes under two random masks or more. Two leave one degree of freedom: hardly
-            anything is then shown.
+        controls: [control, example] outcomes under three random masks or more. Where masks are trained, each is one run
+            with its own draw and seed; two would leave one degree of freedom, with which hardly anything is shown.
 
     Returns:
         effect (mean of the controls - mean of the mask), low and high (95 %), p (two-sided).
 
     Raises:
-        ArgumentError: fewer than two controls or two examples, or other examples.
+        ArgumentError: fewer than three controls or two examples, or other examples.
         NumericalError: an outcome is NaN or infinite.
 
     Example:
@@ -137,9 +137,9 @@ def against_controls(outcomes: ArrayLike, controls: ArrayLike) -> dict[str, floa
     """
     masked, controls = finite_row(outcomes, "outcomes"), np.atleast_2d(np.asarray(controls, dtype=float))
     masks, n = len(controls), len(masked)
-    if masks < 2 or controls.shape[1:] != masked.shape or n < 2:
+    if masks < FEWEST_RANDOM or controls.shape[1:] != masked.shape or n < 2:
         found = f"{controls.shape} controls for {masked.shape} outcomes"
-        do = "give two random masks or more, on the same examples, two or more"
+        do = f"give {FEWEST_RANDOM} random masks or more, on the same examples, two or more"
         raise ArgumentError("compare a mask with random masks", found, do)
     finite_row(controls.ravel(), "outcomes of the controls")
     scores, difference = controls.mean(axis=1), controls.mean(axis=0) - masked
