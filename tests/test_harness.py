@@ -1,5 +1,6 @@
 """lm-evaluation-harness both ways: its numbers are those of its own HFLM, intact and under masks; what is refused."""
 
+import dataclasses
 import json
 import logging
 
@@ -11,12 +12,14 @@ from tiny import tiny_model
 
 import neuroscope as ns
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, NeuroscopeError, TaskError
+from neuroscope.evaluation import label_loglik, prepare_task
 from neuroscope.experiments.benchmarking import constant_of
 from neuroscope.interop.harness import Right, lm_class, running
 from neuroscope.interop.harness.running import HarnessTask, names_in
 
 pytest.importorskip("lm_eval", reason="needs the extra lm-eval")
 from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
@@ -237,6 +240,47 @@ def planted(monkeypatch, own, controls, rights=(), better=True, metric="acc"):
     model = tiny_model()
     mask = ns.NeuronMask.of({0: [1, 2]}, model)
     return ns.benchmark(model, {"m": mask}, "t", n_random=len(controls))
+
+
+@pytest.mark.parametrize("at", ["last", "prompt", "answer", [0, -2]])
+def test_tokens_of_a_document_are_those_of_a_task(mini, folder, mask, at):
+    """Contexts of several lengths, and answers of several tokens: `evaluate` knows where they end, and so does this."""
+    task = ns.load_tasks("mini")["sentiment-food"]
+    labels = (*task.labels, f"{task.labels[0]} {task.labels[1]}")
+    task = dataclasses.replace(task, test=task.test[:6], labels=labels)
+    requests = [
+        Instance("loglikelihood", {}, (example.prompt, f" {label}"), 0) for example in task.test for label in labels
+    ]
+    with ns.ablate(mini, mask, at=at):
+        right = label_loglik(mini, prepare_task(mini, task)).flatten().tolist()
+    for size in (None, 2):
+        lm = ns.interop.harness_model(mini, mask, at=at, batch_size=size)
+        found = [value for value, _ in lm.loglikelihood(requests, disable_tqdm=True)]
+        assert found == pytest.approx(right, abs=1e-4)
+    with ns.ablate(mini, mask, at=at):  # around a model without a mask, as `benchmark` has it
+        found = [v for v, _ in ns.interop.harness_model(mini).loglikelihood(requests, disable_tqdm=True)]
+    assert found == pytest.approx(right, abs=1e-4)
+    plain = label_loglik(mini, prepare_task(mini, task)).flatten().tolist()
+    assert max(abs(a - b) for a, b in zip(plain, right, strict=True)) > 1e-2
+
+
+def test_a_benchmark_at_tokens_and_within_a_range(mini, folder, mask):
+    task = dataclasses.replace(ns.load_tasks("mini")["sentiment-food"], ranking="sum")
+    where = {"at": "last", "when": ns.between(0.0, float("inf"))}
+    found = ns.benchmark(mini, {"own": mask}, folder / "toy_choice.yaml", n_random=3, limit=12, **where)
+    with ns.ablate(mini, mask, **where):
+        right = ns.evaluate(mini, task, n=12).score
+    assert scores(found, "mask")["toy_choice", "acc"] == right and found.manifest["at"] == "last"
+    made = ns.benchmark(mini, {"own": mask}, folder / "toy_until.yaml", n_random=3, limit=6, at="generated")
+    assert scores(made, "mask")["toy_until", "exact_match"] <= 1.0
+    with pytest.raises(ArgumentError, match="scores no answer"):
+        ns.benchmark(mini, {"own": mask}, folder / "toy_until.yaml", n_random=3, limit=6, at="answer")
+    for call in (
+        lambda: ns.benchmark(mini, {"own": mask}, folder, value="corrupt", data=task),
+        lambda: ns.interop.harness_model(mini, mask, value="corrupt"),
+    ):
+        with pytest.raises(ArgumentError, match="no corrupt prompts"):
+            call()
 
 
 def test_lower_is_better_turns_the_effect_round(monkeypatch):

@@ -24,9 +24,19 @@ from neuroscope.errors import TaskError
 from neuroscope.evaluation import AT_CHANCE, Constant, standing
 from neuroscope.experiments.benchmark_result import INTACT, OFF, RANDOM, Benchmark
 from neuroscope.experiments.judging import masks_manifest
-from neuroscope.interop.harness import HarnessTask, lm_of, load_harness_tasks, measure, metric_of, sources_of, version
+from neuroscope.interop.harness import (
+    HarnessTask,
+    lm_of,
+    load_harness_tasks,
+    measure,
+    metric_of,
+    refuse_corrupt,
+    sources_of,
+    version,
+)
 from neuroscope.interventions import ablate
 from neuroscope.interventions.edits import Value
+from neuroscope.interventions.where import At, Range
 from neuroscope.masks import NeuronMask, masks_of
 from neuroscope.models import resolve
 from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval, score_interval
@@ -49,6 +59,8 @@ def benchmark(
     num_fewshot: int | None = None,
     value: Value | float = "zero",
     data: Task | None = None,
+    at: At | None = None,
+    when: Range | None = None,
     batch_size: int | None = None,
     output: str | PathLike | None = None,
     progress: Progress | None = None,
@@ -65,8 +77,10 @@ def benchmark(
         n_random: layer-matched random masks beside each mask.
         limit: the first so many documents of each task; None: all.
         num_fewshot: solved examples before each document; None: as the task has it.
-        value: what ablated neurons become, as of `ns.ablate`.
+        value: what ablated neurons become, as of `ns.ablate`; but for "corrupt", as documents have no corrupt prompts.
         data: a task whose discovery examples "mean" and "resample" are taken from, as of `ns.ablate`.
+        at, when: at which tokens, and in which range of activations, as of `ns.ablate`. The prompt is a document's
+            context; the answer what is scored after it, and "generated" that or what is generated.
         batch_size: rows at a time; None: as many as the model runs best.
         output: a folder for what is measured, from which a killed call goes on.
         progress: called as `progress(iterable, desc=...)`, such as tqdm.
@@ -83,6 +97,7 @@ def benchmark(
         >>> print(found.in_words())  # doctest: +SKIP
     """
     asked = "benchmark"
+    refuse_corrupt(value, asked)
     masks, sources = masks_of(masks, asked), sources_of(tasks, asked)
     limit = None if limit is None else whole(limit, "benchmark: limit", LEAST, "give 2 or more, or None for all")
     shots = None if num_fewshot is None else whole(num_fewshot, "benchmark: num_fewshot", 0)
@@ -91,7 +106,7 @@ def benchmark(
         scopes: dict[Condition, Any] = {}
         identities: dict[Condition, str] = {(INTACT, "", None): files.digest(*opened.identity().values())}
         for kind, mask in _conditions(masks, n_random).items():
-            with ablate(opened, mask, value=value, data=data) as scopes[kind]:
+            with ablate(opened, mask, value=value, data=data, at=at, when=when) as scopes[kind]:
                 identities[kind] = files.digest(*opened.identity().values())
         provenance = opened.provenance()
         lm = lm_of(opened, batch_size, asked)
@@ -130,6 +145,8 @@ def benchmark(
         "limit": limit,
         "value": value,
         "data_hash": None if data is None else data.data_hash,
+        "at": at,
+        "when": when and when.said,
         "left_out": {name: measured[name, (INTACT, "", None)]["left_out"] for name in found},
         "warned": list(dict.fromkeys(text for one in measured.values() for text in one["warned"])),
         "versions": files.versions(),

@@ -7,7 +7,7 @@ model "neuroscope" is put there by a command of the same arguments:
         --model_args pretrained=FOLDER,mask=mask.safetensors,value=mean --tasks arc_easy
 """
 
-from neuroscope.interop.harness.lm import harness_model, lm_class, lm_of
+from neuroscope.interop.harness.lm import harness_model, lm_class, lm_of, refuse_corrupt
 from neuroscope.interop.harness.running import (
     HarnessTask,
     Right,
@@ -27,6 +27,7 @@ __all__ = [
     "load_harness_tasks",
     "measure",
     "metric_of",
+    "refuse_corrupt",
     "sources_of",
     "version",
 ]

@@ -18,9 +18,12 @@ from neuroscope.errors import ArgumentError, ModelError, suggest
 from neuroscope.interop.harness.aside import aside, require
 from neuroscope.interventions import ablate
 from neuroscope.interventions.edits import Value
+from neuroscope.interventions.where import At, Range
 from neuroscope.masks import NeuronMask, check_mask
 from neuroscope.models import Model, load, resolve
 from neuroscope.models.memory import tokens_at_once
+from neuroscope.models.passes import telling
+from neuroscope.models.sites import needs_whole_passes
 from neuroscope.tasks.tokens import tokenizer_of
 
 AUTO = "auto"  # batches by tokens
@@ -62,7 +65,9 @@ def _lm_class() -> Any:
         Args:
             pretrained: what `ns.load` opens.
             mask: the file of a mask, or a mask; None for the model as it is.
-            value: what its neurons become, as of `ns.ablate`.
+            value: what its neurons become, as of `ns.ablate`, but for "corrupt".
+            at, when: at which tokens, and in which range of activations, as of `ns.ablate`; an answer is what is
+                scored or generated after a request's context.
             control: the seed of a random mask of the same size in each layer, which takes the mask's place.
             batch_size: rows at a time, or "auto": as many as the model runs best.
             max_batch_size: at most so many of "auto".
@@ -77,6 +82,8 @@ def _lm_class() -> Any:
             *,
             mask: Any = None,
             value: Value | float = "zero",
+            at: At | None = None,
+            when: Range | None = None,
             control: int | None = None,
             batch_size: int | str = 1,
             max_batch_size: int | None = None,
@@ -89,7 +96,18 @@ def _lm_class() -> Any:
         ) -> None:
             unknown = [name for name in options if name not in OPTIONS]
             if unknown:
-                known = ["pretrained", "mask", "value", "control", "device", "dtype", "revision", "tokenizer"]
+                known = [
+                    "pretrained",
+                    "mask",
+                    "value",
+                    "at",
+                    "when",
+                    "control",
+                    "device",
+                    "dtype",
+                    "revision",
+                    "tokenizer",
+                ]
                 do = suggest(unknown[0], [*known, "device_map", *OPTIONS])
                 raise ArgumentError(f"the model 'neuroscope' with {unknown[0]}=...", "no such argument", do)
             if str(device).startswith("cuda") and not torch.cuda.is_available():
@@ -99,7 +117,8 @@ def _lm_class() -> Any:
             self.neurons = _mask_of(mask, control)
             self.off: Any = contextlib.nullcontext()
             if self.neurons is not None:
-                self.off = ablate(self.opened, self.neurons, value=value)
+                refuse_corrupt(value, "the model 'neuroscope'")
+                self.off = ablate(self.opened, self.neurons, value=value, at=at, when=when)
             root, words = _root_and_tokenizer(self.opened)
             self.is_made = False
             super().__init__(
@@ -113,9 +132,23 @@ def _lm_class() -> Any:
             """The torch model; nothing while HFLM is made, which would set its mode and tie its weights."""
             return self._model if self.is_made else None
 
-        def _loglikelihood_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        def _loglikelihood_tokens(
+            self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
+        ) -> Any:
+            """As HFLM does; under an edit at some tokens, those together whose contexts end at the same place.
+
+            They have rows of one length, without padding, and are told where the context ends.
+            """
             with self.opened.quiet(), self.off:
-                return super()._loglikelihood_tokens(*args, **kwargs)
+                if not needs_whole_passes(self.opened.root) or self.opened.style != "causal":
+                    return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+                found: dict[int, Any] = {}
+                for (length, first), places in _by_boundary(requests, self.max_length).items():
+                    at = torch.zeros(1, length, dtype=torch.bool).index_fill(1, torch.tensor([first]), True)
+                    with telling(None, at):
+                        same = super()._loglikelihood_tokens([requests[i] for i in places], disable_tqdm, override_bs)
+                    found |= dict(zip(places, same, strict=True))
+                return [found[i] for i in range(len(requests))]
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
             """Texts that greedy decoding, or what the task asks for, gives after each request's."""
@@ -146,6 +179,27 @@ def _lm_class() -> Any:
     return NeuroscopeLM
 
 
+def _by_boundary(requests: Sequence[Any], most: int) -> dict[tuple[int, int], list[int]]:
+    """Places of requests by the length of their rows, and where in it the first token is predicted."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for i, (_, context, answer) in enumerate(requests):
+        length = min(len(context) + len(answer) - 1, most)  # HFLM cuts what is too long from the left
+        found.setdefault((length, max(0, length - len(answer))), []).append(i)
+    return found
+
+
+def refuse_corrupt(value: Any, asked: str) -> None:
+    """Refuse values of corrupt prompts, which the harness' documents do not have.
+
+    Raises:
+        ArgumentError: they are asked for.
+    """
+    if isinstance(value, str) and value == "corrupt":
+        do = "give 'zero', 'mean', 'resample' or a number; or judge a Task of pairs: ns.faithfulness, ns.evaluate"
+        found = "documents of lm-evaluation-harness, which have no corrupt prompts"
+        raise ArgumentError(f"{asked} with value='corrupt'", found, do)
+
+
 def lm_of(model: Model, batch_size: int | None, asked: str) -> Any:
     """An opened model as lm_eval takes models; without a `batch_size`, batches are cut by tokens."""
     with aside():  # it warns of models that are open already
@@ -154,14 +208,23 @@ def lm_of(model: Model, batch_size: int | None, asked: str) -> Any:
 
 @public
 def harness_model(
-    model: Any, mask: NeuronMask | None = None, *, value: Value | float = "zero", batch_size: int | None = None
+    model: Any,
+    mask: NeuronMask | None = None,
+    *,
+    value: Value | float = "zero",
+    at: At | None = None,
+    when: Range | None = None,
+    batch_size: int | None = None,
 ) -> Any:
     """A model as lm-evaluation-harness takes models: for `lm_eval.simple_evaluate(model=..., tasks=[...])`.
 
     Args:
         model: anything that can be opened, if it is a model of transformers (or such a model traced by nnsight).
         mask: neurons that are off whenever lm_eval runs the model. Interventions that are live act as well.
-        value: what they become, as of `ns.ablate`; "mean" is that of the examples the mask was found on.
+        value: what they become, as of `ns.ablate`, but for "corrupt"; "mean" is that of the examples the mask was found
+            on.
+        at, when: at which tokens, and in which range of activations, as of `ns.ablate`; a request's context is the
+            prompt, and the answer what is scored after it.
         batch_size: rows at a time; None: as many as the model runs best.
 
     Returns:
@@ -181,7 +244,8 @@ def harness_model(
     opened = resolve(model)
     with aside():
         made = lm_class("harness_model")
-        return made(opened, mask=mask, value=value, batch_size=AUTO if batch_size is None else batch_size)
+        size = AUTO if batch_size is None else batch_size
+        return made(opened, mask=mask, value=value, at=at, when=when, batch_size=size)
 
 
 def _mask_of(mask: Any, control: Any) -> NeuronMask | None:
