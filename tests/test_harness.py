@@ -281,6 +281,8 @@ def test_a_benchmark_at_tokens_and_within_a_range(mini, folder, mask):
     ):
         with pytest.raises(ArgumentError, match="no corrupt prompts"):
             call()
+    with pytest.raises(ArgumentError, match="at=(.|\n)*no mask"):
+        ns.interop.harness_model(mini, at="last")
 
 
 def test_lower_is_better_turns_the_effect_round(monkeypatch):

@@ -116,6 +116,10 @@ def _lm_class() -> Any:
             self.opened = load(pretrained, dtype=dtype, **opened)
             self.neurons = _mask_of(mask, control)
             self.off: Any = contextlib.nullcontext()
+            named = next((name for name, where in (("at", at), ("when", when)) if where is not None), None)
+            if self.neurons is None and named is not None:
+                do = f"give the mask whose neurons are ablated there, or leave out {named}"
+                raise ArgumentError(f"the model 'neuroscope' with {named}=...", "no mask", do)
             if self.neurons is not None:
                 refuse_corrupt(value, "the model 'neuroscope'")
                 self.off = ablate(self.opened, self.neurons, value=value, at=at, when=when)
