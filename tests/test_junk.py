@@ -24,7 +24,7 @@ import torch
 from junk import JUNK, NONSENSE, PERHAPS, nothing_written_outside
 from quick_training import quick_training
 from state import changed, same, snapshot
-from tiny import tiny_model
+from tiny import TINY_WORDS, tiny_model
 
 import neuroscope
 import neuroscope as ns
@@ -134,6 +134,10 @@ def good_values(folder):
     similarity = ns.parameter_similarity(model, masks, n_random=3)
     pairs = {(a, b): float(i) for i, (a, b) in enumerate(itertools.permutations("abcd", 2))}
     seen = {name: array[:, :5] for name, array in reps.items()}
+    nouns = [f"{a} {b}" for a in ("the", "a", "so", "very") for b in TINY_WORDS]
+    minimal = [ns.Example(f"{noun} food", "yes", corrupt=f"{noun} film", corrupt_answer="no") for noun in nouns]
+    paired = [ns.Task(name, discovery=minimal[::2], test=minimal[1::2], kind="pairs", family=name) for name in "ab"]
+    modular = ns.experiments.modularity(model, paired, least=0.0, k=0.1, n_random=3)
     faithful = ns.faithfulness(model, two, scores, k=(0.1, 0.5), n_random=3)
     mossa = ns.experiments.mossa(seen, two, tuned=None, controls=seen, null=0)
     figure = {f"figures.{name}.{k}": v for name, kind in figures.FIGURES.items() for k, v in kind.example.items()}
@@ -141,6 +145,8 @@ def good_values(folder):
         "model": model, "tasks": two, "task": two["a"], "mask": masks["a"], "masks": masks, "scores": scores["a"],
         "ns.stability.parts": 2,
         "ns.overlap_sweep.scores": scores, "ns.faithfulness.scores": scores, "experiments.faithfulness.scores": scores,
+        "Modularity": modular, "Modularity.crossed.value": "zero", "Modularity.lost.value": "zero",
+        "experiments.modularity.values": ("zero",), "Modularity.agreement.other": modular,
         "Faithfulness": faithful, "Faithfulness.masks.scores": None, "ns.faithfulness.k": (0.1, 0.5),
         "ns.dose.factors": (0.0, 2.0), "experiments.dose.factors": (0.0, 2.0),
         "experiments.faithfulness.k": (0.1, 0.5),

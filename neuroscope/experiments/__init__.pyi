@@ -9,10 +9,12 @@ from .f5_cross_ablation import CrossAblation as CrossAblation
 from .f5_cross_ablation import cross_ablation as cross_ablation
 from .f5_cross_training import CrossTraining as CrossTraining
 from .f5_cross_training import cross_training as cross_training
+from .h_f2_modularity import modularity as modularity
 from .layer_by_layer import Mossa as Mossa
 from .layer_by_layer import mossa as mossa
 from .mask_sizes import Faithfulness as Faithfulness
 from .mask_sizes import faithfulness as faithfulness
+from .modularity_result import Modularity as Modularity
 from .parts_of_masks import MaskParts as MaskParts
 from .parts_of_masks import mask_parts as mask_parts
 from .t1_deactivation import Deactivation as Deactivation

@@ -17,6 +17,7 @@ from neuroscope.experiments.evidence_parts import effect_part, measured_as, neut
 from neuroscope.experiments.judging import Judge, tasks_and_masks
 from neuroscope.experiments.neutrality import Neutrality, neutral_columns
 from neuroscope.experiments.standings import Standings
+from neuroscope.interventions.edits import Value
 from neuroscope.masks import DRAWN, Match, NeuronMask
 from neuroscope.masks.evidence import Evidence, evidence_of
 from neuroscope.models import resolve
@@ -270,6 +271,7 @@ def cross_ablation(
     n: int | None = None,
     batch_size: int | None = None,
     match: Match = "layer",
+    value: Value | float = "zero",
     neutral: Sequence[str] | None = None,
     output: str | PathLike | None = None,
     progress: Progress | None = None,
@@ -284,6 +286,8 @@ def cross_ablation(
         n_random: random masks per source; each is measured on every task.
         match: how random masks are drawn: "layer" (they keep the source's number of neurons at every site),
             "activation" (and how loud they are) or "uniform".
+        value: what neurons become under the tasks, as in `ablate`: of a mean or a sample, each target's own. Under
+            neutral texts they are zero.
         n, batch_size, neutral, output, progress: as in `deactivation`; with its folder, what both measure is measured
             once.
 
@@ -294,7 +298,7 @@ def cross_ablation(
 
     tasks, masks = tasks_and_masks(tasks, masks, "cross_ablation")
     choose(match, tuple(DRAWN), "match")
-    judge = Judge(resolve(model), tasks, n, batch_size, output, neutral)
+    judge = Judge(resolve(model), tasks, n, batch_size, output, neutral, value)
     controls = {name: [m.random_like(seed=seed, match=match) for seed in range(n_random)] for name, m in masks.items()}
     off_by_turns = [None, *(m for source in masks for m in (masks[source], *controls[source]))]
     judge.measure([(target, off) for off in off_by_turns for target in tasks], progress, "cross-ablation")
@@ -318,4 +322,4 @@ def cross_ablation(
             )
     table = pd.DataFrame(rows)
     table["q"] = benjamini_hochberg(table["p"].to_numpy())
-    return CrossAblation(table, judge.manifest(masks, n_random=n_random, match=match))
+    return CrossAblation(table, judge.manifest(masks, n_random=n_random, match=match, value=value))

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Paper = Literal["LX24", "ZZC24", "MIB"]
+Paper = Literal["LX24", "ZZC24", "MIB", "HAFV26"]
 PAPERS: dict[Paper, str] = {
     "LX24": "Leng & Xiong 2025",
     "ZZC24": "Zhao, Ziser & Cohen 2024",
     "MIB": "Mueller et al. 2025",
+    "HAFV26": "Han, Andreas, Fedorenko & de Varda 2026",
 }
 
 
@@ -51,7 +52,7 @@ class Experiment:
     def citation(self) -> str:
         """The table or figure, or what else it is called there, and its paper."""
         kind = {"T": "Table ", "F": "Figure "}
-        name = self.id.removeprefix("Z-")
+        name = self.id.removeprefix("Z-").removeprefix("H-")
         return f"{kind.get(name[0], name[0])}{name[1:]} of {PAPERS[self.paper]}"
 
     def load(self) -> Callable[..., Any]:
@@ -137,6 +138,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "CPR", "MIB", "how much of each task a mask of each size carries, alone and when it is off (also CMD)",
             f"{HERE}.mask_sizes:faithfulness", tasks="mini",
+        ),
+        Experiment(
+            "H-F2", "HAFV26", "whether tasks of one family share neurons, and need them more than other families do",
+            f"{HERE}.h_f2_modularity:modularity", tasks="mini",
         ),
     )
 }  # fmt: skip

@@ -14,7 +14,7 @@ from neuroscope.checks import whole
 from neuroscope.errors import ArgumentError
 from neuroscope.masks.overlap_chance import ALL_ORDERS, DRAWS
 from neuroscope.results import Result
-from neuroscope.statistics import ALPHA, permutation_p
+from neuroscope.statistics import ALPHA, Floats, permutation_p
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +79,12 @@ class OverlapClusters(Result):
         )  # fmt: skip
 
 
-def clusters_of(matrix: pd.DataFrame, families: Mapping[str, str] | None, number: int | None) -> OverlapClusters:
+def clusters_of(
+    matrix: pd.DataFrame, families: Mapping[str, str] | None, number: int | None, neighbours: int | None = None
+) -> OverlapClusters:
     """The clusters of a symmetric matrix of overlaps, as many as families where no number is asked for.
+
+    With a number of neighbours, an overlap counts where it is among so many largest of either mask, else it is 0.
 
     Raises:
         ArgumentError: fewer than three names, an empty mask, or more clusters than names.
@@ -98,7 +102,7 @@ def clusters_of(matrix: pd.DataFrame, families: Mapping[str, str] | None, number
         number = max(2, len(set(families.values()))) if families else 2
     if whole(number, "number", 1) > len(names):
         raise ArgumentError(f"{number} clusters", f"{len(names)} masks", "ask for no more clusters than masks")
-    distances = 1 - cells
+    distances = 1 - (cells if neighbours is None else _of_neighbours(cells, whole(neighbours, "neighbours", 1)))
     np.fill_diagonal(distances, 0.0)
     tree = linkage(squareform(distances, checks=False), "average")
     found = fcluster(tree, min(number, len(names)), "maxclust")
@@ -116,8 +120,24 @@ def clusters_of(matrix: pd.DataFrame, families: Mapping[str, str] | None, number
         )
         p = permutation_p(rand, [adjusted_rand(known[list(order)], clusters) for order in orders], exact=few)
     table = pd.DataFrame({"name": names, "family": [(families or {}).get(name) for name in names], "cluster": clusters})
-    manifest = {"linkage": tree.tolist(), "matrix": cells.tolist(), "rand": rand, "p": p, "method": "average"}
+    manifest = {
+        "linkage": tree.tolist(),
+        "matrix": cells.tolist(),
+        "rand": rand,
+        "p": p,
+        "method": "average",
+        "neighbours": neighbours,
+    }
     return OverlapClusters(table, manifest)
+
+
+def _of_neighbours(cells: Floats, neighbours: int) -> Floats:
+    """The overlaps that are among the largest of either name, and 0 in place of the others."""
+    alone = np.where(np.eye(len(cells), dtype=bool), -np.inf, cells)
+    largest = np.argsort(-alone, axis=1, kind="stable")[:, :neighbours]
+    near = np.zeros_like(cells, dtype=bool)
+    np.put_along_axis(near, largest, True, axis=1)
+    return np.where(near | near.T, cells, 0.0)
 
 
 def adjusted_rand(a: Any, b: Any) -> float:
@@ -130,8 +150,10 @@ def adjusted_rand(a: Any, b: Any) -> float:
     return 1.0 if most == expected else float(((in_a & in_b).sum() - expected) / (most - expected))
 
 
-def agreement_of(one: pd.DataFrame, other: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+def agreement_of(one: pd.DataFrame, other: pd.DataFrame, seed: int = 0, directed: bool = False) -> dict[str, float]:
     """Kendall's tau-b of two matrices' pairs, with a two-sided p over orders of the names (Mantel 1967).
+
+    The matrices are symmetric, or `directed`: then both cells of a pair count.
 
     Raises:
         ArgumentError: fewer than three names in common.
@@ -144,7 +166,7 @@ def agreement_of(one: pd.DataFrame, other: pd.DataFrame, seed: int = 0) -> dict[
             "agreement of two overlaps", f"{len(names)} names in both", "compare the same three tasks or more"
         )
     first, second = one.loc[names, names].to_numpy(dtype=float), other.loc[names, names].to_numpy(dtype=float)
-    upper = np.triu_indices(len(names), 1)
+    upper = np.nonzero(~np.eye(len(names), dtype=bool)) if directed else np.triu_indices(len(names), 1)
 
     def tau(order: Any) -> float:
         a, b = first[upper], second[np.ix_(order, order)][upper]

@@ -125,16 +125,18 @@ class Overlap(Result):
         }
 
     @public
-    def clusters(self, number: int | None = None) -> OverlapClusters:
+    def clusters(self, number: int | None = None, neighbours: int | None = None) -> OverlapClusters:
         """The masks in clusters of average linkage, beside their families (adjusted Rand index).
 
         Args:
             number: of clusters (None: as many as families, or two).
+            neighbours: count an overlap only where it is among so many largest of either mask (Han et al. 2026: 5), for
+                masks that overlap with all others a little (None: count all).
 
         Raises:
             ArgumentError: fewer than three masks, an empty one, or more clusters than masks.
         """
-        return clusters_of(self.matrix, self.families, number)
+        return clusters_of(self.matrix, self.families, number, neighbours)
 
     @public
     def agreement(self, other: Overlap) -> dict[str, float]:

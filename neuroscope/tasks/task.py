@@ -128,7 +128,7 @@ class Task:
             if labels:
                 do = "leave labels out: each pair has its own"
                 raise ArgumentError(f"kind='pairs' of task {self.name!r}", f"labels {list(labels)}", do)
-            for split in (*SPLITS, "shots"):
+            for split in SPLITS:
                 check_pairs(getattr(self, split), f"{split} example", f"of task {self.name!r}")
 
     def _shots(self) -> tuple[Example, ...]:
