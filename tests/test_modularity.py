@@ -17,7 +17,7 @@ import neuroscope as ns
 from neuroscope.errors import ArgumentError
 from neuroscope.experiments import Modularity, modularity
 from neuroscope.experiments.both_correct import both_correct
-from neuroscope.experiments.modularity_result import least_p
+from neuroscope.experiments.modularity_words import least_p
 from neuroscope.masks.overlap_clusters import agreement_of, clusters_of
 from neuroscope.statistics import score_interval
 
@@ -123,14 +123,27 @@ def test_numbers_are_means_over_ordered_pairs_of_two_tasks(found):
     assert found.crossed("zero").verdicts()["task"].tolist() == list(kept)
 
 
+def test_families_that_need_less_are_told_from_those_that_need_more(found):
+    rows = found.by_family().set_index("family")
+    cells = found.table[found.table["source"] != found.table["target"]]
+    for family in ("A", "B"):
+        of = cells[cells["target_family"] == family]
+        assert rows.loc[family, "random"] == pytest.approx((of["original"] - of["control"]).mean())
+    assert rows["within"].tolist() == [1.0, 1.0] and rows["across"].tolist() == [0.0, 0.0]
+    inside = (found.table["target_family"] == "B") & (found.table["source_family"] == "B")
+    half = Modularity(found.table.assign(score=found.table["score"].mask(inside, 0.75)), found.manifest)
+    assert "most is lost within A (100.0 points), least within B (25.0)" in half.in_words()
+
+
 def test_a_result_is_read_back_and_drawn(found, tmp_path):
     again = ns.load_result(found.save(tmp_path / "found.json"))
     assert isinstance(again, Modularity) and again.in_words() == found.in_words()
     pd.testing.assert_frame_equal(again.overlap.table, found.overlap.table)
     bars = {trace.name: trace for trace in found.figure().data}
-    assert list(bars["of its family (zero)"].x) == ["A", "B"] and list(bars["of its family (zero)"].y) == [100.0, 100.0]
-    assert list(bars["of other families (zero)"].y) == [0.0, 0.0] and "random (zero)" in bars
-    assert len(found.figures()) == 4 and set(found.tables()) == {"families", "filtered", "pairs", "cells"}
+    own, others = (bars[f"{whose} off (zero)"] for whose in ("neurons of its family", "of other families"))
+    assert list(own.x) == ["A", "B"] and list(own.y) == [100.0, 100.0] and list(others.y) == [0.0, 0.0]
+    assert "random off (zero)" in bars
+    assert len(found.figures()) == 4 and set(found.tables()) == {"families", "by_family", "filtered", "pairs", "cells"}
 
 
 def changed(found, seed):

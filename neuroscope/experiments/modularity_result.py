@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,24 +12,18 @@ from neuroscope import figures
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, choose, kind_of
 from neuroscope.experiments.f5_cross_ablation import CrossAblation
-from neuroscope.markup import NOTHING
-from neuroscope.masks import DRAWN
+from neuroscope.experiments.modularity_words import OVERLAP, PUBLISHED, said
 from neuroscope.masks.overlap_chance import families_p
 from neuroscope.masks.overlap_clusters import OverlapClusters, agreement_of
 from neuroscope.masks.overlap_results import Overlap
 from neuroscope.results import Result
-from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-OVERLAP = "overlap"
 NEIGHBOURS = 5  # overlaps of each mask that count for the clusters, as there
-# Han et al. 2026, their project page: means over six models of 24 to 123 billion parameters at k = 0.1 %, of pairs
-# within a family and across; ablation with corrupt activations. None is published for other values.
-PUBLISHED = {OVERLAP: (0.129, 0.030), "corrupt": (0.259, 0.025)}
-PUBLISHED_RAND = 0.78
+WHOSE = {"within": "neurons of its family", "across": "of other families", "random": "random"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,6 +37,7 @@ class Modularity(Result):
     title = "Modules: do tasks of one family share neurons?"
     captions: ClassVar[Mapping[str, str]] = {
         "families": "Within a family and across: overlap (Jaccard), and score lost with another task's neurons off",
+        "by_family": "Score lost in each family's tasks",
         "filtered": "Which tasks are kept",
         "pairs": "Overlap of pairs",
         "cells": "Every cell: source off, target measured",
@@ -114,12 +107,34 @@ class Modularity(Result):
             lost, same = cells["original"] - cells["score"], cells["source_family"] == cells["target_family"]
             random = float((cells["original"] - cells["control"]).mean())
             matrix = self.lost(value).to_numpy(dtype=float)
-            p = families_p((matrix + matrix.T) / 2, self._families())
+            p = families_p((matrix + matrix.T) / 2, self.kept_families)
             counts = {"pairs_within": int(same.sum()) // 2, "pairs_across": int((~same).sum()) // 2}
             rows.append(_row(value, float(lost[same].mean()), float(lost[~same].mean()), random, p) | counts)
         return pd.DataFrame(rows)
 
-    def _families(self) -> dict[str, str]:
+    def by_family(self) -> pd.DataFrame:
+        """One row per family and value: score lost in its tasks, with neurons of another task off.
+
+        Columns: value, family, within (of a task of the same family), across (of another one), random (random masks in
+        place of either); means over pairs of two tasks, NaN where there is none.
+        """
+        import pandas as pd  # heavy: only for tables
+
+        rows = []
+        for value in self.values:
+            cells = self.crossed(value).table
+            cells = cells[cells["source"] != cells["target"]]
+            for family, of in cells.groupby("target_family", sort=False):
+                lost, same = of["original"] - of["score"], of["source_family"] == family
+                means = {"within": lost[same].mean(), "across": lost[~same].mean()}
+                rows.append(
+                    {"value": value, "family": family} | means | {"random": (of["original"] - of["control"]).mean()}
+                )
+        return pd.DataFrame(rows)
+
+    @property
+    def kept_families(self) -> dict[str, str]:
+        """Task -> family, of the tasks kept."""
         kept = self.filtered[self.filtered["kept"]]
         return dict(zip(kept["task"], kept["family"], strict=True))
 
@@ -150,66 +165,11 @@ class Modularity(Result):
 
     def in_words(self) -> str:
         """Whether families are modules by overlap and by damage, what is left out, and what is published."""
-        filtered = self.filtered
-        left_out = [f"- Left out: **{row.task}** ({row.why})." for row in filtered[~filtered["kept"]].itertuples()]
-        number = f"{int(filtered['kept'].sum())} of {len(filtered)} tasks"
-        if self.overlap is None:
-            return "\n".join([f"{NOTHING}: {number} are kept, and two are needed.\n", *left_out])
-        rows, families = self.families(), self._families()
-        if rows["p"].isna().all():
-            why = "all tasks kept are of one family" if len(set(families.values())) == 1 else "no two are of one family"
-            lead = f"{NOTHING} about families: {number} are kept, and {why}."
-        else:
-            shown = [r.measure for r in rows.itertuples() if r.p < ALPHA]
-            rest = [r.measure for r in rows.itertuples() if not r.p < ALPHA]
-            told = f"(**{number}** kept)"
-            lead = (
-                f"Families are **modules** by {_and(shown)} {told}: tasks share, or need, their own family's neurons."
-            )
-            if rest:
-                lead = f"**A negative**: families are not shown to be modules by {_and(rest)} {told}"
-                lead += f"; they are by {_and(shown)}." if shown else "."
-        least = least_p(families)
-        few = [f"- Of these {len(families)} tasks no p can be below {least:.2g}: give more tasks a family."]
-        lines = [lead, "", *map(self._line, rows.to_dict("records")), *(few if least >= ALPHA else [])]
-        if (clusters := self.clusters()) is not None and (rand := clusters.manifest["rand"]) is not None:
-            verdict = "" if clusters.manifest["p"] < ALPHA else "**A negative**: "
-            lines.append(
-                f"- {verdict}Clusters of the overlaps beside the families: adjusted Rand index **{rand:.2f}** (1 the "
-                f"same, 0 by chance), p = {clusters.manifest['p']:.2g}; published {PUBLISHED_RAND}."
-            )
-        few_neurons = filtered[filtered["kept"] & (filtered["neurons"] < filtered["asked"])]
-        if len(few_neurons):
-            lines.append(f"- Fewer neurons than asked for have a relevance above 0 in {_and(few_neurons['task'])}.")
-        return "\n".join([*lines, *left_out, *self._how()])
-
-    def _line(self, row: Mapping[str, Any]) -> str:
-        what, unit = ("Overlap", "%") if row["measure"] == OVERLAP else (f"Off ({row['measure']})", "points lost")
-        beside = "by chance" if row["measure"] == OVERLAP else DRAWN[self.manifest["match"]]
-        means = [
-            f"{100 * row[name]:.1f} {unit} {name}" if row[name] == row[name] else f"no pair {name} to average"
-            for name in ("within", "across")
-        ]
-        ratio = f", a ratio of {row['ratio']:.1f}" if row["ratio"] == row["ratio"] else ""
-        p = f", p = {row['p']:.2g}" if row["p"] == row["p"] else ", nothing to test"
-        published = "none is published for this value"
-        if row["published_within"] == row["published_within"]:
-            published = f"published {100 * row['published_within']:.1f} and {100 * row['published_across']:.1f}"
-        return f"- {what}: {means[0]}, {means[1]}{ratio}{p}; {beside} {100 * row['beside']:.1f}; {published}."
-
-    def _how(self) -> list[str]:
-        about = self.manifest
-        return [
-            f"- Masks: the {about['k']:.2%} of neurons with the largest relevance above 0 ({about['method']}, sign "
-            f"{about['sign']}). Kept: tasks of which the model has {about['least']:.0%} of the examples right both "
-            "ways, and of these only such examples: with nothing off it scores 100 % by choice.",
-            "- Published numbers (Han et al. 2026, project page): means over six models of 24 to 123 billion "
-            "parameters, 46 tasks, k = 0.10 %; there, neurons are found and judged on the same examples.",
-        ]
+        return said(self)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Within and across families, the tasks kept, pairs, and every cell."""
-        found = {"families": self.families(), "filtered": self.filtered}
+        found = {"families": self.families(), "by_family": self.by_family(), "filtered": self.filtered}
         if (overlap := self.overlap) is not None:
             found["pairs"] = overlap.to_frame()
         return {name: frame for name, frame in (found | {"cells": self.to_frame()}).items() if len(frame)}
@@ -218,21 +178,14 @@ class Modularity(Result):
         """Score lost in each family's tasks, by whose neurons are off; of nothing kept, which tasks are right."""
         if not len(self.table):
             return self._kept()
-        names = list(dict.fromkeys(self._families().values()))
+        rows = self.by_family()
+        names = list(dict.fromkeys(rows["family"]))
         series: dict[str, figures.Band] = {}
-        bands = []
         for value in self.values:
-            cells = self.crossed(value).table
-            cells = cells[cells["source"] != cells["target"]]
-            lost, same = 100 * (cells["original"] - cells["score"]), cells["source_family"] == cells["target_family"]
-            random = 100 * (cells["original"] - cells["control"])
-            by_family = cells["target_family"]
-            for label, values in (
-                (f"of its family ({value})", lost[same]), (f"of other families ({value})", lost[~same]),
-                (f"random ({value})", random),
-            ):  # fmt: skip
-                series[label] = (values.groupby(by_family).mean().reindex(names), None, None)
-            bands.append(f"random ({value})")
+            cells = rows[rows["value"] == value].set_index("family").loc[names]
+            for column, whose in WHOSE.items():
+                series[f"{whose} off ({value})"] = (100 * cells[column], None, None)
+        bands = [f"{WHOSE['random']} off ({value})" for value in self.values]
         return figures.bars_with_band(
             names,
             series,
@@ -274,20 +227,3 @@ def _row(measure: str, within: float, across: float, beside: float, p: float) ->
 
 def _pairs(found: Mapping[str, float]) -> dict[str, int]:
     return {"pairs_within": int(found["pairs_within"]), "pairs_across": int(found["pairs_between"])}
-
-
-def _and(names: Any) -> str:
-    return ", ".join(names)
-
-
-def least_p(families: Mapping[str, str]) -> float:
-    """The smallest p that dealing families out in all orders can give: orders that leave each family together.
-
-    Example:
-        >>> least_p({"a": "x", "b": "x", "c": "y", "d": "y"})  # 8 of 24 orders
-        0.3333333333333333
-    """
-    sizes = Counter(families.values())
-    same = math.prod(math.factorial(size) for size in sizes.values())
-    same *= math.prod(math.factorial(number) for number in Counter(sizes.values()).values())
-    return same / math.factorial(len(families))
