@@ -60,7 +60,7 @@ def modularity(
     objective: Objective = "loss",
     sign: Literal["+", "-"] = "+",
     unit: Unit = "hidden",
-    values: Sequence[Value | float] = ("zero",),
+    values: Sequence[Value | float] = ("zero", "corrupt"),
     least: float = 0.6,
     match: Match = "layer",
     n_random: int = 5,

@@ -1,18 +1,18 @@
-"""The words of `modularity`: whether families are modules, beside what is published."""
+"""The words of `modularity`: whether families are modules, beside what is published.
+
+`found` is a `Modularity`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroscope.markup import NOTHING
 from neuroscope.masks import DRAWN
 from neuroscope.statistics import ALPHA
-
-if TYPE_CHECKING:
-    from neuroscope.experiments.modularity_result import Modularity
 
 OVERLAP = "overlap"
 # Han et al. 2026, their project page: means over six models of 24 to 123 billion parameters at k = 0.1 %, of pairs
@@ -21,7 +21,7 @@ PUBLISHED = {OVERLAP: (0.129, 0.030), "corrupt": (0.259, 0.025)}
 PUBLISHED_RAND = 0.78
 
 
-def said(found: Modularity) -> str:
+def said(found: Any) -> str:
     """Whether families are modules by overlap and by damage, what is left out, and what is published."""
     filtered = found.filtered
     left_out = [f"- Left out: **{row.task}** ({row.why})." for row in filtered[~filtered["kept"]].itertuples()]
@@ -41,13 +41,9 @@ def said(found: Modularity) -> str:
             lead = f"**A negative**: families are not shown to be modules by {_and(rest)} {told}"
             lead += f"; they are by {_and(shown)}." if shown else "."
     least = least_p(families)
-    lines = [
-        lead,
-        "",
-        *map(partial(_line, found), rows.to_dict("records")),
-        *_most_and_least(found),
-        *(few if least >= ALPHA else []),
-    ]
+    lines = [lead, "", *(_line(found, row) for row in rows.to_dict("records")), *_most_and_least(found)]
+    if least >= ALPHA:
+        lines.append(f"- Of these {len(families)} tasks no p can be below {least:.2g}: give more tasks a family.")
     if (clusters := found.clusters()) is not None and (rand := clusters.manifest["rand"]) is not None:
         verdict = "" if clusters.manifest["p"] < ALPHA else "**A negative**: "
         lines.append(
@@ -60,7 +56,7 @@ def said(found: Modularity) -> str:
     return "\n".join([*lines, *left_out, *_how(found)])
 
 
-def _line(found: Modularity, row: Mapping[str, Any]) -> str:
+def _line(found: Any, row: Mapping[str, Any]) -> str:
     what, unit = ("Overlap", "%") if row["measure"] == OVERLAP else (f"Off ({row['measure']})", "points lost")
     beside = "by chance" if row["measure"] == OVERLAP else DRAWN[found.manifest["match"]]
     means = [
@@ -75,7 +71,7 @@ def _line(found: Modularity, row: Mapping[str, Any]) -> str:
     return f"- {what}: {means[0]}, {means[1]}{ratio}{p}; {beside} {100 * row['beside']:.1f}; {published}."
 
 
-def _most_and_least(found: Modularity) -> list[str]:
+def _most_and_least(found: Any) -> list[str]:
     """In which families most and least is lost: a mean over families may be one family's."""
     rows = found.by_family().dropna(subset="within")
     lines = []
@@ -89,7 +85,7 @@ def _most_and_least(found: Modularity) -> list[str]:
     return lines
 
 
-def _how(found: Modularity) -> list[str]:
+def _how(found: Any) -> list[str]:
     about = found.manifest
     return [
         f"- Masks: the {about['k']:.2%} of neurons with the largest relevance above 0 ({about['method']}, sign "
