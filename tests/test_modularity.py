@@ -7,6 +7,7 @@ import families
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.cluster.hierarchy
 import scipy.stats
 import torch
 from sklearn.metrics import adjusted_rand_score
@@ -196,24 +197,25 @@ def test_the_smallest_p_that_families_can_have():
         assert least_p(dict(enumerate(labels))) == pytest.approx(same / len(orders))
 
 
-def test_few_neighbours_find_clusters_that_all_overlaps_hide():
-    """Two blocks, and one name that overlaps with all others a little less than the others with their own."""
+def test_overlaps_count_among_the_largest_of_either_mask_alone():
     rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2], 5)
-    cells = np.where(labels[:, None] == labels, 0.5, 0.1) + rng.normal(0, 0.01, (15, 15))
-    cells[0] = cells[:, 0] = 0.48 + 0.1 * (labels == 0)
+    labels = np.repeat([0, 1, 2], 3)
+    cells = rng.random((9, 9))
     cells = (cells + cells.T) / 2
     np.fill_diagonal(cells, 1.0)
-    names = [f"n{i}" for i in range(15)]
-    matrix = pd.DataFrame(cells, names, names)
-    kin = dict(zip(names, labels.astype(str), strict=True))
-    for neighbours in (None, 3):
-        got = clusters_of(matrix, kin, 3, neighbours)
-        assert got.manifest["rand"] == pytest.approx(adjusted_rand_score(labels, got.table["cluster"]))
-    assert clusters_of(matrix, kin, 3, 3).manifest["rand"] == 1.0
-    np.testing.assert_allclose(
-        clusters_of(matrix, kin, 3, 14).manifest["linkage"], clusters_of(matrix, kin, 3).manifest["linkage"]
-    )
+    names = [f"n{i}" for i in range(9)]
+    matrix, kin = pd.DataFrame(cells, names, names), dict(zip(names, labels.astype(str), strict=True))
+    near = {i: sorted((j for j in range(9) if j != i), key=lambda j: -cells[i, j])[:2] for i in range(9)}
+    kept = {
+        (i, j): cells[i, j] if j in near[i] or i in near[j] else 0.0 for i, j in itertools.combinations(range(9), 2)
+    }
+    tree = scipy.cluster.hierarchy.linkage(1 - np.array(list(kept.values())), "average")
+    found = {k: clusters_of(matrix, kin, 3, k) for k in (None, 2, 8)}
+    np.testing.assert_allclose(found[2].manifest["linkage"], tree)
+    np.testing.assert_allclose(found[8].manifest["linkage"], found[None].manifest["linkage"])
+    assert not np.allclose(found[2].manifest["linkage"], found[None].manifest["linkage"])
+    for each in found.values():
+        assert each.manifest["rand"] == pytest.approx(adjusted_rand_score(labels, each.table["cluster"]))
     with pytest.raises(ArgumentError, match="neighbours"):
         clusters_of(matrix, kin, 3, 0)
 
