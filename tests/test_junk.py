@@ -176,6 +176,8 @@ def good_values(folder):
         "prompts": ["the food was good"], "size": 0.1, "positive": "yes", "ns.activations.mask": masks["a"],
         "ns.directions.texts": ["the food was good"], "neuron": "1.3", "ns.directions.mask": "1.3",
         "Directions": ns.directions(model, "1.3", texts=["the food was good"]),
+        "corpus": ["the food was good"], "NeuronStatistics.top.neurons": "1.3",
+        "NeuronStatistics": ns.neuron_statistics(model, ["the food was good"]),
         "Activations": ns.activations(model, two, masks["a"]),
         "ns.explore.run": None, "ns.explore.scores": scores, "ns.explore.cards": [{"site": 0, "neuron": 1}],
         "ns.explore.overlap": None, "ns.explore.crossed": None, "links": {"more": "file.html"},

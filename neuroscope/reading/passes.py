@@ -61,9 +61,10 @@ def run_passes(
     asked: str,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    begins: Callable[[Pass], None] | None = None,
     ends: Callable[[Pass], None] | None = None,
 ) -> None:
-    """Show `look` every site's vector in one forward pass per batch of rows; after each, call `ends`.
+    """Show `look` every site's vector in one forward pass per batch of rows; before and after, call `begins`, `ends`.
 
     No logits are made but a single one, or those that predict the rows' answers.
     """
@@ -76,6 +77,8 @@ def run_passes(
     with model.quiet(), torch.no_grad():
         for batch in watched(cut, progress, asked):
             done = Pass(batch, looked.tokens(batch, asked))
+            if begins is not None:
+                begins(done)
             has_answers = bool(batch.scored.any())
             with edit(sites, partial(on_site, done)):
                 model.logits(batch.inputs, batch.scored if has_answers else _one(batch), answers=has_answers)
