@@ -204,7 +204,7 @@ class Corpus:
     def told(self, model: Model, numbers: Collection[int], size: int) -> dict[int, tuple[int, Row]]:
         """Some texts by their numbers, with their places in their sources: a file is read again."""
         again = replace(self, broken={}, cut=0)
-        found = {}
+        found: dict[int, tuple[int, Row]] = {}
         for chunk in again.chunks(model, size):
             wanted = [item for item in chunk if item[0] in numbers]
             places = {number: place for number, _, place, _ in wanted}

@@ -96,7 +96,14 @@ def neuron_statistics(
     sources = sources_of(corpus, ASKED)
     model = resolve(model)
     looked = Looked.of(model, at, skip_first, ASKED)
-    settings = {"at": looked.at, "skip_first": skip_first, "unit": unit, "split": split, "n": n, "count": count}
+    settings: dict[str, Any] = {
+        "at": looked.at,
+        "skip_first": skip_first,
+        "unit": unit,
+        "split": split,
+        "n": n,
+        "count": count,
+    }
     settings |= {"corpus": {source.name: source.identity(model) for source in sources}}
     whole_model = distributed.has_shards(model.root)
     run = Run(model, Corpus(sources, split, n), looked, count, unit, batch_size, progress, whole_model)
@@ -206,8 +213,8 @@ class Run:
         part = (self.tallies.by_site, self.tallies.samples, self.texts, self.tokens, self.corpus.cut)
         every = {"": part} if self.whole else distributed.exchanged({str(distributed.world()[0]): part})
         tallies, samples = reduce(_merged, ((tallies, samples) for tallies, samples, *_ in every.values()))
-        texts, tokens, cut = (sum(one[i] for one in every.values()) for i in (2, 3, 4))
-        self.corpus.cut = cut
+        texts, tokens = sum(one[2] for one in every.values()), sum(one[3] for one in every.values())
+        self.corpus.cut = sum(one[4] for one in every.values())
         sample = max(int((s.keys < torch.iinfo(torch.int64).max).sum()) for s in samples.values())
         return tallies, {"texts": texts, "tokens": tokens, "sample": sample, **self.corpus.in_manifest()}
 

@@ -101,8 +101,8 @@ class Tally:
             torch.cat([getattr(self, name), getattr(other, name)], 1).gather(1, chosen) for name in ("text", "position")
         )
         sample = torch.cat([self.sample[places[0]], other.sample[places[1]]])
-        sums = (getattr(self, name) + getattr(other, name) for name in ("sums", "moments", "tokens"))
-        return Tally(value, text, position, *sums, sample)
+        sums, moments, tokens = self.sums + other.sums, self.moments + other.moments, self.tokens + other.tokens
+        return Tally(value, text, position, sums, moments, tokens, sample)
 
 
 @dataclass
