@@ -48,8 +48,8 @@ from .models import load as load
 # read them
 from .reading import activations as activations
 from .reading import directions as directions
-from .reports.explorer.exploring import explore as explore
 from .reading import neuron_statistics as neuron_statistics
+from .reports.explorer.exploring import explore as explore
 from .reports.main_job import run as run
 from .reports.page import write_report as write_report
 from .reports.reproduction import reproduce as reproduce

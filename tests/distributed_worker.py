@@ -46,6 +46,7 @@ from neuroscope.experiments import (
 from neuroscope.experiments.layer_by_layer import controls
 from neuroscope.interventions import ablate, patch_sweep
 from neuroscope.models import load, tap_experts
+from neuroscope.reading import activations, neuron_statistics, over_a_corpus, tokens_by_neurons
 from neuroscope.tasks import Example, Task
 from neuroscope.training import NeuronAdapter, WholeModel, finetune
 from neuroscope.training.continual_learning import runs
@@ -315,6 +316,32 @@ def check_representations_and_control_models_are_shared_out(folder):
     with noted(controls, "finetune") as mine:
         same(run(output=Path(folder) / "mossa"), wanted)
     assert not mine
+
+
+def check_reading_is_shared_out(folder):
+    model = tiny_model()
+    texts = [
+        f"the {noun} was {mood}" for noun in ("food", "film", "soup", "plot") for mood in ("good", "so bad", "great")
+    ]
+    over_a_corpus.CHUNK = 3
+    with distributed.apart():
+        wanted, whole = activations(model, texts, {1: [3, 5]}), neuron_statistics(model, texts)
+        alone = attribute(model, "the food was", answer=" good", foil=" bad")
+    with noted(tokens_by_neurons, "run_passes") as ran:
+        found = activations(model, texts, {1: [3, 5]})
+    assert [len(args[1]) for args in ran] == [6]
+    pandas.testing.assert_frame_equal(found.table, wanted.table, atol=1e-6)
+    assert found.first.keys() == wanted.first.keys() and found.texts == wanted.texts
+    for output in (None, Path(folder) / "reading", Path(folder) / "reading"):
+        with noted(over_a_corpus, "run_passes") as ran:
+            found = neuron_statistics(model, texts, output=output)
+        assert sum(len(args[1]) for args in ran) in (6, 0 if output else 6)
+        pandas.testing.assert_frame_equal(found.table, whole.table, rtol=1e-4, atol=1e-5)
+        assert found.top("1.3")["value"].tolist() == pytest.approx(whole.top("1.3")["value"].tolist(), abs=1e-5)
+    scores = attribute(model, "the food was", answer=" good", foil=" bad")
+    for address, effects in alone.effects.items():
+        torch.testing.assert_close(scores.effects[address], effects)
+    assert scores.manifest["shown"] == alone.manifest["shown"]
 
 
 def check_patched_places_are_shared_out():
@@ -621,6 +648,7 @@ CHECKS = [
     check_a_training_that_fails_is_told_to_the_other,
     check_sequences_are_shared_out,
     check_representations_and_control_models_are_shared_out,
+    check_reading_is_shared_out,
     check_patched_places_are_shared_out,
     check_every_method_gives_one_processs_scores,
     check_other_styles_and_units,

@@ -119,7 +119,7 @@ def good_values(folder):
     reps = {name: np.random.default_rng(i).normal(size=(3, 6, 4)) for i, name in enumerate(two)}
     four = {name: replace(two["a"], name=name) for name in "abcd"}
     four_masks = {name: masks["a"].random_like(seed=i) for i, name in enumerate(four)}
-    adapter = ns.NeuronAdapter(adapted, four_masks["a"])
+    adapter, of_prompt = ns.NeuronAdapter(adapted, four_masks["a"]), ns.attribute(model, "the food was", answer=" yes")
     adapter.save(folder / "adapter")
     lines = "".join(f'{{"text": "the food {i}", "label": "{i % 2}"}}\n' for i in range(10))
     (folder / "rows.jsonl").write_text(lines)
@@ -164,7 +164,7 @@ def good_values(folder):
         "statistics.against_controls.outcomes": [0.0, 1.0], "results": [], "recipe": {"steps": 1}, "which": "all",
         "shots": 0, "statistics.paired_permutation.a": [0.0, 1.0], "statistics.paired_permutation.b": [1.0, 1.0],
         "EvidenceCard": masks["a"].card(),
-        "Model": model, "NeuronMask": masks["a"], "Scores": scores["a"], "Task": two["a"], "Recipe": ns.Recipe(),
+        "Model": model, "NeuronMask": masks["a"], "Scores": of_prompt, "Task": two["a"], "Recipe": ns.Recipe(),
         "CKA": ns.similarity.CKA(), "Overlap": ns.overlap(masks), "Similarity": ns.compare(reps, reps),
         "Maps": ns.pca(reps), "ParameterSimilarity": similarity, "Correlation": ns.correlate(pairs, pairs),
         "Representations": ns.Representations(reps), "NeuronAdapter": adapter, "Mossa": mossa, "MossaTable": mossa,

@@ -13,33 +13,36 @@ from torch import Tensor
 
 from neuroscope import distributed, files
 from neuroscope.attribution.methods import METHODS
-from neuroscope.attribution.objectives import Objective, needs_foil
+from neuroscope.attribution.objectives import Measure, Objective, needs_foil
 from neuroscope.attribution.request import Request, Sign, Split
 from neuroscope.attribution.scoring import CERTAIN, Scoring
 from neuroscope.checks import Progress, public
-from neuroscope.errors import ByName, choose
+from neuroscope.errors import ArgumentError, ByName, choose, kind_of
 from neuroscope.masks import Scores
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.models.running import refuse_without_gradients
 from neuroscope.tasks import Task, tasks_of
 from neuroscope.tasks.encoding import batches_for, encode
 from neuroscope.tasks.foils import first_token, foils
+from neuroscope.tasks.one_prompt import is_prompt, task_of_prompt, whole_prompt
 from neuroscope.tasks.prompts import fitting, how_asked
 
 ByAddress = Mapping[str, Tensor]
 
 
 @overload
-def attribute(model: Any, tasks: Task, **kwargs: Any) -> Scores: ...
+def attribute(model: Any, tasks: Task | str, **kwargs: Any) -> Scores: ...
 @overload
 def attribute(model: Any, tasks: Sequence[Task] | Mapping[str, Task], **kwargs: Any) -> dict[str, Scores]: ...
 @public
 def attribute(
     model: Any,
-    tasks: Task | Sequence[Task] | Mapping[str, Task],
+    tasks: Task | Sequence[Task] | Mapping[str, Task] | str | Sequence[Mapping[str, str]],
     *,
+    answer: str | None = None,
+    foil: str | None = None,
     method: str = "grad-x-act",
-    objective: Objective = "loss",
+    objective: Objective | Measure = "loss",
     reduction: str | None = None,
     unit: Unit = "hidden",
     examples: int | None = 256,
@@ -48,9 +51,10 @@ def attribute(
     seed: int = 0,
     progress: Progress | None = None,
     sign: Sign = "both",
+    skip_first: bool = False,
     **options: Any,
 ) -> Scores | dict[str, Scores]:
-    """Score every neuron of a model for a task (LX24 §3.1, Eq. 2, 3, 9).
+    """Score every neuron of a model for a task (LX24 §3.1, Eq. 2, 3, 9), or for one prompt.
 
     The scored quantity is a loss, the mean over an example's *answer* tokens (prompt and padding are not scored):
     cross-entropy in nats; or minus log-odds, which does not saturate where the model is certain; or minus the
@@ -61,7 +65,10 @@ def attribute(
 
     Args:
         model: anything that can be opened.
-        tasks: a Task, or a sequence or a mapping of them (then the result is a dict).
+        tasks: a Task, or a sequence or a mapping of them (then the result is a dict); or one prompt: a text, or the
+            messages of a chat ({"role": ..., "content": ...}), which the tokenizer's chat template shows.
+        answer: of one prompt, the text that should follow, with the space that it begins with, such as " Paris".
+        foil: of one prompt, another answer, such as " London": the objective is then "logit-difference".
         method: "grad-x-act" (LX24), "integrated-gradients" (option `steps`), "attribution-patching" (needs corrupt
             prompts; options `direction`, "noising" or "denoising", and `steps`: from 2 up it is EAP-IG), "relp" (option
             `rules`: "all", "authors", which leaves attention patterns their gradients, or names of rules),
@@ -69,11 +76,12 @@ def attribute(
             "change" (option `base`: the model before it was tuned), "contrast" (needs corrupt prompts), "random", or
             "exact" (option `neurons`: a mask or a number to sample).
         objective: "loss" (LX24), "log-odds" or "logit-difference" (the foil is an example's `corrupt_answer`, or else
-            the other one of two labels).
+            the other one of two labels). Of one prompt without an answer, any function of its logits
+            [position, vocabulary] that gives one number, of which more is better.
         reduction: over tokens and examples. "abs_of_sum" (default): |sum over an example's tokens|, mean over examples:
             the first-order effect of ablating the neuron at every token. "sum_of_abs": sum over tokens of absolute
             values, mean over examples. "signed": minus the sum, mean over examples: positive where removing the neuron
-            would raise the loss, so the neuron helps.
+            would raise the loss, so the neuron helps. Of one prompt "signed" is the default.
         unit: "hidden" (FFN neurons), "output" (FFN output units) or "head" (attention heads).
         examples: at most how many of the split (None: all).
         split: neurons are found on "discovery" examples and judged on "test" ones.
@@ -84,6 +92,8 @@ def attribute(
             Eq. 3). "+" scores by how much removing the neuron would raise the mean loss (it helps; this is
             `reduction="signed"`), "-" by how much it would lower it (it hurts): minus the scores of "+". Only for
             methods whose scores are a change of a loss.
+        skip_first: leave out what neurons do at each row's first token, where some are extreme whatever the text says;
+            for methods whose scores are sums over tokens.
 
     Warns:
         UserWarning: the model is certain of half of the examples or more, under the objective "loss": rounding is 1 %
@@ -91,11 +101,11 @@ def attribute(
 
     Returns:
         `Scores`: address -> float tensor `[width]`, with the method, reduction, number of examples and tokens, model
-        and data in its manifest.
+        and data in its manifest. Of one prompt, `scores.by_token()` says where in it neurons act.
 
     Raises:
         ArgumentError: unknown method, objective, reduction, unit, split, sign or option; a sign of scores that have
-            none; or no tasks.
+            none; no tasks; or a prompt without an answer, or with a foil that is the answer.
         ModelError, TaskError: what the model or the task cannot do; the text says what to do.
         NumericalError: a loss or a score that is not finite.
 
@@ -104,13 +114,43 @@ def attribute(
         >>> scores.top(0.10)  # doctest: +SKIP
         NeuronMask(205 of 2,048 hidden neurons for sentiment-food, 10.0%)
     """
-    row = METHODS[choose(method, METHODS, "method")]
+    row, of_prompt = METHODS[choose(method, METHODS, "method")], is_prompt(tasks)
+    if of_prompt:
+        objective, split = _objective_of_prompt(answer, foil, objective), "discovery"
+    elif answer is not None or foil is not None:
+        given = f"attribute({'foil' if answer is None else 'answer'}=...)"
+        raise ArgumentError(
+            given, kind_of(tasks), "give one prompt, a text; the examples of tasks have their own answers"
+        )
     request = Request(
-        row, objective, reduction or "", unit, examples, split, batch_size, seed, progress, options, sign
+        row, objective, reduction or "", unit, examples, split, batch_size, seed, progress, options, sign, skip_first,
+        of_prompt,
     )  # fmt: skip
+    if of_prompt:
+        tasks = task_of_prompt(tasks, "none" if callable(objective) else answer, foil)
     by_name = tasks_of(tasks, "attribute")
     scores = scores_of_tasks(resolve(model), by_name, request)
     return scores[next(iter(scores))] if isinstance(tasks, Task) else scores
+
+
+def _objective_of_prompt(answer: Any, foil: Any, objective: Any) -> Any:
+    """The objective of one prompt.
+
+    Raises:
+        ArgumentError: neither an answer nor a function; both; or a foil that the objective has no use for.
+    """
+    if callable(objective):
+        if answer is not None or foil is not None:
+            raise ArgumentError("attribute(answer=..., objective=a function)", "both", "give one of the two")
+        return objective
+    if answer is None:
+        do = "give answer=' Paris', with its space, or objective=, a function of the logits; or tasks"
+        raise ArgumentError("attribute(a prompt, answer=None)", "no answer", do)
+    if foil is None:
+        return objective
+    if objective == "log-odds":
+        raise ArgumentError("attribute(foil=..., objective='log-odds')", "both", "give one of the two")
+    return "logit-difference"
 
 
 def scores_of_tasks(model: Model, tasks: Mapping[str, Task], request: Request) -> dict[str, Scores]:
@@ -157,7 +197,10 @@ def _scoring(model: Model, task: Task, request: Request) -> Scoring:
         refuse_without_gradients(model.root, f"attribute(method={request.method.name!r})")
     given = task.split(request.split, request.examples)
     chosen = fitting(model, task, given)
-    encoded = encode(model, task, list(chosen.values()), corrupt=request.method.corrupt)
+    if callable(request.objective):
+        encoded = [whole_prompt(model, task)]
+    else:
+        encoded = encode(model, task, list(chosen.values()), corrupt=request.method.corrupt)
     asked = how_asked(model, task, len(given), chosen, (item.cut for item in encoded))
     others = foils(model, task, list(chosen.values()), encoded) if needs_foil(request.objective) else None
     encoded = encoded if others is None else [first_token(item, model.style) for item in encoded]
@@ -207,4 +250,7 @@ def _scores(scoring: Scoring, sums: ByAddress, together: list[str]) -> Scores:
     if request.method.partial and n_scored < sum(len(v) for v in relevance.values()):
         manifest["n_scored"] = n_scored
     widths = {a: s.width for a, s in scoring.sites.items()}
-    return Scores(relevance, widths, request.unit, manifest, scoring.means() or None, scoring.norms() or None)
+    effects = None
+    if request.of_prompt and request.method.by_token:
+        effects, manifest["shown"] = scoring.effects(), scoring.shown()
+    return Scores(relevance, widths, request.unit, manifest, scoring.means() or None, scoring.norms() or None, effects)

@@ -15,16 +15,19 @@ from neuroscope.attribution.without_gradients import activation, chance, contras
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("grad-x-act", grad_x_act, tuple(REDUCTIONS)),
-        Method("integrated-gradients", integrated_gradients, tuple(REDUCTIONS), checks={"steps": steps_of}),
+        Method("grad-x-act", grad_x_act, tuple(REDUCTIONS), by_token=True),
+        Method(
+            "integrated-gradients", integrated_gradients, tuple(REDUCTIONS), by_token=True, checks={"steps": steps_of}
+        ),
         Method(
             "attribution-patching",
             attribution_patching,
             tuple(REDUCTIONS),
             corrupt=True,
+            by_token=True,
             checks={"direction": direction_of, "steps": steps_of},
         ),
-        Method("relp", relp, tuple(REDUCTIONS), checks={"rules": rules_of}),
+        Method("relp", relp, tuple(REDUCTIONS), by_token=True, checks={"rules": rules_of}),
         Method("weight-x-grad", weight_x_grad, ("abs_of_sum", "signed")),
         Method("activation", activation, ("mean_abs",), additive=False),
         Method("lape", lape, ("entropy",), together=True, additive=False),

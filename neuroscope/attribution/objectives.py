@@ -10,7 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuroscope.errors import ArgumentError, kind_of
+
 Objective = Literal["loss", "log-odds", "logit-difference"]
+Measure = Callable[[Tensor], Tensor]  # of one prompt's logits [position, vocabulary]; more is better
 
 
 def loss(logits: Float[Tensor, "token vocab"], target: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
@@ -44,6 +47,20 @@ OBJECTIVES: dict[Objective, Callable[..., Tensor]] = {
 }
 
 
-def needs_foil(objective: Objective) -> bool:
+def needs_foil(objective: Objective | Measure) -> bool:
     """Whether an objective compares the answer with another one."""
-    return "foil" in inspect.signature(OBJECTIVES[objective]).parameters
+    return not callable(objective) and "foil" in inspect.signature(OBJECTIVES[objective]).parameters
+
+
+def minus(measure: Measure, logits: Float[Tensor, "position vocab"]) -> Float[Tensor, ""]:
+    """Minus what a user's function makes of one prompt's logits: a loss.
+
+    Raises:
+        ArgumentError: something else than one number that depends on them.
+    """
+    value = measure(logits)
+    if not torch.is_tensor(value) or value.numel() != 1 or value.is_complex():
+        found = f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else kind_of(value)
+        do = "return one number that is made of the logits by torch, such as logits[-1, 3] - logits[-1, 5]"
+        raise ArgumentError("objective=a function of the logits [position, vocabulary]", found, do)
+    return -value.reshape(()).float()

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from neuroscope.attribution.objectives import OBJECTIVES, Objective
+from neuroscope.attribution.objectives import OBJECTIVES, Measure, Objective
 from neuroscope.attribution.reductions import SIGNED
-from neuroscope.checks import Progress
+from neuroscope.checks import Progress, flag
 from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.models import UNITS, Model, Unit
 
@@ -31,6 +31,7 @@ class Method:
         additive: whether what it returns are sums over this process's examples, which `attribute` adds up over
             processes; otherwise the method has seen to that.
         partial: whether it may leave neurons without a score, as NaN.
+        by_token: whether its scores are sums over tokens, which `Scoring.reduce` is given.
         checks: by option, what makes its value the one that the method is given and manifests name, or refuses it.
     """
 
@@ -41,6 +42,7 @@ class Method:
     together: bool = False
     additive: bool = True
     partial: bool = False
+    by_token: bool = False
     checks: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, hash=False)
 
     @property
@@ -60,7 +62,7 @@ class Request:
     """
 
     method: Method
-    objective: Objective = "loss"
+    objective: Objective | Measure = "loss"
     reduction: str = ""  # the method's default if empty
     unit: Unit = "hidden"
     examples: int | None = None
@@ -70,10 +72,20 @@ class Request:
     progress: Progress | None = field(default=None, compare=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     sign: Sign = "both"
+    skip_first: bool = False
+    of_prompt: bool = False  # of one prompt, whose tokens are told apart where the method can
 
     def __post_init__(self) -> None:
-        choose(self.objective, OBJECTIVES, "objective")
-        default = self.method.reductions[0] if self._sign_is_free() else SIGNED
+        if not self.of_prompt or not callable(self.objective):
+            if callable(self.objective):
+                do = "give one prompt, ns.attribute(model, 'The capital of France is', objective=...), or a name"
+                raise ArgumentError("objective=a function", "tasks in place of one prompt", do)
+            choose(self.objective, OBJECTIVES, "objective")
+        if flag(self.skip_first, "skip_first") and not self.method.by_token:
+            do = "leave skip_first out, or take a method whose scores are sums over tokens, such as 'grad-x-act'"
+            raise ArgumentError(f"skip_first=True with method={self.method.name!r}", "scores that are no such sums", do)
+        signed = not self._sign_is_free() or (self.of_prompt and SIGNED in self.method.reductions)
+        default = SIGNED if signed else self.method.reductions[0]
         reduction = choose(self.reduction or default, self.method.reductions, "reduction")
         object.__setattr__(self, "reduction", reduction)
         if reduction == SIGNED and self.sign == "both":
@@ -116,8 +128,13 @@ class Request:
     def identity(self) -> tuple[object, ...]:
         """What changes the scores, as values whose `repr` says all there is to say."""
         options = {name: _told(value) for name, value in self.options.items()}
-        settings = self.objective, self.reduction, self.unit, self.examples, self.split, self.seed, self.sign
-        return self.method.name, *settings, options
+        settings = self.objective_name, self.reduction, self.unit, self.examples, self.split, self.seed, self.sign
+        return self.method.name, *settings, self.skip_first, options
+
+    @property
+    def objective_name(self) -> str:
+        """What the objective is called."""
+        return self.objective if isinstance(self.objective, str) else getattr(self.objective, "__name__", "a function")
 
     def in_manifest(self) -> dict[str, Any]:
         """What the manifest of scores says of the request."""
@@ -125,12 +142,13 @@ class Request:
         options = {k: v if isinstance(v, plain) else repr(_named(v)) for k, v in self.options.items()}
         return {
             "method": self.method.name,
-            "objective": self.objective,
+            "objective": self.objective_name,
             "reduction": self.reduction,
             "sign": self.sign,
             "split": self.split,
             "seed": self.seed,
             "options": options,
+            **({"skip_first": True} if self.skip_first else {}),
         }
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuroscope import distributed
-from neuroscope.attribution.objectives import OBJECTIVES
+from neuroscope.attribution.objectives import OBJECTIVES, minus
 from neuroscope.attribution.reductions import REDUCTIONS, owners
 from neuroscope.attribution.request import Request
 from neuroscope.checks import watched
@@ -20,6 +20,7 @@ from neuroscope.models import Model
 from neuroscope.models.sites import Site
 from neuroscope.tasks.encoding import UNSCORED, Batch
 from neuroscope.tasks.task import Task
+from neuroscope.tasks.tokens import words_of
 
 T = TypeVar("T")
 CERTAIN = 50 * torch.finfo(torch.float32).eps  # nats: below this loss, rounding is 1 % of its gradient or more
@@ -37,6 +38,7 @@ class Sums:
     square: dict[str, Tensor] = field(default_factory=dict)
     tokens: dict[str, Tensor] = field(default_factory=dict)
     objective: dict[int, float] = field(default_factory=dict)
+    effects: dict[str, Tensor] = field(default_factory=dict)  # of one prompt: [token, neuron]
 
     def add(self, site: Site, value: Float[Tensor, " neuron"]) -> None:
         """Add relevance."""
@@ -119,6 +121,28 @@ class Scoring:
         square, tokens = self.total(self.sums.square), self.total(self.sums.tokens)
         return {a: (total / tokens[a].clamp_min(1)).sqrt().float().cpu() for a, total in square.items()}
 
+    def effects(self) -> dict[str, Tensor]:
+        """Of one prompt, the part of each token in every neuron's signed score, [token, neuron], of all processes."""
+        found = self.total(self.sums.effects)
+        length = {name: len(words) for name, words in self.shown().items()}
+        whole = {}
+        for address, site in self.sites.items():
+            n = length["decoder_" if address.startswith("decoder_") else ""]
+            part = found.get(address, torch.zeros(n, site.width)).view(n, site.width).float().cpu()
+            whole[address] = -part if self.request.sign == "-" else part
+        return whole
+
+    def shown(self) -> dict[str, list[str]]:
+        """Of one prompt, its tokens, by how the addresses of the stack begin that reads them."""
+        ids: dict[str, list[int]] = {"": []}
+        for batch in self.batches:
+            ids[""] = batch.inputs["input_ids"][0].tolist()
+            if "decoder_input_ids" in batch.inputs:
+                ids["decoder_"] = batch.inputs["decoder_input_ids"][0].tolist()
+        every = distributed.exchanged({f"{stack}|": found for stack, found in ids.items() if found})
+        words = words_of(self.model.tokenizer, [i for found in every.values() for i in found])
+        return {stack.removesuffix("|"): [words[i] for i in found] for stack, found in every.items()}
+
     def losses(self, batch: Batch, inputs: dict[str, Tensor] | None = None, n: int = 1) -> Float[Tensor, " example"]:
         """The objective of each example: its mean over the example's answer tokens.
 
@@ -137,14 +161,21 @@ class Scoring:
         """
         targets, scored = batch.targets.repeat(n, 1), batch.scored.repeat(n, 1)
         owner = scored.nonzero()[:, 0]
+        objective = self.request.objective
+        if callable(objective):
+            losses = torch.stack([minus(objective, logits[owner == i].float()) for i in range(len(targets))])
+            return self._kept(losses, batch)
         foil = () if self.foils is None else (self.foils[batch.index.cpu()].to(logits.device).repeat(n)[owner],)
-        tokens = OBJECTIVES[self.request.objective](logits.float(), targets[scored], *foil)
+        tokens = OBJECTIVES[objective](logits.float(), targets[scored], *foil)
         total = torch.zeros(len(targets), device=tokens.device).index_add(0, owner, tokens)
-        losses = total / scored.sum(1)
+        return self._kept(total / scored.sum(1), batch)
+
+    def _kept(self, losses: Float[Tensor, " example"], batch: Batch) -> Float[Tensor, " example"]:
+        """Note the first objectives of every example; refuse one that is not finite."""
         if not torch.isfinite(losses).all():
             bad = int((~torch.isfinite(losses)).nonzero()[0, 0]) % len(batch.index)
             raise NumericalError(
-                f"{self.request.objective} of task {self.task.name!r}",
+                f"{self.request.objective_name} of task {self.task.name!r}",
                 f"{losses.detach().flatten()[bad].item()} in example {int(batch.index[bad])}",
                 "check the model's weights and dtype (bfloat16 or float32, not float16)",
             )
@@ -154,8 +185,17 @@ class Scoring:
 
     def reduce(self, site: Site, product: Tensor, tokens: Tensor | None, batch: Batch) -> Float[Tensor, " neuron"]:
         """Sum a per-token quantity over tokens, then over the batch's examples, by the reduction."""
-        reduction = REDUCTIONS[self.request.reduction]
-        return reduction(site.per_unit(product), owners(product, tokens, batch), len(batch.index))
+        reduction, owner = REDUCTIONS[self.request.reduction], owners(product, tokens, batch)
+        product = site.per_unit(product)
+        if self.request.skip_first:
+            product = product * ~_at_start(product, tokens, batch)
+        if self.request.of_prompt:
+            place = _places(product, tokens, batch)
+            effects = torch.zeros(_length(site, batch), site.width)
+            effects = effects.index_add(0, place.cpu(), -product.detach().flatten(0, -2).float().cpu())
+            known = self.sums.effects.get(site.address)
+            self.sums.effects[site.address] = effects if known is None else known.add_(effects)
+        return reduction(product, owner, len(batch.index))
 
     def observe(self, site: Site, h: Tensor, tokens: Tensor | None, batch: Batch) -> None:
         """Add the activations of the real tokens to the running mean."""
@@ -168,3 +208,21 @@ class Scoring:
             sums[site.address] = new if known is None else known.add_(new)
         # a tensor: a number would make the device wait at every site
         self.sums.tokens[site.address] = self.sums.tokens.get(site.address, 0) + real.sum()
+
+
+def _length(site: Site, batch: Batch) -> int:
+    """How many tokens a row has in the stack that a site is in."""
+    return batch.inputs["decoder_input_ids" if site.address.startswith("decoder_") else "input_ids"].shape[1]
+
+
+def _places(x: Tensor, tokens: Tensor | None, batch: Batch) -> Tensor:
+    """The position of each of a site's tokens in its row, in order."""
+    if x.ndim == 3:
+        return torch.arange(x.shape[1], device=x.device).repeat(len(x))
+    rows = torch.arange(len(x), device=x.device) if tokens is None else tokens
+    return rows % batch.real.shape[1]
+
+
+def _at_start(x: Tensor, tokens: Tensor | None, batch: Batch) -> Tensor:
+    """True at the first token of each row, where padding is on the right."""
+    return (_places(x, tokens, batch) == 0).view(*x.shape[:-1], 1)

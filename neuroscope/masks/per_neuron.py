@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="PerNeuron")
 UNITS: tuple[Unit, ...] = get_args(Unit)
+FURTHER = ("means", "norms", "effects")  # what scores, or masks, may have by address besides their values
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,8 +85,8 @@ class PerNeuron(Mapping[str, Tensor]):
         from safetensors.torch import save_file  # only where a file is written
 
         tensors = {f"values/{a}": self._stored(v) for a, v in self.items()}
-        for name in ("means", "norms"):
-            tensors |= {f"{name}/{a}": self._stored(v.float()) for a, v in (getattr(self, name) or {}).items()}
+        for name in FURTHER:
+            tensors |= {f"{name}/{a}": self._stored(v.float()) for a, v in (getattr(self, name, None) or {}).items()}
         described = {
             "format": files.FORMAT,
             "kind": type(self).__name__,
@@ -115,13 +116,14 @@ class PerNeuron(Mapping[str, Tensor]):
         if missing:
             raise FileError(f"read {cls.__name__} from {path}", f"no values for {missing[0]}", "write the file again")
         values = {a: tensors[f"values/{a}"] for a in described["widths"]}
-        means, norms = (
-            {a: tensors[f"{name}/{a}"] for a in described["widths"] if f"{name}/{a}" in tensors}
-            for name in ("means", "norms")
-        )
+        read = {
+            name: {a: tensors[f"{name}/{a}"] for a in described["widths"] if f"{name}/{a}" in tensors}
+            for name in FURTHER
+        }
         try:
             more = {name: described[name] for name in cls.in_file if name in described}
-            return cls(values, described["widths"], described["unit"], manifest, means or None, norms or None, **more)
+            more |= {name: by_address for name, by_address in read.items() if by_address}
+            return cls(values, described["widths"], described["unit"], manifest, **more)
         except (ArgumentError, MaskError) as error:
             found = f"{error.asked}: {error.found}"
             raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None

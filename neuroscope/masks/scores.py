@@ -20,6 +20,7 @@ from neuroscope.masks.cut import Cut, top_of
 from neuroscope.masks.neuron_mask import NeuronMask
 from neuroscope.masks.per_neuron import PerNeuron, by_name, frame_of
 from neuroscope.masks.score_diagnostics import ScoreDiagnostics, diagnose
+from neuroscope.masks.token_effects import TokenEffects, token_effects
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)  # again, for __post_init__ to be called
 class Scores(PerNeuron):
-    """One relevance per neuron: address -> float tensor `[width]`."""
+    """One relevance per neuron: address -> float tensor `[width]`.
+
+    Attributes:
+        effects: of scores of one prompt, the part of each token in every neuron's score, `[token, width]`: their sums
+            over tokens are the signed scores.
+    """
+
+    effects: Mapping[str, Float[Tensor, "token neuron"]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,6 +141,34 @@ class Scores(PerNeuron):
         return NeuronMask(
             neurons, self.widths, self.unit, {**self.manifest, "selection": selection}, self.means, self.norms
         )
+
+    @public
+    def by_token(self, mask: Any = None) -> TokenEffects:
+        """Where in the prompt neurons act, of scores of one prompt.
+
+        Args:
+            mask: which neurons: a mask, or neurons written by hand, such as "11.1229"; None: all.
+
+        Returns:
+            A row per token and site with the effect of its neurons there; as a figure text by layers. The effects of
+            every neuron are in `scores.effects`, by address.
+
+        Raises:
+            ArgumentError: scores of a task, or by a method that does not tell tokens apart.
+        """
+        if self.effects is None:
+            do = "score one prompt, ns.attribute(model, 'The capital of France is', answer=' Paris'), by grad-x-act"
+            raise ArgumentError("by_token()", "scores that do not tell tokens apart", do)
+        chosen = None
+        if mask is not None:
+            with naming("by_token(mask)"):
+                of = mask if isinstance(mask, NeuronMask) else NeuronMask.of(mask, self.widths, self.unit)
+            if dict(of.widths) != dict(self.widths):
+                raise ArgumentError("by_token(mask)", "a mask of another model", "give neurons of this one")
+            chosen = dict(zip(of.widths, of.flags().split(list(of.widths.values())), strict=True))
+            if not len(of):
+                raise ArgumentError("by_token(mask)", "no neuron in the mask", "name one or more, such as '11.1229'")
+        return token_effects(self.effects, self.manifest["shown"], chosen, self.manifest)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron: address, layer, neuron, relevance."""

@@ -23,16 +23,16 @@ from neuroscope.comparison.parameters.sources import Source, open_source
 from neuroscope.errors import ModelError
 from neuroscope.evaluation import prepare_neutral
 from neuroscope.masks import mask_for
+from neuroscope.masks.neuron_names import names_of_sites
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.models.sites import Site
 from neuroscope.reading.directions_result import Directions
 from neuroscope.reading.frozen_paths import typical, written
-from neuroscope.reading.neuron_names import names_of_sites
 from neuroscope.reading.normed_inputs import embedded, norm_before, value_matrix
-from neuroscope.reading.prompts import encode_texts, words_of
+from neuroscope.reading.prompts import encode_texts
 from neuroscope.reading.similar_weights import nearest_by_weights
 from neuroscope.tasks.encoding import Encoded
-from neuroscope.tasks.tokens import tokenizer_of
+from neuroscope.tasks.tokens import tokenizer_of, words_of
 
 ASKED = "directions"
 Row = dict[str, Any]

@@ -26,15 +26,16 @@ from neuroscope import distributed, files
 from neuroscope.checks import Progress, public, watched, whole
 from neuroscope.errors import FileError
 from neuroscope.interventions.where import At
+from neuroscope.masks.neuron_names import layer_of, names_of_sites
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.reading.activations_result import SINK
 from neuroscope.reading.corpora import Corpus, sources_of
-from neuroscope.reading.neuron_names import layer_of, names_of_sites
 from neuroscope.reading.passes import Pass, run_passes
-from neuroscope.reading.prompts import Looked, refuse_nothing, words_of
+from neuroscope.reading.prompts import Looked, refuse_nothing
 from neuroscope.reading.statistics_result import Extremes, NeuronStatistics, ReadText
 from neuroscope.reading.tallies import Sample, Tallies, Tally
 from neuroscope.reading.tokens_by_neurons import Split
+from neuroscope.tasks.tokens import words_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -218,15 +218,6 @@ def parts_of(batch: Batch) -> np.ndarray:
     return _layout(batch, number).chosen("answer").cpu().numpy()
 
 
-def words_of(tokenizer: Any, ids: Sequence[int]) -> dict[int, str]:
-    """Each distinct token as text, with the space that it begins with."""
-    found = {}
-    for i in dict.fromkeys(ids):
-        piece, text = str(tokenizer.convert_ids_to_tokens(int(i))), str(tokenizer.decode([int(i)]))
-        found[int(i)] = f" {text}" if piece[:1] in "Ġ▁" and piece[:1] and not text.startswith(" ") else text
-    return found
-
-
 def refuse_nothing(read: int, at: Any, asked: str) -> None:
     """Refuse to go on with no token.
 

@@ -20,14 +20,15 @@ from neuroscope.checks import Progress, public
 from neuroscope.errors import ArgumentError
 from neuroscope.interventions.where import At
 from neuroscope.masks import NeuronMask, mask_for
+from neuroscope.masks.neuron_names import names_of
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.models.sites import Site
 from neuroscope.reading.activations_result import COLUMNS, Activations
-from neuroscope.reading.neuron_names import names_of
 from neuroscope.reading.passes import Pass, Seen, refuse_non_finite, run_passes
-from neuroscope.reading.prompts import DECODER, Looked, Row, groups_of, parts_of, refuse_nothing, rows_of, words_of
+from neuroscope.reading.prompts import DECODER, Looked, Row, groups_of, parts_of, refuse_nothing, rows_of
 from neuroscope.tasks import Task
 from neuroscope.tasks.prompts import hash_of
+from neuroscope.tasks.tokens import words_of
 
 Split = Literal["test", "train", "discovery"]
 ASKED = "activations"

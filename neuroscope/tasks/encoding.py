@@ -372,7 +372,9 @@ def _assemble(model: Model, style: str, prompt: Pieces, whole: list[int], last: 
 
 def _check_joint(prompt: list[int], whole: list[int], answer: str, where: str, is_chat: bool) -> None:
     if whole[: len(prompt)] != prompt:
-        do = "give the task separator=' ', or end the prompt with a space or a line break"
+        do = (
+            "begin the answer with a space, give the task separator=' ', or end the prompt with a space or a line break"
+        )
         raise TaskError(
             f"the answer {answer!r} of {where}",
             "a token that is part of the prompt and of the answer at once",

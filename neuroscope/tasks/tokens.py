@@ -49,6 +49,15 @@ def _pieces(ids: list[int], special: list[int]) -> Pieces:
     return Pieces(prefix, body, list(ids[stop:]))
 
 
+def words_of(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
+    """Each distinct token as text, with the space that it begins with."""
+    found = {}
+    for i in dict.fromkeys(map(int, ids)):
+        piece, text = str(tokenizer.convert_ids_to_tokens(i)), str(tokenizer.decode([i]))
+        found[i] = f" {text}" if piece[:1] in ("Ġ", "▁") and not text.startswith(" ") else text
+    return found
+
+
 def tokenizer_of(model: Model) -> Any:
     """The model's tokenizer; a `ModelError` if it has none."""
     if model.tokenizer is None:
