@@ -56,7 +56,10 @@ def parser() -> argparse.ArgumentParser:
         default="0.001,0.01,0.05",
         help="masks' shares beside --k whose faithfulness is shown; none",
     )
-    run.add_argument("--n-random", type=int, default=5, help=f"random masks of each kind, {FEWEST_RANDOM} at least")
+    kinds = "of the whole model, of the same layers, and as loud in these; a verdict on a mask rests on all three"
+    run.add_argument(
+        "--n-random", type=int, default=5, help=f"random masks of each kind, {FEWEST_RANDOM} at least: {kinds}"
+    )
     run.add_argument("--neutral", help=NEUTRAL)
     run.add_argument("--batch-size", type=int, help="examples per forward pass; by default chosen by tokens")
     run.add_argument("--tune", action="store_true", help="first train the whole model on all tasks together")
