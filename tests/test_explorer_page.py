@@ -76,7 +76,7 @@ def card(site=1, neuron=7):
         "tasks": [{"task": NAMES[0], "score": 9.0, "rank": 1, "sign": 1}],
         "masks": [NAMES[0], "a mask of elsewhere"],
         "texts": [
-            {"tokens": ["a", " 😀", " fox ", SCRIPT, " שלום"], "activations": [0, 1, 2.5, math.nan, -1]},
+            {"tokens": ["a", " 😀", " Fox ", SCRIPT, " שלום"], "activations": [0, 1, 2.5, math.nan, -1]},
             {"tokens": ["low", " end"], "activations": [-0.5, -3.0], "sign": -1, "where": NAMES[2]},
         ],
         "histogram": {"edges": [-3, 0, 3], "counts": {NAMES[0]: [1, 5], "elsewhere": [2, 2]}},
@@ -490,7 +490,7 @@ def test_panels_are_gone_through_by_keys_and_show_where_one_is(shown):
 SEARCHES = [  # what is written, a line that is found, the neuron that Enter leads to
     (PLANTED, PLANTED, PLANTED),
     ("L0 n3", "0.3", "0.3"),
-    ("FOX", "fox", PLANTED),
+    ("FOX", "Fox", PLANTED),
     ("1.400", "There is no neuron 1.400: layer 1 has 1.0 to 1.39.", None),
     ("7.1", "There is no layer 7: there are 0 to 2.", None),
     ("frozen? no", "Nothing is called so", None),
@@ -596,7 +596,7 @@ def test_hostile_texts_are_text(shown):
     assert shown.js("[document.scripts.length, document.images.length]") == [scripts, 0]
     assert texts(shown, "#panel-tasks .name") == NAMES and text(shown, "h1") == f"A page {SCRIPT}"
     assert text(shown, "#panel-card .note") == f"A note {SCRIPT}"
-    assert text(shown, "#panel-card .heat") == f"a 😀 fox {SCRIPT} שלום"
+    assert text(shown, "#panel-card .heat") == f"a 😀 Fox {SCRIPT} שלום"
     assert SCRIPT in texts(shown, "#panel-card .tokens .token")
     shown.key("/")
     shown.write("<script>")
