@@ -81,9 +81,10 @@ def card(site=1, neuron=7):
         ],
         "histogram": {"edges": [-3, 0, 3], "counts": {NAMES[0]: [1, 5], "elsewhere": [2, 2]}},
         "writes": {"toward": [(" ‮fox", 2.0), (SCRIPT, 1.5)], "away": [(" dog", -2.0)], "note": "with a frozen norm"},
+        "tokens": {"toward": [(" cat", 2.0)], "away": [(SCRIPT, -3.0)]},
         "reads": {"toward": [(" cat", 1.0)]},
         "breaks": [
-            {"task": NAMES[0], "effect": 0.3, "low": 0.2, "high": 0.4, "random": 0.01, "q": 0.001},
+            {"task": NAMES[0], "effect": 0.3, "low": 0.2, "high": 0.4, "random": 0.01, "random_high": 0.02, "q": 0.001},
             {"task": "elsewhere", "effect": None},
         ],
         "stability": [{"task": NAMES[0], "low": 1, "high": 3, "share": 0.98}],
@@ -250,6 +251,18 @@ def test_a_runs_folder_gives_what_its_parts_give(folder, parts):
     assert ns.explore(str(folder / "report.html")).parts == found.parts
     own = ns.explore(folder, cards=parts["cards"], title="Mine")
     assert own.title == "Mine" and own.parts["pack-cards"] == given.parts["pack-cards"]
+
+
+def test_cards_saved_in_the_folder_are_shown(folder, parts):
+    path = folder / "cards.json"
+    path.write_text(
+        json.dumps({"kind": "NeuronCards", "cards": [{"name": PLANTED, "site": 1, "neuron": 7, "notes": ["n"]}]})
+    )
+    given = ns.explore(**parts | {"cards": [{"site": 1, "neuron": 7, "notes": ["n"]}]})
+    assert ns.explore(folder).parts["pack-cards"] == given.parts["pack-cards"]
+    path.write_text(json.dumps({"cards": "none"}))
+    with pytest.raises(FileError, match="no list of cards"):
+        ns.explore(folder)
 
 
 def test_a_killed_run_shows_what_it_has(folder):

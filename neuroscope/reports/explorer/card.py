@@ -46,7 +46,10 @@ class CardTokens(TypedDict, total=False):
 
 
 class CardBreak(TypedDict, total=False):
-    """What a task loses without this neuron alone, beside random neurons of its layer (`random`, their mean)."""
+    """What a task loses without this neuron alone, beside random neurons of its layer (`random`, their mean).
+
+    `effect` is the rise of the loss on the task's answers, in nats, unless `unit` names another.
+    """
 
     task: Required[str]
     effect: Required[float | None]
@@ -55,7 +58,9 @@ class CardBreak(TypedDict, total=False):
     random: float | None
     random_low: float | None
     random_high: float | None
+    p: float | None
     q: float | None
+    unit: str
 
 
 class CardRank(TypedDict, total=False):
@@ -82,6 +87,7 @@ class ExplorerCard(TypedDict, total=False):
         site: the address of its site, such as "blocks.9.mlp.hook_post", or its layer, such as 9.
         neuron: its index there.
         notes: sentences to read first, such as that it is a sink.
+        tokens: at which its activation is highest and lowest, on average.
         code: what it is -> lines to paste.
     """
 
@@ -91,6 +97,7 @@ class ExplorerCard(TypedDict, total=False):
     tasks: Sequence[CardTask]
     masks: Sequence[str]
     texts: Sequence[CardText]
+    tokens: CardTokens
     histogram: CardHistogram
     writes: CardTokens
     reads: CardTokens
@@ -142,7 +149,7 @@ def card_of(given: Any, asked: str) -> dict[str, Any]:
         if len(tokens) != len(activations):
             found = f"{len(tokens)} tokens and {len(activations)} activations"
             raise ArgumentError(f"{asked}: texts[{i}]", found, "give an activation for each token")
-    for part in ("writes", "reads"):
+    for part in ("tokens", "writes", "reads"):
         for side in TOKENS:
             for pair in _listed(card.get(part, {}).get(side, []), f"{asked}: {part}"):
                 if not isinstance(pair, list) or len(pair) != 2:

@@ -28,6 +28,7 @@ COLUMNS = {  # of each table that is read: what the page needs of it
 IN_A_RUN = {"overlap": "overlap_pairs", "crossed": "cross_ablation_runs", "verdicts": "cross_ablation_verdicts"}
 IN_A_RUN |= {"deactivation": "deactivation_summary"}
 SETTINGS = Path("settings", "run.json")
+CARDS = "cards.json"  # in a run's folder, where somebody saved some: a result with plain cards in it
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,11 @@ def content_of_run(folder: Path) -> Content:
     crossed = tables.get("crossed")
     families = {} if crossed is None else dict(zip(crossed["source"], crossed.get("source_family", ""), strict=True))
     first = next(iter(scores.values())).manifest
-    about = {key: first[key] for key in ORIGIN if first.get(key) is not None} | {"k": settings.get("k")}
+    about = about_of(first) | {"k": settings.get("k")}
     about |= {"tune": settings["tune"]} if settings.get("tune") else {}
     title = f"Task neurons of {Path(str(first.get('model', 'a model'))).name}"
     masks = _found(folder / "masks", order, NeuronMask)
-    return Content(title, scores, masks, families, tables, (), about)
+    return Content(title, scores, masks, families, tables, _saved_cards(folder / CARDS), about)
 
 
 def require_columns(table: pd.DataFrame, name: str, asked: str) -> None:
@@ -146,6 +147,21 @@ def require_columns(table: pd.DataFrame, name: str, asked: str) -> None:
 def _by_numbers(site: str) -> tuple[list[int], str]:
     """blocks.9 before blocks.10."""
     return [int(part) for part in site.split(".") if part.isdigit()], site
+
+
+def _saved_cards(path: Path) -> Sequence[Mapping[str, Any]]:
+    if not path.exists():
+        return ()
+    content = files.read_json(path, "cards")
+    cards = content.get("cards") if isinstance(content, dict) else None
+    if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
+        raise FileError(f"read cards from {path}", "no list of cards", "save what ns.neurons gives, or take it away")
+    return cards_of([{part: value for part, value in card.items() if part != "name"} for card in cards])
+
+
+def about_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a manifest, what the page says of where the numbers come from."""
+    return {key: manifest[key] for key in ORIGIN if manifest.get(key) is not None}
 
 
 def _found(folder: Path, names: Iterable[str], kind: type[T]) -> dict[str, T]:

@@ -16,7 +16,7 @@ from neuroscope.masks import NeuronMask, Scores
 from neuroscope.masks.neuron_mask import masks_of
 from neuroscope.masks.overlap_results import Overlap
 from neuroscope.masks.scores import scores_of
-from neuroscope.reports.explorer.content import SETTINGS, Content, cards_of, content_of_run
+from neuroscope.reports.explorer.content import SETTINGS, Content, about_of, cards_of, content_of_run
 from neuroscope.reports.explorer.pages import page_of, parts_of, read_page
 
 if TYPE_CHECKING:
@@ -73,8 +73,9 @@ def explore(
     whoever has the file can be sent it.
 
     Args:
-        run: the folder that `run` wrote, or the path of its report; a page of an explorer, to be given this version's
-            front end; or cards. What else is given stands in place of the folder's own.
+        run: the folder that `run` wrote, or the path of its report; cards that were saved there as `cards.json` are
+            shown too. Or a page of an explorer, to be given this version's front end; or cards. What else is given
+            stands in place of the folder's own.
         scores: name of a task -> scores.
         masks: name of a task -> mask.
         overlap: of the masks.
@@ -121,6 +122,10 @@ def explore(
         given["cards"] = cards_of(run)
     given["tables"] = {**content.tables, **given.get("tables", {})}
     given.setdefault("families", {**content.families, **_families_of(overlap, crossed)})
+    if not content.about:
+        known = [*(scores or {}).values(), *(masks or {}).values(), cards, run]
+        manifests = [found for one in known if isinstance(found := getattr(one, "manifest", None), Mapping)]
+        given["about"] = about_of(manifests[0]) if manifests else {}
     content = replace(content, **given).of_one_model()
     return Explorer(content.title, parts_of(content))
 

@@ -25,19 +25,22 @@ function bar(share, negative) {
 }
 
 /** From a low to a high number on a line of its own, with a point, and a ring that it is to be compared with. */
-function interval({ low, effect: value, high, random: beside }, from, to) {
+function interval({ low, effect: value, high, random: beside, random_low: least, random_high: most }, from, to) {
   const at = (number) => `${(100 * (Math.min(Math.max(number, from), to) - from)) / (to - from || 1)}%`;
   const [line, point, zero] = [make("i", { class: "line" }), make("i", { class: "point" }), make("i", { class: "zero" })];
   const words = `${number(low)} to ${number(high)}${beside === undefined ? "" : `; random neurons ${number(beside)}`}`;
-  const found = make("span", { class: "interval", role: "img", title: words, "aria-label": words }, zero, line, point);
+  const found = make("span", { class: "interval", role: "img", title: words, "aria-label": words }, zero);
   zero.style.left = at(0);
   [line.style.left, line.style.width] = [at(low ?? value), `calc(${at(high ?? value)} - ${at(low ?? value)})`];
   point.style.left = at(value);
   if (beside !== null && beside !== undefined) {
     const random = make("i", { class: "random" });
     random.style.left = at(beside);
-    found.append(random);
+    const spread = make("i", { class: "spread" });
+    [spread.style.left, spread.style.width] = [at(least ?? beside), `calc(${at(most ?? beside)} - ${at(least ?? beside)})`];
+    found.append(spread, random);
   }
+  found.append(line, point);
   return found;
 }
 
@@ -96,12 +99,12 @@ export function cardPanel(store, step) {
     return part("Texts", group("Highest activations", high), group("Lowest activations", low));
   }
 
-  function tokens(title, found) {
+  function tokens(title, found, [high, low] = ["toward", "away"]) {
     if (!found) return null;
     const side = (name, pairs) =>
       pairs?.length ? make("div", {}, make("h4", {}, name), make("ol", { class: "tokens" }, ...pairs.map(([token, value]) => make("li", {}, make("bdi", { class: "token" }, token), make("span", { class: "soft" }, number(value)))))) : null;
     const note = found.note ? make("p", { class: "soft hint" }, found.note) : null;
-    return part(title, make("div", { class: "sides" }, side("toward", found.toward), side("away", found.away)), note);
+    return part(title, make("div", { class: "sides" }, side(high, found.toward), side(low, found.away)), note);
   }
 
   function histogram({ edges, counts }) {
@@ -120,15 +123,16 @@ export function cardPanel(store, step) {
   }
 
   function breaks(lines) {
-    const every = lines.flatMap((line) => [line.low, line.high, line.effect, line.random, 0]).filter((value) => Number.isFinite(value));
+    const every = lines.flatMap((line) => [line.low, line.high, line.effect, line.random, line.random_low, line.random_high, 0]).filter((value) => Number.isFinite(value));
     const [from, to] = [Math.min(...every), Math.max(...every)];
+    const { unit } = lines[0];
     const rows = lines.map((line) => [
       task(line.task),
       number(line.effect),
       line.effect === null ? "" : interval(line, from, to),
       line.q === undefined ? "" : number(line.q),
     ]);
-    return part("What breaks without it", table(["task", "lost", "", "q"], rows), make("p", { class: "soft hint" }, "Lost with this neuron alone switched off: the point, its line an interval; the ring is the mean of random neurons of the same layer."));
+    return part("What breaks without it", table(["task", unit ?? "nats lost", "", "q"], rows), make("p", { class: "soft hint" }, unit ? "" : "By how much the loss on the task's answers rises. ", "The point is this neuron alone switched off, the line its interval; the ring is random neurons of the same layer."));
   }
 
   const stability = (lines) =>
@@ -194,6 +198,7 @@ export function cardPanel(store, step) {
       ...(card?.notes ?? []).map((note) => make("p", { class: "note" }, said(note))),
       ...[
         card && texts(card),
+        card && tokens("Tokens it fires at", card.tokens, ["highest", "lowest"]),
         scores(neuron, card),
         card?.breaks?.length ? breaks(card.breaks) : null,
         card && tokens("What it writes", card.writes),

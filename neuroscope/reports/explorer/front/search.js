@@ -14,7 +14,7 @@ export function searchField(store) {
 
   function textsOf() {
     texts ??= [...data.cards].map(([neuron, card]) => {
-      const tokens = [card.writes, card.reads].flatMap((one) => [...(one?.toward ?? []), ...(one?.away ?? [])].map(([token]) => token));
+      const tokens = [card.tokens, card.writes, card.reads].flatMap((one) => [...(one?.toward ?? []), ...(one?.away ?? [])].map(([token]) => token));
       const whole = [...(card.notes ?? []), ...(card.texts ?? []).map((text) => text.tokens.join("")), tokens.join(" ")];
       return { neuron, whole, small: whole.map((text) => text.toLowerCase()) };
     });
