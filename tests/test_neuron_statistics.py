@@ -153,6 +153,9 @@ def test_a_file_of_plain_lines_and_texts_that_are_too_long(model, tmp_path):
     found = ns.neuron_statistics(model, path)
     assert found.manifest["tokens"] == 5 + 64 and found.manifest["cut"] == 1
     assert "1 texts are longer than the model's context" in found.in_words()
+    found = ns.neuron_statistics(model, ["the food", " ", ""])
+    assert found.manifest["texts"] == 1 and found.manifest["empty"] == 2
+    assert "2 texts have no tokens, and were left out" in found.in_words()
 
 
 def test_quantiles_of_a_sample_that_does_not_depend_on_batches(model, monkeypatch):

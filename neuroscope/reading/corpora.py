@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -149,14 +149,14 @@ class Corpus:
         sources: in order.
         split, n: of tasks, which split; of each source, at most how many.
         broken: by source, the lines that are no texts; filled as a file is read.
-        cut: how many texts were longer than the model's context, and were cut at their end.
+        odd: how many texts were "cut" at their end, longer than the model's context, or left out, "empty" of tokens.
     """
 
     sources: Sequence[Source]
     split: str
     n: int | None
     broken: dict[str, Broken] = field(default_factory=dict)
-    cut: int = 0
+    odd: dict[str, int] = field(default_factory=lambda: {"cut": 0, "empty": 0})
 
     def chunks(self, model: Model, size: int) -> Iterator[list[tuple[int, Source, int, str | Example]]]:
         """Parts of a number of texts: number, source, place in it, and the text or example."""
@@ -195,7 +195,8 @@ class Corpus:
             prefix, body, suffix = pieces[text]
             suffix = [] if model.style == "causal" else suffix
             room = len(body) if context is None else context - len(prefix) - len(suffix)
-            self.cut += len(body) > room
+            self.odd["cut"] += len(body) > room
+            self.odd["empty"] += not body
             tokens = prefix + body[:room] + suffix if body else []
             found.append(Encoded(tokens, [], 0 if decoder else len(tokens) - 1, decoder))
         model.check_ids(max((i for item in found for i in item.inputs), default=0))
@@ -203,7 +204,7 @@ class Corpus:
 
     def told(self, model: Model, numbers: Collection[int], size: int) -> dict[int, tuple[int, Row]]:
         """Some texts by their numbers, with their places in their sources: a file is read again."""
-        again = replace(self, broken={}, cut=0)
+        again = Corpus(self.sources, self.split, self.n)
         found: dict[int, tuple[int, Row]] = {}
         for chunk in again.chunks(model, size):
             wanted = [item for item in chunk if item[0] in numbers]
@@ -212,6 +213,6 @@ class Corpus:
         return found
 
     def in_manifest(self) -> dict[str, Any]:
-        """What a manifest says of lines left out and texts that were cut."""
+        """What a manifest says of lines and texts that were left out, and of those that were cut."""
         broken = {name: {"count": b.count, "first": b.lines} for name, b in self.broken.items() if b.count}
-        return ({"broken": broken} if broken else {}) | ({"cut": self.cut} if self.cut else {})
+        return ({"broken": broken} if broken else {}) | {name: n for name, n in self.odd.items() if n}

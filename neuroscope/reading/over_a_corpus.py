@@ -108,7 +108,8 @@ def neuron_statistics(
     settings |= {"corpus": {source.name: source.identity(model) for source in sources}}
     whole_model = distributed.has_shards(model.root)
     run = Run(model, Corpus(sources, split, n), looked, count, unit, batch_size, progress, whole_model)
-    with distributed.together(ASKED, {k: repr(v) for k, v in settings.items()}, model.fingerprint()):
+    alike = {name: repr(value) for name, value in settings.items()}
+    with model.unchanged(), distributed.together(ASKED, alike, model.fingerprint()):
         kept = None if output is None else _Kept.of(Path(output), settings | model.identity())
         if kept is not None and kept.result.exists():
             return NeuronStatistics.load(kept.result)
@@ -211,11 +212,11 @@ class Run:
 
     def of_all(self) -> tuple[dict[str, Tally], dict[str, Any]]:
         """The tallies of all processes together, and what a manifest says of the texts."""
-        part = (self.tallies.by_site, self.tallies.samples, self.texts, self.tokens, self.corpus.cut)
+        part = (self.tallies.by_site, self.tallies.samples, self.texts, self.tokens, self.corpus.odd)
         every = {"": part} if self.whole else distributed.exchanged({str(distributed.world()[0]): part})
         tallies, samples = reduce(_merged, ((tallies, samples) for tallies, samples, *_ in every.values()))
         texts, tokens = sum(one[2] for one in every.values()), sum(one[3] for one in every.values())
-        self.corpus.cut = sum(one[4] for one in every.values())
+        self.corpus.odd = {name: sum(one[4][name] for one in every.values()) for name in self.corpus.odd}
         sample = max(int((s.keys < torch.iinfo(torch.int64).max).sum()) for s in samples.values())
         return tallies, {"texts": texts, "tokens": tokens, "sample": sample, **self.corpus.in_manifest()}
 
@@ -226,7 +227,7 @@ class Run:
             f"{a}/{name}": v.contiguous() for a, t in self.tallies.by_site.items() for name, v in vars(t).items()
         }
         tensors |= {f"sample/{stack}": s.keys for stack, s in self.tallies.samples.items()}
-        about = {"done": self.done, "texts": self.texts, "tokens": self.tokens, "cut": self.corpus.cut}
+        about = {"done": self.done, "texts": self.texts, "tokens": self.tokens, "odd": self.corpus.odd}
         metadata = {"neuroscope": json.dumps(about)}
         files.write(path, lambda partial: save_file(tensors, partial, metadata))
 
@@ -244,7 +245,7 @@ class Run:
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise FileError(f"go on from {path}", str(error)[:200], "delete the file, to begin anew") from None
         self.done, self.texts, self.tokens = about["done"], about["texts"], about["tokens"]
-        self.corpus.cut = about["cut"]
+        self.corpus.odd = about["odd"]
 
 
 _Part = tuple[dict[str, Tally], dict[str, Sample]]

@@ -153,6 +153,8 @@ class NeuronStatistics(Result):
             )
         if about.get("cut"):
             lines.append(f"- {about['cut']:,} texts are longer than the model's context, and were cut at their end.")
+        if about.get("empty"):
+            lines.append(f"- {NEGATIVE}: {about['empty']:,} texts have no tokens, and were left out.")
         sample = about["sample"]
         if sample < about["tokens"]:
             lines.append(f"- Quantiles are of {sample:,} tokens, drawn evenly from all; the rest is of every token.")

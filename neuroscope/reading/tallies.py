@@ -75,10 +75,11 @@ class Tally:
             at = (ends > self.value[sign, -1]).any(0).nonzero().flatten()
             if not len(at):
                 continue
-            value, chosen = torch.cat([self.value[sign][:, at], ends[:, at]]).topk(count, dim=0)
+            buffers = self.value[sign], self.text[sign], self.position[sign]
+            old_value, old_text, old_position = (buffer.index_select(1, at) for buffer in buffers)
+            value, chosen = torch.cat([old_value, ends.index_select(1, at)]).topk(count, dim=0)
             new_text = kept.numbers.to(torch.int32)[:, None].expand(-1, len(at))
-            text = torch.cat([self.text[sign][:, at], new_text]).gather(0, chosen)
-            old_position = self.position[sign][:, at]
+            text = torch.cat([old_text, new_text]).gather(0, chosen)
             position = torch.cat([old_position, torch.full_like(new_text, -1)]).gather(0, chosen)
             start = count
             for block, places in zip(blocks, kept.places, strict=True):
@@ -88,7 +89,8 @@ class Tally:
                 token = there.argmax(1) if sign == 0 else there.argmin(1)
                 position[rank, column] = places[i, token].to(torch.int32)
                 start += len(block)
-            self.value[sign][:, at], self.text[sign][:, at], self.position[sign][:, at] = value, text, position
+            for buffer, new in zip(buffers, (value, text, position), strict=True):
+                buffer.index_copy_(1, at, new)
 
     def merged(self, other: Tally, places: tuple[Tensor, Tensor]) -> Tally:
         """This one and that of another process.
@@ -180,7 +182,7 @@ class Tallies:
         stack, tally = stack_of(site.address), self.by_site[site.address]
         batched, tokens, sample = self.running[stack], done.of(site), self.samples[stack]
         h = seen.h.float()
-        all_rows = bool(tokens.looked.all()) and seen.index is None
+        all_rows = seen.index is None and len(batched.flat) == tokens.looked.numel()
         looked = seen.at(tokens.looked)
         x, kept = h if all_rows else h[looked], batched
         if seen.index is not None:  # an expert's tokens, which come in any order
@@ -195,7 +197,8 @@ class Tallies:
         tally.tokens += kept.one_of.sum(1).long()
         one = torch.ones(1, len(x), device=x.device)
         first = h[seen.at(tokens.first)].abs().sum(0)
-        whole = one @ x.abs() if all_rows else h[seen.at(tokens.real)].abs().sum(0)[None]
+        is_whole = tokens.looked is tokens.real
+        whole = one @ x.abs() if is_whole else h[seen.at(tokens.real)].abs().sum(0)[None]
         moments = [one @ x.square(), first[None], whole, one @ (x > 0).float()]
         tally.moments += torch.cat(moments).cpu()
         tally.extremes(x.cpu(), kept)
