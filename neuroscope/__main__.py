@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
         default="0.001,0.01,0.05",
         help="masks' shares beside --k whose faithfulness is shown; none",
     )
+    run.add_argument(
+        "--parts", type=_count, default="8", help="of the examples, an even number, to see how masks replicate; none"
+    )
     kinds = "of the whole model, of the same layers, and as loud in these; a verdict on a mask rests on all three"
     run.add_argument(
         "--n-random", type=int, default=5, help=f"random masks of each kind, {FEWEST_RANDOM} at least: {kinds}"
@@ -123,6 +126,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _shares(text: str) -> list[float] | None:
     return None if text.strip() == "none" else [float(part) for part in text.split(",")]
+
+
+def _count(text: str) -> int | None:
+    return None if text.strip() == "none" else int(text)
 
 
 def _names(text: str) -> list[str]:

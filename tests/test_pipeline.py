@@ -41,6 +41,7 @@ TABLES = (
     "cross_ablation_runs",
 )
 TABLES += ("overlap_pairs", "overlap_sweep_pairs", "depth_sites")
+TABLES += ("stability_reliability", "stability_masks")
 TABLES += ("faithfulness_summary", "faithfulness_sizes", "faithfulness_runs")
 
 
@@ -92,7 +93,7 @@ def content(folder):
 
 def test_everything_is_written(model, tasks, first):
     out = first.parent
-    expected = {"report.html", "explorer.html", "journal.jsonl", "settings/run.json"}
+    expected = {"report.html", "explorer.html", "journal.jsonl", "stability.json", "settings/run.json"}
     expected |= {f"{kind}/{name}.safetensors" for kind in ("scores", "masks") for name in NAMES}
     expected |= {f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")}
     assert set(content(out)) == expected

@@ -8,9 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from neuroscope.checks import by_text
-from neuroscope.errors import TaskError
+from neuroscope.checks import by_text, whole
+from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.tasks import Task, tasks_of
+
+
+def number_of_parts(parts: Any, asked: str) -> int:
+    """Into how many parts examples are dealt, so that they can be halved.
+
+    Raises:
+        ArgumentError: no even number from 2 up.
+    """
+    number = whole(parts, "parts", 2)
+    if number % 2:
+        raise ArgumentError(f"{asked}(parts={number})", "an odd number", "give an even one, for it is halved")
+    return number
 
 
 def dealt_out(name: str, n: int, parts: int, seed: int) -> list[list[int]]:

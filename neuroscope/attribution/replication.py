@@ -15,9 +15,9 @@ import numpy as np
 from neuroscope import figures, files
 from neuroscope.attribution import reliability
 from neuroscope.attribution.attributing import attribute
-from neuroscope.attribution.dealing import dealt_out, part_of, variants_of
+from neuroscope.attribution.dealing import dealt_out, number_of_parts, part_of, variants_of
 from neuroscope.attribution.methods import METHODS
-from neuroscope.checks import Progress, public, share, watched, whole
+from neuroscope.checks import Progress, public, share, watched
 from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.masks import NeuronMask, Scores, check_mask
 from neuroscope.masks.evidence import Evidence, evidence_of, is_top, same_recipe
@@ -233,9 +233,7 @@ def stability(
     known = ["method", "objective", "reduction", "unit", "sign", *method.options]
     if unknown := next((name for name in how if name not in known), None):
         raise ArgumentError(f"stability({unknown}=...)", "no such option", suggest(unknown, known))
-    parts, often = whole(parts, "parts", 2), share(often, "often")
-    if parts % 2:
-        raise ArgumentError(f"stability(parts={parts})", "an odd number", "give an even one, for it is halved")
+    parts, often = number_of_parts(parts, "stability"), share(often, "often")
     named = tasks_of(tasks, "stability")
     kinds = variants_of(variants, named)
     opened, dealt = resolve(model), {}

@@ -12,9 +12,11 @@ from neuroscope import figures, files
 from neuroscope.errors import ArgumentError, kind_of
 from neuroscope.markup import NEGATIVE, NOTHING, isolated, markdown
 from neuroscope.masks.card_rows import percent, points, rows_of
+from neuroscope.masks.draws import DRAWN
 from neuroscope.masks.evidence import PARTS, checked
 from neuroscope.masks.per_neuron import PerNeuron
 from neuroscope.results import Result
+from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -93,6 +95,9 @@ class EvidenceCard(Result):
             lines = [f"Switched off, these {size} cost {task} {cost}."]
         else:
             lines = [f"What these {size} do for {task} is not measured."]
+        if claims_nothing := [match for match in DRAWN if _is_not_shown(evidence.get(f"effect-{match}"))]:
+            kinds = ", nor beside ".join(DRAWN[match] for match in claims_nothing)
+            lines.append(f"- {NEGATIVE}: they are not shown to break it more beside {kinds} (q < {ALPHA}).")
         if self.unknown:
             lines.append(f"- Not measured: {', '.join(PARTS[name].title for name in self.unknown)}.")
         return "\n".join([lines[0], "", *lines[1:]])
@@ -157,6 +162,11 @@ def card_of(mask: PerNeuron, identity: str, evidence: Mapping[str, Any]) -> Evid
         "versions": files.versions(),
     }
     return EvidenceCard(pd.DataFrame(rows_of(known), columns=["part", "what", "value", "measured"]), known)
+
+
+def _is_not_shown(effect: Mapping[str, Any] | None) -> bool:
+    """Whether an effect was tested, and not shown to be more than random neurons have."""
+    return effect is not None and effect["q"] is not None and not (effect["q"] < ALPHA and effect["effect"] > 0)
 
 
 def _layers(mask: PerNeuron) -> dict[str, dict[str, int]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from neuroscope import files
 from neuroscope.attribution import METHODS
+from neuroscope.attribution.dealing import number_of_parts
 from neuroscope.attribution.objectives import Objective
 from neuroscope.attribution.request import Request
 from neuroscope.checks import FEWEST_RANDOM, Progress, public, shares
@@ -26,6 +27,7 @@ from neuroscope.masks import DRAWN, overlap, overlap_sweep
 from neuroscope.masks.mask_depth import mask_depth
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.reports.cached_scores import cached_scores
+from neuroscope.reports.evidence_cards import cards_section, keep, replication, with_evidence
 from neuroscope.reports.explorer.exploring import explore
 from neuroscope.reports.page import write_report
 from neuroscope.reports.table_files import save_tables
@@ -51,6 +53,7 @@ def run(
     output: str | PathLike = "report",
     k: float = 0.10,
     sizes: Sequence[float] | None = (0.001, 0.01, 0.05),
+    parts: int | None = 8,
     method: str = "grad-x-act",
     objective: Objective = "loss",
     unit: Unit = "hidden",
@@ -64,6 +67,8 @@ def run(
 ) -> Path:
     """Find each task's neurons, deactivate them, cross-ablate, overlap; write masks, tables and one HTML report.
 
+    What is found out about each mask is on its evidence card, in the report and in the mask's file.
+
     A run that was killed goes on where it stopped when it is called again with the same arguments: scores are files,
     and every finished evaluation is a line of `journal.jsonl`.
 
@@ -76,6 +81,8 @@ def run(
         k: share of all neurons in a task's mask.
         sizes: growing shares beside k of masks of which is shown how much of its task each carries, alone and when it
             is off, beside three random masks (`faithfulness`); None leaves that out.
+        parts: into how many parts the discovery examples are dealt, to see how far the masks replicate (`stability`):
+            as much work as finding them. Left out where a task has fewer examples than parts, or by None.
         method, objective, unit: as in `attribute`.
         examples: discovery examples per task, on which neurons are found (None: all).
         n: test examples per task, on which they are judged (None: all).
@@ -100,6 +107,7 @@ def run(
     how: dict[str, Any] = {"method": method, "objective": objective, "unit": unit, "examples": examples}
     Request(**how | {"method": METHODS[choose(method, METHODS, "method")]})  # all is refused before a model is loaded
     recipe = recipe_of_tuning(tune)
+    parts = None if parts is None else number_of_parts(parts, "run")
     shown = None if sizes is None else sorted({*shares(sizes, "sizes"), k})
     files.writable(folder, "run")
     named = named_tasks(tasks, "run")
@@ -121,6 +129,7 @@ def run(
     with model.unchanged(), contextlib.ExitStack() as scopes:
         settings = settings_of(model, named) | how | {"k": k, "n": n, "n_random": n_random}
         settings |= {"tune": recipe and recipe.settings(), "neutral": neutral and list(neutral), "sizes": shown}
+        settings |= {"parts": parts}
         files.keep_settings(folder / SETTINGS / "run.json", settings, f"run into {folder}")
         shared: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
         results: dict[str, Result] = {}
@@ -128,18 +137,23 @@ def run(
             results["tuning"] = scopes.enter_context(tuned(model, named, recipe, folder, n=n, **shared))
         scores = cached_scores(model, named, folder / "scores", **how, **shared)
         masks = {name: s.top(k) for name, s in scores.items()}
-        for name, mask in masks.items():
-            mask.save(folder / "masks" / f"{files.encoded(name)}.safetensors")
+        keep(masks, folder / "masks")
+        stable = None if parts is None else replication(model, named, k, parts, folder, **how, **shared)
         shared |= {"n": n, "output": folder}
         beside: dict[str, Any] = {"n_random": n_random, "neutral": neutral}
         results["deactivation"] = deactivation(model, named, masks, **beside, **shared)
         if len(masks) > 1:  # one task has nothing to be crossed or compared with
             results["cross_ablation"] = cross_ablation(model, named, masks, **beside, **shared)
-            results["overlap"] = overlap(masks, families=families)
+            results["overlap"] = overlap(
+                masks, families=families, ceiling=None if stable is None else stable.ceiling(k)
+            )
             results["overlap_sweep"] = overlap_sweep(scores, groups=names_by_family(named))
+        if stable is not None:
+            results["stability"] = stable
         if shown is not None:
             results["faithfulness"] = faithfulness(model, named, scores, k=shown, n_random=FEWEST_RANDOM, **shared)
         results["depth"] = mask_depth(masks, scores, k, families)
+        masks = with_evidence(masks, results, folder / "masks")
         provenance = model.provenance()
     save_tables(results, folder / "tables")
     explore(folder).save(folder / EXPLORER)
@@ -149,11 +163,12 @@ def run(
         title=f"Task neurons of {Path(model.name).name}{', tuned' * (recipe is not None)}",
         intro=_intro(model.name, named, results, examples, n),
         links={"Look through tasks, layers and neurons in the explorer": EXPLORER},
-        sections=[section for name in results for section in _sections(name, results)],
+        sections=[*(section for name in results for section in _sections(name, results)), cards_section(masks)],
         manifest={
             **provenance,
             "k": k,
             "sizes": shown,
+            "parts": parts,
             **how,
             "discovery examples": {name: s.manifest["examples"] for name, s in scores.items()},
             "test examples": judged.to_dict(),
