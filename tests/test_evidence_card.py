@@ -80,9 +80,9 @@ def full(masks, crossed, off, stable, faithful):
     return {name: mask.with_evidence(off, crossed, stable, faithful) for name, mask in masks.items()}
 
 
-def test_effects_are_those_of_evaluating_under_each_mask(model, tasks, masks, off, full):
+def test_effects_are_those_of_evaluating_under_each_mask(model, tasks, masks, off):
     for name, mask in masks.items():
-        own = full[name].card().evidence
+        own = mask.card(off).evidence
 
         def score(off, name=name):
             with ns.ablate(model, off):
@@ -99,10 +99,9 @@ def test_effects_are_those_of_evaluating_under_each_mask(model, tasks, masks, of
             assert {key: of[key] for key in expected} == pytest.approx(expected)
             assert of["task"] == name and of["value"] == "zero" and of["measured"] == files.today()
             assert of["fingerprint"] == model.fingerprint()
-        by_off = masks[name].card(off).evidence
         for match in kinds:
             expected = tests.loc[f"random-{match}", ["effect", "effect_low", "effect_high", "p", "q"]].tolist()
-            of = by_off[f"effect-{match}"]
+            of = own[f"effect-{match}"]
             assert [of[key] for key in ("effect", "low", "high", "p", "q")] == pytest.approx(expected)
             assert of["tests"] == len(off.controls.tested) == 2
 
@@ -111,7 +110,7 @@ def test_tests_verdict_and_neutral_text_are_those_of_the_matrix(crossed, full):
     verdicts = crossed.verdicts().set_index("task")
     for name, mask in full.items():
         cell = crossed.table[(crossed.table["source"] == name) & (crossed.table["target"] == name)].iloc[0]
-        own = mask.card().evidence
+        own = mask.card(crossed).evidence
         for key in ("low", "high", "p", "q"):
             assert own["effect-layer"][key] == pytest.approx(cell[key])
         assert own["effect-layer"]["tests"] == crossed.table["q"].notna().sum()
@@ -135,14 +134,13 @@ def test_the_ceiling_and_the_smallest_size_are_those_of_their_results(scores, st
         assert own["minimal"]["low"] == (None if np.isnan(row["low"]) else row["low"])
 
 
-def test_no_later_result_without_an_interval_hides_one(masks, crossed, off):
-    bare = replace(off, table=off.table.assign(effect_low=np.nan, effect_high=np.nan))
-    one, other = (masks["food"].with_evidence(*order).card().evidence for order in ((crossed, bare), (bare, crossed)))
-    assert one == other and one["effect-layer"]["low"] is not None
-    assert masks["food"].with_evidence(bare).card().evidence["effect-layer"]["low"] is None
-    later = masks["food"].with_evidence(crossed, off).card().evidence["effect-layer"]
-    assert later == masks["food"].with_evidence(off).card().evidence["effect-layer"]
-    assert masks["food"].with_evidence(crossed).with_evidence(off) == masks["food"]
+def test_of_what_two_measured_the_later_one_counts(masks, crossed, off):
+    mask = masks["food"]
+    for first, last in ((crossed, off), (off, crossed)):
+        evidence = mask.with_evidence(first).with_evidence(last).evidence
+        assert evidence == {**first.about(mask), **last.about(mask)} == mask.card(first, last).evidence
+    assert off.about(mask)["effect-layer"]["tests"] != crossed.about(mask)["effect-layer"]["tests"]
+    assert mask.with_evidence(crossed) == mask and mask.evidence == {}
 
 
 def test_what_is_not_known_says_a_call_that_measures_it(masks):

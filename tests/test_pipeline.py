@@ -1,5 +1,6 @@
 """The main job, in Python and from the command line: all is written, a second run is the first, errors are texts."""
 
+import dataclasses
 import html
 import json
 import re
@@ -18,7 +19,7 @@ from safetensors import safe_open
 
 from neuroscope import files
 from neuroscope.__main__ import main
-from neuroscope.attribution import attribute
+from neuroscope.attribution import attribute, stability
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.t1_deactivation import deactivation
@@ -147,6 +148,51 @@ def test_a_second_run_is_the_first_and_runs_nothing(model, tasks, first):
         handle.remove()
 
 
+def test_the_masks_files_and_the_report_have_their_cards(model, tasks, first):
+    out = first.parent
+    masks = {name: NeuronMask.load(out / "masks" / f"{name}.safetensors") for name in NAMES}
+    off = deactivation(model, tasks, masks, n_random=3, n=16)
+    crossed = cross_ablation(model, tasks, masks, n_random=3, n=16)
+    stable = stability(model, tasks, k=(0.1,), parts=8, examples=16)
+    page = first.read_text()
+    for name, mask in masks.items():
+        card = mask.card()
+        expected = {**crossed.about(mask), **off.about(mask), **stable.about(mask)}
+        assert {part: card.evidence[part] for part in expected} == expected
+        assert card.unknown == [part for part in card.unknown if part not in expected] and "minimal" in card.evidence
+        for text in card.table["value"]:
+            assert html.escape(text) in page
+        assert f"<summary>Evidence card: {name}</summary>" in page
+    ceiling = stable.ceiling(0.1)
+    for (a, b), pair in pd.read_csv(out / "tables" / "overlap_pairs.csv").set_index(["a", "b"]).iterrows():
+        assert pair["ceiling"] == pytest.approx(np.sqrt(ceiling[a] * ceiling[b]))
+
+
+def test_a_card_keeps_the_day_on_which_it_was_measured(model, tasks, first, tmp_path, monkeypatch):
+    shutil.copytree(first.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(files, "today", lambda: "2999-12-31")
+    run(model, tasks, output=tmp_path, **QUICK)
+    assert content(tmp_path) == content(first.parent)
+    (tmp_path / "masks" / f"{NAMES[0]}.safetensors").unlink()
+    run(model, tasks, output=tmp_path, **QUICK)
+    days = {
+        name: NeuronMask.load(tmp_path / "masks" / f"{name}.safetensors").evidence["verdict"]["measured"]
+        for name in NAMES
+    }
+    assert days[NAMES[0]] == "2999-12-31" and len(set(days.values())) == 2
+
+
+def test_how_far_masks_replicate_can_be_left_out(model, tasks, tmp_path):
+    few = {NAMES[0]: dataclasses.replace(tasks[NAMES[0]], discovery=tasks[NAMES[0]].discovery[:6])}
+    for i, (given, parts) in enumerate(((tasks, None), (few, 8), (few, 6))):
+        page = run(model, given, output=tmp_path / str(i), parts=parts, sizes=None, **QUICK).read_text()
+        is_there = parts == 6
+        assert (tmp_path / str(i) / "stability.json").exists() == is_there == ("<h2>How far masks" in page)
+        mask = NeuronMask.load(tmp_path / str(i) / "masks" / f"{NAMES[0]}.safetensors")
+        assert ("stability" in mask.evidence) == is_there
+        assert ("not measured: ns.stability(model, tasks, k=[0.1])" in page) == (not is_there)
+
+
 def test_damaged_scores_are_computed_again(model, tasks, first, tmp_path):
     shutil.copytree(first.parent, tmp_path, dirs_exist_ok=True)
     damaged = tmp_path / "scores" / f"{NAMES[0]}.safetensors"
@@ -218,6 +264,8 @@ def test_mistakes_are_found_before_the_first_forward_pass(model, tasks, tmp_path
             (ArgumentError, "not a share", {"k": 0}),
             (ArgumentError, "not a share", {"k": 1.5}),
             (ArgumentError, "not a share", {"k": "a"}),
+            (ArgumentError, "an odd number", {"parts": 3}),
+            (ArgumentError, "parts=0", {"parts": 0}),
             (ArgumentError, "not growing shares", {"sizes": (0.5, 0.1)}),
             (ArgumentError, "fewer do not tell", {"n_random": 2}),
             (ArgumentError, "did you mean 'grad-x-act'", {"method": "grad-x-act2"}),

@@ -138,14 +138,6 @@ def _value(value: Any, kind: Kind, asked: str, do: str) -> Any:
     return number
 
 
-def joined(before: Mapping[str, dict[str, Any]], more: Evidence) -> Evidence:
-    """Both; of a part that both have the later one, unless only the earlier one has an interval."""
-    weaker = [
-        name for name, of in more.items() if of.get("low") is None and before.get(name, {}).get("low") is not None
-    ]
-    return {**before, **{name: of for name, of in more.items() if name not in weaker}}
-
-
 def name_in(manifest: Mapping[str, Any], mask: PerNeuron, identity: str, asked: str) -> str:
     """Under which name a result has measured just these neurons.
 

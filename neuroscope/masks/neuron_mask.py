@@ -18,7 +18,7 @@ from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, FileError, MaskError, choose, kind_of, naming
 from neuroscope.masks.by_hand import check_indices, neurons_of
 from neuroscope.masks.draws import DRAWN, Match
-from neuroscope.masks.evidence import Evidence, checked, joined
+from neuroscope.masks.evidence import checked
 from neuroscope.masks.evidence_card import EvidenceCard, card_of
 from neuroscope.masks.json_file import is_json, mask_in_json
 from neuroscope.masks.loudness import as_loud
@@ -208,7 +208,8 @@ class NeuronMask(PerNeuron):
 
         Args:
             results: of calls that measured this mask, or masks found in the same way on other examples: of
-                `ns.cross_ablation`, `ns.experiments.deactivation`, `ns.stability`, `ns.faithfulness`.
+                `ns.cross_ablation`, `ns.experiments.deactivation`, `ns.stability`, `ns.faithfulness`. Of what several
+                measured, such as the effect beside one kind of random masks, the last one counts.
 
         Raises:
             ArgumentError: something else, or a result about other neurons, another task or another size.
@@ -218,12 +219,12 @@ class NeuronMask(PerNeuron):
             >>> mask.with_evidence().card().unknown[0]
             'effect-layer'
         """
-        evidence: Evidence = {name: dict(of) for name, of in self.evidence.items()}
+        evidence = {**self.evidence}
         for result in results:
             if not callable(getattr(type(result), "about", None)):
                 do = "give results, such as those of ns.cross_ablation, ns.stability and ns.faithfulness"
                 raise ArgumentError("with_evidence(results)", f"{kind_of(result)}, which knows nothing of masks", do)
-            evidence = joined(evidence, result.about(self))
+            evidence |= result.about(self)  # of a part that both have, the later one
         return replace(self, evidence=evidence)
 
     @public

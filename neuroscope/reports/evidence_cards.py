@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REPLICATES = "stability.json"  # in the output folder: how far the masks replicate
 WITNESSES = ("cross_ablation", "deactivation", "stability", "faithfulness")  # results that know something of masks
-SHARE = ["effect", "low", "high", "q"]
+EFFECT = ["effect", "low", "high", "q"]  # beside the random masks of the same layers
 
 
 def replication(
@@ -106,7 +106,7 @@ def _row(name: str, card: EvidenceCard) -> dict[str, Any]:
     return {
         "mask": name,
         "neurons": card.manifest["neurons"],
-        **{key: effect.get(key) for key in SHARE},
+        **{key: effect.get(key) for key in EFFECT},
         "verdict": verdict.get("verdict", "not measured"),
         "selectivity": verdict.get("selectivity"),
         "ceiling": replicates.get("ceiling"),
