@@ -275,6 +275,21 @@ def test_at_chance_nothing_is_tested(model, tasks, masks):
     assert "neutral" in card.unknown and "nan" not in str(card).lower()
 
 
+@pytest.mark.parametrize("verdict", ["specific", "selective", "shared", "general", "no effect", "not compared", "own"])
+def test_the_first_sentence_is_the_verdict(verdict, full):
+    evidence = full["food"].card().evidence
+    strong, weak = ({**evidence["effect-layer"], "effect": 0.2, "q": q} for q in (0.01, 0.2))
+    evidence["verdict"] |= {"verdict": verdict, "task": "{size} 'x'", "tasks": 7}
+    for effect, is_weak in ((strong, False), (weak, True)):
+        known = {"verdict": evidence["verdict"], "effect-layer": effect}
+        lead, *rest = replace(full["food"], evidence=known).card().in_words().splitlines()
+        assert f"**{verdict}**" in lead and "{size} 'x'" in lead and "29 neurons" in lead and lead.endswith(".")
+        assert lead.startswith("**A negative**") == (verdict in ("shared", "general", "no effect"))
+        assert any("20.0 points of score more" in line for line in rest)
+        doubt = any("not shown to break it more than random neurons of the same layers" in line for line in rest)
+        assert doubt == (is_weak and verdict != "no effect")  # a verdict that does not hold beside every control
+
+
 def test_hostile_names_stay_text(full):
     card = full[HOSTILE].card()
     assert card.to_dict()["name"] == card.evidence["verdict"]["task"] == HOSTILE  # as it is, in what is data
@@ -299,7 +314,9 @@ def test_a_card_shows_itself(full, monkeypatch):
     assert repr(card) == f"EvidenceCard('food', {100 * len(full['food']) / 96:.3g} %, 6 of 7 parts measured)"
     assert card.figure().data and card.sections()[0].title == "Evidence card"
     own = card.evidence
-    assert f"**{own['verdict']['verdict']}** for food, among 2 tasks" in card.in_words()
+    assert own["verdict"]["verdict"] == "no effect"
+    begins = "**A negative**: switching these 29 neurons off has **no effect** on food that is shown"
+    assert card.in_words().startswith(begins) and f"\n{begins}" in str(card)
     assert f"{100 * own['effect-layer']['effect']:.1f} points" in card.in_words()
     assert "as loud" in card.in_words().splitlines()[-1]  # what is not measured
     shown = []

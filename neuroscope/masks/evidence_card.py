@@ -26,17 +26,24 @@ FOUND = (
     "operation", "match",
 )  # fmt: skip
 MODEL = ("model", "revision", "fingerprint", "dtype", "interventions")
+SILENT = ("no effect", "not competent")  # verdicts that claim nothing
 VERDICTS = {
-    "specific": "switched off, they break it more than random neurons do, more than they break tasks in general, and "
-    "more than the neurons of any other family do",
-    "selective": "switched off, they break it more than random neurons do, and more than they break tasks in general",
-    "shared": f"{NEGATIVE}: switched off, they break it, but not more than is explained by how much they break in "
-    "general and how easily it breaks",
-    "general": f"{NEGATIVE}: switched off, they break at least half of the other families' tasks as well",
-    "no effect": f"{NEGATIVE}: switching them off is not shown to break it more than random neurons do",
-    "not compared": "switched off, they break it more than random neurons do; there was no other family to compare",
-    "not competent": f"{NOTHING}: the model is not shown to be better there than the best constant answer",
+    "specific": "These {size} are **specific** for {task}{among}: switched off, they break it more than random neurons "
+    "do, more than they break tasks in general, and more than the neurons of any other family do.",
+    "selective": "These {size} are **selective** for {task}{among}: switched off, they break it more than random "
+    "neurons do, and more than they break tasks in general.",
+    "shared": f"{NEGATIVE}: these {{size}} are **shared** by {{task}} and others{{among}}: switched off, they break it "
+    "not more than is explained by how much they break in general and how easily it breaks.",
+    "general": f"{NEGATIVE}: these {{size}} are **general**{{among}}, not those of {{task}} alone: switched off, they "
+    "break at least half of the other families' tasks as well.",
+    "no effect": f"{NEGATIVE}: switching these {{size}} off has **no effect** on {{task}} that is shown to be more "
+    "than that of random neurons.",
+    "not compared": "Switched off, these {size} break {task} more than random neurons do; whether they are its own "
+    "was **not compared**, for there was no other family.",
+    "not competent": f"{NOTHING} about these {{size}}: the model is **not competent** at {{task}}, not shown to be "
+    "better there than the best constant answer.",
 }
+OTHER = "These {size} are **{verdict}** for {task}{among}."
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,19 +92,20 @@ class EvidenceCard(Result):
         matches = [match for match in ("activation", "layer", "uniform") if f"effect-{match}" in evidence]
         verdict, effect = evidence.get("verdict"), evidence[f"effect-{matches[0]}"] if matches else None
         task = shown((verdict or effect or {"task": self.manifest["name"]})["task"])
-        cost = f"{points(effect, matches[0])}" if effect else ""
+        cost = points(effect, matches[0]) if effect else ""
         if verdict:
             among = "" if verdict["tasks"] is None else f", among {verdict['tasks']} tasks"
-            meaning = VERDICTS.get(verdict["verdict"], "")
-            lines = [f"These {size} are **{shown(verdict['verdict'])}** for {task}{among}: {meaning}."]
+            words = {"size": size, "task": task, "among": among, "verdict": shown(verdict["verdict"])}
+            lines = [VERDICTS.get(verdict["verdict"], OTHER).format(**words)]
             lines += [f"- Switched off, they cost {cost}."] * bool(cost)
         elif effect:
             lines = [f"Switched off, these {size} cost {task} {cost}."]
         else:
             lines = [f"What these {size} do for {task} is not measured."]
-        if claims_nothing := [match for match in DRAWN if _is_not_shown(evidence.get(f"effect-{match}"))]:
-            kinds = ", nor beside ".join(DRAWN[match] for match in claims_nothing)
-            lines.append(f"- {NEGATIVE}: they are not shown to break it more beside {kinds} (q < {ALPHA}).")
+        weak = [match for match in DRAWN if _is_not_shown(evidence.get(f"effect-{match}"))]
+        if weak and not (verdict and verdict["verdict"] in SILENT):
+            kinds = " nor ".join(DRAWN[match] for match in weak)
+            lines.append(f"- {NEGATIVE}: they are not shown to break it more than {kinds} (q < {ALPHA}).")
         if self.unknown:
             lines.append(f"- Not measured: {', '.join(PARTS[name].title for name in self.unknown)}.")
         return "\n".join([lines[0], "", *lines[1:]])
