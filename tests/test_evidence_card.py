@@ -285,7 +285,7 @@ def test_the_first_sentence_is_the_verdict(verdict, full):
         lead, *rest = replace(full["food"], evidence=known).card().in_words().splitlines()
         assert f"**{verdict}**" in lead and "{size} 'x'" in lead and "29 neurons" in lead and lead.endswith(".")
         assert lead.startswith("**A negative**") == (verdict in ("shared", "general", "no effect"))
-        assert any("20.0 points of score more" in line for line in rest)
+        assert any("cost 20.0 points" in line for line in rest)
         doubt = any("not shown to break it more than random neurons of the same layers" in line for line in rest)
         assert doubt == (is_weak and verdict != "no effect")  # a verdict that does not hold beside every control
 

@@ -41,9 +41,10 @@ def percent(share: float) -> str:
 
 def points(effect: Mapping[str, Any], match: str) -> str:
     """An effect beyond random neurons that were drawn like that, with its interval and p and q where they are known."""
-    text = f"{_signed(effect['effect'])} points of score more than {DRAWN[match]} do"
+    text = f"{_signed(effect['effect'])} points"
     if effect["low"] is not None and effect["high"] is not None:
         text += f" [{_signed(effect['low'])}, {_signed(effect['high'])}]"
+    text += f" of score more than {DRAWN[match]} do"
     tested = [f"{name} = {effect[name]:.2g}" for name in ("p", "q") if effect[name] is not None]
     return f"{text}, {', '.join(tested)}" if tested else f"{text}, not tested"
 

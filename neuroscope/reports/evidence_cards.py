@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from neuroscope import files
 from neuroscope.attribution import Stability, stability
 from neuroscope.errors import NeuroscopeError
-from neuroscope.masks import EvidenceCard, NeuronMask
+from neuroscope.masks import DRAWN, EvidenceCard, NeuronMask
 from neuroscope.models import Model
 from neuroscope.results import Result, Section
 from neuroscope.tasks import Task
@@ -93,7 +93,8 @@ def cards_section(masks: Mapping[str, NeuronMask]) -> Section:
         "- The card is in the mask's file too: `ns.NeuronMask.load(path).card()`.",
         "- What was not measured says how it would be." if unknown else "",
     ]
-    tables: list[tuple[str, pd.DataFrame]] = [("By mask", pd.DataFrame([_row(n, c) for n, c in cards.items()]))]
+    caption = f"By mask (effect: share of score lost beyond {DRAWN['layer']}; ceiling: of overlap)"
+    tables: list[tuple[str, pd.DataFrame]] = [(caption, pd.DataFrame([_row(n, c) for n, c in cards.items()]))]
     tables += [(f"{card.title}: {name}", card.to_frame()) for name, card in cards.items()]
     return Section("Evidence cards", "\n".join(line for line in lines if line), tables=tables)
 
