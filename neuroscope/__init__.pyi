@@ -49,6 +49,7 @@ from .models import load as load
 from .reading import activations as activations
 from .reading import directions as directions
 from .reading import neuron_statistics as neuron_statistics
+from .reading import neurons as neurons
 from .reports.explorer.exploring import explore as explore
 from .reports.main_job import run as run
 from .reports.page import write_report as write_report

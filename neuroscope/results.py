@@ -136,9 +136,13 @@ class Result:
     @public
     def save(self, path: str | PathLike) -> Path:
         """Write the result as one JSON file, atomically. Numbers keep every digit; missing ones become null."""
+        return files.write(path, json.dumps(self.content(), indent=1))
+
+    def content(self) -> dict[str, Any]:
+        """What a file of the result holds."""
         import pandas as pd  # heavy: only where a table is written
 
-        content = {
+        return {
             "format": files.FORMAT,
             "kind": type(self).__name__,
             "module": type(self).__module__,
@@ -148,7 +152,6 @@ class Result:
                 for name, column in self.table.items()
             },
         }
-        return files.write(path, json.dumps(content, indent=1))
 
     @classmethod
     @public

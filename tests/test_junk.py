@@ -175,6 +175,8 @@ def good_values(folder):
         "ns.neutral_loss.texts": ["the food was good"],
         "prompts": ["the food was good"], "size": 0.1, "positive": "yes", "ns.activations.mask": masks["a"],
         "ns.directions.texts": ["the food was good"], "neuron": "1.3", "ns.directions.mask": "1.3",
+        "ns.neurons.mask": "1.3", "ns.neurons.texts": ["the food"], "ns.neurons.parts": 2,
+        "NeuronCards": ns.neurons(model, "1.3", texts=["the food"]), "NeuronCards.card.neuron": "1.3",
         "Directions": ns.directions(model, "1.3", texts=["the food was good"]),
         "corpus": ["the food was good"], "NeuronStatistics.top.neurons": "1.3",
         "NeuronStatistics": ns.neuron_statistics(model, ["the food was good"]),

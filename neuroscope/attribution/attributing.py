@@ -159,7 +159,7 @@ def scores_of_tasks(model: Model, tasks: Mapping[str, Task], request: Request) -
         torch.inference_mode(False), torch.enable_grad(),  # the caller may stand in no_grad()
         model.quiet(), model.unchanged(), _with_others(model, tasks, request),
     ):  # fmt: skip
-        scorings = {name: _scoring(model, task, request) for name, task in tasks.items()}
+        scorings = {name: scoring_of(model, task, request) for name, task in tasks.items()}
         sums = _sums(scorings, request)
         names = list(tasks)
         found = ByName({name: _scores(scoring, sums[name], names) for name, scoring in scorings.items()})
@@ -191,7 +191,7 @@ def _with_others(model: Model, tasks: Mapping[str, Task], request: Request) -> I
         yield
 
 
-def _scoring(model: Model, task: Task, request: Request) -> Scoring:
+def scoring_of(model: Model, task: Task, request: Request) -> Scoring:
     """The task's examples in batches; where processes share them, this process's part."""
     if request.method.additive and not request.method.partial:  # the others take no gradient
         refuse_without_gradients(model.root, f"attribute(method={request.method.name!r})")

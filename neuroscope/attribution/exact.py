@@ -13,7 +13,7 @@ tokens), then steps 1 and 2: whole passes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +64,33 @@ def exact(scoring: Scoring, neurons: NeuronMask | int | None = None) -> dict[str
     Returns:
         Relevance by address, NaN for neurons that were not chosen.
     """
+    chosen = _chosen(scoring, neurons)
+    total = {a: torch.full((s.width,), torch.nan) for a, s in scoring.sites.items()}
+    for address, indices in chosen.items():
+        total[address][indices] = 0.0
+
+    def add(site: Site, part: Int[Tensor, " n"], batch: Batch, change: Float[Tensor, "n example"]) -> None:
+        per_neuron = change if scoring.request.reduction == "signed" else change.abs()
+        total[site.address][part] += per_neuron.sum(1).cpu()
+
+    changes(scoring, chosen, add)
+    return total
+
+
+def changes(
+    scoring: Scoring,
+    chosen: Mapping[str, Int[Tensor, " chosen"]],
+    see: Callable[[Site, Tensor, Batch, Tensor], None],
+) -> None:
+    """Show `see` the change of each example's loss when one neuron is set to zero, [neuron, example], part by part.
+
+    Args:
+        chosen: the neurons by address.
+        see: called as `see(site, neurons, batch, change)`.
+
+    Raises:
+        ModelError: a model in half precision.
+    """
     dtype = next(scoring.model.root.parameters()).dtype
     if dtype.itemsize < 4:
         raise ModelError(
@@ -71,10 +98,6 @@ def exact(scoring: Scoring, neurons: NeuronMask | int | None = None) -> dict[str
             "differences of losses that are smaller than its rounding",
             "load the model with dtype=torch.float32",
         )
-    chosen = _chosen(scoring, neurons)
-    total = {a: torch.full((s.width,), torch.nan) for a, s in scoring.sites.items()}
-    for address, indices in chosen.items():
-        total[address][indices] = 0.0
     work = [(b, s) for b in scoring.batches for s in scoring.sites.values() if len(chosen[s.address])]
     with torch.no_grad():
         for batch, site in scoring.watch(work):
@@ -82,9 +105,7 @@ def exact(scoring: Scoring, neurons: NeuronMask | int | None = None) -> dict[str
             size = max(1, ROWS // batch.real.numel())
             for part in chosen[site.address].split(size):
                 change = _replay(scoring, batch, site, plan, part, len(part)).view(len(part), -1) - clean
-                per_neuron = change if scoring.request.reduction == "signed" else change.abs()
-                total[site.address][part] += per_neuron.sum(1).cpu()
-    return total
+                see(site, part, batch, change)
 
 
 def _chosen(scoring: Scoring, neurons: NeuronMask | int | None) -> dict[str, Int[Tensor, " chosen"]]:

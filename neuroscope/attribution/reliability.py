@@ -114,3 +114,10 @@ def selected(parts: Floats, k: float, seed: int = 0) -> Floats:
     """[neuron] in which share of halves of the examples a neuron is in the mask of the top share k."""
     halves: list[Sequence[int]] = [half for pair in disjoint_pairs(len(parts), len(parts) // 2, seed) for half in pair]
     return np.mean([top(parts[half].mean(0), k) for half in halves], axis=0)
+
+
+def ranks(parts: Floats, chosen: Sequence[int], seed: int = 0) -> Floats:
+    """[half, chosen] ranks of neurons in halves of the examples: 1 is the highest score, equal ones share the best."""
+    halves: list[Sequence[int]] = [half for pair in disjoint_pairs(len(parts), len(parts) // 2, seed) for half in pair]
+    means = [parts[half].mean(0) for half in halves]
+    return np.array([[1 + (mean > mean[i]).sum() for i in chosen] for mean in means], dtype=np.float64)
