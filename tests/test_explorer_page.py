@@ -76,7 +76,7 @@ def card(site=1, neuron=7):
         "tasks": [{"task": NAMES[0], "score": 9.0, "rank": 1, "sign": 1}],
         "masks": [NAMES[0], "a mask of elsewhere"],
         "texts": [
-            {"tokens": ["a", " 😀", " Fox ", SCRIPT, " שלום"], "activations": [0, 1, 2.5, math.nan, -1]},
+            {"tokens": ["a", " 😀", " Fox ", SCRIPT, " שלום"], "activations": [0, 1, 2.5, math.nan, -4]},
             {"tokens": ["low", " end"], "activations": [-0.5, -3.0], "sign": -1, "where": NAMES[2]},
         ],
         "histogram": {"edges": [-3, 0, 3], "counts": {NAMES[0]: [1, 5], "elsewhere": [2, 2]}},
@@ -611,6 +611,8 @@ def test_hostile_texts_are_text(shown):
     assert text(shown, "#panel-card .note") == f"A note {SCRIPT}"
     assert text(shown, "#panel-card .heat") == f"a 😀 Fox {SCRIPT} שלום"
     assert SCRIPT in texts(shown, "#panel-card .tokens .token")
+    assert texts(shown, "#panel-card .texts .facts") == ["2.5", f"\u22123 · {NAMES[2]}"]  # of the sign it is shown for
+    assert text(shown, "#panel-list .snippet b") == " Fox "
     shown.key("/")
     shown.write("<script>")
     assert any("<script>" in line for line in texts(shown, "#found [role=option]"))

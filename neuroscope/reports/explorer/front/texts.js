@@ -4,10 +4,12 @@ import { ink, make, number, ramp } from "./dom.js";
 
 const AROUND = 6; // tokens shown on either side of the strongest, where there is little room
 
+/** Where the activation is the highest; in a text that is among the lowest, where it is that. */
 const strongest = (text) => {
+  const sign = text.sign < 0 ? -1 : 1;
   let best = 0;
   text.activations.forEach((value, i) => {
-    if (Math.abs(value ?? 0) > Math.abs(text.activations[best] ?? 0)) best = i;
+    if (value !== null && sign * value > sign * (text.activations[best] ?? -sign * Infinity)) best = i;
   });
   return best;
 };
