@@ -636,6 +636,26 @@ def test_a_page_of_some_parts_is_whole(browser, parts, given, tmp_path):
 
 
 @needs_chromium
+def test_several_sites_in_a_layer_and_neurons_that_were_not_scored(browser, tmp_path):
+    widths = {"blocks.0.attn": 3, "blocks.0.linear": 4}
+    values = np.float32([[1, 2, np.nan, 4, np.nan, 6, 7]])
+    (scores,) = scores_of(np.nan_to_num(values), ["t"], widths).values()
+    parts = dict(zip(widths, torch.from_numpy(values[0]).split([3, 4]), strict=True))
+    scores = ns.Scores(parts, widths, "hidden", {**scores.manifest, "n_scored": 5})
+    path = ns.explore(scores={"t": scores}).save(tmp_path / "sites.html")
+    browser.events.clear()
+    browser.size(1440, 900)
+    browser.open(path.as_uri() + "#neuron=attn.2", WHOLE)
+    assert text(browser, "#h-card") == "Neuron attn.2" and texts(browser, "#panel-card .numbers td")[:2] == ["–", "–"]
+    assert texts(browser, "#panel-list .neuron .name")[:5] == ["linear.3", "linear.2", "linear.0", "attn.1", "attn.0"]
+    browser.key("/")
+    browser.write("linear.3")
+    browser.key("Enter")
+    assert text(browser, "#h-card") == "Neuron linear.3" and "blocks.0.linear" in text(browser, "#panel-card pre")
+    assert browser.complaints == []
+
+
+@needs_chromium
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [390, 900, 1440])
 def test_nothing_is_wider_than_the_window(browser, page, width, dark):

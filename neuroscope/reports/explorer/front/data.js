@@ -152,11 +152,14 @@ export class Data {
 
   /** The neuron that is called so; a text that says why there is none; null for what is no name of one. */
   find(name) {
-    const [, layer, index] = name.trim().match(/^(?:L|layer\s*)?(.*?)[\s.:n]+(\d+)$/i) ?? [];
-    if (layer === undefined) return null;
-    const site = this.sites.findIndex((one) => one.layer === layer || one.address === layer);
+    const siteOf = (layer) => this.sites.findIndex((one) => one.layer === layer || one.address === layer);
+    let [, layer, index] = name.trim().match(/^(.+)\.(\d+)$/) ?? [];
+    if (layer === undefined || siteOf(layer) < 0) {
+      [, layer, index] = name.trim().match(/^(?:L|layer)?\s*(\d+)(?:[\s.:,]|neuron|n)+(\d+)$/i) ?? [];
+      if (layer === undefined) return null;
+    }
+    const site = siteOf(layer);
     if (site < 0) {
-      if (!/^\d+$/.test(layer)) return null;
       return `There is no layer ${layer}: there are ${this.sites[0].layer} to ${this.sites.at(-1).layer}.`;
     }
     if (Number(index) < this.sites[site].width) return this.offsets[site] + Number(index);
