@@ -255,9 +255,13 @@ def test_verdicts():
     np.testing.assert_allclose(found["strongest_effect"], [0.3, 0.56, 0.05, 0.2])
     effects[2][0] = 0.58  # b alone comes near a1's own 0.6, the mean of b and c does not
     # what is left of a1's 0.6 beside the means of its row, 0.275, its column, 0.445, and all, 0.225: 0.105
-    assert constructed(effects, families).verdicts()["verdict"].tolist()[0] == "selective"
+    both = constructed(effects, families).verdicts()  # and a1's mask breaks b1: by 0.1, q = 0.01
+    assert both["verdict"].tolist()[0] == "shared" and both["shared_with"].tolist()[0] == "b1"
     assert constructed(effects, families, low=0.2).verdicts()["verdict"].tolist()[0] == "general"
-    effects[2][0] = 0.3
+    effects[0][2] = 0.0  # now it does not: 0.6 - 0.25 - 0.445 + 0.21875 is left
+    alone = constructed(effects, families).verdicts()
+    assert alone["verdict"].tolist()[0] == "selective" and alone["shared_with"].tolist()[0] == ""
+    effects[2][0], effects[0][2] = 0.3, 0.1
     np.testing.assert_allclose(found["same_family"], [0.5, 0.4, np.nan, np.nan])
     np.testing.assert_allclose(found["effect"], np.diag(effects))
     assert constructed(effects, families, q=0.2).verdicts()["verdict"].tolist() == ["no effect"] * 4
@@ -331,7 +335,10 @@ def test_words_say_what_is_beyond_chance_and_what_is_not(off):
 def test_words_of_the_verdicts():
     families = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
     effects = [[0.6, 0.4, 0.1, 0.0], [0.5, 0.5, 0.0, 0.1], [0.58, 0.56, 0.02, 0.2], [0.1, 0.4, 0.04, -0.5]]
-    found = constructed(effects, families)  # selective, general, general, no effect: see above
+    together = constructed(effects, families).in_words()  # shared, general, general, no effect: see above
+    assert "**A negative**: the neurons were not shown to be the task's own in a1 (with b1)." in together
+    effects[0][2] = 0.0
+    found = constructed(effects, families)  # selective, general, general, no effect
     words = found.in_words()
     assert (
         words.startswith("In **0 of 4** tasks the task's own neurons are **specific**, breaking it more than")

@@ -124,7 +124,7 @@ def test_neurons_that_two_tasks_share_are_not_specific_and_those_of_all_are_gene
     """Those of two tasks break both and no other: more than neurons in general do, and as the other task's do."""
     masks = {name: mask_of(neurons) for name, neurons in (OWN | {"a": SHARED["a"], "b": SHARED["b"]}).items()}
     found = verdicts(world, masks)
-    assert found["verdict"].to_dict() == {"a": "selective", "b": "selective", "c": "specific", "d": "specific"}
+    assert found["verdict"].to_dict() == {"a": "shared", "b": "shared", "c": "specific", "d": "specific"}
     assert found["strongest"][["a", "b"]].tolist() == ["b", "a"]
     assert found["strongest_effect"][["a", "b"]].tolist() == found["effect"][["a", "b"]].tolist() == [1.0, 1.0]
     assert found["breaks"].tolist() == [1 / 3, 1 / 3, 0.0, 0.0]

@@ -89,12 +89,16 @@ class CrossAblation(Result):
         - "not competent": the model is not better than the best constant answer with nothing off. No other verdict.
         - "no effect": the mask is not shown to break its task more than random masks do (q < 0.05, effect > 0).
         - "not compared": it is, but there is no other family.
-        - "selective": breaks its own task more than is explained by how much the mask breaks in general and how easily
-          the task breaks: the interval of `selectivity`, the diagonal of `decompose()`, lies above zero.
-        - "specific": selective, and breaks its task more than the masks of every other family do: the interval of its
-          effect lies above the mean effect of the one that breaks this task most (`strongest`).
-        - "general": not selective, and shown to break at least half of the other families' tasks as well (`breaks`).
-        - "shared": not selective, and not general: what it breaks is not shown to be more than others' neurons break.
+        - "general": the interval of `selectivity`, the diagonal of `decompose()`, does not lie above zero: it breaks
+          its own task no more than is explained by how much it breaks in general and how easily the task breaks; and it
+          is shown to break at least half of the other families' tasks (`breaks`).
+        - "specific": its selectivity lies above zero, and it breaks its task more than the masks of every other family
+          do: the interval of its effect lies above the mean effect of the one that breaks this task most
+          (`strongest`).
+        - "shared": neither, and there are tasks of other families (`shared_with`) whose masks are shown to break this
+          task, and not shown to break it less than its own mask does, and which its own mask is shown to break too. Or
+          its selectivity does not lie above zero, and it is not general.
+        - "selective": none of these: its selectivity lies above zero.
 
         A verdict is about the tasks that were compared: with others it can be another.
 
@@ -118,12 +122,14 @@ class CrossAblation(Result):
                 (self.table["source"] == name) & (self.table["target_family"] != diagonal["target_family"])
             ]
             breaks = breaks[breaks["q"].notna()]
-            broken = float(((breaks["q"] < ALPHA) & (breaks["effect"] > 0)).mean()) if len(breaks) else np.nan
+            broken = float(_is_broken(breaks).mean()) if len(breaks) else np.nan
+            partners = _breaking_each_other(breaks, outside[outside["effect"] >= diagonal["low"]])
+            verdict = _verdict(diagonal, others, selective_low, broken, partners)
             rows.append(
-                {"task": name}
-                | {"verdict": NOT_COMPETENT if name in lost else _verdict(diagonal, others, selective_low, broken)}
+                {"task": name, "verdict": NOT_COMPETENT if name in lost else verdict}
                 | {column: diagonal[column] for column in ("effect", "low", "high", "p", "q")}
                 | {"selectivity": selectivity, "selectivity_low": selective_low, "breaks": broken}
+                | {"shared_with": ", ".join(partners)}
                 | {"same_family": family.mean(), "other_families": outside["effect"].mean()}
                 | {"strongest": others.idxmax() if len(others) else "", "strongest_effect": others.max()}
             )
@@ -176,7 +182,8 @@ class CrossAblation(Result):
             f"than those of any other family do, and in **{selective}** more they are **selective**"
             f"{standings.but()}.\n",
             "- Selective: switched off, they break their task more than random ones do, and more than they break tasks "
-            "in general. Specific: more than those of any other family do as well.",
+            "in general. Specific: more than those of any other family do as well. Shared: another family's break the "
+            "task as much, and they break that family's.",
         ]
         if general := names.get("general"):
             lines.append(
@@ -185,7 +192,10 @@ class CrossAblation(Result):
             )
         shared = verdicts[verdicts["verdict"] == "shared"]
         if len(shared):
-            by_whom = ", ".join(f"{r.task} (compare those of {r.strongest})" for r in shared.itertuples())
+            by_whom = ", ".join(
+                f"{r.task} ({f'with {r.shared_with}' if r.shared_with else f'compare those of {r.strongest}'})"
+                for r in shared.itertuples()
+            )
             lines.append(f"- **A negative**: the neurons were not shown to be the task's own in {by_whom}.")
         if "no effect" in names:
             lines.append(
@@ -251,14 +261,28 @@ class CrossAblation(Result):
         )
 
 
-def _verdict(diagonal: pd.Series, others: pd.Series, selective_low: float, broken: float) -> str:
+def _is_broken(cells: pd.DataFrame) -> pd.Series:
+    return (cells["q"] < ALPHA) & (cells["effect"] > 0)
+
+
+def _breaking_each_other(breaks: pd.DataFrame, is_broken_by: pd.DataFrame) -> list[str]:
+    """Tasks that a task's mask is shown to break, and whose masks are shown to break the task."""
+    sources = set(is_broken_by[_is_broken(is_broken_by)]["source"])
+    return [str(target) for target in breaks[_is_broken(breaks)]["target"] if target in sources]
+
+
+def _verdict(
+    diagonal: pd.Series, others: pd.Series, selective_low: float, broken: float, partners: Sequence[str]
+) -> str:
     if not (diagonal["q"] < ALPHA and diagonal["effect"] > 0):
         return "no effect"
     if others.empty:
         return "not compared"
-    if selective_low > 0:
-        return "specific" if diagonal["low"] > others.max() else "selective"
-    return "general" if broken >= 0.5 else "shared"
+    if not selective_low > 0:
+        return "general" if broken >= 0.5 else "shared"
+    if diagonal["low"] > others.max():
+        return "specific"
+    return "shared" if partners else "selective"
 
 
 @public

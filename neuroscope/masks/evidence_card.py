@@ -32,8 +32,9 @@ VERDICTS = {
     "do, more than they break tasks in general, and more than the neurons of any other family do.",
     "selective": "These {size} are **selective** for {task}{among}: switched off, they break it more than random "
     "neurons do, and more than they break tasks in general.",
-    "shared": f"{NEGATIVE}: these {{size}} are **shared** by {{task}} and others{{among}}: switched off, they break it "
-    "not more than is explained by how much they break in general and how easily it breaks.",
+    "shared": f"{NEGATIVE}: these {{size}} are **shared** by {{task}} and others{{among}}: switched off, they break "
+    "it, but a task of another family has neurons that break it as much, and is broken by these; or they break it no "
+    "more than is explained by how much they break in general.",
     "general": f"{NEGATIVE}: these {{size}} are **general**{{among}}, not those of {{task}} alone: switched off, they "
     "break at least half of the other families' tasks as well.",
     "no effect": f"{NEGATIVE}: switching these {{size}} off has **no effect** on {{task}} that is shown to be more "
