@@ -182,12 +182,13 @@ class Tallies:
         stack, tally = stack_of(site.address), self.by_site[site.address]
         batched, tokens, sample = self.running[stack], done.of(site), self.samples[stack]
         h = seen.h.float()
-        all_rows = seen.index is None and len(batched.flat) == tokens.looked.numel()
-        looked = seen.at(tokens.looked)
-        x, kept = h if all_rows else h[looked], batched
+        kept = batched
         if seen.index is not None:  # an expert's tokens, which come in any order
-            index = seen.index[looked]
-            x, kept = x[index.argsort()], batched.only(index.sort().values)
+            looked = seen.at(tokens.looked).nonzero().flatten()
+            order = seen.index[looked].argsort()
+            x, kept = h[looked[order]], batched.only(seen.index[looked[order]])
+        else:
+            x = h if len(batched.flat) == len(h) else h.index_select(0, batched.flat.to(h.device))
         if not len(x):
             return
         one_of = kept.one_of.to(x.device)
@@ -196,10 +197,11 @@ class Tallies:
         tally.sums += sums
         tally.tokens += kept.one_of.sum(1).long()
         one = torch.ones(1, len(x), device=x.device)
-        first = h[seen.at(tokens.first)].abs().sum(0)
+        at_start = h.index_select(0, batched.first.to(h.device)) if seen.index is None else h[seen.at(tokens.first)]
         is_whole = tokens.looked is tokens.real
         whole = one @ x.abs() if is_whole else h[seen.at(tokens.real)].abs().sum(0)[None]
-        moments = [one @ x.square(), first[None], whole, one @ (x > 0).float()]
+        above = torch.gt(x, 0, out=torch.empty_like(x))  # a tenth of the time of (x > 0).float()
+        moments = [one @ x.square(), at_start.abs().sum(0)[None], whole, one @ above]
         tally.moments += torch.cat(moments).cpu()
         tally.extremes(x.cpu(), kept)
         assert sample.taken is not None
@@ -220,6 +222,7 @@ class Batched:
         lengths: how many each has.
         one_of: [source, token] 1 where the token is of the source.
         of_row: the number of every row's text.
+        first: the places in the batch of tokens that begin a row.
     """
 
     flat: Int[Tensor, " token"]
@@ -229,6 +232,7 @@ class Batched:
     lengths: list[int]
     one_of: Float[Tensor, "source token"]
     of_row: Int[Tensor, " row"]
+    first: Int[Tensor, " row"]
 
     @classmethod
     def of(cls, done: Pass, stack: str, sources: Tensor, numbers: Tensor, n: int) -> Batched:
@@ -238,12 +242,15 @@ class Batched:
         row, _ = looked.nonzero(as_tuple=True)
         position = (tokens.real.cpu().cumsum(1) - 1)[looked]
         flat = looked.flatten().nonzero().flatten()
-        return cls._made(flat, row, position, numbers, (sources[row] == torch.arange(n)[:, None]).float())
+        one_of = (sources[row] == torch.arange(n)[:, None]).float()
+        return cls._made(flat, row, position, numbers, one_of, tokens.first.flatten().nonzero().flatten().cpu())
 
     @classmethod
-    def _made(cls, flat: Tensor, row: Tensor, position: Tensor, of_row: Tensor, one_of: Tensor) -> Batched:
+    def _made(
+        cls, flat: Tensor, row: Tensor, position: Tensor, of_row: Tensor, one_of: Tensor, first: Tensor
+    ) -> Batched:
         rows, lengths = row.unique_consecutive(return_counts=True)
-        return cls(flat, row, position, of_row[rows], lengths.tolist(), one_of, of_row)
+        return cls(flat, row, position, of_row[rows], lengths.tolist(), one_of, of_row, first)
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:
@@ -263,7 +270,8 @@ class Batched:
     def only(self, flat: Int[Tensor, " token"]) -> Batched:
         """Those tokens alone that a site sees, given in order."""
         where = torch.searchsorted(self.flat, flat.cpu())
-        return self._made(self.flat[where], self.row[where], self.position[where], self.of_row, self.one_of[:, where])
+        flat, row, position = self.flat[where], self.row[where], self.position[where]
+        return self._made(flat, row, position, self.of_row, self.one_of[:, where], self.first)
 
 
 def _fill(sample: Tensor, places: Tensor, h: Tensor, flat: Tensor, seen: Seen) -> None:
