@@ -718,6 +718,11 @@ def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
     ).astype(np.float16)
     ranks = [int((row > row[seldom]).sum()) + 1 for row in packed]
     assert [int(rank.replace(",", "")) for rank in texts(browser, "#panel-card .ranked")] == ranks
+    browser.size(390, 800, touch=True)
+    browser.open(f"{path.as_uri()}#layer=30", WHOLE)
+    edges = "(e => [e.left, e.right])(document.querySelector('#panel-depth {}').getBoundingClientRect())"
+    (left, right), (_, names), (_, end) = (browser.js(edges.format(e)) for e in ("th.on", "tbody th", ".scroll"))
+    assert names <= left and right <= end  # the layer is seen, beside the names of the tasks
     with capsys.disabled():
         said = ", ".join(f"{wall:.0f} ms ({own:.0f} of work) {selector}" for selector, (wall, own) in clicks.items())
         sys.stdout.write(f"\nlarge explorer: {size:.1f} MB, opened in {opened:.2f} s; clicks: {said}\n")

@@ -94,6 +94,16 @@ export class Grid {
       });
     });
     if (cell) this.move(...cell);
+    this.show(column);
+  }
+
+  /** Scrolls sideways until a column is seen beside the names, which stay. */
+  show(column) {
+    const head = this.table.tHead.rows[0].cells[column === null ? 0 : column + 1];
+    const [frame, names] = [this.table.parentElement, this.table.tHead.rows[0].cells[0].offsetWidth];
+    if (column === null || frame.scrollWidth <= frame.clientWidth) return;
+    const [left, right] = [head.offsetLeft - names, head.offsetLeft + head.offsetWidth - frame.clientWidth];
+    frame.scrollLeft = Math.min(Math.max(frame.scrollLeft, right), left);
   }
 }
 
