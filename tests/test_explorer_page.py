@@ -9,6 +9,7 @@ import math
 import re
 import sys
 import time
+from dataclasses import replace
 from urllib.parse import unquote
 
 import numpy as np
@@ -22,6 +23,7 @@ from neuroscope import files
 from neuroscope.__main__ import main
 from neuroscope.errors import ArgumentError, FileError, MaskError
 from neuroscope.experiments.f5_cross_ablation import CrossAblation
+from neuroscope.masks.evidence import evidence_of
 from neuroscope.reports.explorer import packing, pages
 from neuroscope.statistics import benjamini_hochberg
 
@@ -97,6 +99,8 @@ def card(site=1, neuron=7):
 def parts():
     scores = scores_of(planted_values())
     masks = {name: s.top(0.1) for name, s in scores.items()}
+    known = evidence_of("stability", {}, NAMES[0], k=0.1, ceiling=0.75, chance=0.05, examples=64, half=0.8, full=0.9)
+    masks[NAMES[0]] = replace(masks[NAMES[0]], evidence=known)
     return {
         "scores": scores,
         "masks": masks,
@@ -430,6 +434,18 @@ def test_clicks_change_every_panel(shown):
 
 
 @needs_chromium
+def test_what_is_known_of_a_mask_is_shown_with_its_task(shown, parts):
+    card = parts["masks"][NAMES[0]].card()
+    assert text(shown, "#h-evidence") == f"What is known of the mask of {NAMES[0]}"
+    words = [line.removeprefix("- ").replace("**", "") for line in card.in_words().splitlines() if line]
+    assert texts(shown, "#panel-evidence .body > p") == words
+    shown.click("#panel-evidence summary")
+    assert texts(shown, "#panel-evidence tr td:last-child") == [str(value) for value in card.table["value"]]
+    shown.key("ArrowDown")
+    assert not shown.js("document.getElementById('panel-evidence').offsetParent")
+
+
+@needs_chromium
 def test_matrices_and_verdicts_are_linked_both_ways(shown):
     shown.click("#panel-overlap tbody tr:nth-child(1) td:nth-of-type(2)")
     where = "(cell => [cell.dataset.row, cell.dataset.column])(document.querySelector('#panel-{} td.on'))"
@@ -689,7 +705,7 @@ LARGE = {f"blocks.{layer}.mlp.hook_post": 11008 for layer in range(32)}
 @pytest.mark.slow
 @needs_chromium
 def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
-    """12 tasks of 32 x 11,008 neurons. The bounds here are generous: other work shares the machine."""
+    """12 tasks of 32 x 11,008 neurons. Bounds are of its own work: others share the machine."""
     values = np.random.default_rng(0).standard_t(3, size=(12, 32 * 11008)).astype(np.float32) ** 2
     scores = scores_of(values, [f"task {i}" for i in range(12)], LARGE)
     path = ns.explore(scores=scores, masks={name: s.top(0.1) for name, s in scores.items()}).save(
@@ -698,11 +714,11 @@ def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
     size = path.stat().st_size / 1e6
     browser.events.clear()
     browser.size(1440, 900)
-    start = time.perf_counter()
-    browser.open(path.as_uri(), "['open', 'whole'].includes(document.body?.dataset.state)")
-    opened = time.perf_counter() - start
-    browser.until(WHOLE)
     browser.ask("Performance.enable", timeDomain="threadTicks")
+    start, worked = time.perf_counter(), work(browser)
+    browser.open(path.as_uri(), "['open', 'whole'].includes(document.body?.dataset.state)")
+    opened, opening = time.perf_counter() - start, work(browser) - worked
+    browser.until(WHOLE)
     clicks = {}
     for selector in ("#task-5", "#panel-depth td[data-row='5'][data-column='20']", "#panel-list .neuron", "#task-6"):
         where, worked = browser.middle(selector), work(browser)
@@ -725,7 +741,8 @@ def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
     assert names <= left and right <= end  # the layer is seen, beside the names of the tasks
     with capsys.disabled():
         said = ", ".join(f"{wall:.0f} ms ({own:.0f} of work) {selector}" for selector, (wall, own) in clicks.items())
-        sys.stdout.write(f"\nlarge explorer: {size:.1f} MB, opened in {opened:.2f} s; clicks: {said}\n")
-    assert size < 30 and opened < 10
-    assert max(wall for wall, _ in clicks.values()) < 3000 and max(own for _, own in clicks.values()) < 400
+        sys.stdout.write(
+            f"\nlarge explorer: {size:.1f} MB, opened in {opened:.2f} s ({opening:.2f} of work); clicks: {said}\n"
+        )
+    assert size < 30 and opening < 3 and max(own for _, own in clicks.values()) < 400
     assert browser.complaints == []

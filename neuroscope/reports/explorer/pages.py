@@ -13,9 +13,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from neuroscope import figures, files
 from neuroscope.errors import FileError
+from neuroscope.masks import NeuronMask
+from neuroscope.reports.explorer.card import plain_data
 from neuroscope.reports.explorer.content import Content
 from neuroscope.reports.explorer.packing import json_text, packed, packed_bits, packed_order, packed_scores
 
@@ -24,7 +27,7 @@ FORMAT = 1  # of what is packed; `data.js` reads this one
 # in the order in which they need each other
 MODULES = (
     "dom", "colours", "data", "state", "neurons", "grid", "tasks", "depth", "scatter", "texts", "list", "card",
-    "matrices", "chosen", "search", "keys", "main",
+    "matrices", "evidence", "chosen", "search", "keys", "main",
 )  # fmt: skip
 DATA = re.compile(r'<script type="(application/json|text/plain)" id="(head|pack-[a-z0-9-]+)">([^<]*)</script>')
 
@@ -57,7 +60,7 @@ def parts_of(content: Content) -> dict[str, str]:
         ],
         "tasks": [
             {"name": name, "family": content.families.get(name, ""), "scale": scales.get(i)}
-            | {"counts": list(content.masks[name].counts().values()) if name in content.masks else None}
+            | ({} if name not in content.masks else _of_mask(content.masks[name]))
             for i, name in enumerate(names)
         ],
         "cards": len(content.cards),
@@ -65,6 +68,16 @@ def parts_of(content: Content) -> dict[str, str]:
         "palette": {"categories": figures.style.CATEGORIES, **figures.style.SCALES},
     }
     return {"head": json_text(head), **{f"pack-{name}": text for name, text in packs.items()}}
+
+
+def _of_mask(mask: NeuronMask) -> dict[str, Any]:
+    """How many neurons each site has in it, and what is known of it, where something is."""
+    card = mask.card()
+    known = {
+        "words": [line for line in card.in_words().splitlines() if line],
+        "rows": plain_data(card.table[["part", "what", "value"]].astype(str).to_numpy(), "the card of a mask"),
+    }
+    return {"counts": list(mask.counts().values()), "evidence": known if card.evidence else None}
 
 
 def _layers(addresses: list[str]) -> list[str]:

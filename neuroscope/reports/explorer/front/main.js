@@ -5,6 +5,7 @@ import { isDark } from "./colours.js";
 import { Data } from "./data.js";
 import { depthPanel } from "./depth.js";
 import { copied, make, said, tell, whole } from "./dom.js";
+import { evidencePanel } from "./evidence.js";
 import { keys } from "./keys.js";
 import { listPanel } from "./list.js";
 import { matricesPanel } from "./matrices.js";
@@ -108,6 +109,7 @@ async function begin() {
   matricesPanel(store);
   const step = listPanel(store);
   cardPanel(store, step);
+  evidencePanel(store);
   chosenPanel(store);
   searchField(store);
   keys(store, step);
