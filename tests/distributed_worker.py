@@ -203,7 +203,7 @@ def check_the_cells_of_grids_are_shared_out(folder):
         rows, output = seen_by(model), Path(folder) / experiment.__name__
         found = experiment(model, tasks, masks, n_random=3, output=output, batch_size=100)
         pandas.testing.assert_frame_equal(found.table, wanted.table)
-        cells = {cross_ablation: 2 * (1 + 2 * 4), deactivation: 2 * (1 + 2 * 3 + 1)}[experiment]
+        cells = {cross_ablation: 2 * (1 + 2 * 4), deactivation: 2 * (1 + 3 * 3 + 1)}[experiment]
         assert len(rows) == cells // 2, (experiment, len(rows))
         lines = (output / "journal.jsonl").read_text().splitlines()
         assert len(lines) == len({json.loads(line)[0] for line in lines}) == cells
@@ -224,7 +224,7 @@ def same(found, wanted, *, but=()):
 def check_trainings_are_shared_out(folder):
     model, tasks, masks = judged_tasks()
     scores = attribute(model, tasks)
-    share = {"seeds": 2, "recipe": SHORT}
+    share = {"seeds": 3, "recipe": SHORT}
     experiments = {
         "only": lambda **more: train_only(model, tasks, masks, **share, **more),
         "crossed": lambda **more: cross_training(model, tasks, masks, **share, **more),
@@ -234,7 +234,7 @@ def check_trainings_are_shared_out(folder):
         ),
         "depth": lambda **more: parameter_depth(model, tasks, masks, n_random=3, recipe=SHORT, **more),
     }
-    trainings = {"only": 12, "crossed": 8, "sweep": 8, "overlap": 4, "depth": 2}
+    trainings = {"only": 18, "crossed": 12, "sweep": 12, "overlap": 6, "depth": 2}
     for name, experiment in experiments.items():
         with distributed.apart():
             wanted = experiment()

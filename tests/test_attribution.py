@@ -802,9 +802,11 @@ def test_tasks_that_cannot_be_scored_are_refused():
         attribute(model, Task("long", train=[Example("the" + " the" * 69, "good")]))
     with pytest.raises(ArgumentError, match="from 1 up"):
         attribute(model, TASK, examples=0)
-    for tasks in ({}, [], [TASK, TASK], "reviews", None):
+    for tasks in ({}, [], [TASK, TASK], None):
         with pytest.raises(ArgumentError, match=r"attribute\n"):
             attribute(model, tasks)
+    with pytest.raises(ArgumentError, match="no answer"):  # a text is a prompt
+        attribute(model, "reviews")
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in FORWARD_ONLY])

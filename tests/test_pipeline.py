@@ -446,10 +446,10 @@ def test_on_the_bundled_model_neurons_are_their_tasks_own(demo):
     assert (len(within), len(across)) == (6, 60)
     assert np.mean(within) >= 2 * np.mean(across)
     verdicts = pd.read_parquet(folder / "tables" / "cross_ablation_verdicts.parquet").set_index("task")
-    own = list(verdicts.index[verdicts["verdict"].isin(["specific", "selective"])])
-    assert sum(name.split("-")[0] in ("summary", "question", "data2text") for name in own) >= 5
-    together = verdicts["shared_with"][verdicts["verdict"] == "shared"]  # sentiment, paraphrase, nli need each other's
-    assert len(together) >= 4 and not any("question" in names or "summary" in names for names in together)
+    assert verdicts["verdict"].isin(["specific", "selective"]).sum() >= 5
+    # what breaks sentiment, paraphrase and inference here breaks the others of these too
+    assert verdicts["verdict"].isin(["shared", "general"]).sum() >= 3
+    assert {"summary-food", "summary-film"} <= set(verdicts.index[verdicts["verdict"] == "specific"])
 
 
 @pytest.mark.slow

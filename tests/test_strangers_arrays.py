@@ -75,7 +75,7 @@ BAD = {
     "indices without a layer": [1, 3],
     "tensor without a layer": torch.tensor([1, 3]),
     "name without a layer": ["3"],
-    "text alone": "1.1",
+    "text alone": "one",
     "number": 3,
     "nothing at all": None,
     "too few flags of the model": FLAGS,

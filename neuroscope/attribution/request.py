@@ -94,8 +94,8 @@ class Request:
         choose(self.split, ("train", "discovery", "test"), "split")
         unknown = next((name for name in self.options if name not in self.method.options), None)
         if unknown is not None:
-            fields = [name for name in inspect.signature(Request).parameters if name != "options"]
-            known = ["model", "tasks", *fields, *self.method.options]
+            fields = [name for name in inspect.signature(Request).parameters if name not in ("options", "of_prompt")]
+            known = ["model", "tasks", "answer", "foil", *fields, *self.method.options]
             asked = f"attribute(method={self.method.name!r}, {unknown}=...)"
             raise ArgumentError(asked, "no such option", suggest(unknown, known))
         options = self.method.options | dict(self.options)

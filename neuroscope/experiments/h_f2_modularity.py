@@ -20,6 +20,7 @@ log-likelihood, as in the published code; the text there says, of its difference
 
 from __future__ import annotations
 
+import inspect
 import numbers
 import warnings
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ from neuroscope.attribution.methods import METHODS
 from neuroscope.attribution.objectives import Objective
 from neuroscope.attribution.request import Request
 from neuroscope.checks import Progress, all_of, by_text, finite, plain, public, watched
-from neuroscope.errors import ArgumentError, choose
+from neuroscope.errors import ArgumentError, choose, suggest
 from neuroscope.experiments.both_correct import both_correct
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.modularity_result import Modularity
@@ -99,6 +100,13 @@ def modularity(
         >>> found = modularity(model, load_tasks("LLM_Modularity", chat=False))  # doctest: +SKIP
         >>> found.families(), found.agreement(modularity(other, tasks))  # doctest: +SKIP
     """
+    if method == "attribution-patching":
+        options = {"direction": "denoising", **options}
+    row, sign = METHODS[choose(method, METHODS, "method")], choose(sign, ("+", "-"), "sign")
+    if unknown := next((name for name in options if name not in row.options), None):
+        known = [name for name in inspect.signature(modularity).parameters if name != "options"]
+        raise ArgumentError(f"{ASKED}({unknown}=...)", "no such option", suggest(unknown, [*known, *row.options]))
+    Request(row, objective, "", unit, options=options, sign=sign)  # refuses what cannot be, before anything is run
     named = _with_families(tasks_of(tasks, ASKED), families)
     if len(named) < 2:
         raise ArgumentError(ASKED, f"one task, {next(iter(named))!r}", "give two or more, of two families or more")
@@ -107,10 +115,6 @@ def modularity(
     if not 0 <= least <= 1:
         raise ArgumentError(f"{ASKED}(least={least!r})", "no share", "give 0 <= least <= 1, such as 0.6")
     choose(match, tuple(DRAWN), "match")
-    if method == "attribution-patching":
-        options = {"direction": "denoising", **options}
-    row, sign = METHODS[choose(method, METHODS, "method")], choose(sign, ("+", "-"), "sign")
-    Request(row, objective, "", unit, options=options, sign=sign)  # refuses what cannot be, before anything is run
     model = resolve(model)
     filtered = {
         name: both_correct(model, name, named[name], least, examples, n, batch_size)

@@ -54,8 +54,8 @@ class PerNeuron(Mapping[str, Tensor]):
         choose(self.unit, UNITS, "unit")
         if not isinstance(self.manifest, Mapping):
             raise ArgumentError("manifest", kind_of(self.manifest), "give a dict")
-        for name in ("means", "norms"):
-            given = getattr(self, name)
+        for name in FURTHER:
+            given = getattr(self, name, None)
             if given is not None:
                 read = _by_address(given, self.widths, name)
                 if any(read[a] is not v for a, v in given.items()):
