@@ -679,6 +679,8 @@ def test_nothing_is_wider_than_the_window(browser, page, width, dark):
     browser.size(width, 900, dark, touch=width < 500)
     browser.open(page.as_uri() + f"#neuron={PLANTED}&layer=1", WHOLE)
     assert browser.js("document.documentElement.scrollWidth - innerWidth") <= 0
+    names = ["Tasks", "Masks over depth", "Scores by layer", "Mask", "Neurons", "Card", "Overlap of the masks"]
+    assert texts(browser, "#contents button") == ([*names, "Whose neurons break which task"] if width < 500 else [])
     ground = [int(part) for part in re.findall(r"\d+", browser.js("getComputedStyle(document.body).backgroundColor"))]
     assert (sum(ground) < 200) is dark
     browser.click("#theme")

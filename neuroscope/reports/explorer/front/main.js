@@ -71,7 +71,7 @@ function filters(store) {
 
 function contents() {
   const links = [...document.querySelectorAll("main section[id]")].map((section) =>
-    make("button", { type: "button", "data-panel": section.id, onclick: () => section.scrollIntoView({ behavior: "smooth", block: "start" }) }, section.querySelector("h2").textContent),
+    make("button", { type: "button", "data-panel": section.id, onclick: () => section.scrollIntoView({ behavior: "smooth", block: "start" }) }, section.dataset.name ?? section.querySelector("h2").textContent),
   );
   const nav = document.getElementById("contents");
   nav.replaceChildren(...links);
