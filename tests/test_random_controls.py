@@ -189,6 +189,10 @@ def test_a_mask_that_has_no_loudness_rests_on_two_kinds_and_says_so(setting, off
     )
     assert np.isnan(found.summary().set_index("name").loc["general", "random-activation"])
     assert len(found.figures()) == 2 and found.controls.hover("general").count("<br>") == 2
+    about = found.about(by_hand["own"])
+    assert {match: about[f"effect-{match}"]["tests"] for match in CONTROLS.values()} == {
+        "uniform": 3, "layer": 3, "activation": 2,
+    }  # fmt: skip
     none = {name: dataclasses.replace(mask, norms=None) for name, mask in masks.items()}
     alone = ns.experiments.deactivation(model, tasks, none, n_random=5, neutral=[])
     assert "of both kinds does in **2 of 3**" in alone.in_words() and len(alone.figure().data) == 5  # and the level
@@ -223,8 +227,9 @@ def test_the_verdict_is_that_of_the_largest_p(tasks):
         tests = against_each(np.array(own), random, True)
         p = {kind: against_controls(own, each)["p"] for kind, each in random.items()}
         assert {kind: tests[kind]["p"] for kind in CONTROLS} == p
-        assert tests["task"]["p"] == max(p.values()) == p[tests["task"]["strictest"]]
-        expected.append(max(p.values()))
+        more = {kind: p[kind] if tests[kind]["effect"] > 0 else 1.0 for kind in CONTROLS}
+        assert tests["task"]["p"] == max(more.values()) == more[tests["task"]["strictest"]]
+        expected.append(max(more.values()))
         rows += [{"task": str(i), "condition": kind, "score": 0.0} | test for kind, test in tests.items()]
     table = with_q(pd.DataFrame(rows))
     wide = table.pivot(index="task", columns="condition", values="q")
@@ -235,6 +240,15 @@ def test_the_verdict_is_that_of_the_largest_p(tasks):
     assert controls.shown == [
         name for name in wide.index if wide.loc[name, "task"] < 0.05 and (effects.loc[name, list(CONTROLS)] > 0).all()
     ]
+
+
+def test_what_is_sure_to_break_less_than_one_kind_is_not_shown_by_another():
+    own = np.repeat([0.0, 1.0], 20)
+    less, more = np.ones((3, 40)), np.zeros((3, 40))  # what is left under random masks
+    tests = against_each(own, {"random-layer": less, "random-activation": more}, True)
+    assert tests["random-activation"]["p"] < 0.001 and tests["random-layer"]["p"] < 0.001
+    verdict = tests["task"]
+    assert (verdict["p"], verdict["effect"], verdict["strictest"]) == (1.0, -0.5, "random-activation")
 
 
 def test_random_neurons_that_do_more_harm_are_told():

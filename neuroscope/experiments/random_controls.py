@@ -7,7 +7,8 @@
 2. The mask is compared with each kind (`statistics.against_controls`), with a q of its own over the tasks.
 3. The claim "this mask breaks its task more than random neurons do" is that it does so against every kind that could be
    drawn. Its p is therefore the largest of theirs (an intersection-union test, Berger 1982), and its q comes from these
-   largest p. No q of a single kind is above it.
+   largest p. A kind beyond which the mask breaks no more counts with 1, however sure that is. No q of a single kind is
+   above it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def drawn_beside(mask: NeuronMask, seeds: Iterable[int]) -> tuple[dict[str, list
 def against_each(own: Outcomes, random: Mapping[str, Sequence[Outcomes]], is_tested: bool) -> dict[str, dict[str, Any]]:
     """What a mask breaks beyond each kind of random mask, and under "task" beyond the strictest, that of the largest p.
 
-    Of kinds with the same p, that is the one that is most like the mask.
+    There p is of breaking more: 1 for a kind that breaks as much as the mask, or more. Of kinds with the same p, the
+    strictest is the one that is most like the mask.
 
     Args:
         own: [example] outcomes under the mask.
@@ -71,8 +73,11 @@ def against_each(own: Outcomes, random: Mapping[str, Sequence[Outcomes]], is_tes
             "effect_high": found["high"],
             "p": found["p"] if is_tested else np.nan,
         }
-    strictest = max(reversed(tests), key=lambda condition: tests[condition]["p"]) if is_tested else ""
-    return tests | {"task": {**tests[strictest], "strictest": strictest} if is_tested else {"p": np.nan}}
+    if not is_tested:
+        return tests | {"task": {"p": np.nan}}
+    more = {condition: test["p"] if test["effect"] > 0 else 1.0 for condition, test in tests.items()}
+    strictest = max(reversed(more), key=lambda condition: more[condition])
+    return tests | {"task": {**tests[strictest], "p": more[strictest], "strictest": strictest}}
 
 
 def with_q(table: pd.DataFrame) -> pd.DataFrame:

@@ -56,11 +56,11 @@ class Deactivation(Result):
     `evaluation.constant`). On rows of random masks, the same on all of a task's and kind's: effect (score under these -
     under the task's own), effect_low, effect_high and p (over examples and masks: `statistics.against_controls`), q
     (Benjamini-Hochberg over the tasks); and loudness, where they were drawn to be as loud: theirs over the mask's own.
-    On "task" the same of the kind with the largest p, which is named in `strictest`: the verdict rests on it, and so on
-    all kinds. Where nothing is off and the model is at chance, nothing can be lost: p and q are NaN. Further neutral,
-    the loss on neutral text (nats a token; NaN where it was left out), and for "task" also neutral_random,
-    neutral_original, neutral_low, neutral_high and neutral_p, beside layer-matched random masks
-    (`experiments.neutrality`).
+    On "task" the same of the kind with the largest p of breaking more (1 where the mask breaks no more than it), which
+    is named in `strictest`: the verdict rests on it, and so on all kinds. Where nothing is off and the model is at
+    chance, nothing can be lost: p and q are NaN. Further neutral, the loss on neutral text (nats a token; NaN where it
+    was left out), and for "task" also neutral_random, neutral_original, neutral_low, neutral_high and neutral_p, beside
+    layer-matched random masks (`experiments.neutrality`).
     """
 
     title = "Switching neurons off"
@@ -126,16 +126,17 @@ class Deactivation(Result):
         """
         name = measured_as(self.manifest, mask, "deactivation(...).about(mask)")
         rows = self.table[self.table["task"] == name].set_index("condition")
-        off, original, tested = rows.loc["task"], rows.loc["original"], len(self.controls.tested)
+        off, original = rows.loc["task"], rows.loc["original"]
         found = neutral_part("layer", self.manifest, name, self.neutrality)
         tests = self.controls.tests.set_index(["condition", "task"])
+        tested = tests["q"].notna().groupby("condition").sum()  # tasks over which each kind's q is taken
         for condition in self.controls.kinds:
             if (condition, name) not in tests.index:  # none could be drawn
                 continue
             test = tests.loc[(condition, name)]
             row = {"score": off["score"], "original": original["score"], "control": test["score"], "n": off["n"]}
             row |= dict(zip(("effect", "low", "high", "p", "q"), test[TEST], strict=True))
-            found |= effect_part(CONTROLS[condition], self.manifest, name, row, tested)
+            found |= effect_part(CONTROLS[condition], self.manifest, name, row, int(tested[condition]))
         return found
 
     def in_words(self) -> str:
