@@ -233,6 +233,7 @@ def test_results_about_others_are_refused(model, tasks, scores, masks, crossed, 
     smaller = scores["food"].top(0.2)
     other = ns.attribute(model, tasks["food"], objective="log-odds").top(0.3)
     by_hand = ns.NeuronMask.of(dict(masks["food"]), masks["food"])
+    without_first = replace(masks["food"], manifest={**masks["food"].manifest, "skip_first": True})
     for mask, result, text in (
         (smaller, crossed, "none of just these neurons"),
         (masks["food"].random_like(seed=0), crossed, "none of just these neurons"),
@@ -240,6 +241,7 @@ def test_results_about_others_are_refused(model, tasks, scores, masks, crossed, 
         (other, stable, "not found as those of food"),
         (scores["food"].top(0.3, per_layer=True), stable, "not cut from the scores of the whole model"),
         (by_hand, stable, "not found as those of food"),
+        (without_first, stable, "not found as those of food"),
         (other, faithful, "not found as the scores of food"),
         (masks["food"], tasks["food"], "a Task, which knows nothing of masks"),
         (masks["food"], None, "a NoneType"),

@@ -131,6 +131,7 @@ def test_numbers_are_means_over_ordered_pairs_of_two_tasks(found):
     random = np.mean([cells[p].original - cells[p].control for p in itertools.permutations(kept, 2)])
     assert found.families().set_index("measure").loc["zero", "beside"] == pytest.approx(random)
     assert found.crossed("zero").verdicts()["task"].tolist() == list(kept)
+    assert [found.crossed(value).manifest["value"] for value in found.values] == ["zero", "corrupt"]
 
 
 def test_families_that_need_less_are_told_from_those_that_need_more(found):

@@ -71,7 +71,7 @@ class Modularity(Result):
     def crossed(self, value: str) -> CrossAblation:
         """The cross-ablation with this value, such as "zero"."""
         rows = self.table[self.table["value"] == choose(value, self.values, "value")]
-        return CrossAblation(rows.drop(columns="value").reset_index(drop=True), self.manifest)
+        return CrossAblation(rows.drop(columns="value").reset_index(drop=True), {**self.manifest, "value": value})
 
     @public
     def lost(self, value: str) -> pd.DataFrame:

@@ -30,7 +30,7 @@ CUT = {
     "tied",
     "by_position",
 }  # what a mask says that was cut by scores.top(k)
-RECIPE = ("method", "objective", "reduction", "sign", "options", "split", "data_hash", "fingerprint")
+RECIPE = ("method", "objective", "reduction", "sign", "options", "skip_first", "split", "data_hash", "fingerprint")
 
 
 class Witness(Protocol):
