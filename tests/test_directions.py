@@ -350,3 +350,16 @@ def test_what_is_out_of_reach_is_refused(opened, words):
         ns.directions(model, "1.3", texts=TEXTS).writes("1.33")
     with pytest.raises(ModelError, match="give texts="):
         ns.directions(model, "1.3")
+    with pytest.raises(ArgumentError, match="no text"):
+        ns.directions(model, "1.3", texts=[])
+
+
+def test_progress_follows_both_ways_through_the_layers(opened):
+    model, steps = opened("llama"), []
+
+    def progress(items, desc):
+        steps.append((desc, len(items)))
+        return items
+
+    ns.directions(model, "0.1", texts=TEXTS, progress=progress)
+    assert steps == [("directions", 1), ("directions", len(model.sites("hidden")))]  # its own, then all for the nearest

@@ -16,12 +16,16 @@ from neuroscope.evaluation.neutral_texts import prepare_neutral
 from neuroscope.evaluation.repetition import beginnings_of, repeated_share, repetition_of
 from neuroscope.experiments.dose_sweep import DoseResponse, dose
 from neuroscope.experiments.dose_sweep.dose_result import TESTS
+from neuroscope.experiments.dose_sweep.dose_words import FEWEST_TEXTS
 from neuroscope.experiments.judging import JOURNAL
 from neuroscope.statistics import against_controls, benjamini_hochberg, paired_permutation
 from neuroscope.tasks import Example, Task
 
 LABELS = ("good", "bad", "awful")
-TEXTS = ["the food was very good so the film", "a great story", "the plot was not very bad so a soup was"]
+TEXTS = [
+    "the food was very good so the film", "a great story", "the plot was not very bad so a soup was",
+    "the film was awful so the story", "a soup was very good", "the story was not so great",
+]  # fmt: skip
 FACTORS = (0, 0.5, 1, 3)
 HOW = {"factors": FACTORS, "n_random": 3, "neutral": TEXTS}
 
@@ -205,6 +209,17 @@ def test_what_breaks_is_said(found):
     assert "neutral text costs 4 nats a token (intact 2, random 2): **what breaks is the text, as far as is" in words
     tiny = {"neutral": 2.005, "neutral_q": 0.001}  # sure, and nothing to speak of
     assert "one, at" not in planted_words(found, cells=base | {("mask", 3.0): still | calm | tiny})
+
+
+def test_few_texts_do_not_say_that_the_text_holds(found):
+    flips = [paired_permutation(np.arange(1, n + 1), np.zeros(n)) for n in (FEWEST_TEXTS - 1, FEWEST_TEXTS)]
+    assert flips[0] >= 0.05 > flips[1]
+    assert (found.doses()["text"] != "not known").all() and "not known" not in found.in_words()
+    about = {**found.manifest["neutral"], "n": FEWEST_TEXTS - 1}
+    few = dataclasses.replace(found, manifest={**found.manifest, "neutral": about})
+    assert (few.doses()["text"] == "not known").all()
+    assert "not known: 5 texts cannot show it: give 6 or more" in few.in_words()
+    assert "what changes is the task" not in few.in_words()
 
 
 def test_repetition_is_that_of_welleck_et_al():

@@ -20,7 +20,7 @@ from torch import Tensor
 from neuroscope import files
 from neuroscope.checks import Progress, public, watched, whole
 from neuroscope.comparison.parameters.sources import Source, open_source
-from neuroscope.errors import ModelError
+from neuroscope.errors import ArgumentError, ModelError
 from neuroscope.evaluation import prepare_neutral
 from neuroscope.masks import mask_for
 from neuroscope.masks.neuron_names import names_of_sites
@@ -70,6 +70,7 @@ def directions(
         `Directions`: `writes("11.1229")`, `reads(...)`, `nearest(...)`, `to_frame()`, `figure()`, `save(path)`.
 
     Raises:
+        ArgumentError: an empty list of texts.
         MaskError: neurons that the model does not have; the error names the nearest.
         ModelError: parameters out of reach (a TransformerBridge, a PEFT wrapper, quantised weights), a live adapter, a
             model without a head, or without neutral texts.
@@ -97,7 +98,7 @@ def directions(
                 table += _ends(f"{names[address]}.{name}", part, values, count)
     words = words_of(model.tokenizer, [row["id"] for row in table])
     table = [{**row, "name": words[row["id"]]} for row in table]
-    near = {} if mask.unit == "output" else nearest_by_weights(source, sites, chosen, count, ASKED)
+    near = {} if mask.unit == "output" else nearest_by_weights(source, sites, chosen, count, ASKED, progress)
     for by, found in near.items():
         for (address, neuron), others in found.items():
             for rank, ((home, other), cosine) in enumerate(others):
@@ -116,6 +117,9 @@ def _typical(model: Model, texts: Sequence[str] | None) -> tuple[list[Encoded], 
     if texts is None:
         neutral = prepare_neutral(model)
         return typical(neutral.rows), neutral.manifest()
+    if not texts:
+        do = "give typical texts, or None for the model's own neutral ones"
+        raise ArgumentError(f"{ASKED}(texts=[])", "no text", do)
     rows = encode_texts(model, texts, f"{ASKED}(texts)")
     return typical(rows), {"texts": "given", "n": len(texts), "hash": files.digest(*texts)}
 

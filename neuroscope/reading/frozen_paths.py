@@ -26,6 +26,7 @@ from neuroscope.attribution.relp import relevance_rules
 from neuroscope.errors import ModelError, NumericalError
 from neuroscope.models import Model
 from neuroscope.models.sites import Site, edit
+from neuroscope.reading.passes import one_position
 from neuroscope.tasks.encoding import Batch, Encoded, batches_for
 
 TOKENS = 256  # that the norms' scales are taken at
@@ -96,7 +97,7 @@ def _at_the_head(
     handle = head.register_forward_pre_hook(lambda module, args: given.append(args[0]))
     try:
         with relevance_rules(model.root, ["normalisation"]), _only_the_stream(model, site), edit([site], begin):
-            model.logits(batch.inputs, _one(batch), answers=False)
+            model.logits(batch.inputs, one_position(batch), answers=False)
     finally:
         handle.remove()
     if not given:
@@ -136,10 +137,3 @@ def _only_the_stream(model: Model, site: Site) -> Iterator[None]:
 
 def _block(site: Site) -> list[str]:
     return site.address.split(".")[:2]
-
-
-def _one(batch: Batch) -> Tensor:
-    """The first position alone: the head has to be run somewhere."""
-    at = torch.zeros_like(batch.scored)
-    at[0, 0] = True
-    return at

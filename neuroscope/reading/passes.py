@@ -81,12 +81,12 @@ def run_passes(
                 begins(done)
             has_answers = bool(batch.scored.any())
             with edit(sites, partial(on_site, done)):
-                model.logits(batch.inputs, batch.scored if has_answers else _one(batch), answers=has_answers)
+                model.logits(batch.inputs, batch.scored if has_answers else one_position(batch), answers=has_answers)
             if ends is not None:
                 ends(done)
 
 
-def _one(batch: Batch) -> Bool[Tensor, "text pos"]:
+def one_position(batch: Batch) -> Bool[Tensor, "text pos"]:
     """The first position alone: the head has to be run somewhere."""
     at = torch.zeros_like(batch.scored)
     at[0, 0] = True

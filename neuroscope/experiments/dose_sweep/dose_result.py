@@ -10,7 +10,7 @@ import numpy as np
 
 from neuroscope import figures
 from neuroscope.evaluation.repetition import GRAM
-from neuroscope.experiments.dose_sweep.dose_words import LEAST, said
+from neuroscope.experiments.dose_sweep.dose_words import FEWEST_TEXTS, LEAST, said
 from neuroscope.experiments.standings import Standings
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA
@@ -69,7 +69,8 @@ class DoseResponse(Result):
         Columns: task, factor, score, low, high, random (mean score of random masks), intact (score with nothing done),
         q (against random), intact_q; neutral, neutral_random, neutral_intact, neutral_q; repetition,
         repetition_random, repetition_intact, repetition_q; moved (the score differs from random masks', q < 0.05),
-        text ("holds"; or what breaks, q < 0.05 and worse by 0.01 or more: "loss", "repetition", "both"; "not known").
+        text ("holds"; or what breaks, q < 0.05 and worse by 0.01 or more: "loss", "repetition", "both"; "not known":
+        without texts, or with so few that nothing could be shown).
         """
         own = self.table[self.table["condition"] == "mask"].set_index(["task", "factor"])
         random = self.table[self.table["condition"] == "random"].groupby(["task", "factor"])
@@ -85,7 +86,8 @@ class DoseResponse(Result):
             name: (table[f"{name}_q"] < ALPHA) & (table[name] - table[f"{name}_intact"] >= LEAST)
             for name in ("neutral", "repetition")
         }
-        loss, repeats, known = worse["neutral"], worse["repetition"], table["neutral"].notna()
+        enough = self.manifest.get("neutral", {}).get("n", 0) >= FEWEST_TEXTS
+        loss, repeats, known = worse["neutral"], worse["repetition"], table["neutral"].notna() & enough
         states = [~known, loss & repeats, loss, repeats]
         table["text"] = np.select(states, ["not known", "both", "loss", "repetition"], "holds")
         order = ["score", "low", "high", "random", "intact", "q", "intact_q"]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEAST = 0.01  # nats a token, or share of n-grams: a text that is worse by less is not said to break
+FEWEST_TEXTS = 6  # of fewer no p of a paired permutation is below 0.05: 2 / 2**5 is not, 2 / 2**6 is
 
 
 class Told(Protocol):
@@ -87,6 +88,9 @@ def _texts(found: Told, table: pd.DataFrame) -> list[str]:
         return [f"- Whether the text holds is not known: {why}."]
     if table["neutral"].isna().all():
         return ["- Whether the text holds was not asked."]
+    if (n := found.manifest["neutral"]["n"]) < FEWEST_TEXTS:
+        few = f"{n} text{'s' * (n > 1)} cannot show it: give {FEWEST_TEXTS} or more"
+        return [f"- Whether the text holds is not known: {few}."]
     if table["repetition"].isna().all():
         return ["- This model does not generate: whether it repeats itself is not known."]
     return []

@@ -69,8 +69,8 @@ def dose(
             coordinate of the site, as of `add`.
         n_random: layer-matched random masks beside every mask, given the same doses.
         n: test examples per task (None: all).
-        neutral: texts for the loss and for what is generated on from their beginnings; None: the model's own, where it
-            has some; [] leaves both out.
+        neutral: texts for the loss and for what is generated on from their beginnings, six or more; None: the model's
+            own, where it has some; [] leaves both out.
         batch_size, output, progress: as in `deactivation`; with its folder, what both measure is measured once.
 
     Raises:
