@@ -20,6 +20,7 @@ from neuroscope.attribution import single_ablation
 from neuroscope.errors import ArgumentError, FileError, MaskError, TaskError
 from neuroscope.models import tap_experts
 from neuroscope.reading import NeuronCard
+from neuroscope.reading.cards import breaking
 from neuroscope.reading.cards.breaking import random_neurons
 from neuroscope.reports.explorer.card import card_of
 from neuroscope.tasks import Example, Task
@@ -513,3 +514,11 @@ def test_what_cannot_be_is_refused_by_name(model, mask):
     with pytest.raises(MaskError, match="scores of nli"):
         ns.neurons(model, mask, scores={"nli": other})
     assert tiny_tokenizer().convert_tokens_to_ids("good") == model.tokenizer.convert_tokens_to_ids("good")
+
+
+def test_a_card_says_in_what_a_loss_is_measured_that_is_not_in_nats():
+    row = {"effect": 0.5, "low": 0.2, "high": np.nan, "p": 0.1}
+    assert breaking.in_card("t", row, "loss") == {"task": "t", "effect": 0.5, "low": 0.2, "high": None}
+    other = breaking.in_card("t", row, "logit-difference")
+    assert other["unit"] == "logit-difference lost"
+    assert card_of({"site": 0, "neuron": 1, "breaks": [other]}, "a card")["breaks"] == [other]

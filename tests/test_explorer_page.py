@@ -25,6 +25,7 @@ from neuroscope.errors import ArgumentError, FileError, MaskError
 from neuroscope.experiments.f5_cross_ablation import CrossAblation
 from neuroscope.masks.evidence import evidence_of
 from neuroscope.reports.explorer import packing, pages
+from neuroscope.reports.explorer.content import Content
 from neuroscope.statistics import benjamini_hochberg
 
 SCRIPT = "<script>document.title='taken'</script ><img src=x onerror=\"document.title='taken'\">"
@@ -596,6 +597,25 @@ def test_what_is_drawn_around_becomes_a_mask(shown, tmp_path):
     assert eval(shown.js("copied").removeprefix("mask = "), {"ns": ns, "model": mask}) == mask
     shown.click("#clear")
     assert not shown.js("document.getElementById('panel-chosen').offsetParent")
+
+
+@needs_chromium
+def test_a_set_is_not_said_to_be_found_as_the_scores_were(browser, tmp_path):
+    about = {"model": "org/other", "fingerprint": "f", "method": "relp", "examples": 256, "k": 0.07}
+    content = Content("A title", scores=scores_of(planted_values()), about=about)
+    html = pages.page_of(pages.parts_of(content), content.title)
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    browser.open((tmp_path / "page.html").as_uri() + "#neuron=1.3", WHOLE)
+    assert "masks of the top 7\u00a0%" in text(browser, "#about")
+    browser.key("s")
+    browser.js("navigator.clipboard.writeText = text => { globalThis.copied = text; return Promise.resolve(); }")
+    browser.click("#copy-json")
+    (tmp_path / "mask.json").write_text(browser.js("copied"))
+    mask = ns.NeuronMask.load(tmp_path / "mask.json")
+    assert mask.manifest == {
+        "model": "org/other", "fingerprint": "f", "task": NAMES[0], "made": "by hand, in the explorer",
+    }  # fmt: skip
+    assert "relp" not in str(mask.card()) and "the mask was made by hand" in str(mask.card())
 
 
 @needs_chromium

@@ -128,7 +128,7 @@ def _card(subject: Subject, known: Known, place: Place, name: str, rows: list[Ro
         "tokens": firing.tokens(name),
         "writes": _writes(known.weights, name),
         "reads": _reads(known.weights, name),
-        "breaks": [breaking.in_card(row["task"], row) for row in rows if "effect" in row],
+        "breaks": [breaking.in_card(row["task"], row, subject.objective) for row in rows if "effect" in row],
         "stability": [
             {"task": r["task"], "low": said(r["rank_low"]), "high": said(r["rank_high"]), "share": said(r["selected"])}
             for r in scored

@@ -151,7 +151,8 @@ def with_q(rows: list[dict[str, Any]]) -> None:
             row["q"] = float(q)
 
 
-def in_card(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as a card has it."""
+def in_card(name: str, row: Mapping[str, Any], objective: str) -> dict[str, Any]:
+    """A row as a card has it; of another objective than the loss it says which."""
     names = ("effect", "low", "high", "random", "random_low", "random_high", "q")
-    return {"task": name} | {key: said(row[key]) for key in names if key in row}
+    unit = {} if objective == "loss" else {"unit": f"{objective} lost"}
+    return {"task": name, **unit} | {key: said(row[key]) for key in names if key in row}

@@ -159,7 +159,7 @@ export function cardPanel(store, step) {
     const site = data.siteOf(neuron);
     const { address } = data.sites[site];
     const at = neuron - data.offsets[site];
-    const model = JSON.stringify(data.head.about.model ?? "mini");
+    const model = JSON.stringify(data.head.about.model ?? "the model that these are of");
     const unit = data.head.unit === "hidden" ? "" : `, unit="${data.head.unit}"`;
     const lines = { neuroscope: `import neuroscope as ns\n\nmodel = ns.load(${model})\nneuron = ns.NeuronMask.of({${JSON.stringify(address)}: [${at}]}, model${unit})\nwith ns.ablate(model, neuron):\n    ...` };
     if (data.head.unit === "hidden" && address.startsWith("blocks.")) {

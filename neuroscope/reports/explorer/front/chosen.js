@@ -11,7 +11,10 @@ export function maskJson(data, values) {
     neurons[data.sites[site].address].push(neuron - data.offsets[site]);
   }
   const widths = Object.fromEntries(data.sites.map((site) => [site.address, site.width]));
-  const about = { ...data.head.about, task: data.tasks[values.task]?.name ?? null, selection: "by hand, in the explorer" };
+  // a set that is drawn by hand was not found as the scores were: of these, what the model is holds for it alone
+  const known = ["model", "revision", "fingerprint", "dtype"].filter((key) => data.head.about[key]);
+  const of_model = Object.fromEntries(known.map((key) => [key, data.head.about[key]]));
+  const about = { ...of_model, task: data.tasks[values.task]?.name ?? null, made: "by hand, in the explorer" };
   return JSON.stringify({ kind: "NeuronMask", format: 1, unit: data.head.unit, widths, neurons, manifest: about });
 }
 

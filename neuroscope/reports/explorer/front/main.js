@@ -4,7 +4,7 @@ import { chosenPanel } from "./chosen.js";
 import { isDark } from "./colours.js";
 import { Data } from "./data.js";
 import { depthPanel } from "./depth.js";
-import { copied, make, said, tell, whole } from "./dom.js";
+import { copied, make, percent, said, tell, whole } from "./dom.js";
 import { evidencePanel } from "./evidence.js";
 import { keys } from "./keys.js";
 import { listPanel } from "./list.js";
@@ -21,7 +21,7 @@ function heading(data) {
   const facts = [`${whole(data.total)} ${unit} neurons at ${data.sites.length} sites`, `${data.tasks.length} tasks`];
   if (data.head.cards) facts.push(`${whole(data.head.cards)} cards`);
   for (const name of ["method", "objective"]) if (about[name]) facts.push(about[name]);
-  if (about.k) facts.push(`masks of the top ${Number(about.k) * 100} %`);
+  if (about.k) facts.push(`masks of the top ${percent(Number(about.k))}`);
   document.getElementById("about").replaceChildren(said(facts.join(" · ")));
 }
 
