@@ -9,6 +9,7 @@ import json
 import families
 import nnsight
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from state import changed, snapshot
@@ -19,7 +20,7 @@ import neuroscope as ns
 from neuroscope.attribution import single_ablation
 from neuroscope.errors import ArgumentError, FileError, MaskError, TaskError
 from neuroscope.models import tap_experts
-from neuroscope.reading import NeuronCard
+from neuroscope.reading import NeuronCard, NeuronCards
 from neuroscope.reading.cards import breaking
 from neuroscope.reading.cards.breaking import random_neurons
 from neuroscope.reports.explorer.card import card_of
@@ -522,3 +523,19 @@ def test_a_card_says_in_what_a_loss_is_measured_that_is_not_in_nats():
     other = breaking.in_card("t", row, "logit-difference")
     assert other["unit"] == "logit-difference lost"
     assert card_of({"site": 0, "neuron": 1, "breaks": [other]}, "a card")["breaks"] == [other]
+
+
+def test_a_neuron_that_does_less_than_random_ones_is_not_said_to_do_more():
+    less = {"task": "t", "effect": 0.0, "low": -0.01, "high": 0.01, "random": 0.3, "q": 0.001}
+    more = less | {"effect": -0.5, "low": -0.6, "high": -0.4}
+    parts = {"name": "0.1", "site": "blocks.0.mlp.hook_post", "neuron": 1, "tokens": {"toward": [("a", 1.0)]}}
+    for row, count in ((less, 0), (more, 1)):
+        found = NeuronCards(pd.DataFrame([{"neuron": "0.1", **row}]), {}, [{**parts, "breaks": [row]}])
+        card, words = found.card("0.1"), found.in_words()
+        assert ("falls by 0.5" in card.in_words()) == bool(count)
+        assert ("**A negative**" in card.in_words()) == (not count)
+        assert ("**1 of 1** neurons alone change" in words) == bool(count)
+    assert card_of(card, "a card")["tokens"] == {"toward": [["a", 1.0]]}  # an explorer shows them
+    told = NeuronCard("0.1", card.rows, {**card.parts, "breaks": [more | {"unit": "log-odds lost"}]})
+    assert "the lost log-odds on t falls by 0.5" in told.in_words()
+    assert told.figure().layout.yaxis.title.text == "log-odds lost"

@@ -14,7 +14,7 @@ from neuroscope import figures, files
 from neuroscope.checks import public
 from neuroscope.errors import FileError, choose
 from neuroscope.markup import NEGATIVE
-from neuroscope.reading.cards.neuron_card import NeuronCard
+from neuroscope.reading.cards.neuron_card import NeuronCard, does_more
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA
 
@@ -73,7 +73,7 @@ class NeuronCards(Result):
     def in_words(self) -> str:
         """Which neurons a task depends on alone, and what they write."""
         tested = self.table.dropna(subset=["q"]) if "q" in self.table else self.table[:0]
-        found = tested[tested["q"] < ALPHA]
+        found = tested[[does_more(row) for row in tested.to_dict("records")]]
         count = found["neuron"].nunique()
         if tested.empty:
             lead = f"{len(self)} neuron(s) were read; what breaks without them was not measured."

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope import figures
 from neuroscope.markup import TABLE_STYLE, fold, table_html
+from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-EXTRA = ("tokens",)  # parts that an explorer's card does not have
 HEAT = {1: "0, 114, 178", -1: "213, 94, 0"}  # blue and vermilion: apart also for colour-blind eyes
 ENDS = {  # part -> what its two ends are called
     "tokens": ("Highest at", "Lowest at"),
@@ -58,7 +58,7 @@ class NeuronCard:
 
     def to_explorer(self) -> dict[str, Any]:
         """The card as an explorer takes it: plain data."""
-        return {name: part for name, part in self.parts.items() if name not in EXTRA}
+        return dict(self.parts)
 
     def in_words(self) -> str:
         """Where it fires, what it writes, and what breaks without it."""
@@ -69,11 +69,11 @@ class NeuronCard:
         written = self.parts.get("writes", {})
         if written.get("toward"):
             lines.append(f"- Writes toward {_listed(written['toward'])}, away from {_listed(written['away'])}.")
-        broken = [row for row in self.parts.get("breaks", []) if row.get("q") is not None and row["q"] < 0.05]
+        broken = [row for row in self.parts.get("breaks", []) if does_more(row)]
         for row in sorted(broken, key=lambda row: -abs(row["effect"])):
             change = "rises" if row["effect"] > 0 else "falls"
             lines.append(
-                f"- Without it alone the loss on {row['task']} {change} by {abs(row['effect']):.3g} "
+                f"- Without it alone the {_objective(row)} on {row['task']} {change} by {abs(row['effect']):.3g} "
                 f"({row['low']:.3g} to {row['high']:.3g}); without random neurons of its layer by {row['random']:.3g} "
                 f"(q = {row['q']:.2g})."
             )
@@ -89,13 +89,14 @@ class NeuronCard:
                 "without it alone": _band(rows, "effect", "low", "high"),
                 "without random neurons": _band(rows, "random", "random_low", "random_high"),
             }
+            unit = rows[0].get("unit", "nats")
             return figures.bars_with_band(
                 [html.escape(row["task"]) for row in rows],
                 series,
                 bands=["without random neurons"],
                 title=f"What breaks without neuron {html.escape(self.name)}",
-                subtitle="rise of the loss on the answers of each task, with this neuron alone at zero",
-                value_label="nats",
+                subtitle=f"rise of the {_objective(rows[0])} on each task's answers, with this neuron alone at zero",
+                value_label=unit,
                 band_label="95 % interval over random neurons of its layer",
             )
         written = self.parts.get("writes", {})
@@ -133,6 +134,16 @@ class NeuronCard:
 
     def __repr__(self) -> str:
         return f"NeuronCard({self.name} at {self.parts['site']}; {', '.join(self.parts)})"
+
+
+def does_more(test: Mapping[str, Any]) -> bool:
+    """Whether it is shown that a neuron alone does more than random ones, whichever way: not that it does less."""
+    return test.get("q") is not None and test["q"] < ALPHA and abs(test["effect"]) > abs(test["random"])
+
+
+def _objective(row: Mapping[str, Any]) -> str:
+    """What rises where a neuron that helps is missing."""
+    return f"lost {row['unit'].removesuffix(' lost')}" if "unit" in row else "loss"
 
 
 def _band(rows: Sequence[Mapping[str, Any]], *names: str) -> tuple[list[float], list[float], list[float]]:
