@@ -17,7 +17,7 @@ from tiny import tiny_model, tiny_tokenizer
 from transformer_lens.model_bridge import TransformerBridge
 
 import neuroscope as ns
-from neuroscope.attribution import single_ablation
+from neuroscope.attribution import reliability, single_ablation
 from neuroscope.errors import ArgumentError, FileError, MaskError, TaskError
 from neuroscope.models import tap_experts
 from neuroscope.reading import NeuronCard, NeuronCards
@@ -153,6 +153,28 @@ def test_effects_are_those_of_zeroed_weights(model, mask, cards):
     assert table.loc[("0.5", "good"), "share"] == pytest.approx(
         table.loc[("0.5", "good"), "effect"] / table.loc[("0.5", "good"), "mask_effect"]
     )
+
+
+def test_every_example_has_its_own_change():
+    """Of prompts of different lengths, in the order of the task; of a model whose attention acts."""
+    model = tiny_model()
+    found = {}
+    for size in (3, None):
+        with single_ablation.scored(model, TASKS["good"], "loss", "hidden", batch_size=size) as scoring:
+            found[size] = single_ablation.without_each(scoring, {SITE: torch.tensor([3, PLANTED])})[SITE]
+            clean = single_ablation.objectives_of(scoring)
+    np.testing.assert_allclose(clean, losses(model, TASKS["good"]), atol=1e-5)
+    for neuron, row in zip((3, PLANTED), found[3], strict=True):
+        change = losses(model, TASKS["good"], {SITE: [neuron]}) - clean.numpy()
+        np.testing.assert_allclose(row, change, atol=2e-5)
+    assert row.std() > 1e-3
+    torch.testing.assert_close(found[3], found[None], atol=2e-5, rtol=1e-4)
+
+
+def test_ranks_in_halves():
+    """Of two parts the halves are the parts themselves: equal scores share the best rank."""
+    parts = np.array([[3.0, 1.0, 2.0, 2.0], [0.0, 4.0, 4.0, 5.0]])
+    assert reliability.ranks(parts, [0, 2, 3]).tolist() == [[1, 2, 2], [4, 2, 1]]
 
 
 class Drawing:
