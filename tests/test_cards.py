@@ -561,3 +561,8 @@ def test_a_neuron_that_does_less_than_random_ones_is_not_said_to_do_more():
     told = NeuronCard("0.1", card.rows, {**card.parts, "breaks": [more | {"unit": "log-odds lost"}]})
     assert "the lost log-odds on t falls by 0.5" in told.in_words()
     assert told.figure().layout.yaxis.title.text == "log-odds lost"
+
+
+def test_a_file_of_texts_that_is_not_there_is_not_read_as_a_text(tmp_path):
+    with pytest.raises(FileError, match="no file there"):
+        ns.neurons("mini", "2.17", texts=str(tmp_path / "corpus.jsonl"))

@@ -146,7 +146,9 @@ def neurons(
 
 def _texts(model: Model, texts: Sequence[str] | None, n: int | None) -> tuple[Sequence[str] | None, dict[str, Any]]:
     """The texts, those of a file if it is one; and what the manifest says of its broken lines."""
-    if texts is None or len(texts) != 1 or not texts[0].lower().endswith(FILES) or not Path(texts[0]).is_file():
+    if texts is None or len(texts) != 1 or not texts[0].lower().endswith(FILES):
+        return texts, {}
+    if not Path(texts[0]).is_file() and len(texts[0].split()) > 1:  # a sentence that ends so
         return texts, {}
     (source,) = sources_of(texts[0], ASKED)
     broken = Broken()
