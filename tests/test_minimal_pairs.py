@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.evaluation import Constant
 from neuroscope.masks import NeuronMask
 from neuroscope.tasks import Example, Task, load_tasks
+from neuroscope.tasks.minimal_pairs import _parted
 
 
 def row(i, right="yes", wrong="no", **more):
@@ -195,3 +197,12 @@ def test_the_best_constant_answer_of_pairs(pairs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Constant.of(pairs, pairs.test).known
+
+
+def test_large_groups_of_rows_do_not_fill_the_test_split():
+    """Of 40 rows in groups of 8 and 40 alone, over draws about half of the test split is of either kind."""
+    many = [Example(f"g{i % 5}", "a", corrupt=f"h{i}", corrupt_answer="b") for i in range(40)]
+    alone = [Example(f"s{i}", "a", corrupt=f"t{i}", corrupt_answer="b") for i in range(40)]
+    tests = [_parted([*many, *alone], 0.5, np.random.default_rng(seed))[1] for seed in range(20)]
+    assert {len(test) for test in tests} <= set(range(33, 41))
+    assert 0.35 < np.mean([example.prompt.startswith("g") for test in tests for example in test]) < 0.65

@@ -3,6 +3,7 @@
 import gc
 import json
 import tracemalloc
+from types import SimpleNamespace
 
 import families
 import numpy as np
@@ -271,3 +272,14 @@ def test_what_is_refused(model):
         broken.root.model.layers[1].mlp.up_proj.weight[5, 0] = torch.inf
     with pytest.raises(NumericalError, match="not finite at blocks.1.mlp.hook_post"):
         ns.neuron_statistics(broken, TEXTS[:3])
+
+
+def test_a_spread_that_rounding_ate_is_not_said_to_be_zero():
+    sums = torch.tensor([[1000.0, 2.0, 0.0]], dtype=torch.float64)  # of ten tokens: means 100, 0.2, 0
+    squares = torch.tensor([100000.0 + 1e-3, 1.0, 0.0], dtype=torch.float64)  # sd 0.01, 0.2449, 0
+    tally = SimpleNamespace(
+        tokens=torch.tensor([10]), value=torch.zeros(2, 1, 3), text=torch.zeros(2, 1, 3), sums=sums,
+        moments=torch.stack([squares, *[torch.ones(3, dtype=torch.float64)] * 3]), sample=torch.zeros(4, 3),
+    )  # fmt: skip
+    found = over_a_corpus._table("blocks.0.mlp.hook_post", "0", tally, ["all"])["sd"]
+    assert np.isnan(found[0]) and found[1] == pytest.approx(np.sqrt(0.1 - 0.04)) and found[2] == 0

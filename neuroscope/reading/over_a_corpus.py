@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ASKED = "neuron_statistics"
+ROUNDING = 1e-5  # of the squared mean: a variance below it is lost in sums of single precision
 CHUNK = 256  # texts that are read at a time
 EVERY = 60.0  # seconds between notes of a tally
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -304,6 +305,8 @@ def _table(address: str, called: str, tally: Tally, sources: Sequence[str]) -> p
     ends = [np.where(tally.text[sign, 0] >= 0, (1, -1)[sign] * tally.value[sign, 0].numpy(), np.nan) for sign in (0, 1)]
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = sums.sum(0) / tokens
+        variance = squares / tokens - mean**2
+        drowned = (variance < ROUNDING * mean**2) & (mean != 0)  # of sums in single precision nothing is left of it
         columns = {
             "name": [f"{called}.{i}" for i in range(width)],
             "address": [address] * width,
@@ -311,7 +314,7 @@ def _table(address: str, called: str, tally: Tally, sources: Sequence[str]) -> p
             "neuron": np.arange(width),
             "tokens": tokens,
             "mean": mean,
-            "sd": np.sqrt(np.maximum(squares / tokens - mean**2, 0.0)),
+            "sd": np.where(drowned, np.nan, np.sqrt(np.maximum(variance, 0.0))),
             "min": ends[1],
             "max": ends[0],
             "density": above / tokens,

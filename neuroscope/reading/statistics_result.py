@@ -61,9 +61,10 @@ class NeuronStatistics(Result):
     """Every neuron of a model over a corpus: a row per neuron.
 
     Attributes:
-        table: name ("11.1229"), address, layer, neuron; tokens (that it saw), mean, sd, min, max; density (the share of
-            its tokens at which it is above 0); quantiles (q01 ... q99), of a sample of the tokens; first_share (the
-            share of its absolute activation that is on first tokens), sink (whether that is most of it); and of several
+        table: name ("11.1229"), address, layer, neuron; tokens (that it saw), mean, sd (NaN where it is
+            below 0.3 % of the mean: rounding), min, max; density (the share of its tokens at which it is above 0);
+            quantiles (q01 ... q99), of a sample of the tokens; first_share (the share of its absolute activation that
+            is on first tokens), sink (whether that is most of it); and of several
             sources or tasks the mean of each, such as "mean nli-food".
         extremes: where each neuron is most active.
         texts: number -> the text, of all that `extremes` refer to.

@@ -206,7 +206,8 @@ def _parted(examples: Sequence[Example], share: float, rng: np.random.Generator)
     for i in rng.permutation(len(examples)):
         groups.setdefault(group(key_of(examples[i])), []).append(examples[i])
     wanted, rest, test = round(share * len(examples)), list[Example](), list[Example]()
-    for members in sorted(groups.values(), key=len, reverse=True):  # of equal ones as they were drawn
+    every = [*groups.values()]
+    for members in (every[i] for i in rng.permutation(len(every))):  # by chance: large ones first would fill the test
         (test if len(test) + len(members) <= wanted else rest).extend(members)
     order = [rng.permutation(len(part)) for part in (rest, test)]
     return [rest[i] for i in order[0]], [test[i] for i in order[1]]

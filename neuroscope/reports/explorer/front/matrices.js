@@ -78,7 +78,7 @@ export function matricesPanel(store) {
       },
       choose: pair,
     });
-    host.append(legend(colours, `−${points(most)}`, points(most), `points lost beyond random neurons of the same layers; · q < ${alpha}`));
+    host.append(legend(colours, `−${points(most)}`, points(most), `points lost beyond random neurons; · q < ${alpha}`));
     return grid;
   }
 
