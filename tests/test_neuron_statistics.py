@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import families
 import numpy as np
+import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from tiny import tiny_model
 
@@ -15,6 +17,7 @@ import neuroscope as ns
 from neuroscope.errors import ArgumentError, FileError, NumericalError
 from neuroscope.models import tap_experts
 from neuroscope.reading import over_a_corpus, tallies
+from neuroscope.reading.statistics_result import NeuronStatistics
 from neuroscope.tasks import Example, Task
 
 NOUNS, MOODS = (
@@ -107,7 +110,7 @@ def test_experts_are_counted_over_the_tokens_that_they_see(words):
     same(ns.neuron_statistics(model, texts, count=3), ns.activations(model, texts), 3)
 
 
-def test_both_stacks_of_an_encoder_and_decoder():
+def test_both_stacks_of_an_encoder_and_decoder(tmp_path):
     model = tiny_model("seq2seq")
     story = Task("story", test=[Example("a story :", "the film was good"), Example("the plot :", "so very bad")])
     found, read = ns.neuron_statistics(model, story, count=2), ns.activations(model, story)
@@ -115,6 +118,13 @@ def test_both_stacks_of_an_encoder_and_decoder():
     np.testing.assert_array_equal(table["tokens"], x.notna().sum())
     np.testing.assert_allclose(table["mean"], x.mean(), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(table["q50"], x.median(), rtol=1e-4, atol=1e-5)
+    names = [next(name for name in read.neurons if name.startswith(stack)) for stack in ("encoder", "decoder")]
+    columns = ["neuron", "sign", "text", "position", "token"]  # a decoder's tokens are not its encoder's
+    by_hand = read.top(2).query("neuron in @names")[columns].sort_values(columns[:3]).reset_index(drop=True)
+    again = NeuronStatistics.load(found.save(tmp_path / "found.json"))
+    for one in (found, again):
+        shown = one.top(names)[columns].sort_values(columns[:3]).reset_index(drop=True)
+        pd.testing.assert_frame_equal(shown, by_hand, check_dtype=False)
 
 
 def test_sources_stand_side_by_side(model, tmp_path):
@@ -204,6 +214,12 @@ def test_a_run_that_was_killed_goes_on_where_it_was(model, tmp_path, monkeypatch
     monkeypatch.setattr(over_a_corpus, "run_passes", counted)
     with pytest.raises(Killed):
         ns.neuron_statistics(model, TEXTS, output=tmp_path)
+    state = tmp_path / "neuron_statistics-0.safetensors"
+    noted = state.read_bytes()
+    safetensors.torch.save_file(safetensors.torch.load(noted), state, {"neuroscope": "{}"})
+    with pytest.raises(FileError, match="delete the file, to begin anew"):
+        ns.neuron_statistics(model, TEXTS, output=tmp_path)
+    state.write_bytes(noted)
     found = ns.neuron_statistics(model, TEXTS, output=tmp_path)
     assert sorted(text for part in passes for text in part) == [*range(len(TEXTS))]  # each was read once
     np.testing.assert_array_equal(found.table, whole.table)

@@ -288,9 +288,8 @@ class Activations(Result):
         content = files.read_json(path, cls.__name__)
         kind = content.get("kind") if isinstance(content, dict) else None
         if kind != cls.__name__ or content.get("format") != files.FORMAT:
-            raise FileError(
-                f"read {cls.__name__} from {path}", f"a file of kind {kind!r}", "load it with its own class"
-            )
+            found = f"a file of kind {kind!r}" + (f", format {content.get('format')}" if kind else "")
+            raise FileError(f"read {cls.__name__} from {path}", found, "load it with its own class, or update")
         try:
             about = pd.DataFrame(content["tokens"])
             values = pd.DataFrame(unpacked(content["values"]), columns=content["neurons"])

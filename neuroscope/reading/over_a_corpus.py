@@ -243,10 +243,10 @@ class Run:
                         setattr(tally, name, file.get_tensor(f"{address}/{name}"))
                 for stack in self.tallies.samples:
                     self.tallies.samples[stack] = Sample(file.get_tensor(f"sample/{stack}"))
+            self.done, self.texts, self.tokens = about["done"], about["texts"], about["tokens"]
+            self.corpus.odd = about["odd"]
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise FileError(f"go on from {path}", str(error)[:200], "delete the file, to begin anew") from None
-        self.done, self.texts, self.tokens = about["done"], about["texts"], about["tokens"]
-        self.corpus.odd = about["odd"]
 
 
 _Part = tuple[dict[str, Tally], dict[str, Sample]]
@@ -287,9 +287,10 @@ def _result(
     extremes = Extremes(np.where(joined["text"] >= 0, value, np.nan), joined["text"], joined["position"])
     wanted = set(np.unique(joined["text"]).tolist()) - {-1}
     told = corpus.told(model, wanted, CHUNK)
-    words = words_of(model.tokenizer, [i for _, row in told.values() for i in row.encoded.inputs])
+    shown = {number: (row.encoded.inputs, row.encoded.decoder) for number, (_, row) in told.items()}
+    words = words_of(model.tokenizer, [i for read in shown.values() for ids in read for i in ids])
     texts = {
-        number: ReadText(row.task, place, row.prompt, tuple(words[i] for i in row.encoded.inputs))
+        number: ReadText(row.task, place, row.prompt, *(tuple(words[i] for i in ids) for ids in shown[number]))
         for number, (place, row) in told.items()
     }
     return NeuronStatistics(table, manifest, extremes, texts)

@@ -18,6 +18,7 @@ from neuroscope.errors import ArgumentError, FileError
 from neuroscope.markup import NEGATIVE
 from neuroscope.reading.activations_result import marked
 from neuroscope.reading.packing import packed, unpacked
+from neuroscope.reading.prompts import DECODER
 from neuroscope.results import Result
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ SHOWN = 8  # sinks that words name
 
 @dataclass(frozen=True)
 class ReadText:
-    """A text that some neuron is most active at: its source, its place there, what it says and its tokens."""
+    """A text that some neuron is most active at: its source, its place there, what it says and its tokens.
+
+    Attributes:
+        decoder: of an encoder-decoder model, the tokens that its decoder reads.
+    """
 
     task: str
     text: int
     prompt: str
     tokens: Sequence[str]
+    decoder: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +124,8 @@ class NeuronStatistics(Result):
     def _place(self, i: tuple[int, int, int]) -> dict[str, Any]:
         found, position = self.texts[int(self.extremes.text[i])], int(self.extremes.position[i])
         about = {"task": found.task, "text": found.text, "position": position}
-        if position >= len(found.tokens):  # of a decoder's start token
-            return {**about, "token": "", "context": ""}
-        return {**about, "token": found.tokens[position], "context": marked(found.tokens, position)}
+        tokens = found.decoder if self.table["address"].iat[i[2]].startswith(DECODER) else found.tokens
+        return {**about, "token": tokens[position], "context": marked(tokens, position)}
 
     def layers(self) -> pd.DataFrame:
         """A row per layer: neurons, the quartiles of their density, how many are sinks, and how many never above 0."""
@@ -189,7 +194,9 @@ class NeuronStatistics(Result):
         content = {"format": files.FORMAT, "kind": type(self).__name__, "module": type(self).__module__}
         content |= {"manifest": self.manifest, "table": {name: _written(self.table[name]) for name in self.table}}
         content["extremes"] = {name: packed(array) for name, array in vars(self.extremes).items()}
-        content["texts"] = {str(i): [t.task, t.text, t.prompt, list(t.tokens)] for i, t in self.texts.items()}
+        content["texts"] = {
+            str(i): [t.task, t.text, t.prompt, list(t.tokens), list(t.decoder)] for i, t in self.texts.items()
+        }
         return files.write(path, json.dumps(content))
 
     @classmethod
@@ -205,13 +212,12 @@ class NeuronStatistics(Result):
         content = files.read_json(path, cls.__name__)
         kind = content.get("kind") if isinstance(content, dict) else None
         if kind != cls.__name__ or content.get("format") != files.FORMAT:
-            raise FileError(
-                f"read {cls.__name__} from {path}", f"a file of kind {kind!r}", "load it with its own class"
-            )
+            found = f"a file of kind {kind!r}" + (f", format {content.get('format')}" if kind else "")
+            raise FileError(f"read {cls.__name__} from {path}", found, "load it with its own class, or update")
         try:
             read = {name: unpacked(v) if isinstance(v, dict) else v for name, v in content["table"].items()}
             extremes = Extremes(**{name: unpacked(values) for name, values in content["extremes"].items()})
-            texts = {int(i): ReadText(task, text, p, tuple(t)) for i, (task, text, p, t) in content["texts"].items()}
+            texts = {int(i): ReadText(*told[:3], *map(tuple, told[3:])) for i, told in content["texts"].items()}
             return cls(pd.DataFrame(read), dict(content["manifest"]), extremes, texts)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             found = f"a damaged file ({type(error).__name__}: {error})"
