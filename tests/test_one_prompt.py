@@ -125,6 +125,10 @@ def test_any_function_of_the_logits(model):
     ns.attribute(tiny_model("seq2seq"), PROMPT, objective=lambda logits: shapes.append(logits.shape) or logits[0, 3])
     ns.attribute(tiny_model("masked"), PROMPT, objective=lambda logits: shapes.append(logits.shape) or logits[0, 3])
     assert [shape[0] for shape in shapes] == [1, 8]  # the decoder's first position; all of <s> ... </s>
+    detached = [lambda logits: logits.detach().sum(), lambda logits: logits.argmax(), lambda logits: torch.tensor(1.0)]
+    for wrong in detached:  # no gradient: scores of zeros alone
+        with pytest.raises(ArgumentError, match="no gradient goes back"):
+            ns.attribute(model, PROMPT, objective=wrong)
     for wrong in (lambda logits: 1.0, lambda logits: logits[-1], lambda logits: None):
         with pytest.raises(ArgumentError, match="one number that is made of the logits"):
             ns.attribute(model, PROMPT, objective=wrong)

@@ -59,8 +59,11 @@ def minus(measure: Measure, logits: Float[Tensor, "position vocab"]) -> Float[Te
         ArgumentError: something else than one number that depends on them.
     """
     value = measure(logits)
+    do = "return one number that is made of the logits by torch, such as logits[-1, 3] - logits[-1, 5]"
+    asked = "objective=a function of the logits [position, vocabulary]"
     if not torch.is_tensor(value) or value.numel() != 1 or value.is_complex():
         found = f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else kind_of(value)
-        do = "return one number that is made of the logits by torch, such as logits[-1, 3] - logits[-1, 5]"
-        raise ArgumentError("objective=a function of the logits [position, vocabulary]", found, do)
+        raise ArgumentError(asked, found, do)
+    if logits.requires_grad and not value.requires_grad:  # every gradient would be 0
+        raise ArgumentError(asked, "a number through which no gradient goes back to them", do)
     return -value.reshape(()).float()
