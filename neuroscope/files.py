@@ -92,7 +92,7 @@ def write(path: str | os.PathLike, content: str | bytes | Callable[[Path], Any])
 def read_json(path: str | os.PathLike, kind: str) -> Any:
     """Parse a JSON file that should hold `kind`."""
     try:
-        return json.loads(path_of(path, f"read {kind}").read_text(encoding="utf-8"))
+        return json.loads(path_of(path, f"read {kind}").read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FileError(f"read {kind} from {path}", str(error), "check the path") from None
     except (ValueError, RecursionError) as error:

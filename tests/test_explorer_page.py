@@ -301,6 +301,9 @@ def test_refusals_of_folders_and_files(folder, page, tmp_path):
     (tmp_path / "other.html").write_text("<p>a page</p>")
     with pytest.raises(FileError, match="no page of an explorer"):
         ns.explore(tmp_path / "other.html")
+    (tmp_path / "half.html").write_text(page.read_text("utf-8").rpartition('<script type="text/plain"')[0])
+    with pytest.raises(FileError, match="cut off"):
+        ns.explore(tmp_path / "half.html")
     (tmp_path / "later.html").write_text(page.read_text("utf-8").replace('"format":1', '"format":2'))
     with pytest.raises(FileError, match=r"format 2, of neuroscope .*; this version reads 1"):
         ns.explore(tmp_path / "later.html")
@@ -361,6 +364,8 @@ def test_a_mask_in_json(tmp_path):
     path.write_text("\n " + json.dumps(content))
     read = ns.NeuronMask.load(path)
     assert read == mask and read.manifest == mask.manifest
+    path.write_text(json.dumps(content), encoding="utf-8-sig")  # as some editors save it
+    assert ns.NeuronMask.load(path) == mask
     for change, error in [
         ({"format": 99}, "format 99"),
         ({"kind": "Scores"}, "kind 'Scores'"),

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import codecs
 from os import PathLike
 from typing import Any
 
@@ -25,7 +26,7 @@ def is_json(path: str | PathLike) -> bool:
             start = file.read(8)
     except OSError:
         return False
-    return start.lstrip().startswith(b"{") and b"\0" not in start
+    return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") and b"\0" not in start
 
 
 def mask_in_json(path: str | PathLike) -> dict[str, Any]:

@@ -122,7 +122,8 @@ def read_page(path: Path) -> tuple[dict[str, str], str]:
     """
     asked = f"explore {path}"
     try:
-        parts = {name: text for _, name, text in DATA.findall(path.read_text(encoding="utf-8"))}
+        page = path.read_text(encoding="utf-8")
+        parts = {name: text for _, name, text in DATA.findall(page)}
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(asked, str(error), "give the folder of a run, or a page of an explorer") from None
     if "head" not in parts:
@@ -136,4 +137,6 @@ def read_page(path: Path) -> tuple[dict[str, str], str]:
     if kind != "neuroscope explorer" or form != FORMAT:
         found = f"{kind!r}, format {form}, of neuroscope {head.get('version')}; this version reads {FORMAT}"
         raise FileError(asked, found, "make the page again from the run's folder, or update neuroscope")
+    if not page.rstrip().endswith("</html>"):
+        raise FileError(asked, "a page that was cut off", "make the page again from the run's folder")
     return parts, title
