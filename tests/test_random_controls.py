@@ -296,3 +296,10 @@ def test_the_report_has_every_kind(setting, tmp_path):
     drawn = (4 * quiet + 16 * 1.2**2 * loud) / (4 * quiet + 16 * loud)  # loud ones left do nothing
     assert tests.loc["random-activation", "loudness"].tolist() == pytest.approx([drawn] * 2)
     assert tests.loc["random-activation", "effect"].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("experiment", [ns.experiments.deactivation, ns.cross_ablation, ns.experiments.mask_parts])
+def test_one_test_example_is_refused_before_anything_is_measured(setting, experiment, monkeypatch):
+    monkeypatch.setattr("neuroscope.experiments.judging.judge", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ns.NeuroscopeError, match=r"\(n=\.\.\.\)\n  found: one test example of task 'own'"):
+        experiment(*setting, n_random=3, n=1)

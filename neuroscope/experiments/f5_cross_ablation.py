@@ -323,6 +323,7 @@ def cross_ablation(
     tasks, masks = tasks_and_masks(tasks, masks, "cross_ablation")
     choose(match, tuple(DRAWN), "match")
     judge = Judge(resolve(model), tasks, n, batch_size, output, neutral, value)
+    judge.require_two_examples("cross_ablation")
     controls = {name: [m.random_like(seed=seed, match=match) for seed in range(n_random)] for name, m in masks.items()}
     off_by_turns = [None, *(m for source in masks for m in (masks[source], *controls[source]))]
     judge.measure([(target, off) for off in off_by_turns for target in tasks], progress, "cross-ablation")

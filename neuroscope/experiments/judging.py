@@ -104,6 +104,16 @@ class Judge:
         other.change = change
         return other
 
+    def require_two_examples(self, asked: str) -> None:
+        """Refuse a task of one test example, before anything is measured: its effects have no interval.
+
+        Raises:
+            ArgumentError: there is one.
+        """
+        few = next((name for name, of in self.prepared.items() if len(of.examples) < 2), None)
+        if few is not None:
+            raise ArgumentError(f"{asked}(n=...)", f"one test example of task {few!r}", "judge two or more")
+
     def __call__(self, task: str, mask: NeuronMask | None = None) -> Outcomes:
         """[example] outcomes of a task's test examples with the mask's neurons off."""
         key = self._key(task, mask)

@@ -166,6 +166,7 @@ def mask_parts(
     if len(masks) < 2:
         raise ArgumentError("mask_parts", "one mask", "give those of two tasks or more, or use deactivation")
     judge = Judge(resolve(model), tasks, n, batch_size, output)
+    judge.require_two_examples("mask_parts")
     parts = parts_of(masks, {name: task.family for name, task in tasks.items()})
     cells = {
         (name, part): mask for name, whole in masks.items() for part, mask in {"whole": whole, **parts[name]}.items()

@@ -257,6 +257,7 @@ def deactivation(
 
     tasks, masks = tasks_and_masks(tasks, masks, "deactivation")
     judge = Judge(resolve(model), tasks, n, batch_size, output, neutral)
+    judge.require_two_examples("deactivation")
     drawn = {name: drawn_beside(mask, range(n_random)) for name, mask in masks.items()}
     off = {name: _conditions(mask, drawn[name][0]) for name, mask in masks.items()}
     judge.measure([(name, what) for name, each in off.items() for what in each.values()], progress, "deactivation")

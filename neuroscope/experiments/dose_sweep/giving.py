@@ -91,9 +91,7 @@ def dose(
         masks = dict.fromkeys(tasks_of(tasks, ASKED), masks)
     named, chosen = tasks_and_masks(tasks, masks, ASKED)
     judge = Judge(resolve(model), named, n, batch_size, output, neutral, repetition=True)
-    few = next((name for name in named if len(judge.prepared[name].examples) < 2), None)
-    if few is not None:
-        raise ArgumentError(f"{ASKED}(n=...)", f"one test example of task {few!r}", "judge two or more")
+    judge.require_two_examples(ASKED)
     for mask in chosen.values():
         _check_fit(judge.model, mask, doses[-1], direction)
     masked = {name: [mask, *(mask.random_like(seed=s) for s in range(n_random))] for name, mask in chosen.items()}

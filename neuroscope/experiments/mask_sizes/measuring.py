@@ -93,9 +93,7 @@ def faithfulness(
     for group in sets:
         refuse_masks_of_test_examples({name: masks[group, name, k[0]] for name in named}, named, named.values())
     judge = Judge(model, named, n, batch_size, output, value=value, data=data)
-    few = next((name for name in named if len(judge.prepared[name].examples) < 2), None)
-    if few is not None:
-        raise ArgumentError(f"{ASKED}(n=...)", f"one test example of task {few!r}", "judge two or more")
+    judge.require_two_examples(ASKED)
     any_mask = next(iter(masks.values()))
     everything = any_mask | ~any_mask
     ablated = {place: ablations_of(mask, n_random) for place, mask in masks.items()}
