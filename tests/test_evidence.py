@@ -96,6 +96,7 @@ def test_deactivation_is_a_loop_over_ablate_and_evaluate(setting, off):
     assert len(table) == 3 * (1 + 3 + 3 + 3 + 1)
     matches = {"random-uniform": "uniform", "random-layer": "layer", "random-activation": "activation"}
     ps, spread = {condition: [] for condition in matches}, set()
+    breaks_more = {condition: [] for condition in matches}
     for name, task in tasks.items():
         rows = table[table["task"] == name]
         original = evaluate(model, task).outcomes
@@ -119,8 +120,12 @@ def test_deactivation_is_a_loop_over_ablate_and_evaluate(setting, off):
             if condition == "original":
                 assert math.isnan(row["p"]) and math.isnan(row["q"])
         for condition, found in ps.items():
-            found.append(p_by_hand(runs["task", None], [runs[condition, seed] for seed in range(3)]))
-    for condition, found in (ps | {"task": np.max(list(ps.values()), axis=0)}).items():  # of the claim on every kind
+            random = [runs[condition, seed] for seed in range(3)]
+            found.append(p_by_hand(runs["task", None], random))
+            breaks_more[condition].append(runs["task", None].mean() < np.mean(random))
+    # of the claim that it breaks more than every kind, against which one that breaks as much or more speaks fully
+    claim = np.max([np.where(breaks_more[c], ps[c], 1.0) for c in ps], axis=0)
+    for condition, found in (ps | {"task": claim}).items():
         rows = table[table["condition"] == condition].drop_duplicates("task")
         assert rows["p"].tolist() == pytest.approx(list(found), rel=1e-12)
         assert rows["q"].tolist() == benjamini_hochberg(rows["p"]).tolist()

@@ -121,7 +121,7 @@ def test_words_say_whether_the_task_alone_is_broken():
         "x: from 2.90 to 7.40 nats a token (with random neurons of the same layers off 4.10; 3.30 [2.00, 4.60]"
         in broken
     )
-    assert rest.endswith("in y.")
+    assert " in y. That is not shown to be no harm: in y it went from 2.90 to 3.00 nats a token (with" in rest
     assert "7.40 nats a token; random off 4.10; nothing off 2.90; q = 0.002" in found.hover("x")
     (figure,) = found.figures()
     assert [tuple(bar.y) for bar in figure.data[:3]] == [(2.9, 2.9), (4.1, 3.2), (7.4, 3.0)]

@@ -131,7 +131,8 @@ class Stability(Result):
             f"Two masks of one task (k = {largest:.3g}), each found on half of the examples, overlap **{mean:.2f}** "
             f"in the mean over tasks (Jaccard; by chance {chance:.2f}), {ceilings[worst]:.2f} in {worst}.",
             "",
-            "- No two tasks can be expected to overlap more than that: `overlap(masks, ceiling=stability.ceiling(k))`.",
+            "- No two tasks can be expected to overlap more than that where their masks are found on so many examples "
+            "(on more, they may): `overlap(masks, ceiling=stability.ceiling(k))`.",
         ]
         for k in sorted(set(self.table["k"]))[:-1]:
             found = self.ceiling(k)

@@ -96,16 +96,26 @@ class Neutrality:
             r, others = rows.loc[worst], [name for name in broken if name != worst]
             lines.append(
                 f"- {NEGATIVE}: in {len(broken)} of {len(self.rows)} tasks **what is broken is not the task alone**. "
-                f"Switching its own neurons off costs neutral text more than random ones do (q < {ALPHA}), most in "
-                f"{worst}: from {r['neutral_original']:.2f} to {r['neutral']:.2f} nats a token (with {self.random} off "
-                f"{r['neutral_random']:.2f}; {r['neutral'] - r['neutral_random']:.2f} "
-                f"[{r['neutral_low']:.2f}, {r['neutral_high']:.2f}] more than these)"
+                f"Switching its own neurons off costs neutral text more than random ones do (q < {ALPHA}), "
+                f"{'most' if others else 'that is'} in {worst}: from {self._rise(r)}"
                 + (f"; also in {', '.join(others)}." if others else ".")
             )
         rest = [name for name in self.rows.index if name not in broken]
         if rest:
-            lines.append(f"- Neutral text was not shown to lose more than with random ones off in {', '.join(rest)}.")
+            rows = self.rows.loc[rest]
+            r = rows.loc[(rows["neutral"] - rows["neutral_random"]).idxmax()]
+            lines.append(
+                f"- Neutral text was not shown to lose more than with random ones off in {', '.join(rest)}. That is "
+                f"not shown to be no harm: in {r.name} it went from {self._rise(r)}."
+            )
         return lines
+
+    def _rise(self, r: pd.Series) -> str:
+        return (
+            f"{r['neutral_original']:.2f} to {r['neutral']:.2f} nats a token (with {self.random} off "
+            f"{r['neutral_random']:.2f}; {r['neutral'] - r['neutral_random']:.2f} "
+            f"[{r['neutral_low']:.2f}, {r['neutral_high']:.2f}] more than these)"
+        )
 
     def hover(self, task: str) -> str:
         """A line on one mask; "" where nothing is known."""

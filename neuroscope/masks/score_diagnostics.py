@@ -80,7 +80,8 @@ class ScoreDiagnostics(Result):
         mean, about = self.manifest["objective_mean"], self.manifest
         if about["objective"] == "loss":
             seen = f"Mean loss {mean:.2g} nats, a probability of {math.exp(-mean):.1%} for each answer token; "
-            return seen + f"certain of {about['certain']} of {about['examples']} examples."
+            sure = "certain, so that rounding is 1 % of the gradient or more,"
+            return seen + f"{sure} of {about['certain']} of {about['examples']} examples."
         probability = float(torch.sigmoid(torch.tensor(-mean)))
         return f"Mean log-odds of an answer token {-mean:.2g}, a probability of {probability:.1%}."
 
