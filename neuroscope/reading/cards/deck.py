@@ -73,7 +73,7 @@ class NeuronCards(Result):
     def in_words(self) -> str:
         """Which neurons a task depends on alone, and what they write."""
         tested = self.table.dropna(subset=["q"]) if "q" in self.table else self.table[:0]
-        found = tested[[does_more(row) for row in tested.to_dict("records")]]
+        found = tested.loc[[does_more(row) for row in tested.to_dict("records")]]
         count = found["neuron"].nunique()
         if tested.empty:
             lead = f"{len(self)} neuron(s) were read; what breaks without them was not measured."
