@@ -340,6 +340,9 @@ def test_words_say_what_is_beyond_chance_and_what_is_not(off):
 def test_words_of_the_verdicts():
     families = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
     effects = [[0.6, 0.4, 0.1, 0.0], [0.5, 0.5, 0.0, 0.1], [0.58, 0.56, 0.02, 0.2], [0.1, 0.4, 0.04, -0.5]]
+    own = constructed([effects[0], effects[1], [0.3, *effects[2][1:]], effects[3]], families).in_words()
+    assert own.startswith("In **1 of 4**")  # a1's neurons break b1, but not c1
+    assert "- **A negative**: those of a1, though called so, are shown to break at least half of the other" in own
     together = constructed(effects, families).in_words()  # shared, general, general, no effect: see above
     assert "**A negative**: the neurons were not shown to be the task's own in a1 (with b1)." in together
     effects[0][2] = 0.0

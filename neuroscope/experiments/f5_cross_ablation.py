@@ -185,6 +185,12 @@ class CrossAblation(Result):
             "in general. Specific: more than those of any other family do as well. Shared: another family's break the "
             "task as much, and they break that family's.",
         ]
+        wide = verdicts[verdicts["verdict"].isin(["specific", "selective"]) & (verdicts["breaks"] >= 0.5)]["task"]
+        if len(wide):
+            lines.append(
+                f"- **A negative**: those of {', '.join(wide)}, though called so, are shown to break at least half of "
+                "the other families' tasks as well: they are not of use there alone."
+            )
         if general := names.get("general"):
             lines.append(
                 f"- **A negative**: the neurons of {', '.join(general)} are **general**, breaking at least half of the "
