@@ -163,20 +163,35 @@ class Result:
         """
         import pandas as pd  # heavy: only where a table is read
 
-        content = files.read_json(path, cls.__name__)
-        kind = content.get("kind") if isinstance(content, dict) else None
-        form = content.get("format") if kind else None
-        if kind != cls.__name__ or not isinstance(form, int) or form > files.FORMAT:
-            found = f"a file of kind {kind!r}" + (f", format {form}" if kind else "")
-            raise FileError(f"read {cls.__name__} from {path}", found, "load it with its own class, or update")
+        content = content_of(path, cls.__name__)
         try:
             if not isinstance(content["manifest"], dict):
                 raise TypeError("no manifest")
             columns = {n: pd.Series(c["values"], dtype=c["dtype"]) for n, c in content["table"].items()}
             return cls(table=pd.DataFrame(columns), manifest=content["manifest"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            found = f"a damaged table ({type(error).__name__}: {error})"
-            raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None
+            raise damaged(path, cls.__name__, error) from None
+
+
+def content_of(path: str | PathLike, kind: str) -> dict[str, Any]:
+    """What a file of a kind of result holds.
+
+    Raises:
+        FileError: the file is missing, truncated, of another kind, or of a newer format.
+    """
+    content = files.read_json(path, kind)
+    found_kind = content.get("kind") if isinstance(content, dict) else None
+    form = content.get("format") if found_kind else None
+    if found_kind != kind or not isinstance(form, int) or form > files.FORMAT:
+        found = f"a file of kind {found_kind!r}" + (f", format {form}" if found_kind else "")
+        raise FileError(f"read {kind} from {path}", found, "load it with its own class, or update")
+    return content
+
+
+def damaged(path: str | PathLike, kind: str, error: Exception) -> FileError:
+    """The error that a file's content is not what such a result is made of."""
+    found = f"a damaged file ({type(error).__name__}: {error})"
+    return FileError(f"read {kind} from {path}", found, "write the file again")
 
 
 @public

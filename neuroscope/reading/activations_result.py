@@ -17,10 +17,10 @@ from torch import Tensor
 
 from neuroscope import figures, files
 from neuroscope.checks import public, whole
-from neuroscope.errors import ArgumentError, FileError, choose
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.markup import NEGATIVE
 from neuroscope.reading.packing import packed, unpacked
-from neuroscope.results import Result
+from neuroscope.results import Result, content_of, damaged
 from neuroscope.tasks import Tasks, tasks_of
 
 if TYPE_CHECKING:
@@ -285,19 +285,14 @@ class Activations(Result):
         """
         import pandas as pd  # heavy: only where a table is read
 
-        content = files.read_json(path, cls.__name__)
-        kind = content.get("kind") if isinstance(content, dict) else None
-        if kind != cls.__name__ or content.get("format") != files.FORMAT:
-            found = f"a file of kind {kind!r}" + (f", format {content.get('format')}" if kind else "")
-            raise FileError(f"read {cls.__name__} from {path}", found, "load it with its own class, or update")
+        content = content_of(path, cls.__name__)
         try:
             about = pd.DataFrame(content["tokens"])
             values = pd.DataFrame(unpacked(content["values"]), columns=content["neurons"])
             texts = {task: [(p, a, tuple(t)) for p, a, t in told] for task, told in content["texts"].items()}
             return cls(pd.concat([about, values], axis=1), dict(content["manifest"]), texts, dict(content["first"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            found = f"a damaged file ({type(error).__name__}: {error})"
-            raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None
+            raise damaged(path, cls.__name__, error) from None
 
     def _owners(self) -> Int[np.ndarray, " token"]:
         """The text of every token, counted over all tasks."""

@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 
 from neuroscope import figures, files
 from neuroscope.checks import public, whole
-from neuroscope.errors import ArgumentError, FileError
+from neuroscope.errors import ArgumentError
 from neuroscope.markup import NEGATIVE
 from neuroscope.reading.activations_result import marked
 from neuroscope.reading.packing import packed, unpacked
 from neuroscope.reading.prompts import DECODER
-from neuroscope.results import Result
+from neuroscope.results import Result, content_of, damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,19 +209,14 @@ class NeuronStatistics(Result):
         """
         import pandas as pd  # heavy: only where a table is read
 
-        content = files.read_json(path, cls.__name__)
-        kind = content.get("kind") if isinstance(content, dict) else None
-        if kind != cls.__name__ or content.get("format") != files.FORMAT:
-            found = f"a file of kind {kind!r}" + (f", format {content.get('format')}" if kind else "")
-            raise FileError(f"read {cls.__name__} from {path}", found, "load it with its own class, or update")
+        content = content_of(path, cls.__name__)
         try:
             read = {name: unpacked(v) if isinstance(v, dict) else v for name, v in content["table"].items()}
             extremes = Extremes(**{name: unpacked(values) for name, values in content["extremes"].items()})
             texts = {int(i): ReadText(*told[:3], *map(tuple, told[3:])) for i, told in content["texts"].items()}
             return cls(pd.DataFrame(read), dict(content["manifest"]), extremes, texts)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            found = f"a damaged file ({type(error).__name__}: {error})"
-            raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None
+            raise damaged(path, cls.__name__, error) from None
 
     def __repr__(self) -> str:
         about = self.manifest

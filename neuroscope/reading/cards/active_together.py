@@ -17,7 +17,8 @@ from torch import Tensor
 from neuroscope.models.sites import Site
 from neuroscope.reading.cards.subject import ASKED, Place, Subject
 from neuroscope.reading.passes import Pass, Seen, run_passes
-from neuroscope.reading.prompts import DECODER, Looked, Row
+from neuroscope.reading.prompts import Looked, Row
+from neuroscope.reading.tallies import stack_of
 
 TOKENS = 20_000  # at most
 Near = list[tuple[Place, float]]
@@ -35,9 +36,9 @@ def active_together(subject: Subject, rows: Sequence[Row], count: int) -> dict[P
     sites = subject.model.sites(subject.mask.unit)
     chosen = {a: indices for a, indices in subject.chosen.items() if len(indices)}
     found: dict[Place, Near] = {}
-    for stack in dict.fromkeys(map(_stack, chosen)):
-        places = [(a, i) for a, i in subject.places if _stack(a) == stack]
-        here = {a: s for a, s in sites.items() if _stack(a) == stack}
+    for stack in dict.fromkeys(map(stack_of, chosen)):
+        places = [(a, i) for a, i in subject.places if stack_of(a) == stack]
+        here = {a: s for a, s in sites.items() if stack_of(a) == stack}
         for address, correlations in _correlations(subject, rows, places, here, stack):
             for k, place in enumerate(places):
                 column = correlations[k]
@@ -110,7 +111,3 @@ def _looked(done: Pass, stack: str, seen: Seen) -> tuple[Tensor, Tensor]:
     at = seen.at(looked)
     places = torch.arange(looked.numel(), device=at.device) if seen.index is None else seen.index
     return at, places[at].cpu()
-
-
-def _stack(address: str) -> str:
-    return DECODER if address.startswith(DECODER) else ""
