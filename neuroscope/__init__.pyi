@@ -46,6 +46,8 @@ from .models import Model as Model
 from .models import load as load
 
 # read them
+from .pruning import PrunedModel as PrunedModel
+from .pruning import prune as prune
 from .reading import activations as activations
 from .reading import directions as directions
 from .reading import neuron_statistics as neuron_statistics

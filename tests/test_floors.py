@@ -20,7 +20,7 @@ FLOORS = [
     {"interventions"},
     {"attribution", "evaluation", "interop"},
     {"comparison", "training"},
-    {"reading"},
+    {"pruning", "reading"},
     {"experiments"},
     {"reports"},
     {"__main__", "__init__"},

@@ -39,6 +39,7 @@ NOT_FOR_USERS = {
     "NeuronTrainerMixin": "its methods are those of transformers.Trainer",
     "NeuroscopeError": "raised, not called",
     "Model": "made by ns.load",
+    "PrunedModel": "made by ns.prune",
     "Kind": "a row of a table",
     "Experiment": "a row of a table",
     "MossaPart.of": "called by the parts of `mossa`",
@@ -47,6 +48,7 @@ NOT_FOR_USERS = {
     **dict.fromkeys(("NeuronMask.drawn_like", "NeuronMask.fits", "Scores.fits"), "called by the experiments"),
     **dict.fromkeys(("Model.logits", "Model.generate", "Model.check_ids"), "called with tensors that the engine made"),
 }
+OPENED = ("Model", "PrunedModel")  # whose methods are for users
 ANYTHING = {"default", "holder"}  # arguments that may be whatever they like
 MEANT = {("dtype", "a dtype"), ("model", "a layer")}  # a layer is a model of torch, to which experts may be hooked
 DICTS = {"manifest", "arguments", "options"}  # and dicts of whatever
@@ -81,7 +83,7 @@ def public_functions():
         for method, _ in inspect.getmembers(kind, callable):
             home = next(k for k in kind.__mro__ if method in vars(k))
             ours = home.__module__.startswith("neuroscope") and not method.startswith("_")
-            if ours and not {name, *(f"{k}.{method}" for k in (name, home.__name__))} & {*NOT_FOR_USERS} - {"Model"}:
+            if ours and not {name, *(f"{k}.{method}" for k in (name, home.__name__))} & {*NOT_FOR_USERS} - {*OPENED}:
                 found.setdefault(f"{home.__name__}.{method}", (kind, method))
     return found
 
@@ -164,7 +166,7 @@ def good_values(folder):
         "names": [*masks["a"]], "unit": "hidden", "families": {"a": "x", "b": "x"}, "reference": "a", "measure": "cka",
         "statistics.against_controls.outcomes": [0.0, 1.0], "results": [], "recipe": {"steps": 1}, "which": "all",
         "shots": 0, "statistics.paired_permutation.a": [0.0, 1.0], "statistics.paired_permutation.b": [1.0, 1.0],
-        "EvidenceCard": masks["a"].card(),
+        "EvidenceCard": masks["a"].card(), "PrunedModel": ns.prune(model, masks["a"]),
         "Model": model, "NeuronMask": masks["a"], "Scores": of_prompt, "Task": two["a"], "Recipe": ns.Recipe(),
         "CKA": ns.similarity.CKA(), "Overlap": ns.overlap(masks), "Similarity": ns.compare(reps, reps),
         "Maps": ns.pca(reps), "ParameterSimilarity": similarity, "Correlation": ns.correlate(pairs, pairs),

@@ -15,6 +15,7 @@ from torch import nn
 from neuroscope.errors import ModelError
 from neuroscope.models.discovery import Reader, discover
 from neuroscope.models.experts import expert_sites, untapped
+from neuroscope.models.layouts import sized
 from neuroscope.models.model import Backend, Model, Problems, Style, Units, quiet
 from neuroscope.models.named import HOW, named_readers
 from neuroscope.models.packed import packed_names
@@ -154,13 +155,16 @@ def style_of(base: Any) -> Style:
 
 
 def architecture(config: Any) -> Any:
-    """The transformers class that a configuration names, if it has a language-model head; else the causal one."""
+    """The transformers class that a configuration names, if it has a language-model head; else the causal one.
+
+    Of a configuration whose layers differ in size (`layouts`), one that builds them so.
+    """
     import transformers  # heavy: only when a model is loaded by name
 
-    kind = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0], None)
+    kind: Any = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0], None)
     if kind is None or not hasattr(kind, "from_pretrained") or kind.__name__.endswith("Model"):
-        return kind if kind is not None and "LMHead" in kind.__name__ else transformers.AutoModelForCausalLM
-    return kind
+        kind = kind if kind is not None and "LMHead" in kind.__name__ else transformers.AutoModelForCausalLM
+    return sized(kind, config)
 
 
 def find_tokenizer(base: Any) -> Any:
