@@ -40,6 +40,7 @@ from .interventions import patch_sweep as patch_sweep
 from .interventions import scale as scale
 from .masks import NeuronMask as NeuronMask
 from .masks import Scores as Scores
+from .masks import load_mask as load_mask
 from .masks import overlap as overlap
 from .masks import overlap_sweep as overlap_sweep
 from .models import Model as Model

@@ -106,8 +106,12 @@ PLACES = [(name, argument) for name, function in FUNCTIONS.items() for argument 
 @pytest.fixture(scope="module")
 def good(frozen_garbage, tmp_path_factory):
     """Function or argument -> a value that is right, and makes little work; experiments train nothing."""
-    with quick_training():
-        yield good_values(tmp_path_factory.mktemp("good"))
+    with quick_training(), pytest.MonkeyPatch.context() as hub:
+        values = good_values(tmp_path_factory.mktemp("good"))
+        hub.setattr("huggingface_hub.create_repo", lambda *args, **how: None)
+        hub.setattr("huggingface_hub.upload_folder", lambda **how: "address")
+        hub.setattr("huggingface_hub.hf_hub_download", lambda *args, **how: values["ns.load_mask.path"])
+        yield values
 
 
 def good_values(folder):
@@ -166,6 +170,7 @@ def good_values(folder):
         "names": [*masks["a"]], "unit": "hidden", "families": {"a": "x", "b": "x"}, "reference": "a", "measure": "cka",
         "statistics.against_controls.outcomes": [0.0, 1.0], "results": [], "recipe": {"steps": 1}, "which": "all",
         "shots": 0, "statistics.paired_permutation.a": [0.0, 1.0], "statistics.paired_permutation.b": [1.0, 1.0],
+        "ns.load_mask.path": str(masks["a"].save(folder / "mask")), "repo_id": "somebody/masks",
         "EvidenceCard": masks["a"].card(), "PrunedModel": ns.prune(model, masks["a"]),
         "Model": model, "NeuronMask": masks["a"], "Scores": of_prompt, "Task": two["a"], "Recipe": ns.Recipe(),
         "CKA": ns.similarity.CKA(), "Overlap": ns.overlap(masks), "Similarity": ns.compare(reps, reps),

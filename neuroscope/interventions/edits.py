@@ -173,6 +173,9 @@ def add(
         amount: one number, or a tensor by address with one number per coordinate of the site (as `scores.means` has).
         at, when: at which tokens, and in which range of activations, as of `ablate`.
 
+    What is added at every token is a constant in the residual stream: `add(...).to_gguf(path)` writes it as a control
+    vector for llama.cpp.
+
     Raises:
         MaskError: the mask is of another model.
         ArgumentError: no mask, or an amount that is no finite number and does not fit the mask's sites.
@@ -182,8 +185,9 @@ def add(
     where = where_of(places, at, when, "add")
     if not isinstance(amount, Mapping):
         number = finite(amount, "add(amount)", "give a number, or a tensor by address")
+        each = {a: torch.full(c.shape, number) for a, c in places.coordinates.items()}
         return places.changed(
-            lambda s, h, c: h.index_copy(-1, c, h.index_select(-1, c) + number), f"add {number}", where
+            lambda s, h, c: h.index_copy(-1, c, h.index_select(-1, c) + number), f"add {number}", where, added=each
         )
     terms: dict[str, Tensor] = {}
     for address, site in places.sites.items():
@@ -202,4 +206,5 @@ def add(
         more = terms[site.address].to(h)[coordinates]
         return h.index_copy(-1, coordinates, h.index_select(-1, coordinates) + more)
 
-    return places.changed(plus, "add", where, terms)
+    each = {a: values[places.coordinates[a].to(values.device)] for a, values in terms.items()}
+    return places.changed(plus, "add", where, terms, added=each)

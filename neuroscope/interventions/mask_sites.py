@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -16,7 +17,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from neuroscope import files
+from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, ModelError, kind_of
+from neuroscope.interventions.control_vector import write_control_vector
 from neuroscope.masks import NeuronMask, mask_for
 from neuroscope.models import Model, resolve
 from neuroscope.models.sites import Edit, Entry, NotCopied, Site, edit
@@ -87,6 +90,7 @@ class Scope(edit):
         what: what it does, for its repr.
         said: gives the same for manifests, with a digest of the neurons and numbers.
         watchers: what it looks at while it is on.
+        added: by address, what is added to each coordinate at every token, where that is all it does.
     """
 
     def __init__(
@@ -97,8 +101,10 @@ class Scope(edit):
         what: str,
         said: Callable[[], str],
         watchers: Sequence[Watcher] = (),
+        added: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(sites, function)
+        self._added = added
         self.said, self._watchers = said, watchers
         self.by_position, self.by_pass = any(watcher.by_position for watcher in watchers), bool(watchers)
         self._looking: list[list[Any]] = []
@@ -139,6 +145,32 @@ class Scope(edit):
             raise ModelError(f"switch off: {self._what}", found, "switch it on first: scope = ablate(...).on()")
         self._is_by_hand = False
         self.__exit__()
+
+    @public
+    def to_gguf(self, path: str | PathLike) -> Path:
+        """Write what `ns.add` adds as a control vector of llama.cpp, atomically (`control_vector`).
+
+            llama-cli -m model.gguf --control-vector vector.gguf
+
+        The scope need not be entered for it.
+
+        Raises:
+            ModelError: an intervention that does not add the same vector to the residual stream at every token, such as
+                `scale` and `ablate`, whose effect depends on the activations, or `add` with `at` or `when`; neurons of
+                the first block, for which llama.cpp has no direction; a model that changes what its FFN writes (Gemma's
+                norms), or one that is not causal; or the package gguf is missing.
+            FileError: the file cannot be written.
+
+        Example:
+            >>> from neuroscope.interventions import add  # doctest: +SKIP
+            >>> add(model, "1.229", 2.0).to_gguf("vector.gguf")  # doctest: +SKIP
+        """
+        self._was_entered = True  # it was of use
+        if self._added is None:
+            found = "a change that depends on the activations or on the token, so that it is no constant vector"
+            do = "give ns.add(model, mask, amount), without at and when: that alone is one"
+            raise ModelError(f"write a control vector: {self._what}", found, do)
+        return write_control_vector(self._model, {s.address: s for s in self._sites}, self._added, path)
 
     def _begin(self, by_hand: bool = False) -> None:
         if self._sites:
@@ -238,6 +270,7 @@ class MaskSites:
         numbers: Mapping[str, Tensor] | None = None,
         watchers: Sequence[Watcher] = (),
         more: Any = None,
+        added: Mapping[str, Tensor] | None = None,
     ) -> Scope:
         """A scope in which `change(site, h, coordinates)` gives the new vector of every site, or None to leave it.
 
@@ -248,6 +281,7 @@ class MaskSites:
             numbers: by site, which the new vectors are made of.
             watchers: what the change must see of a pass.
             more: what else tells the change from another.
+            added: by address, what the change adds to each of the coordinates, if it adds the same to every vector.
         """
         coordinates = dict(self.coordinates)
 
@@ -267,7 +301,16 @@ class MaskSites:
         def said() -> str:
             return f"{text} {files.digest(_digest(self.coordinates), _digest(numbers or {}), more)}"
 
-        return Scope(self.model, tuple(self.sites.values()), on_site, f"{text} of {self.model.name}", said, watchers)
+        if added is not None:
+            added = None if where is not None else {a: self._full(a, terms) for a, terms in added.items()}
+        what = f"{text} of {self.model.name}"
+        return Scope(self.model, tuple(self.sites.values()), on_site, what, said, watchers, added)
+
+    def _full(self, address: str, terms: Tensor) -> Tensor:
+        """What is added to every coordinate of a site: 0 to those of no neuron of the mask."""
+        site = self.sites[address]
+        zeros = torch.zeros(site.width * site.group, dtype=torch.float64)
+        return zeros.index_copy(0, self.coordinates[address].cpu(), terms.detach().to("cpu", torch.float64))
 
     def observe(self, inputs: dict[str, Tensor], look: Edit, at: Tensor | None = None) -> None:
         """One forward pass without gradients, in which `look(site, h, tokens)` is shown every site's vector."""

@@ -7,6 +7,7 @@ from neuroscope.masks.neuron_mask import NeuronMask, check_mask, mask_for, masks
 from neuroscope.masks.overlap_clusters import OverlapClusters
 from neuroscope.masks.overlap_results import Overlap, OverlapSweep
 from neuroscope.masks.per_neuron import read_safetensors, shape
+from neuroscope.masks.reading_masks import load_mask
 from neuroscope.masks.score_diagnostics import ScoreDiagnostics
 from neuroscope.masks.scores import Scores, scores_of
 
@@ -21,6 +22,7 @@ __all__ = [
     "ScoreDiagnostics",
     "Scores",
     "check_mask",
+    "load_mask",
     "mask_for",
     "masks_of",
     "overlap",

@@ -20,6 +20,7 @@ from neuroscope.masks.by_hand import check_indices, neurons_of
 from neuroscope.masks.draws import DRAWN, Match
 from neuroscope.masks.evidence import checked
 from neuroscope.masks.evidence_card import EvidenceCard, card_of
+from neuroscope.masks.hub import NAME, push
 from neuroscope.masks.json_file import is_json, mask_in_json
 from neuroscope.masks.loudness import as_loud
 from neuroscope.masks.per_neuron import UNITS, PerNeuron, by_name, frame_of, shape, widths_of
@@ -108,6 +109,29 @@ class NeuronMask(PerNeuron):
         except (ArgumentError, MaskError) as error:
             found = f"{error.asked}: {error.found}"
             raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None
+
+    @public
+    def push_to_hub(
+        self, repo_id: str, *, name: str = NAME, private: bool | None = None, token: str | None = None
+    ) -> str:
+        """Put the mask into a repository of the Hugging Face Hub, which is made where there is none, in one commit.
+
+        The repository then has `<name>.safetensors`, as `save` writes it, and `<name>.md`, the mask's card in words.
+        `ns.load_mask(repo_id, name=name)` reads it back.
+
+        Args:
+            repo_id: such as "somebody/masks".
+            name: of the mask there; several may be in one repository. One of that name is replaced.
+            private: of a repository that is made (None: what your organisation has as its default).
+            token: None: the one of `hf auth login`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            FileError: the Hub cannot be reached, or refuses. Nothing here is changed.
+        """
+        return push(self, repo_id, name, private, token)
 
     def flags(self) -> Bool[Tensor, " neuron"]:
         """Membership of every neuron of the model, in forward order."""

@@ -147,24 +147,30 @@ def _configure(model: Model, small: Any, cuts: Cuts, kept: Mapping[str, int], is
     config = getattr(small, "config", None)
     if config is None:
         return False
-    inside = config.get_text_config() if hasattr(config, "get_text_config") else config
     sites = model.sites("head" if is_head else "hidden")
-    for changes in _ways(inside, sites, kept, is_head):
-        before = {name: getattr(inside, name, None) for name in changes}
-        layout, config.__dict__[LAYOUT] = getattr(config, LAYOUT, None), None
-        try:
-            for name, value in changes.items():
-                setattr(inside, name, value)
-            if _builds(small, config, cuts):
-                del config.__dict__[LAYOUT]
-                return True
-        except Exception:  # a configuration may refuse a value in any way
-            pass
-        for name, was in before.items():
-            setattr(inside, name, was)
-        config.__dict__[LAYOUT] = layout
+    for changes in _ways(_text(config), sites, kept, is_head):
+        tried = copy.deepcopy(config)
+        if _set(tried, changes) and _builds(small, tried, cuts):
+            _set(config, changes)  # which the layers hold
+            return True
     setattr(config, LAYOUT, _layout(model, small, cuts))
     return False
+
+
+def _text(config: Any) -> Any:
+    """The part of a configuration that is about text."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _set(config: Any, changes: Mapping[str, int]) -> bool:
+    """Let a configuration say sizes, and nothing else of them; whether it takes them."""
+    vars(config).pop(LAYOUT, None)
+    try:
+        for name, value in changes.items():
+            setattr(_text(config), name, value)
+    except Exception:  # a configuration may refuse a value in any way
+        return False
+    return True
 
 
 def _ways(config: Any, sites: Mapping[str, Site], kept: Mapping[str, int], is_head: bool) -> Iterator[dict[str, int]]:
@@ -187,8 +193,11 @@ def _ways(config: Any, sites: Mapping[str, Site], kept: Mapping[str, int], is_he
 
 def _builds(small: Any, config: Any, cuts: Cuts) -> bool:
     """Whether the model's class builds, from the configuration, parameters of these shapes and modules alike."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        twin = type(small)(config)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            twin = type(small)(config)
+    except Exception:  # a family's own code, given sizes that do not fit each other
+        return False
     shapes = {name: p.shape for name, p in twin.named_parameters()}
     same = shapes == {name: p.shape for name, p in small.named_parameters()}
     numbers = ((path, name, n) for path, each in cuts.settings.items() for name, n in each.items())

@@ -26,6 +26,7 @@ from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, c
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.deltas import attach, bare, places_of, remove
+from neuroscope.training.peft_folder import write_peft
 from neuroscope.training.saving import guard, save_checkpoint, unguard, write_tensors
 from neuroscope.training.trainable import refuse_loras, training_only
 
@@ -215,6 +216,22 @@ class NeuronAdapter:
                     weights[full] = weights[full].clone()  # a copy of the touched matrices, not of the model
                     placed.delta.put({name: weights[full]}, {name: entries})
         return save_checkpoint(self.model, folder, weights)
+
+    @public
+    def to_peft(self, folder: str | PathLike) -> Path:
+        """Write the change, at its scale, as a folder that PEFT opens on the base: `PeftModel.from_pretrained`.
+
+        It is a LoRA of full rank on the trained rows and columns, which is exact: of rank r where r of a layer's rows
+        and columns are trained, with r (inputs + outputs) numbers where the adapter has r inputs (or outputs): two to
+        four times its size in most models. The folder's README says both. The changes of biases are in it
+        (`lora_bias`, of peft 0.14 or later).
+
+        Raises:
+            FileError: the folder exists and is not empty, or cannot be written.
+            ModelError: the adapter is detached.
+        """
+        self._check_attached("write an adapter for PEFT")
+        return write_peft(self, folder)
 
     def _check_attached(self, asked: str) -> None:
         if not self._is_attached:

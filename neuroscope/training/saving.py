@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -63,23 +63,39 @@ def _save_pretrained(root: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _write(model: Model, folder: Path, weights: dict[str, Tensor]) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileError(f"export to {folder}", "something is there already", "give a folder that is new or empty")
-    begun: list[Path] = []
     shows_progress = logging.is_progress_bar_enabled()
 
     def write(partial: Path) -> None:
-        begun.append(partial)
         type(model.root).save_pretrained(model.root, partial, state_dict=weights)  # not the guard's
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(partial)
 
     try:
         logging.disable_progress_bar()
-        return files.write(folder, write)
+        return write_folder(folder, write, f"export to {folder}")
     finally:
         if shows_progress:
             logging.enable_progress_bar()
+
+
+def write_folder(folder: str | PathLike, write: Callable[[Path], None], asked: str) -> Path:
+    """Write a new folder atomically, by a function that is given the path to write it to.
+
+    Raises:
+        FileError: the folder exists and is not empty, or cannot be written; then nothing is left of it.
+    """
+    folder = files.path_of(folder, asked)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileError(asked, f"something is there already: {folder}", "give a folder that is new or empty")
+    begun: list[Path] = []
+
+    def noted(partial: Path) -> None:
+        begun.append(partial)
+        write(partial)
+
+    try:
+        return files.write(folder, noted)
+    finally:
         for partial in begun:  # gone already where all went well
             shutil.rmtree(partial, ignore_errors=True)
 
