@@ -244,6 +244,23 @@ def test_diagnostics_count_what_is_there():
     assert list(found.figure().data[0].y) == pytest.approx([20, 80])
 
 
+def test_diagnostics_name_neurons_that_owe_their_score_to_first_tokens(tmp_path):
+    values = {"blocks.0.x": [5.0, 9.0] + [1.0] * 198, "blocks.1.x": [7.0, 8.0] + [1.0] * 98}  # the top 1 %: 9, 8, 7
+    scores = {a: torch.tensor(v) for a, v in values.items()}
+    widths = {a: len(v) for a, v in values.items()}
+    alone = {a: torch.zeros(n) for a, n in widths.items()}
+    alone["blocks.0.x"][:2] = torch.tensor([5.0, 4.5])  # of 5, which is not among them; half of 9, not more
+    alone["blocks.1.x"][:2] = torch.tensor([10.5, 4.4])  # the others take from 7; more than half of 8
+    found = Scores(scores, widths, first=alone).diagnostics()
+    assert found.manifest["scores"]["first"] == {"of": 3, "sinks": [["1.1", pytest.approx(0.55)], ["1.0", 1.5]]}
+    words = "2 of the top 3 get over half of their score from the first token of a text alone, whatever the text says: "
+    assert words + "1.1 (55%), 1.0 (150%). `skip_first=True`" in found.in_words()
+    assert type(found).load(found.save(tmp_path / "x.json")).in_words() == found.in_words()
+    none = Scores(scores, widths, first={"blocks.0.x": alone["blocks.0.x"]}).diagnostics().in_words()
+    assert "- None of the top 3 gets over half of its score from first tokens." in none
+    assert "first token" not in Scores(scores, widths).diagnostics().in_words()
+
+
 def test_diagnostics_say_first_what_makes_a_mask_none(tmp_path):
     about = {"objective": "loss", "objective_mean": 2e-7, "examples": 4}
     one_of = lambda n, value=1.0: [value] * n + [0.0] * (100 - n)  # noqa: E731

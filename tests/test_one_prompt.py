@@ -152,6 +152,38 @@ def test_the_first_token_can_be_left_out(model):
         ns.attribute(model, task, method="activation", skip_first=True)
 
 
+@pytest.mark.parametrize("style", ["causal", "seq2seq"])
+def test_what_first_tokens_alone_give_a_score(style, tmp_path):
+    model = tiny_model(style)
+    task = Task("t", discovery=[Example(PROMPT, "yes"), Example("a plot", "no"), Example("the soup :", "maybe")])
+    parts = [ns.attribute(model, e.prompt, answer=f" {e.answer}").effects for e in task.discovery]
+    first = {a: torch.stack([part[a][0] for part in parts]) for a in parts[0]}
+    expected = {"abs_of_sum": {}, "signed": {}, "sum_of_abs": {}}
+    for address, of_each in first.items():
+        expected["abs_of_sum"][address] = expected["sum_of_abs"][address] = of_each.abs().mean(0)
+        expected["signed"][address] = of_each.mean(0)
+    for reduction, size in (("abs_of_sum", 1), ("abs_of_sum", 3), ("signed", 2), ("sum_of_abs", 3)):
+        scores = ns.attribute(model, task, reduction=reduction, batch_size=size)
+        for address in scores:
+            torch.testing.assert_close(scores.first[address], expected[reduction][address], atol=1e-6, rtol=1e-4)
+    opposite = ns.attribute(model, task, sign="-")
+    assert all(torch.allclose(opposite.first[a], -expected["signed"][a], atol=1e-6) for a in first)
+    again = ns.Scores.load(scores.save(tmp_path / "scores.safetensors"))
+    assert all(torch.equal(again.first[a], scores.first[a]) for a in scores)
+    for how in ({"skip_first": True}, {"method": "activation"}):
+        assert ns.attribute(model, task, **how).first is None
+
+
+@pytest.mark.parametrize("family", ["opt", "mixtral"])
+def test_what_first_tokens_give_where_tokens_are_flattened_or_routed(family, tmp_path):
+    root, words = families.build(family), families.tokenizer(tmp_path)
+    model = ns.load(tap_experts(root) if family == "mixtral" else root, tokenizer=words)
+    scores = ns.attribute(model, "w60 w61 w62 w63", answer=" w7")
+    assert max(v.abs().max() for v in scores.first.values()) > 0
+    for address, effects in scores.effects.items():  # also of an expert that no token was routed to
+        torch.testing.assert_close(scores.first[address], effects[0], atol=1e-7, rtol=1e-4)
+
+
 def test_a_neuron_that_is_zeroed_at_a_token_takes_its_effect_away():
     """To first order: of a small scaling, the difference of logits changes by that share of the effect."""
     model = tiny_model()

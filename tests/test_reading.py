@@ -359,6 +359,34 @@ def test_a_file_keeps_every_bit(read, tmp_path):
         ns.load_result(path)
 
 
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] == 'user' and 'Review' or 'Answer' }} : {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}Answer :{% endif %}"
+)
+
+
+def test_a_chat_is_read_in_its_template():
+    model = tiny_model()
+    model.tokenizer.chat_template = TEMPLATE
+    first = [{"role": "user", "content": "good food"}]
+    asked = ns.activations(model, first, "1.3")
+    assert list(asked.table["token"]) == ["Review", ":", "good", "food", "Answer", ":"]
+    assert set(asked.table["part"]) == {"prompt"} and set(asked.table["task"]) == {"prompts"}
+    ids = model.tokenizer("Review : good food Answer :", add_special_tokens=False)["input_ids"]  # no start token
+    expected = captured(model, ids)["blocks.1.mlp.hook_post"][:, 3]
+    np.testing.assert_allclose(asked.values[:, 0], expected, atol=1e-6)
+    told = [*first, {"role": "assistant", "content": "so very good"}]
+    read = ns.activations(model, {"chat": told, "text": "the food"}, "1.3")
+    chat = read.table[read.table["task"] == "chat"]
+    assert list(chat["token"])[:8] == ["Review", ":", "good", "food", "Answer", ":", "so", "very"]
+    assert list(chat["part"])[5:8] == ["prompt", "answer", "answer"]
+    assert read.texts["chat"][0][:2] == ("good food", "so very good") and list(read.table["task"])[-1] == "text"
+    assert asked.manifest["prompts"] != read.manifest["prompts"]
+    for wrong in ([{"role": "assistant", "content": "a"}], [{"role": "user"}], [*told, *told[1:]]):
+        with pytest.raises(ArgumentError, match="prompt: message"):
+            ns.activations(model, wrong, "1.3")
+
+
 def test_the_whole_model_where_no_neurons_are_named(model):
     read = ns.activations(model, "the food")
     assert read.values.shape == (3, 96) and read.neurons[0] == "0.0" and read.neurons[-1] == "1.47"

@@ -253,4 +253,7 @@ def _scores(scoring: Scoring, sums: ByAddress, together: list[str]) -> Scores:
     effects = None
     if request.of_prompt and request.method.by_token:
         effects, manifest["shown"] = scoring.effects(), scoring.shown()
-    return Scores(relevance, widths, request.unit, manifest, scoring.means() or None, scoring.norms() or None, effects)
+    alone = scoring.total(scoring.sums.first)
+    first = {a: alone[a].detach().float().cpu() / n if a in alone else torch.zeros(w) for a, w in widths.items()}
+    means, norms = scoring.means() or None, scoring.norms() or None
+    return Scores(relevance, widths, request.unit, manifest, means, norms, effects, first if alone else None)

@@ -30,7 +30,8 @@ CERTAIN = 50 * torch.finfo(torch.float32).eps  # nats: below this loss, rounding
 class Sums:
     """One running sum per site: of relevance, and of activation and its square; and each example's objective.
 
-    Means are for mean ablation, root mean squares for controls that are as loud. Nothing else is kept.
+    Means are for mean ablation, root mean squares for controls that are as loud, the relevance of first tokens alone
+    for finding sinks. Nothing else is kept.
     """
 
     relevance: dict[str, Tensor] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Sums:
     tokens: dict[str, Tensor] = field(default_factory=dict)
     objective: dict[int, float] = field(default_factory=dict)
     effects: dict[str, Tensor] = field(default_factory=dict)  # of one prompt: [token, neuron]
+    first: dict[str, Tensor] = field(default_factory=dict)  # relevance of the first tokens alone
 
     def add(self, site: Site, value: Float[Tensor, " neuron"]) -> None:
         """Add relevance."""
@@ -189,6 +191,10 @@ class Scoring:
         product = site.per_unit(product)
         if self.request.skip_first:
             product = product * ~_at_start(product, tokens, batch)
+        elif self.request.method.by_token:
+            first = product[:, :1] if owner is None else product * _at_start(product, tokens, batch)
+            alone, known = reduction(first, owner, len(batch.index)), self.sums.first.get(site.address)
+            self.sums.first[site.address] = alone if known is None else known.add_(alone)
         if self.request.of_prompt:
             place = _places(product, tokens, batch)
             effects = torch.zeros(_length(site, batch), site.width)

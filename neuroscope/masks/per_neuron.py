@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="PerNeuron")
 UNITS: tuple[Unit, ...] = get_args(Unit)
-FURTHER = ("means", "norms", "effects")  # what scores, or masks, may have by address besides their values
+FURTHER = ("means", "norms", "effects", "first")  # what scores, or masks, may have by address besides their values
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,4 +1,4 @@
-"""What scores rest on, seen before a mask is made of them: zeros, ties at the cuts, concentration, certainty, depth."""
+"""What scores rest on, seen before a mask is made of them: zeros, ties, concentration, certainty, depth, sinks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neuroscope import figures
 from neuroscope.masks.cut import Cut, top_of
+from neuroscope.masks.neuron_names import names_of_sites
 from neuroscope.results import Result
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 CUTS = {"0.1 %": 0.001, "1 %": 0.01, "10 %": 0.1}
 SINK = 0.5  # from this share of the total relevance on, a single neuron is told of first
+HALF = 0.5  # from this share of its score on, what a neuron has from first tokens alone makes it a sink
+OF = "1 %"  # of the neurons, among whom sinks are counted
+NAMED = 8  # sinks that words name
 ENTRY = "scores"  # of the manifest: the numbers over all neurons
 
 
@@ -56,6 +60,8 @@ class ScoreDiagnostics(Result):
             )
         if "objective_mean" in self.manifest:
             lines.append(f"- {self._certainty()}")
+        if "first" in total:
+            lines.append(f"- {self._sinks()}")
         return "\n".join(lines)
 
     def _verdict(self) -> str:
@@ -74,6 +80,19 @@ class ScoreDiagnostics(Result):
         if total["largest_share"] >= SINK:
             return f"**One neuron, {total['largest']}, has {total['largest_share']:.0%} of the relevance.**"
         return f"The top 10 % of the neurons hold **{total['held']['10 %']:.0%}** of the relevance."
+
+    def _sinks(self) -> str:
+        """How many of the strongest neurons owe their score to first tokens."""
+        found, shares = self.manifest[ENTRY]["first"], dict(self.manifest[ENTRY]["first"]["sinks"])
+        if not shares:
+            return f"None of the top {found['of']:,} gets over half of its score from first tokens."
+        named = ", ".join(f"{name} ({share:.0%})" for name, share in list(shares.items())[:NAMED])
+        more = f" and {len(shares) - NAMED:,} more" if len(shares) > NAMED else ""
+        verb = "get over half of their score" if len(shares) > 1 else "gets over half of its score"
+        return (
+            f"**Sinks**: {len(shares):,} of the top {found['of']:,} {verb} from the first token of a text alone, "
+            f"whatever the text says: {named}{more}. `skip_first=True` of `ns.attribute` leaves that token out."
+        )
 
     def _certainty(self) -> str:
         """How sure of the answers the model was."""
@@ -101,8 +120,16 @@ class ScoreDiagnostics(Result):
         return {"sites": self.to_frame()}
 
 
-def diagnose(values: Mapping[str, Float[Tensor, " width"]], manifest: Mapping[str, Any]) -> ScoreDiagnostics:
-    """The diagnostics of scores, by address in forward order."""
+def diagnose(
+    values: Mapping[str, Float[Tensor, " width"]],
+    manifest: Mapping[str, Any],
+    alone: Mapping[str, Float[Tensor, " width"]] | None = None,
+) -> ScoreDiagnostics:
+    """The diagnostics of scores, by address in forward order.
+
+    Args:
+        alone: what the scores would be from first tokens alone, if known.
+    """
     import pandas as pd  # heavy: only for tables
 
     widths = [len(v) for v in values.values()]
@@ -132,4 +159,26 @@ def diagnose(values: Mapping[str, Float[Tensor, " width"]], manifest: Mapping[st
         "largest": f"{list(values)[site]} neuron {first - sum(widths[:site])}",
         "largest_share": float(positive[first]) / whole,
     }
+    if alone is not None:
+        of_first = torch.cat([alone.get(a, torch.zeros(len(v))).float().cpu() for a, v in values.items()])
+        names = [
+            f"{called}.{i}"
+            for called, width in zip(names_of_sites(list(values)).values(), widths, strict=True)
+            for i in range(width)
+        ]
+        about["first"] = _sinks(relevance, of_first, tops[OF][0], names)
     return ScoreDiagnostics(rows, {**manifest, ENTRY: about})
+
+
+def _sinks(
+    relevance: Float[Tensor, " neuron"], alone: Float[Tensor, " neuron"], chosen: Tensor, names: list[str]
+) -> dict[str, Any]:
+    """Of the chosen neurons with a relevance above 0, how many there are, and the sinks among them, the highest first.
+
+    A sink's share is what its score would be from first tokens alone, over its score: above 1 where the other tokens
+    act against the first.
+    """
+    places = [i for i in chosen.nonzero().flatten().tolist() if relevance[i] > 0]
+    shares = {i: float(alone[i] / relevance[i]) for i in places}
+    sinks = sorted((i for i in places if shares[i] > HALF), key=lambda i: -float(relevance[i]))
+    return {"of": len(places), "sinks": [[names[i], shares[i]] for i in sinks]}

@@ -34,9 +34,12 @@ class Scores(PerNeuron):
     Attributes:
         effects: of scores of one prompt, the part of each token in every neuron's score, `[token, width]`: their sums
             over tokens are the signed scores.
+        first: what the scores would be from each row's first token alone, `[width]`, where the method tells tokens
+            apart: there some neurons, sinks, are extreme whatever the text says (`diagnostics` names them).
     """
 
     effects: Mapping[str, Float[Tensor, "token neuron"]] | None = None
+    first: Mapping[str, Float[Tensor, " neuron"]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,7 +178,7 @@ class Scores(PerNeuron):
         return frame_of({a: torch.arange(len(v)) for a, v in self.items()}, relevance=self.vector())
 
     def diagnostics(self) -> ScoreDiagnostics:
-        """What the scores rest on, before a mask is made of them: zeros, ties, concentration, certainty, depth.
+        """What the scores rest on, before a mask is made of them: zeros, ties, concentration, certainty, depth, sinks.
 
         Returns:
             A result with `in_words`, which begins with "Not a mask" where none can be made; a row per site; a figure.
@@ -188,7 +191,7 @@ class Scores(PerNeuron):
             **Not a mask**
         """
         self._require_all("diagnostics()")
-        return diagnose(self, self.manifest)
+        return diagnose(self, self.manifest, self.first)
 
     @public
     def figure(self, k: float = 0.10) -> go.Figure:

@@ -19,12 +19,28 @@ from neuroscope.models import Model
 from neuroscope.models.passes import Layout, Part
 from neuroscope.tasks import Example, Task, tasks_of
 from neuroscope.tasks.encoding import Batch, Encoded, encode
-from neuroscope.tasks.prompts import fitting
+from neuroscope.tasks.one_prompt import is_prompt, task_of_prompt
+from neuroscope.tasks.prompts import fitting, prompt_pieces
 from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
 GIVEN = "prompts"  # the task of prompts that are given without one
 DECODER = "decoder_"  # how addresses of an encoder-decoder model's decoder begin
-Groups = Mapping[str, Task | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One chat, shown in the template of the model's tokenizer.
+
+    Attributes:
+        task: its one discovery example is the last message of the user, with what the assistant then says.
+        answered: whether the assistant's message was given; else the prompt alone is read.
+    """
+
+    task: Task
+    answered: bool
+
+
+Groups = Mapping[str, Task | Chat | Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,33 @@ class Row:
     prompt: str
     label: str
     encoded: Encoded
+
+
+def chats_and_groups(prompts: Any, asked: str, name: str = "prompts") -> dict[str, Task | Chat | tuple[str, ...]]:
+    """As `groups_of`; the messages of a chat may stand in place of texts.
+
+    Raises:
+        ArgumentError: as there; messages in another order than the template's.
+    """
+    if _is_chat(prompts):
+        return {GIVEN: _chat(prompts)}
+    if not isinstance(prompts, Mapping):
+        return dict(groups_of(prompts, asked, name))
+    chats = {key: _chat(value) for key, value in prompts.items() if _is_chat(value)}
+    others = {key: value for key, value in prompts.items() if key not in chats}
+    found = {**chats, **(groups_of(others, asked, name) if others or not chats else {})}
+    return {text_of(key, name): found[key] for key in prompts}
+
+
+def _is_chat(value: Any) -> bool:
+    return not isinstance(value, str) and is_prompt(value)
+
+
+def _chat(messages: Sequence[Mapping[str, Any]]) -> Chat:
+    answered = messages[-1].get("role") == "assistant"
+    if answered and len(messages) > 1:
+        return Chat(task_of_prompt(messages[:-1], messages[-1].get("content")), True)
+    return Chat(task_of_prompt(messages, "none"), False)
 
 
 def groups_of(prompts: Any, asked: str, name: str = "prompts") -> dict[str, Task | tuple[str, ...]]:
@@ -102,6 +145,10 @@ def rows_of(model: Model, groups: Groups, split: str, n: int | None) -> list[Row
             examples = fitting(model, group, group.split(split, n)).values()
             items = encode(model, group, list(examples))
             rows += [Row(name, i, *_shown(e), item) for i, (e, item) in enumerate(zip(examples, items, strict=True))]
+        elif isinstance(group, Chat):
+            (example,) = group.task.discovery
+            (item,) = encode(model, group.task, [example]) if group.answered else [_unanswered(model, group.task)]
+            rows.append(Row(name, 0, example.prompt, example.answer if group.answered else "", item))
         else:
             items = encode_texts(model, group[:n], f"texts of {name!r}")
             rows += [Row(name, i, t, "", item) for i, (t, item) in enumerate(zip(group[:n], items, strict=True))]
@@ -112,6 +159,17 @@ def _shown(example: Example) -> tuple[str, str]:
     return example.prompt, example.answer
 
 
+def _unanswered(model: Model, task: Task) -> Encoded:
+    """The prompt of a chat by itself, up to where the assistant would begin."""
+    (((prefix, body, suffix), cut),) = prompt_pieces(model, task, task.discovery)
+    return _read_whole(model, prefix + body + ([] if model.style == "causal" else suffix), cut)
+
+
+def _read_whole(model: Model, tokens: list[int], cut: int = 0) -> Encoded:
+    decoder = [decoder_start(model)] if model.style == "seq2seq" else []
+    return Encoded(tokens, [], 0 if decoder else len(tokens) - 1, decoder, cut=cut)
+
+
 def encode_texts(model: Model, texts: Sequence[str], asked: str) -> list[Encoded]:
     """Plain texts as tokens; an encoder-decoder model's decoder has its start token.
 
@@ -119,7 +177,6 @@ def encode_texts(model: Model, texts: Sequence[str], asked: str) -> list[Encoded
         ArgumentError: a text of no tokens, or longer than the model's context.
     """
     pieces = tokenize(tokenizer_of(model), texts)
-    decoder = [decoder_start(model)] if model.style == "seq2seq" else []
     encoded = []
     for i, text in enumerate(texts):
         prefix, body, suffix = pieces[text]
@@ -129,7 +186,7 @@ def encode_texts(model: Model, texts: Sequence[str], asked: str) -> list[Encoded
         if model.context is not None and len(tokens) > model.context:
             found = f"{len(tokens)} tokens, for a context of {model.context}"
             raise ArgumentError(f"{asked}, number {i}, {text[:60]!r}", found, "cut it into shorter texts")
-        encoded.append(Encoded(tokens, [], 0 if decoder else len(tokens) - 1, decoder))
+        encoded.append(_read_whole(model, tokens))
     model.check_ids(max((i for item in encoded for i in item.inputs), default=0))
     return encoded
 

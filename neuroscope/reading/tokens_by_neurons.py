@@ -25,7 +25,7 @@ from neuroscope.models import Model, Unit, resolve
 from neuroscope.models.sites import Site
 from neuroscope.reading.activations_result import COLUMNS, Activations
 from neuroscope.reading.passes import Pass, Seen, refuse_non_finite, run_passes
-from neuroscope.reading.prompts import DECODER, Looked, Row, groups_of, parts_of, refuse_nothing, rows_of
+from neuroscope.reading.prompts import DECODER, Chat, Looked, Row, chats_and_groups, parts_of, refuse_nothing, rows_of
 from neuroscope.tasks import Task
 from neuroscope.tasks.prompts import hash_of
 from neuroscope.tasks.tokens import words_of
@@ -55,8 +55,10 @@ def activations(
 
     Args:
         model: anything that can be opened.
-        prompts: a text, texts, a Task, Tasks, or a dict of these by name. Of a task each prompt is shown with its
-            answer (without the answer's last token, which is predicted and not read).
+        prompts: a text, texts, a Task, Tasks, or a dict of these by name; or the messages of a chat
+            ({"role": ..., "content": ...}), in the tokenizer's chat template. Of a task each prompt is shown with its
+            answer (without the answer's last token, which is predicted and not read), and so is a chat that ends with
+            the assistant's message.
         mask: which neurons: a NeuronMask, or neurons as people write them: "11.1229", ["11.1229", "3.40"],
             {11: [1229]}, and all else that `NeuronMask.of` takes; None: all of the model, where they fit into a
             gigabyte.
@@ -83,7 +85,7 @@ def activations(
         >>> acts = activations("mini", "sentiment the curry was good =>", "2.17")  # doctest: +SKIP
         >>> acts.to_frame()[["token", "2.17"]]  # doctest: +SKIP
     """
-    groups = groups_of(prompts, ASKED)
+    groups = chats_and_groups(prompts, ASKED)
     model = resolve(model)
     if mask is None:
         widths = {a: s.width for a, s in model.sites(unit).items()}
@@ -112,6 +114,8 @@ def activations(
 
 
 def _told(model: Model, group: Any) -> str:
+    if isinstance(group, Chat):
+        return f"{hash_of(model, group.task)}, {'' if group.answered else 'un'}answered"
     return hash_of(model, group) if isinstance(group, Task) else files.digest(*group)
 
 
