@@ -7,8 +7,10 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +30,48 @@ CONFIG = {
     "typesetMath": False,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "sendChartToCloud"],
 }
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads to a place in a file beside the page.
+
+    Attributes:
+        words: to be read.
+        file: its name.
+        place: what stands behind `#`, encoded already (`urlencode`); empty for the file's beginning.
+    """
+
+    words: str
+    file: str
+    place: str = ""
+
+    def __str__(self) -> str:
+        return self.words
+
+    @property
+    def html(self) -> str:
+        """As a page has it."""
+        target = html.escape(quote(self.file) + (f"#{self.place}" if self.place else ""))
+        return f'<a href="{target}">{html.escape(self.words)}</a>'
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A cell of a text in which one piece is marked."""
+
+    before: str
+    marked: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.before}«{self.marked}»{self.after}"
+
+    @property
+    def html(self) -> str:
+        """As a page has it."""
+        before, piece, after = map(html.escape, (self.before, self.marked, self.after))
+        return f'<bdi class="quote">{before}<mark>{piece}</mark>{after}</bdi>'
 
 
 def isolated(name: object) -> str:
@@ -156,6 +200,8 @@ TABLE_STYLE = """
 .ns-scroll .number { text-align: right; font-variant-numeric: tabular-nums; }
 .ns-scroll .long { white-space: normal; min-width: 20rem; }
 .ns-scroll .long:first-child { min-width: 12rem; }
+.ns-scroll mark { background: #f2c94c; color: inherit; border-radius: 2px; padding: 0 .1em; }
+.ns-scroll .quote { white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 46rem) { .ns-scroll tr > :first-child { white-space: normal; min-width: 0; max-width: 40vw;
   overflow-wrap: break-word; } }
 """
@@ -186,6 +232,8 @@ def _number_class(kind: Any) -> str:
 
 def _cell(value: object) -> str:
     """Numbers to four digits and to the right, missing values as a dash, everything else as escaped text."""
+    if isinstance(value, Link | Quote):
+        return f'<td class="long">{value.html}</td>' if isinstance(value, Quote) else f"<td>{value.html}</td>"
     if isinstance(value, (str, bool)):
         broken = ' class="long"' if len(str(value)) > LONG else ""
         return f"<td{broken}>{html.escape(str(value))}</td>"

@@ -265,6 +265,11 @@ def test_cards_saved_in_the_folder_are_shown(folder, parts):
     )
     given = ns.explore(**parts | {"cards": [{"site": 1, "neuron": 7, "notes": ["n"]}]})
     assert ns.explore(folder).parts["pack-cards"] == given.parts["pack-cards"]
+    of_run = [{"site": "blocks.1.mlp.hook_post", "neuron": 7}, {"site": 0, "neuron": 3, "notes": ["of the run"]}]
+    (folder / "strongest.json").write_text(json.dumps({"kind": "NeuronCards", "cards": of_run}))
+    both = ns.explore(**parts | {"cards": [{"site": 1, "neuron": 7, "notes": ["n"]}, of_run[1]]})
+    assert ns.explore(folder).parts["pack-cards"] == both.parts["pack-cards"]  # of one neuron, the card saved here
+    (folder / "strongest.json").unlink()
     path.write_text(json.dumps({"cards": "none"}))
     with pytest.raises(FileError, match="no list of cards"):
         ns.explore(folder)

@@ -23,10 +23,13 @@ from neuroscope.attribution import attribute, stability
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.t1_deactivation import deactivation
+from neuroscope.figures import style
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import fingerprints, load
+from neuroscope.reading import NeuronCards, activations, directions
 from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.reports.main_job import run
+from neuroscope.reports.opening import kept_cards
 from neuroscope.tasks import load_tasks
 from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.tasks.task import Task
@@ -95,6 +98,7 @@ def content(folder):
 def test_everything_is_written(model, tasks, first):
     out = first.parent
     expected = {"report.html", "explorer.html", "journal.jsonl", "stability.json", "settings/run.json"}
+    expected |= {"strongest.json"}
     expected |= {f"{kind}/{name}.safetensors" for kind in ("scores", "masks") for name in NAMES}
     expected |= {f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")}
     assert set(content(out)) == expected
@@ -120,10 +124,10 @@ def test_everything_is_written(model, tasks, first):
     assert f"<strong>{own} of {len(crossed.standings.others)}</strong>" in page
     total = off.summary().set_index("name").loc[off.standings.mean]
     assert f"<strong>{total['original']:.1%}</strong> to <strong>{total['off']:.1%}</strong>" in page
-    intro = page.split("<h2>")[0].split("<header>")[1]
+    not_shown = page.split("<h2>What was not shown</h2>")[1].split("</section>")[0]
     for result in (off, crossed):
         for line in [line for line in result.in_words().splitlines() if "**A negative**" in line]:
-            assert html.escape(line.split(": ", 1)[1]) in intro
+            assert html.escape(line.split(": ", 1)[1].replace("**", "")) in not_shown
     for title in (
         "Switching neurons off",
         "Are the neurons their task&#x27;s own?",
@@ -135,6 +139,64 @@ def test_everything_is_written(model, tasks, first):
     for name in NAMES:
         assert name in page
     assert model.fingerprint() in page
+
+
+def test_it_opens_with_what_was_found_in_a_few_sentences(first):
+    page = first.read_text()
+    header = page.split("</header>")[0]
+    assert 4 <= header.count("<li>") <= 6
+    assert header.index("better than the best constant answer") < header.index("Switching off a task")
+    titles = re.findall("<h2>(.*?)</h2>", page)
+    assert titles[:3] == ["What the model can do", "The neurons that matter most", "What was not shown"]
+    negatives = page.split("<h2>What was not shown</h2>")[1].split("</section>")[0].count("<tr>") - 1
+    assert f"<strong>{negatives} findings</strong>" in header and negatives > 1
+
+
+def test_the_ten_neurons_that_matter_most_to_each_task(model, tasks, first):
+    out, section = first.parent, first.read_text().split("<h2>The neurons that matter most</h2>")[1]
+    section = section.split("</section>")[0]
+    cards = NeuronCards.load(out / "strongest.json")
+    links = re.findall(r'<a href="explorer\.html#task=([\w-]+)&amp;neuron=([\d.]+)">([\d.]+)</a>', section)
+    for name in NAMES:
+        scores = Scores.load(out / "scores" / f"{name}.safetensors").to_frame()
+        best = scores.sort_values("relevance", ascending=False, kind="stable").head(10)
+        names = [f"{r.layer}.{r.neuron}" for r in best.itertuples()]
+        assert [(task, words) for task, _, words in links if task == name] == [(name, one) for one in names]
+        assert set(names) <= set(cards.neurons)
+    assert all(neuron == words for _, neuron, words in links) and len(links) == 30
+    (name, neuron, _), row = links[0], section.split("<tr>")[2]
+    acts = activations(model, tasks, neuron, n=16)
+    at = int(np.abs(acts.values[:, 0]).argmax())
+    assert f"<mark>{html.escape(acts.table['token'][at])}</mark>" in row
+    assert f">{acts.values[at, 0]:.4g}</td>" in row and f">{acts.table['task'][at]}</td>" in row
+    toward = directions(model, neuron, texts=[e.prompt for t in tasks.values() for e in t.test[:8]]).writes(neuron)
+    assert html.escape(", ".join(toward["name"][:4])) in row
+    explorer = (out / "explorer.html").read_text()
+    assert f'"cards":{len(cards)}' in explorer
+
+
+def test_neurons_that_cannot_be_read_are_left_out(tmp_path):
+    def refuses():
+        raise ArgumentError("read", "nothing", "give something")
+
+    assert kept_cards(tmp_path / "cards.json", refuses) is None and not list(tmp_path.iterdir())
+
+
+def test_colours_mean_the_same_in_every_figure(first):
+    page, decoder = first.read_text(), json.JSONDecoder()
+    found: dict[str, set[str]] = {}
+    for start in re.finditer(r'Plotly\.newPlot\(\s*"[^"]+",\s*', page):
+        for trace in decoder.raw_decode(page[start.end() :])[0]:
+            mark = (trace.get("marker") or {}).get("color") or (trace.get("line") or {}).get("color")
+            for meaning in ("random", "own neurons off", "the mask off", "original", "nothing off"):
+                if meaning in (trace.get("name") or "") and isinstance(mark, str):
+                    found.setdefault(meaning, set()).add(mark)
+                    break
+    assert found["own neurons off"] | found["the mask off"] == {style.OWN_OFF}
+    assert found["original"] | found["nothing off"] == {style.MEASURED}
+    greys = {*style.RANDOM.values(), *(style.fade(colour, 0.45) for colour in style.RANDOM.values())}
+    assert found["random"] <= greys
+    assert not {style.OWN_OFF, style.OWN_ALONE, style.MEASURED, style.BEFORE} & set(style.CATEGORIES)
 
 
 def test_a_second_run_is_the_first_and_runs_nothing(model, tasks, first):

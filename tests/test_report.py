@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from neuroscope import figures
 from neuroscope.errors import ArgumentError
-from neuroscope.markup import ROWS, TABLE_STYLE, lead_and_rest, markup, told
+from neuroscope.markup import ROWS, TABLE_STYLE, Link, Quote, lead_and_rest, markup, told
 from neuroscope.reports.page import CARTESIAN, write_report
 from neuroscope.results import Section
 
@@ -120,6 +120,17 @@ def test_cells_and_index(tmp_path):
     assert page.text("td") == ["a", "1", "\u2013", "True", "b", "2", "1.235e+06", "False"]
     assert page.text("th") == ["n", "x", "ok"]
     assert not page.all("script")  # plotly.js only where there is a figure
+
+
+def test_cells_that_lead_somewhere_or_quote(tmp_path):
+    link = Link(NASTY, "a b.html", 'task=x&neuron=1.2"')
+    frame = pd.DataFrame({"a": [link], "b": [Link("c", "c.html")], "q": [Quote("so ", NASTY, " <i>")]})
+    written = write_report(tmp_path / "r.html", title="t", sections=[Section("s", tables=[("c", frame)])])
+    page = Page(written.read_text(encoding="utf-8"))
+    assert page.all("a")[1:] == [{"href": 'a%20b.html#task=x&neuron=1.2"'}, {"href": "c.html"}]
+    assert page.text("a")[1:] == [NASTY, "c"] and page.text("mark") == [NASTY]
+    assert page.text("bdi") == ["so", "<i>"] and not page.all("i") and not page.all("script")
+    assert [str(cell) for cell in frame.iloc[0]] == [NASTY, "c", f"so «{NASTY}» <i>"]
 
 
 def test_same_content_same_bytes(report, tmp_path):

@@ -178,6 +178,7 @@ class Stability(Result):
             x_label="examples that each mask is found on",
             y_label="Jaccard, %",
             within=(0, 100),
+            colours=dict.fromkeys(curves, figures.style.MEASURED) if len(curves) == 1 else None,
         )
 
 

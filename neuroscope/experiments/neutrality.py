@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MEANS = ["neutral", "neutral_random", "neutral_original"]
 COLUMNS = [*MEANS, "neutral_low", "neutral_high", "neutral_p"]
 LABELS = {"neutral_original": "nothing off", "neutral_random": "random off", "neutral": "the task's own neurons off"}
+COLOURS = (figures.style.MEASURED, figures.style.RANDOM["layer"], figures.style.OWN_OFF)
 
 
 def neutral_columns(
@@ -138,7 +139,8 @@ class Neutrality:
         figure = figures.bars_with_band(
             list(rows.index),
             series,
-            bands=list(LABELS.values())[:2],
+            bands=list(LABELS.values())[1:2],
+            colours=dict(zip(LABELS.values(), COLOURS, strict=True)),
             title="Is the model still a model?",
             subtitle=f"loss on neutral text, with whiskers of the difference to {self.random}",
             value_label="nats a token",

@@ -242,6 +242,7 @@ class Controls:
             "random masks<br>a mask is shown to break its task where it breaks more than every kind",
             value_label="points lost beyond random ones",
             hover=hover,
+            colours={f"beyond {DRAWN[m]}": figures.style.RANDOM[m] for m in map(CONTROLS.get, self.kinds) if m},
         )
 
 

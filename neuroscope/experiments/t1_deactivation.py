@@ -197,6 +197,8 @@ class Deactivation(Result):
             band_label=f"range over {self.manifest['n_random']} random masks",
             mark=level,
             mark_label=CONSTANT,
+            colours={LABELS["original"]: figures.style.MEASURED, LABELS["task"]: figures.style.OWN_OFF}
+            | {LABELS[c]: figures.style.RANDOM[CONTROLS[c]] for c in controls.kinds},
             hover={
                 CONSTANT: about,
                 LABELS["task"]: [

@@ -30,6 +30,7 @@ def bars_with_band(
     within: intervals.Within = intervals.ANYTHING,
     mark: Sequence[float] | None = None,
     mark_label: str = "mark",
+    colours: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """Groups of bars, one group per name: measurements with whiskers, controls with a shaded band.
 
@@ -42,19 +43,20 @@ def bars_with_band(
         within: the least and the greatest value that there can be: whiskers and bands end there; the hover says so.
         mark: of each name, what its bars are to be above: a dashed line across them (NaN: none), which `hover` may say
             more of under `mark_label`.
+        colours: label -> colour such as "#1f2933", of series that have one of their own.
     """
     import plotly.graph_objects as go
 
-    for label in [*bands, *(hover or {})]:
+    for label in [*bands, *(hover or {}), *(colours or {})]:
         choose(label, [*series, *([] if mark is None else [mark_label])], "series of bands")
-    colours, greys = iter(style.CATEGORIES * len(series)), iter(("#7b8794", "#b0bac5", "#52606d") * len(series))
+    free, greys = iter(style.CATEGORIES * len(series)), iter(tuple(style.RANDOM.values()) * len(series))
     patterns = {band: (_pattern(i, band) for i in range(len(series))) for band in (False, True)}
     traces = []
     for label, band_of in series.items():
         style.matrix([band_of[0]], (1, len(names)), f"{label}, by names")
         (value, low, high), notes = intervals.cut(band_of, within)
         band = label in bands
-        colour = next(greys if band else colours)
+        colour = (colours or {}).get(label) or next(greys if band else free)
         span = band_label if band else low_high
         more = intervals.joined((hover or {}).get(label, [""] * len(names)), notes)
         filling = next(patterns[band])

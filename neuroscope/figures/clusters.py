@@ -136,10 +136,10 @@ def upset(
     about = style.house_figure([], title, subtitle, height=330 + 26 * len(names)).layout
     figure.update_layout(template=about.template, title=about.title, height=about.height, margin_t=about.margin.t)
     pointed = {"customdata": hover, "hovertemplate": "%{customdata}<extra></extra>"}
-    bar = go.Bar(x=list(range(bars)), y=list(counts), name=value_label, marker_color=style.CATEGORIES[0], **pointed)
+    bar = go.Bar(x=list(range(bars)), y=list(counts), name=value_label, marker_color=style.MEASURED, **pointed)
     figure.add_trace(bar, 1, 1)
     if expected is not None:
-        mark = {"symbol": "line-ew", "size": 16, "line": {"width": 3, "color": style.CATEGORIES[1]}}
+        mark = {"symbol": "line-ew", "size": 16, "line": {"width": 3, "color": style.CHANCE}}
         points = {"mode": "markers", "marker": mark, **pointed}
         figure.add_trace(go.Scatter(x=list(range(bars)), y=list(chance), name=expected_label, **points), 1, 1)
     inside = [[name in group for name in names] for group in members]

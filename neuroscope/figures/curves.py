@@ -27,6 +27,7 @@ def curves_with_band(
     reference_label: str = "chance",
     hover: Mapping[str, Sequence[str]] | None = None,
     within: intervals.Within = intervals.ANYTHING,
+    colours: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """Curves with a shaded band each, and dashed reference curves in the colour of the curve they belong to.
 
@@ -35,12 +36,13 @@ def curves_with_band(
         reference: label of a curve -> (x, y) of its reference, for example its chance level.
         hover: label -> one more line of hover text for each point.
         within: the least and the greatest value that there can be: bands end there, and the hover says so.
+        colours: label -> colour such as "#1f2933", of curves that have one of their own.
     """
     import plotly.graph_objects as go
 
-    for label in [*(reference or {}), *(hover or {})]:
+    for label in [*(reference or {}), *(hover or {}), *(colours or {})]:
         choose(label, curves, "curve")
-    styles, traces = style.line_styles(curves), []
+    styles, traces = style.line_styles(curves, colours=colours), []
     for label, (x, band) in curves.items():
         style.matrix([band[0]], (1, len(x)), label)
         (y, low, high), notes = intervals.cut(band, within)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from neuroscope.checks import public, whole
-from neuroscope.errors import ArgumentError
+from neuroscope.errors import ArgumentError, choose
 from neuroscope.figures import intervals, style
 from neuroscope.figures.parts import bottom_legend, grid
 
@@ -28,6 +28,7 @@ def size_panels(
     subtitle: str = "",
     is_log: bool = True,
     columns: int | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """Curves with whiskers over a logarithmic axis, and shaded bands of controls, one panel each.
 
@@ -36,6 +37,7 @@ def size_panels(
         bands: name of the panel -> label -> (x, low, high): controls, in greys, under the curves.
         is_log: whether the axis is logarithmic; a linear one has room for an x of 0.
         columns: how many panels stand side by side; None: two, or three of many.
+        colours: label -> colour such as "#1f2933", of curves that have one of their own.
 
     Raises:
         ArgumentError: no panel, or numbers that do not fit each other.
@@ -50,7 +52,9 @@ def size_panels(
     figure = grid(list(panels), columns, title, subtitle, 230)
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     controls = list(dict.fromkeys(label for each in (bands or {}).values() for label in each))
-    styles, seen, ticks = style.line_styles(labels), set(), set()
+    for label in colours or {}:
+        choose(label, labels, "curve")
+    styles, seen, ticks = style.line_styles(labels, colours=colours), set(), set()
     for i, (panel, curves) in enumerate(panels.items()):
         at = {"row": i // columns + 1, "col": i % columns + 1}
         for label, (x, least, most) in (bands or {}).get(panel, {}).items():

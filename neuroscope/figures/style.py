@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 # Okabe & Ito 2008, ordered by how well they read on white; their yellow does not and is left out.
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# What a colour means in every figure of a report, beside those of families, which are the categories' own.
+MEASURED = "#1f2933"  # a single number; with nothing switched off
+BEFORE = "#8c6d46"  # the same before tuning
+OWN_OFF, OWN_ALONE = "#6b2d8f", "#b48ad0"  # a task's own neurons off; and all others off
+RANDOM = {"uniform": "#7b8794", "layer": "#b0bac5", "activation": "#52606d"}  # by how random neurons are drawn
+CHANCE = "#7b8794"
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "diamond", "square", "cross")  # of points, where curves have dashes
 SCALES = {
@@ -149,8 +155,13 @@ def _runs(names: Sequence[str], groups: Mapping[str, str]) -> list[tuple[str, in
     return [(family, run[0], run[-1]) for family, run in members]
 
 
-def line_styles(names: Collection[str], groups: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
-    """name -> (colour, dash), all different for 28 names: by family and member, or both another for each name."""
+def line_styles(
+    names: Collection[str], groups: Mapping[str, str] | None = None, colours: Mapping[str, str] | None = None
+) -> dict[str, tuple[str, str]]:
+    """name -> (colour, dash), all different for 28 names: by family and member, or both another for each name.
+
+    Names with a colour of their own in `colours` have that.
+    """
     if groups is None:
         pairs = [(i % len(CATEGORIES), i) for i in range(len(names))]
     else:
@@ -162,7 +173,7 @@ def line_styles(names: Collection[str], groups: Mapping[str, str] | None = None)
             seen[family] += 1
             pairs.append((families.index(family) % len(CATEGORIES), seen[family]))
     return {
-        name: (CATEGORIES[colour], DASHES[dash % len(DASHES)])
+        name: ((colours or {}).get(name, CATEGORIES[colour]), DASHES[dash % len(DASHES)])
         for name, (colour, dash) in zip(names, pairs, strict=True)
     }
 

@@ -166,7 +166,7 @@ class Overlap(Result):
             [row["neurons"] for row in sets],
             expected=[row["expected"] for row in sets],
             title="Neurons that masks share",
-            subtitle="in just the masks that are marked, and in no other; orange: masks of the same sizes drawn at "
+            subtitle="in just the masks that are marked, and in no other; grey: masks of the same sizes drawn at "
             "random in the same layers",
             value_label="neurons",
         )
@@ -255,6 +255,7 @@ class OverlapSweep(Result):
             subtitle=subtitle,
             x_label="neurons in each task's mask, %",
             y_label="Jaccard, %",
+            colours=dict.fromkeys(curves, figures.style.MEASURED) if len(curves) == 1 else None,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import FunctionType
@@ -22,12 +23,15 @@ from neuroscope.experiments.f5_cross_ablation import NOT_COMPETENT, CrossAblatio
 from neuroscope.experiments.judging import refuse_tasks_without_tests_of_their_own
 from neuroscope.experiments.mask_sizes import faithfulness
 from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
-from neuroscope.markup import NEGATIVE, NOTHING, lead_and_rest
+from neuroscope.markup import NEGATIVE, NOTHING
 from neuroscope.masks import DRAWN, overlap, overlap_sweep
 from neuroscope.masks.mask_depth import mask_depth
 from neuroscope.models import Model, Unit, resolve
+from neuroscope.reading.cards.strongest import cards_of_strongest
+from neuroscope.reports import opening
 from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.reports.evidence_cards import cards_section, keep, replication, with_evidence
+from neuroscope.reports.explorer.content import STRONGEST
 from neuroscope.reports.explorer.exploring import explore
 from neuroscope.reports.page import write_report
 from neuroscope.reports.table_files import save_tables
@@ -39,6 +43,10 @@ from neuroscope.training import Recipe
 SETTINGS = "settings"  # in the output folder: of each job, in a file of its own, what its numbers are made with
 EXPLORER = "explorer.html"  # there too
 NO_EFFECT = ("no effect", NOT_COMPETENT)  # verdicts that claim nothing
+COLOURS = (
+    "In every figure purple is a task's own neurons, grey is random ones or chance, and what is dark was measured with "
+    "nothing off, or is no matter of these; other colours are families of tasks."
+)
 BUNDLED = (
     " The bundled model was trained with dropout on its FFN neurons, so random masks break less of it than of a model "
     "trained without: read its controls with that in mind."
@@ -77,7 +85,8 @@ def run(
             everything else is found right.
         tasks: "mini", a folder of jsonl tasks, names of the papers' catalogue, or a Task, a list or a mapping of them.
         output: the folder to write into: `report.html`, `explorer.html`, `scores/`, `masks/`, `tables/` (CSV and
-            parquet). It belongs to one set of settings, noted in `settings/`; others are refused.
+            parquet), and `strongest.json`, cards of the ten neurons that matter most to each task, without what breaks
+            alone. It belongs to one set of settings, noted in `settings/`; others are refused.
         k: share of all neurons in a task's mask.
         sizes: growing shares beside k of masks of which is shown how much of its task each carries, alone and when it
             is off, beside three random masks (`faithfulness`); None leaves that out.
@@ -154,6 +163,10 @@ def run(
             results["faithfulness"] = faithfulness(model, named, scores, k=shown, n_random=FEWEST_RANDOM, **shared)
         results["depth"] = mask_depth(masks, scores, k, families)
         masks = with_evidence(masks, results, folder / "masks")
+        reading = partial(
+            cards_of_strongest, model, named, scores, masks, n=n, batch_size=batch_size, progress=progress
+        )
+        cards = opening.kept_cards(folder / STRONGEST, reading)
         provenance = model.provenance()
     save_tables(results, folder / "tables")
     explore(folder).save(folder / EXPLORER)
@@ -163,7 +176,11 @@ def run(
         title=f"Task neurons of {Path(model.name).name}{', tuned' * (recipe is not None)}",
         intro=_intro(model.name, named, results, examples, n),
         links={"Look through tasks, layers and neurons in the explorer": EXPLORER},
-        sections=[*(section for name in results for section in _sections(name, results)), cards_section(masks)],
+        sections=[
+            *opening.sections(results, scores, cards, EXPLORER),
+            *(section for name in results for section in _sections(name, results)),
+            cards_section(masks),
+        ],
         manifest={
             **provenance,
             "k": k,
@@ -251,7 +268,7 @@ def _doubt(crossed: CrossAblation, off: Deactivation) -> str:
 def _intro(
     name: str, tasks: Mapping[str, Task], results: Mapping[str, Result], examples: int | None, n: int | None
 ) -> str:
-    """What every result found, in a sentence each, negatives among it, and how it was done."""
+    """What was found in a few sentences, and how it was done."""
     how = "Neurons were found on discovery examples and judged on test examples."
     if name == "mini":
         how += BUNDLED
@@ -259,11 +276,4 @@ def _intro(
     seen = sum(e.prompt in prompts for task in tasks.values() for e in task.split("test", n))
     if seen:
         how += f" **{seen}** of the test prompts are among the discovery prompts as well: those were not held out."
-    findings = [line for name in results if name != "overlap_sweep" for line in _findings(results[name])]
-    return "\n".join([*dict.fromkeys(findings), "", how])  # results of the same masks say some things alike
-
-
-def _findings(result: Result) -> list[str]:
-    """Of its words, the verdict, and what was not shown or cannot be."""
-    lead, rest = lead_and_rest(result.in_words())
-    return [f"- {lead}", *(line for line in rest.splitlines() if NEGATIVE in line or NOTHING in line)]
+    return f"{opening.in_words(results)}\n\n{how} {COLOURS}"

@@ -98,6 +98,7 @@ class Tuning(Result):
             within=(0.0, 100.0),
             mark=level,
             mark_label=CONSTANT,
+            colours={"before": figures.style.BEFORE, "after": figures.style.MEASURED},
             hover={CONSTANT: about},
         )
 

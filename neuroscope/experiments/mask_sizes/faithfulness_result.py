@@ -29,6 +29,7 @@ COLUMNS = [
 ]  # fmt: skip
 PLACE = ["scores", "task"]
 CURVES = {"only": "the mask alone", "off": "the mask off"}
+COLOURS = (figures.style.OWN_ALONE, figures.style.OWN_OFF)
 SHARE = 0.9  # of what all neurons carry: what words ask for
 
 
@@ -231,4 +232,5 @@ class Faithfulness(Result):
             + self.standings.note(),
             x_label="neurons in the mask, %",
             y_label="carried, %",
+            colours=None if several else dict(zip(CURVES.values(), COLOURS, strict=True)),
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BINS = 24
 NEAR_ZERO = 1e-3  # of a neuron's greatest absolute activation: what is less is no text or token that it fires at
+SINK_NOTE = "A sink: "  # how the note begins that says so
 Text = dict[str, Any]
 
 
@@ -82,7 +83,7 @@ class Firing:
             return ["It is 0 at all tokens, or sees none of them."]
         if share > SINK:
             told = f"{share:.0%} of its absolute activation is on first tokens, whatever the text says"
-            return [f"A sink: {told}. `skip_first=True` of `ns.activations` leaves these out."]
+            return [f"{SINK_NOTE}{told}. `skip_first=True` of `ns.activations` leaves these out."]
         return []
 
 

@@ -226,17 +226,17 @@ def _read(
     few = min(count, NEAREST)
     near = {"activation": active_together(subject, rows, few), "tasks": by_tasks(subject, uses, few)}
     weights = breaks = None
-    with _noting(missing, "directions"):
+    with noting(missing, "directions"):
         typical = list(texts or []) or [e.prompt for t in subject.tasks.values() for e in t.split("test", TYPICAL)]
         weights = directions(subject.model, subject.chosen, texts=typical or None, count=count)
     if subject.tasks:
-        with _noting(missing, "what breaks"):
+        with noting(missing, "what breaks"):
             breaks = broken(subject)
     return Known(uses, masks, firing, near, weights, breaks or {}, missing)
 
 
 @contextlib.contextmanager
-def _noting(missing: dict[str, str], part: str) -> Iterator[None]:
+def noting(missing: dict[str, str], part: str) -> Iterator[None]:
     """A scope in which what the model cannot tell is noted, and left out."""
     try:
         yield
@@ -248,7 +248,7 @@ def _after(subject: Subject, texts: Sequence[str] | None) -> tuple[Firing, Mappi
     """Activations, and what breaks, with the adapter on."""
     breaks: Mapping[str, Lost] = {}
     if subject.tasks:
-        with _noting({}, "what breaks"):  # as before it
+        with noting({}, "what breaks"):  # as before it
             breaks = broken(subject)
     return Firing(_activations(subject, texts), 1), breaks
 

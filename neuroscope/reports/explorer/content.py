@@ -29,6 +29,7 @@ IN_A_RUN = {"overlap": "overlap_pairs", "crossed": "cross_ablation_runs", "verdi
 IN_A_RUN |= {"deactivation": "deactivation_summary"}
 SETTINGS = Path("settings", "run.json")
 CARDS = "cards.json"  # in a run's folder, where somebody saved some: a result with plain cards in it
+STRONGEST = "strongest.json"  # there too: those that the run made of each task's strongest neurons
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Content:
         return next((one.unit for one in (*self.scores.values(), *self.masks.values())), "hidden")
 
     def of_one_model(self) -> Content:
-        """The same, with the cards' sites as addresses.
+        """The same, with the cards' sites as addresses; of two cards of one neuron the first.
 
         Raises:
             ArgumentError: there is nothing to show.
@@ -88,7 +89,10 @@ class Content:
             if (dict(one.widths), one.unit) != (self.widths, self.unit):
                 found = f"{next(iter(every))} over {shape(self.widths)}, {name} over {shape(one.widths)}"
                 raise MaskError("explore(): scores and masks of one model", found, "find them on one model")
-        return replace(self, cards=[self._placed(card) for card in self.cards])
+        placed: dict[tuple[str, int], Mapping[str, Any]] = {}
+        for card in map(self._placed, self.cards):
+            placed.setdefault((card["site"], card["neuron"]), card)
+        return replace(self, cards=list(placed.values()))
 
     def _placed(self, card: Mapping[str, Any]) -> Mapping[str, Any]:
         widths = self.widths if self.scores or self.masks else {}
@@ -134,7 +138,8 @@ def content_of_run(folder: Path) -> Content:
     about |= {"tune": settings["tune"]} if settings.get("tune") else {}
     title = f"Task neurons of {Path(str(first.get('model', 'a model'))).name}"
     masks = _found(folder / "masks", order, NeuronMask)
-    return Content(title, scores, masks, families, tables, _saved_cards(folder / CARDS), about)
+    cards = [*_saved_cards(folder / CARDS), *_saved_cards(folder / STRONGEST)]
+    return Content(title, scores, masks, families, tables, cards, about)
 
 
 def require_columns(table: pd.DataFrame, name: str, asked: str) -> None:
