@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import neuroscope as ns
 from neuroscope import evaluation
 from neuroscope.errors import ArgumentError, ModelError, TaskError
+from neuroscope.interventions import corrupt_run
 from neuroscope.masks import NeuronMask
 from neuroscope.models.sites import depends_on_position
 from neuroscope.tasks import Example, Task
@@ -284,6 +285,19 @@ def test_it_leaves_nothing_behind(opened):
     with scope:
         manifests.append(ns.evaluate(model, task).manifest["interventions"])
     assert manifests[0] == [] and manifests[1][0].startswith("ablate(value='corrupt') of 32 neurons at 2 sites")
+
+
+def test_no_cache_outlives_its_scope(monkeypatch):
+    made, looks = [], corrupt_run._CorruptRun.looks
+    monkeypatch.setattr(corrupt_run._CorruptRun, "looks", lambda run, model: made.append(run) or looks(run, model))
+    model = tiny_model()
+    task = Task("t", test=[Example("the food was very", "good", corrupt="the film was not")], labels=("good", "bad"))
+    scope = ns.ablate(model, third(model), value="corrupt", data=task)
+    with scope:
+        ns.evaluate(model, task)
+        model.root(input_ids=model.tokenizer("the food was very", return_tensors="pt")["input_ids"], use_cache=True)
+        assert made[0].cache is not None
+    assert made[0].cache is None and not made[0].values
 
 
 def test_what_has_no_pair_is_refused(opened):

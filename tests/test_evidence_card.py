@@ -298,13 +298,15 @@ def test_hostile_names_stay_text(full):
     page = card._repr_html_()
     assert "<script" not in page and "<b>" not in page and "\u202e" not in page
     assert html.escape("<script>alert('1')</script>") in page
-    text = str(card)
+    printed = str(card)
+    assert "[a](b)" in printed and "\u202e" not in printed and "\n# next" not in printed and "\\[" not in printed
+    text = card.to_markdown()
     assert "<script" not in text and "\u202e" not in text and "\n# next" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(card.table)
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}  # the name's own bars part no cells
     assert r"\[a\](b)" in text and r"\*\*b\*\*" in text and r"\`x\`" in text
-    for shown in (page, text, *card.table["value"]):
+    for shown in (page, text, printed, *card.table["value"]):
         depth = [shown[: i + 1].count("\u2068") - shown[: i + 1].count("\u2069") for i in range(len(shown))]
         assert set(depth) <= {0, 1} and depth[-1] == 0  # right-to-left letters move nothing outside of the name
         assert all(depth[i] for i, c in enumerate(shown) if "\u0590" < c < "\u05ff")
@@ -312,7 +314,9 @@ def test_hostile_names_stay_text(full):
 
 def test_a_card_shows_itself(full, monkeypatch):
     card = full["food"].card()
-    assert str(card) == card.to_markdown() and card.to_markdown().startswith("## Evidence card: food\n")
+    assert card.to_markdown().startswith("## Evidence card: food\n") and str(card).startswith("Evidence card: food\n")
+    assert all(" ".join(str(value).split()) in str(card) for value in card.table["value"])
+    assert "\\" not in str(card) and "&lt;" not in str(card)  # what is printed is no Markdown
     assert repr(card) == f"EvidenceCard('food', {100 * len(full['food']) / 96:.3g} %, 6 of 7 parts measured)"
     assert card.figure().data and card.sections()[0].title == "Evidence card"
     own = card.evidence

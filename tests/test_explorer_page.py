@@ -1,6 +1,7 @@
 """The explorer: packed numbers, refusals, and a page that a real browser shows, answers on, and shares."""
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import itertools
@@ -254,6 +255,8 @@ def test_a_runs_folder_gives_what_its_parts_give(folder, parts):
         n: p for n, p in found.parts.items() if n != "head"
     }
     assert ns.explore(str(folder / "report.html")).parts == found.parts
+    scores = {name: dataclasses.replace(s, manifest={"method": "relp"}) for name, s in parts["scores"].items()}
+    assert head(ns.explore(folder, scores=scores))["about"] == {"method": "relp"}  # not the run's
     own = ns.explore(folder, cards=parts["cards"], title="Mine")
     assert own.title == "Mine" and own.parts["pack-cards"] == given.parts["pack-cards"]
 
@@ -646,6 +649,25 @@ def test_a_shared_address_gives_the_view_back(shown, page):
     shown.open(page.as_uri() + "#task=nobody&layer=99&neuron=1.4000&set=%F0%9F%98%80&inside=out&scale=&with", WHOLE)
     assert view(shown) == before  # what is not there is left, and named
     assert text(shown, "#message") == f"There is no neuron 1.4000: layer 1 has 1.0 to 1.{WIDTH - 1}."
+
+
+@needs_chromium
+def test_an_address_that_a_set_does_not_fit_into_is_copied_without_it_and_says_so(browser, tmp_path):
+    count = 9000  # a letter each at least, of which an address takes 6,000
+    scores = scores_of(np.linspace(1, 2, count)[None], ["one"], {"blocks.0.mlp.hook_post": count})
+    page = ns.explore(scores=scores).save(tmp_path / "page.html")
+    browser.size(1440, 900)
+    browser.open(page.as_uri(), WHOLE)
+    browser.js("navigator.clipboard.writeText = text => { globalThis.copied = text; return Promise.resolve(); }")
+    browser.click("#link")
+    assert text(browser, "#message") == "The address of this view is copied"
+    x, y, width, height = canvas(browser)
+    browser.drag((x + 1, y + 1), (x + width - 1, y + height - 1))
+    assert text(browser, "#panel-chosen b") == f"{count:,}"
+    browser.click("#link")
+    said = "The address of this view is copied, without the set: 9,000 neurons do not fit into an address."
+    assert text(browser, "#message").startswith(said) and "set=" not in browser.js("copied")
+    assert browser.complaints == []
 
 
 @needs_chromium

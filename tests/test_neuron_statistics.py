@@ -158,6 +158,32 @@ def test_broken_lines_are_left_out_counted_and_named(model, tmp_path):
         ns.neuron_statistics(model, "the food was good")
 
 
+def test_a_file_that_is_one_list_in_json(model, tmp_path):
+    path = tmp_path / "corpus.json"
+    rows = [{"text": TEXTS[0]}, TEXTS[1], {"label": 1}, 7, "\ud800", {"text": TEXTS[2]}]
+    expected = ns.neuron_statistics(model, TEXTS[:3]).table
+    for written in (json.dumps(rows), "\ufeff" + json.dumps(rows, indent=1)):
+        path.write_bytes(written.encode())
+        found = ns.neuron_statistics(model, path)
+        np.testing.assert_array_equal(found.table, expected)
+        broken = found.manifest["broken"]["prompts"]
+        assert broken["count"] == 3 and broken["first"][0] == "item 3: fields ['label'], no \"text\""
+    path.write_text("\n".join(json.dumps({"text": one}) for one in TEXTS[:3]))  # lines, whatever the name ends with
+    np.testing.assert_array_equal(ns.neuron_statistics(model, path).table, expected)
+    path.write_text('["the food", ')
+    with pytest.raises(FileError, match="a damaged list in JSON"):
+        ns.neuron_statistics(model, path)
+
+
+def test_buffers_that_hardly_fit_are_refused_before_anything_is_read(model, monkeypatch):
+    neurons = 96  # of 2 layers
+    fixed = neurons * (8 * 5 + 4 * 1024)
+    monkeypatch.setattr(over_a_corpus, "MOST", fixed + 24 * 10 * neurons)
+    assert ns.neuron_statistics(model, TEXTS[:3], count=10).manifest["count"] == 10
+    with pytest.raises(ArgumentError, match=r"(?s)count=11.*GiB for 11 texts of 96 neurons.*give count=10 or fewer"):
+        ns.neuron_statistics(model, TEXTS[:3], count=11)
+
+
 def test_a_file_of_plain_lines_and_texts_that_are_too_long(model, tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_text("the food was good\n\n" + "food " * 100)
@@ -280,6 +306,10 @@ def test_what_is_refused(model):
     found = ns.neuron_statistics(model, TEXTS[:3])
     with pytest.raises(ArgumentError, match=r"no such neuron\n.*the nearest: 1.47, 1.46, 1.45"):
         found.top("1.60")
+    for wrong in (True, "x", "generated"):
+        with pytest.raises(ArgumentError, match="at=") as error:
+            ns.neuron_statistics(model, TEXTS[:3], at=wrong)
+        assert "'generated'" not in str(error.value).replace("at='generated'", "")  # nothing is generated here
     for corpus in ([], {}, None, 3, {"a": 3}, [3]):
         with pytest.raises(ns.NeuroscopeError, match="corpus"):
             ns.neuron_statistics(model, corpus)

@@ -408,7 +408,8 @@ REFUSED = {
     "too long": (lambda m: ns.activations(m, "food " * 90, "0.1"), ArgumentError, "91 tokens, for a context of 64"),
     "another layer": (lambda m: ns.activations(m, "the", "7.1"), MaskError, "nearest: blocks.1.mlp.hook_post"),
     "another neuron": (lambda m: ns.activations(m, "the", {1: [48]}), MaskError, "0 to 47"),
-    "a part": (lambda m: ns.activations(m, "the", "0.1", at="generated"), ArgumentError, "no such tokens"),
+    "a part": (lambda m: ns.activations(m, "the", "0.1", at="generated"), ArgumentError, "'last', 'prompt'.*'answer'"),
+    "no part": (lambda m: ns.activations(m, "the", "0.1", at=True), ArgumentError, "at=True.*(?!.*generated)"),
     "a position": (lambda m: ns.activations(m, "the", "0.1", at=[4]), ArgumentError, "position 4.*give -2 to 1"),
     "no answer": (lambda m: ns.activations(m, "the", "0.1", at="answer"), TaskError, "predicted, not read"),
     "too much": (lambda m: ns.activations(m, ["food " * 60] * 60000), ArgumentError, "GiB.*neuron_statistics"),
@@ -420,6 +421,18 @@ def test_what_cannot_be_read_is_refused(case, model):
     call, kind, said = REFUSED[case]
     with pytest.raises(kind, match=f"(?s){said}"):
         call(model)
+
+
+def test_unknown_words_are_told_of():
+    model = tiny_model()
+    acts = ns.activations(model, ["the xyzzy food", "a plot"], "1.3")
+    assert acts.manifest["unknown"] == {"token": model.tokenizer.unk_token, "count": 1}
+    assert "**1** of the texts' tokens are words that the tokenizer does not know" in acts.in_words()
+    cards = ns.neurons(model, ["1.3", "1.4"], texts=["the xyzzy food was good"])
+    noted = [any("does not know" in note for note in card.parts.get("notes", [])) for card in cards]
+    assert noted == [bool(card.parts.get("texts")) for card in cards] and any(noted)
+    known = ns.activations(model, ["the food"], "1.3")
+    assert "unknown" not in known.manifest and "does not know" not in known.in_words()
 
 
 def test_an_activation_that_is_not_finite_is_reported():

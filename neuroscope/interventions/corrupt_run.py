@@ -73,13 +73,17 @@ class _CorruptRun:
 
     def looks(self, model: Model) -> Iterator[tuple[nn.Module, When, Callable[..., None]]]:
         """Around the model; and around its trunk and its encoder, which some run alone."""
-        self.values, self.cache, self.encoded, self.inside = {}, None, None, []
+        self.leaves()
         modules = [model.root, model.base, getattr(model.base, "base_model", None)]
         if model.style == "seq2seq":
             modules.append(model.base.get_encoder())
         for module in {id(m): m for m in modules if isinstance(m, nn.Module)}.values():
             yield module, "before", self.begins
             yield module, "end", self.ends
+
+    def leaves(self) -> None:
+        """As the scope ends: nothing of its passes is kept."""
+        self.values, self.cache, self.encoded, self.inside = {}, None, None, []
 
     def begins(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the outermost of the modules: the corrupt run."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -39,6 +39,14 @@ class Watcher(Protocol):
 
     def looks(self, model: Model) -> Iterator[tuple[nn.Module, When, Callable[..., None]]]:
         """As a scope is entered: at which modules to look, when, and what to call."""
+
+
+@runtime_checkable
+class Leaving(Protocol):
+    """A watcher that keeps something of the passes it saw."""
+
+    def leaves(self) -> None:
+        """As the scope ends: drop it."""
 
 
 class Where(Protocol):
@@ -118,6 +126,9 @@ class Scope(edit):
     def __exit__(self, *error: Any) -> None:
         for handle in self._looking.pop():
             handle.remove()
+        for watcher in self._watchers:
+            if isinstance(watcher, Leaving) and not self._looking:
+                watcher.leaves()
         super().__exit__(*error)
         if not any(error):
             self._check_same()

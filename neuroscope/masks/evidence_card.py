@@ -121,7 +121,17 @@ class EvidenceCard(Result):
         return "\n".join([head, "", words, "", *rows, ""])
 
     def __str__(self) -> str:
-        return self.to_markdown()
+        """What `print` shows: the same in columns, with nothing escaped."""
+        head = f"{self.title}: {isolated(self.manifest['name'])}"
+        cells = self.table[["part", "what", "value"]].to_numpy()
+        rows = [[" ".join(str(cell).split()) for cell in row] for row in cells]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
+        told, before = [], ""
+        for part, what, value in rows:
+            called = "" if part == before else part
+            told.append(f"{called:<{widths[0]}}  {what:<{widths[1]}}  {value}")
+            before = part
+        return "\n".join([head, "", self.in_words(), "", *told])
 
     def __repr__(self) -> str:
         known = len(PARTS) - len(self.unknown)

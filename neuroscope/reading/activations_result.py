@@ -226,6 +226,11 @@ class Activations(Result):
                 f"- **Sinks**: {len(sinks)} of them have most of their absolute activation on the first token of a "
                 f"text, whatever it says: {shown}. `skip_first=True` leaves that token out."
             )
+        if unknown := self.manifest.get("unknown"):
+            lines.append(
+                f"- **{unknown['count']:,}** of the texts' tokens are words that the tokenizer does not know, shown as "
+                f"{unknown['token']}: what is read there is of no word in particular."
+            )
         missing = int(np.isnan(x).sum())
         if missing:
             lines.append(f"- {missing:,} of {x.size:,} values are missing: the neuron does not see that token.")

@@ -1,7 +1,8 @@
 """A corpus: texts of several sources, one after another, of which a part at a time is in memory.
 
-A source is a Task, texts, or a file: JSON lines (`{"text": ...}` or plain strings), or, of any other ending, one text a
-line. A line of a file that is no text is broken: it is left out, counted and named, and the others are read.
+A source is a Task, texts, or a file: JSON lines (`{"text": ...}` or plain strings), a `.json` file that is one list of
+such, or, of any other ending, one text a line. A line of a file that is no text is broken: it is left out, counted and
+named, and the others are read.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class Broken:
     count: int = 0
     lines: list[str] = field(default_factory=list)
 
-    def add(self, number: int, why: str) -> None:
+    def add(self, number: int, why: str, of: str = "line") -> None:
         """Note one."""
         self.count += 1
         if len(self.lines) < NAMED:
-            self.lines.append(f"line {number}: {why}")
+            self.lines.append(f"{of} {number}: {why}")
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,15 @@ def _opened(path: Path) -> Any:
 
 
 def _lines(path: Path, broken: Broken) -> Iterator[str]:
-    """The texts of a file, line by line."""
+    """The texts of a file, line by line; of one that is a list in JSON, item by item."""
     is_json = path.suffix.lower() in JSON
+    if path.suffix.lower() == ".json" and (rows := _list_in(path)) is not None:
+        for number, row in enumerate(rows, start=1):
+            try:
+                yield _text_of_row(row)
+            except ValueError as error:
+                broken.add(number, str(error)[:80], "item")
+        return
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -98,12 +106,36 @@ def _lines(path: Path, broken: Broken) -> Iterator[str]:
             yield text
 
 
+def _list_in(path: Path) -> list[Any] | None:
+    """The list that a whole file is; None where it is no list, but lines.
+
+    Raises:
+        FileError: a list that is damaged.
+    """
+    with _opened(path) as file:
+        start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
+        first = start.split(b"\n", 1)[0].rstrip()
+        if not start.startswith(b"[") or (first.endswith(b"]") and b"\n" in start):  # a list on each line
+            return None
+        file.seek(0)
+        try:
+            rows = json.loads(file.read().decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            do = "give a list of texts, or JSON lines, one text each"
+            raise FileError(f"read a corpus from {path}", f"a damaged list in JSON ({str(error)[:80]})", do) from None
+        return rows if isinstance(rows, list) else None
+
+
 def _text_in(line: str) -> str:
-    row = json.loads(line)
+    return _text_of_row(json.loads(line))
+
+
+def _text_of_row(row: Any) -> str:
     text = row.get("text") if isinstance(row, dict) else row
     if not isinstance(text, str) or not text.strip():
         fields = f"fields {sorted(row)}" if isinstance(row, dict) else kind_of(row)
         raise ValueError(f'{fields}, no "text"')
+    text.encode()  # half of a surrogate pair is no text
     return text
 
 

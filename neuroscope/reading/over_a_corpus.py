@@ -24,16 +24,15 @@ from torch import Tensor
 
 from neuroscope import distributed, files
 from neuroscope.checks import Progress, public, watched, whole
-from neuroscope.errors import FileError
-from neuroscope.interventions.where import At
+from neuroscope.errors import ArgumentError, FileError
 from neuroscope.masks.neuron_names import layer_of, names_of_sites
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.reading.activations_result import SINK
 from neuroscope.reading.corpora import Corpus, sources_of
 from neuroscope.reading.passes import Pass, run_passes
-from neuroscope.reading.prompts import Looked, refuse_nothing
+from neuroscope.reading.prompts import At, Looked, refuse_nothing
 from neuroscope.reading.statistics_result import Extremes, NeuronStatistics, ReadText
-from neuroscope.reading.tallies import Sample, Tallies, Tally
+from neuroscope.reading.tallies import SAMPLE, SAMPLE_BYTES, Sample, Tallies, Tally
 from neuroscope.reading.tokens_by_neurons import Split
 from neuroscope.tasks.tokens import words_of
 
@@ -44,6 +43,7 @@ ASKED = "neuron_statistics"
 ROUNDING = 1e-5  # of the squared mean: a variance below it is lost in sums of single precision
 CHUNK = 256  # texts that are read at a time
 EVERY = 60.0  # seconds between notes of a tally
+MOST = 4 * 2**30  # bytes of the tallies of one process
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -98,6 +98,7 @@ def neuron_statistics(
     sources = sources_of(corpus, ASKED)
     model = resolve(model)
     looked = Looked.of(model, at, skip_first, ASKED)
+    _refuse_too_much(sum(site.width for site in model.sites(unit).values()), count, len(sources))
     settings: dict[str, Any] = {
         "at": looked.at,
         "skip_first": skip_first,
@@ -124,6 +125,16 @@ def neuron_statistics(
             kept.clean()
         distributed.exchanged({})  # the others wait for the file
     return result
+
+
+def _refuse_too_much(neurons: int, count: int, sources: int) -> None:
+    """Refuse buffers that hardly fit: of every neuron the texts of both signs, sums, and a sample for quantiles."""
+    fixed = neurons * 8 * (4 + sources) + min(4 * SAMPLE * neurons, SAMPLE_BYTES)
+    needed, of_one = fixed + 24 * count * neurons, 24 * neurons  # value, text and position in four bytes each
+    if needed > MOST:
+        room = max(1, (MOST - fixed) // of_one)
+        found = f"{needed / 2**30:.1f} GiB for {count} texts of {neurons:,} neurons and both signs"
+        raise ArgumentError(f"{ASKED}(count={count})", found, f"give count={room} or fewer")
 
 
 @dataclass(frozen=True)

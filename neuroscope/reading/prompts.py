@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,15 +14,17 @@ from torch import Tensor
 from neuroscope.annotations import pairs_of
 from neuroscope.checks import all_of, text_of
 from neuroscope.errors import ArgumentError, ModelError, TaskError, kind_of, shown
-from neuroscope.interventions.where import At, positions_of
+from neuroscope.interventions.where import positions_of
 from neuroscope.models import Model
-from neuroscope.models.passes import Layout, Part
+from neuroscope.models.passes import Layout
 from neuroscope.tasks import Example, Task, tasks_of
 from neuroscope.tasks.encoding import Batch, Encoded, encode
 from neuroscope.tasks.one_prompt import is_prompt, task_of_prompt
 from neuroscope.tasks.prompts import fitting, prompt_pieces
 from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
+Part = Literal["last", "prompt", "answer"]  # of what is read: nothing is generated
+At = Part | int | Sequence[int]
 GIVEN = "prompts"  # the task of prompts that are given without one
 DECODER = "decoder_"  # how addresses of an encoder-decoder model's decoder begin
 
@@ -230,7 +232,7 @@ class Looked:
             return cls(None, skip_first)
         do = "give 'last', 'prompt', 'answer', positions such as [0, -1], or None for all tokens"
         if isinstance(at, str):
-            if at not in ("last", "prompt", "answer"):
+            if at not in get_args(Part):
                 raise ArgumentError(f"{asked}(at={at!r})", "no such tokens", do)
             chosen: Any = str(at)
         else:

@@ -18,17 +18,26 @@ from torch import Tensor
 from neuroscope import distributed, files
 from neuroscope.checks import Progress, public
 from neuroscope.errors import ArgumentError
-from neuroscope.interventions.where import At
 from neuroscope.masks import NeuronMask, mask_for
 from neuroscope.masks.neuron_names import names_of
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.models.sites import Site
 from neuroscope.reading.activations_result import COLUMNS, Activations
 from neuroscope.reading.passes import Pass, Seen, refuse_non_finite, run_passes
-from neuroscope.reading.prompts import DECODER, Chat, Looked, Row, chats_and_groups, parts_of, refuse_nothing, rows_of
+from neuroscope.reading.prompts import (
+    DECODER,
+    At,
+    Chat,
+    Looked,
+    Row,
+    chats_and_groups,
+    parts_of,
+    refuse_nothing,
+    rows_of,
+)
 from neuroscope.tasks import Task
 from neuroscope.tasks.prompts import hash_of
-from neuroscope.tasks.tokens import words_of
+from neuroscope.tasks.tokens import unknown_in, words_of
 
 Split = Literal["test", "train", "discovery"]
 ASKED = "activations"
@@ -256,6 +265,8 @@ def _result(
     first, whole = np.sum([part["mass"] for part in parts], axis=0)
     names = names_of(mask)
     shown = [row.encoded.inputs for row in rows]
+    if unknown := unknown_in(model.tokenizer, (i for ids in shown for i in ids)):
+        manifest["unknown"] = unknown
     words = words_of(model.tokenizer, [*found["id"].tolist(), *(i for ids in shown for i in ids)])
     about = {
         "task": [rows[i].task for i in found["text"]],

@@ -71,6 +71,13 @@ def unknown_id(tokenizer: Any) -> int:
     return -1 if unknown in (None, tokenizer.bos_token_id, tokenizer.eos_token_id) else int(unknown)
 
 
+def unknown_in(tokenizer: Any, ids: Iterable[int]) -> dict[str, Any]:
+    """How often it is among ids, and how it is shown, for a manifest; empty where it is not."""
+    unknown = unknown_id(tokenizer)
+    count = 0 if unknown < 0 else sum(int(i) == unknown for i in ids)
+    return {"token": words_of(tokenizer, [unknown])[unknown].strip(), "count": count} if count else {}
+
+
 def end_ids(tokenizer: Any, wanted: bool, closing: str = "") -> list[int]:
     """What ends an answer, where that is wanted: what closes it in a chat, else the end-of-text token."""
     if not wanted:

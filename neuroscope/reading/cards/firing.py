@@ -77,10 +77,23 @@ class Firing:
         return {str(task): float(mean) for task, mean in means.items()}
 
     def notes(self, neuron: str) -> list[str]:
-        """That it is a sink, or fires nowhere."""
+        """That it is a sink, or fires nowhere; and that its texts have unknown words."""
         share = self.acts.first.get(neuron)
         if share is None:
             return ["It is 0 at all tokens, or sees none of them."]
+        return [*self._sink(share), *self._unknown(neuron)]
+
+    def _unknown(self, neuron: str) -> list[str]:
+        if "unknown" not in self.acts.manifest:
+            return []
+        token = self.acts.manifest["unknown"]["token"]
+        found = [text for text in self.texts(neuron) if token in (word.strip() for word in text["tokens"])]
+        return [
+            f"{len(found)} of its texts have words that the tokenizer does not know: they stand there as {token}."
+        ] * bool(found)
+
+    @staticmethod
+    def _sink(share: float) -> list[str]:
         if share > SINK:
             told = f"{share:.0%} of its absolute activation is on first tokens, whatever the text says"
             return [f"{SINK_NOTE}{told}. `skip_first=True` of `ns.activations` leaves these out."]

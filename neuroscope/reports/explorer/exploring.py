@@ -122,7 +122,7 @@ def explore(
         given["cards"] = cards_of(run)
     given["tables"] = {**content.tables, **given.get("tables", {})}
     given.setdefault("families", {**content.families, **_families_of(overlap, crossed)})
-    if not content.about:
+    if not content.about or "scores" in given:  # the numbers shown are theirs, not the run's
         known = [*(scores or {}).values(), *(masks or {}).values(), cards, run]
         manifests = [found for one in known if isinstance(found := getattr(one, "manifest", None), Mapping)]
         given["about"] = about_of(manifests[0]) if manifests else {}

@@ -20,7 +20,7 @@ EXACT = 4096  # of each task's most relevant neurons, whose order is kept
 LARGEST = 60000.0  # of float16, nearly
 
 
-def packed(content: bytes) -> str:
+def zipped(content: bytes) -> str:
     """Bytes as text that a page can hold; the same bytes give the same text."""
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii")
 
@@ -31,12 +31,12 @@ def packed_scores(values: ArrayLike) -> tuple[str, float]:
     largest = float(np.nanmax(np.abs(scores), initial=0.0))
     scale = largest / LARGEST or 1.0
     pairs = (scores / scale).astype("<f2").view(np.uint8).reshape(-1, 2)
-    return packed(pairs[:, ::-1].T.tobytes()), scale
+    return zipped(pairs[:, ::-1].T.tobytes()), scale
 
 
 def packed_bits(flags: ArrayLike) -> str:
     """A bit for every neuron, the first in the lowest bit of a byte."""
-    return packed(np.packbits(np.asarray(flags, dtype=bool), bitorder="little").tobytes())
+    return zipped(np.packbits(np.asarray(flags, dtype=bool), bitorder="little").tobytes())
 
 
 def packed_order(values: ArrayLike) -> str:
@@ -45,7 +45,7 @@ def packed_order(values: ArrayLike) -> str:
     few = min(EXACT, len(scores))
     threshold = np.partition(scores, len(scores) - few)[len(scores) - few] if few else 0.0
     candidates = np.flatnonzero(scores >= threshold)
-    return packed(candidates[np.argsort(-scores[candidates], kind="stable")][:few].astype("<u4").tobytes())
+    return zipped(candidates[np.argsort(-scores[candidates], kind="stable")][:few].astype("<u4").tobytes())
 
 
 def json_text(content: Any) -> str:

@@ -20,7 +20,7 @@ from neuroscope.errors import FileError
 from neuroscope.masks import NeuronMask
 from neuroscope.reports.explorer.card import plain_data
 from neuroscope.reports.explorer.content import Content
-from neuroscope.reports.explorer.packing import json_text, packed, packed_bits, packed_order, packed_scores
+from neuroscope.reports.explorer.packing import json_text, packed_bits, packed_order, packed_scores, zipped
 
 FRONT = Path(__file__).parent / "front"
 FORMAT = 1  # of what is packed; `data.js` reads this one
@@ -45,7 +45,7 @@ def parts_of(content: Content) -> dict[str, str]:
         if name in content.masks:
             packs[f"mask-{i}"] = packed_bits(content.masks[name].flags().cpu().numpy())
     if content.cards:
-        packs["cards"] = packed(json_text(list(content.cards)).encode())
+        packs["cards"] = zipped(json_text(list(content.cards)).encode())
     widths = content.widths
     head = {
         "kind": "neuroscope explorer",

@@ -120,7 +120,8 @@ async function begin() {
   below.observe(document.querySelector("header"));
   document.getElementById("link").addEventListener("click", async () => {
     const link = location.href.split("#")[0] + store.address();
-    tell((await copied(link)) ? "The address of this view is copied" : "This browser does not let the page copy its address");
+    const without = store.isCut ? `, without the set: ${whole(store.values.set.length)} neurons do not fit into an address. Download it as a mask instead.` : "";
+    tell((await copied(link)) ? `The address of this view is copied${without}` : "This browser does not let the page copy its address");
   });
   document.body.dataset.state = "open"; // what is asked for is drawn; the rest is unpacked behind it
   await data.loadCards();

@@ -25,7 +25,8 @@ export function written(set) {
     for (; step > 127; step = Math.floor(step / 128)) bytes.push((step % 128) | 128);
     bytes.push(step);
   }
-  return btoa(String.fromCharCode(...bytes.slice(0, LONGEST))).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+  if (bytes.length > LONGEST) return null; // too long for an address
+  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
 }
 
 export function read(text, total) {
@@ -93,6 +94,12 @@ export class Store {
     const set = written(values.set);
     if (set && set.length <= LONGEST) parts.set("set", set);
     return `#${parts}`;
+  }
+
+  /** Whether the set is too large to be in the address. */
+  get isCut() {
+    const set = written(this.values.set);
+    return set === null || set.length > LONGEST;
   }
 
   parsed(fragment) {
