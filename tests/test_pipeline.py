@@ -299,7 +299,7 @@ def test_a_stopped_run_goes_on(model, tasks, first, tmp_path):
         run(model, tasks, output=tmp_path, progress=lambda x, desc, **unit: seen.append(desc) or x, **QUICK)
     finally:
         handle.remove()
-    assert seen == ["cross-ablation", "faithfulness"]  # what was finished is not shown again
+    assert seen == ["cross-ablation", "faithfulness", "activations"]  # what was finished is not shown again
     assert content(tmp_path) == content(first.parent)
 
 
