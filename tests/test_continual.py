@@ -40,7 +40,7 @@ COLUMNS = [
     "high",
     "se",
 ]
-COLUMNS += ["n", "trained", "seconds", "peak_mib"]
+COLUMNS += ["n", "trained", "stored", "seconds", "peak_mib"]
 
 
 def numbers(result):

@@ -26,6 +26,12 @@ def training_arguments(
         examples: how many to learn from.
         has_held_out: some are held out, to be judged every now and then.
     """
+    given = recipe.arguments.get("gradient_accumulation_steps")
+    parts = given if isinstance(given, int) and given > 0 else 1  # TrainingArguments refuse the rest
+    if "per_device_train_batch_size" not in recipe.arguments and recipe.batch_size % parts:
+        asked = f"batch_size={recipe.batch_size} with gradient_accumulation_steps={parts}"
+        do = f"give a multiple of {parts}: batch_size is of a whole step"
+        raise ArgumentError(asked, "a batch that cannot be cut into equal parts", do)
     total = recipe.steps if recipe.steps is not None else -(-examples // recipe.batch_size) * recipe.epochs
     every = recipe.every or max(1, int(total) // CHECKS)
     values: dict[str, Any] = {
@@ -33,7 +39,7 @@ def training_arguments(
         "max_steps": recipe.steps if recipe.steps is not None else -1,
         "num_train_epochs": recipe.epochs,
         "learning_rate": recipe.lr,
-        "per_device_train_batch_size": recipe.batch_size,
+        "per_device_train_batch_size": recipe.batch_size // parts,
         "per_device_eval_batch_size": recipe.batch_size,
         "weight_decay": recipe.weight_decay,
         "seed": seed,

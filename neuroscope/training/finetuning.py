@@ -30,12 +30,13 @@ from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.tasks.encoding import Encoded, encode, pad_id
 from neuroscope.tasks.prompts import fitting, hash_of, how_asked
 from neuroscope.tasks.tokens import tokenizer_of
+from neuroscope.training.adapted import carried_by, note_trained
 from neuroscope.training.adapter import NeuronAdapter
 from neuroscope.training.arguments import training_arguments
 from neuroscope.training.checkpoints import checkpoint_of
-from neuroscope.training.deltas import are_live
-from neuroscope.training.processes import check_shards, divide, on_its_own
+from neuroscope.training.processes import check_shards, divide, on_its_own, wants_shards
 from neuroscope.training.recipe import FINETUNE_LR, Recipe
+from neuroscope.training.stuck_loss import FALL, is_stuck
 from neuroscope.training.trainable import Trainable
 from neuroscope.training.trainer import NeuronTrainer, Watch, collate, untouched
 from neuroscope.training.whole_model import WholeModel
@@ -68,7 +69,7 @@ def finetune(
 
     Args:
         model: anything that can be opened, with parameters of its own. On one that has an adapter already, the new one
-            is trained on top of it, with a warning unless that is merged.
+            is trained on top of it, with a warning unless that is merged. So is a whole model that was trained before.
         tasks: whose training examples to learn, mixed.
         mask: hidden neurons or output units; "ffn": all hidden neurons; None: every parameter of the model.
         seed: of dropout, of the order of the examples, and of the choice of those held out.
@@ -82,8 +83,9 @@ def finetune(
             "gradient_accumulation_steps": 4, "lr_scheduler_type": "cosine", "activation_checkpointing": True}`.
 
     Returns:
-        The adapter, live on the model; `.manifest["history"]` has the losses. For `mask=None`, a `WholeModel`: the
-        model has the trained weights, and `.unmerge()` puts the base's back.
+        The adapter, live on the model; `.manifest["history"]` has the losses, with "stuck" at the last one if they did
+        not fall (`training.stuck_loss` has the rule), and `.manifest["on"]` what the model carried before. For
+        `mask=None`, a `WholeModel`: the model has the trained weights, and `.unmerge()` puts the base's back.
 
     Raises:
         TaskError: a task has no training examples, or one that does not fit the model's context.
@@ -98,8 +100,12 @@ def finetune(
     named = tasks_of(tasks, f"finetune {model.name}")
     for task in named.values():
         task.split("train")
-    if are_live(model.root):
-        text = f"{model.name} has an adapter on it, and this one is trained on top; detach() that to train anew"
+    before = carried_by(model)
+    if before.live:
+        text = f"{model.name} has {before.live} on it, and this one is trained on top; detach() that to train anew"
+        warnings.warn(text, stacklevel=3)
+    if mask is None and before.trained:
+        text = f"{model.name} was fine-tuned before, and is trained further; unmerge() or detach() that to train anew"
         warnings.warn(text, stacklevel=3)
     adapter = (
         WholeModel(model)
@@ -110,6 +116,12 @@ def finetune(
         adapter, named, recipe, seed=seed, output=output, resume_from_checkpoint=resume_from_checkpoint,
         progress=progress,
     )  # fmt: skip
+    adapter.manifest["on"] = before.words(model.name)
+    if mask is None:
+        note_trained(model)
+    if adapter.manifest["stuck"]:
+        text = f"the loss is stuck: from the first fifth of the steps to the last it did not fall by {FALL:.0%}"
+        warnings.warn(f"{text}; try another lr than {recipe.lr:g}, or more steps", stacklevel=3)
     return adapter
 
 
@@ -137,6 +149,8 @@ def train(
     asked = f"finetune {model.name}"
     try:
         recipe, named = Recipe.of(recipe, lr=FINETUNE_LR), tasks_of(tasks, asked)
+        if isinstance(adapter, WholeModel):
+            adapter.widens = not wants_shards(recipe)
         by_task = {name: _encoded(model, task) for name, task in named.items()}
         encoded = [item for part, _ in by_task.values() for item in part]
         learnt, held_out = _split(encoded, recipe.dev, seed)
@@ -158,12 +172,17 @@ def train(
                 trainer.add_callback(Watch(progress))
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             trainer.accelerator.wait_for_everyone()  # before a folder of one is taken away
-            history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+            history: list[dict[str, Any]] = [
+                entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry
+            ]
         if not all(bool(torch.isfinite(gathered(p)).all()) for p in adapter.parameters()):
             raise NumericalError(asked, "trained numbers that are not finite", f"give a lower lr than {recipe.lr}")
     except BaseException:
         adapter.detach()
         raise
+    stuck = is_stuck([entry["loss"] for entry in history if "loss" in entry])
+    if stuck:
+        history[-1]["stuck"] = True
     adapter.manifest |= {
         "tasks": list(named),
         "run": run,
@@ -171,6 +190,7 @@ def train(
         "held_out": len(held_out),
         "trained": adapter.n_parameters,
         "history": history,
+        "stuck": stuck,
         "asked": {name: asked for name, (_, asked) in by_task.items() if asked},
         "versions": files.versions(),
     }

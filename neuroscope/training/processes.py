@@ -79,11 +79,13 @@ def divide(arguments: TrainingArguments, recipe: Recipe, asked: str) -> None:
             do = "start the script with `torchrun --nproc-per-node N` or `accelerate launch`"
             raise ArgumentError(f"{asked} with FSDP", "one process", do)
         return
+    parts = arguments.gradient_accumulation_steps
     if "per_device_train_batch_size" not in recipe.arguments:
-        if batch_size % processes:
-            do = f"give a multiple of {processes}: batch_size is of all processes together"
-            raise ArgumentError(f"{asked} with batch_size={batch_size}", f"{processes} processes", do)
-        arguments.per_device_train_batch_size = batch_size // processes
+        if batch_size % (processes * parts):
+            do = f"give a multiple of {processes * parts}: batch_size is of all processes together"
+            found = f"{processes} processes" + f", {parts} parts each" * (parts > 1)
+            raise ArgumentError(f"{asked} with batch_size={batch_size}", found, do)
+        arguments.per_device_train_batch_size = batch_size // (processes * parts)
     if "per_device_eval_batch_size" not in recipe.arguments:
         arguments.per_device_eval_batch_size = -(-batch_size // processes)
     folder = [arguments.output_dir]

@@ -34,7 +34,8 @@ class Recipe:
         steps: optimizer steps; None: as many as `epochs` takes.
         epochs: how often every training example is seen, where `steps` is None.
         lr: the peak learning rate; None: that of the function which trains.
-        batch_size: examples per step, of all processes together.
+        batch_size: examples per step of the optimizer, of all processes and of all `gradient_accumulation_steps`
+            together.
         weight_decay: of AdamW. It pulls neurons and LoRAs towards the base model, and a whole model towards zero.
         dev: fraction of the training examples to hold out. Training stops early when their loss has not improved for
             `patience` judgements, and the best state is what is returned.

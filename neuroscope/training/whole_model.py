@@ -18,6 +18,7 @@ from neuroscope.masks import read_safetensors
 from neuroscope.models import Model, require_parameters, resolve
 from neuroscope.models.packed import refuse_packed
 from neuroscope.models.structure import SLOT
+from neuroscope.training.master_weights import exact, wide, widened
 from neuroscope.training.saving import save_checkpoint, write_tensors
 from neuroscope.training.trainable import refuse_loras, refuse_shards, training_only
 
@@ -25,8 +26,12 @@ from neuroscope.training.trainable import refuse_loras, refuse_shards, training_
 class WholeModel:
     """All parameters of a model, trained in place, and a copy of what they were.
 
+    Weights in bfloat16 or float16 are trained in float32 and rounded once at the end (`master_weights`); the exact
+    numbers are kept, for the next training and for `save`.
+
     It has what a `NeuronAdapter` has, as far as it makes sense: while it is merged (from construction on) the model has
-    the trained weights, after `unmerge` the base's, to the bit. It takes memory for a second copy of the weights.
+    the trained weights, after `unmerge` the base's, to the bit. It takes memory for a second copy of the weights,
+    and of a narrow model for one in float32.
 
     Raises:
         ModelError: a TransformerBridge, a compiled model, one with an adapter on it, or with parameters that cannot
@@ -46,6 +51,8 @@ class WholeModel:
         self.manifest = dict(manifest or {})
         self.base = self.model.fingerprint()
         self._other = {n: p.detach().clone() for n, p in self._named().items()}  # the weights that are not in the model
+        self.widens = True  # False: FSDP sees to the dtype
+        self._masters: dict[str, Tensor] = {}  # of weights narrower than float32, once they are trained
         self.is_merged = True
 
     def parameters(self) -> list[nn.Parameter]:
@@ -63,8 +70,11 @@ class WholeModel:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """A scope in which every parameter requires gradients."""
-        with training_only(self.model.root, self.parameters()):
+        """A scope in which every parameter requires gradients, and is float32 at least."""
+        if not self.is_merged:
+            raise ModelError("train all parameters", "the base's weights in the model", "call merge() first")
+        named = self._named() if self.widens else {}
+        with widened(named, self._masters), training_only(self.model.root, self.parameters()):
             yield
 
     def merge(self) -> None:
@@ -84,15 +94,17 @@ class WholeModel:
         """Put the base's weights back and forget about the trained ones."""
         if self.is_merged and self._other:
             self._swap()
-        self._other = {}
+        self._other, self._masters = {}, {}
 
     def save(self, path: str | PathLike) -> Path:
-        """Write all trained weights and the manifest as one safetensors file, atomically.
+        """Write all trained weights and the manifest as one safetensors file, atomically: float32 where a narrow model
+        was trained, so that nothing is lost. `export` writes them in the model's own dtype.
 
         If the model is sharded over processes (FSDP2), every process must call it, and the first one writes.
         """
         self._check_kept("save the trained weights")
-        tensors = {n: distributed.gathered(w).cpu().clone() for n, w in self._trained().items()}
+        trained = {n: exact(w, self._masters[n]) if n in self._masters else w for n, w in self._trained().items()}
+        tensors = {n: distributed.gathered(w).cpu().clone() for n, w in trained.items()}
         return write_tensors(path, "WholeModel", tensors, self.manifest | {"base": self.base}, root=self.model.root)
 
     @classmethod
@@ -118,10 +130,13 @@ class WholeModel:
             raise ModelError(asked, found, "open the model it was trained on, of the same revision and dtype")
         trained = self._trained()
         for name, weight in trained.items():
-            if name not in tensors or tensors[name].shape != weight.shape or tensors[name].dtype != weight.dtype:
+            saved = tensors.get(name)
+            if saved is None or saved.shape != weight.shape or wide(saved.dtype) != wide(weight.dtype):
                 raise FileError(asked, f"no weights for {name}", "the file is damaged; save it again")
         for name, weight in trained.items():
-            distributed.fill(weight, tensors[name])
+            distributed.fill(weight, tensors[name].to(weight.dtype))
+        narrow = {n: w for n, w in trained.items() if w.dtype != wide(w.dtype) == tensors[n].dtype}
+        self._masters = {n: tensors[n].to(w.device) for n, w in narrow.items()}
 
     def export(self, folder: str | PathLike) -> Path:
         """Save the trained model as a plain Hugging Face checkpoint. The model is left as it is."""

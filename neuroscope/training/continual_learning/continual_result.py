@@ -38,8 +38,6 @@ CONTROLS = (  # method, what it is compared with, what that trains
     ("ncft", "seq-lora", "LoRA on all linear layers"),
     ("w-ncft", "ncft", "the same without weighting"),
 )
-TOLD = ("w-ncft", "per-task")  # are told which task is asked
-WHOLE = ("seqft", "replay", "ewc", "per-task", "joint")  # train the base's own weights, in its own dtype
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,10 +48,12 @@ class Continual(Result):
         table: one row per run, stage and task: method, options (text: those that are not its defaults), lr, order
             (its number), seed, stage (0: the base), learnt (the stage's task), task, position (of the task in the
             order, from 1; 0: the base could do it already), score, low, high (95 % interval over examples),
-            se (standard error over examples), n, trained (parameters trained at the stage), seconds, peak_mib (memory
-            beyond what was held before the stage).
-        manifest: model, tasks with data hashes, orders, chance (of each task the best constant answer, its score and
-            that of guessing), settings, the log of every stage, versions.
+            se (standard error over examples), n, trained (parameters trained at the stage), stored (numbers kept
+            besides the base, or instead of it, to answer and to go on learning), seconds, peak_mib (memory beyond what
+            was held before the stage).
+        manifest: model, tasks with data hashes, orders, sees (by method, what it is told or keeps that others do not;
+            "" for nothing), chance (of each task the best constant answer, its score and that of guessing), settings,
+            the log of every stage, versions.
     """
 
     title = "Learning tasks one after another"
@@ -91,7 +91,8 @@ class Continual(Result):
         if twice is not None:
             raise ArgumentError("join results", f"the run {dict(zip(RUN, twice, strict=True))} twice", "give each once")
         table = pd.concat([result.table for result in results], ignore_index=True)
-        return cls(table, {**first, "runs": runs})
+        sees = {method: text for result in results for method, text in result.manifest.get("sees", {}).items()}
+        return cls(table, {**first, "runs": runs, "sees": sees})
 
     @property
     def methods(self) -> list[str]:
@@ -117,16 +118,19 @@ class Continual(Result):
 
         low, high: the average accuracy's 95 % interval over test examples (normal; the scores of the tasks are
         independent). base: the mean score on the tasks that the base could do before. base kept: that after the last
-        stage, over that before. trained: parameters trained at the last stage.
+        stage, over that before. trained: parameters trained at the last stage. stored: numbers kept after it.
         """
         return run_metrics(self.table)
 
     def summary(self) -> pd.DataFrame:
         """One row per method, options and learning rate: means over runs, with the average accuracy's 95 % interval.
 
-        The interval is Student's t over runs (orders and seeds); of a single run, the one over test examples.
+        The interval is Student's t over runs (orders and seeds); of a single run, the one over test examples. sees:
+        what the method is told or keeps that others do not.
         """
-        return method_means(self.metrics())
+        means = method_means(self.metrics())
+        means["sees"] = [self.manifest.get("sees", {}).get(method, "") for method in means["method"]]
+        return means
 
     def learnt(self) -> pd.DataFrame:
         """One row per method and task, means over runs: was it learnt above chance right after its own stage?
@@ -210,6 +214,8 @@ class Continual(Result):
             [
                 f"<b>{task}</b> after {stage}<br>{value:.3f} [{span.loc[(stage, task), 'low']:.3f}, "
                 f"{span.loc[(stage, task), 'high']:.3f}] over examples{level.get(str(task), '')}"
+                if not np.isnan(value)  # a task still to come, not measured
+                else ""
                 for task, value in row.items()
             ]
             for stage, row in wide.iterrows()
@@ -229,7 +235,7 @@ class Continual(Result):
             x_label="task measured",
             y_label="after learning",
             hover=hover,
-            text=[[f"{value:.2f}" for value in row] for row in wide.to_numpy()],
+            text=[["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in wide.to_numpy()],
             limits=(0.0, 1.0),
         )
 
@@ -238,7 +244,7 @@ class Continual(Result):
         curves = {}
         for variant, label in self._labels().items():
             matrices = [matrix(run) for key, run in self.runs() if key[:3] == variant]
-            staged = [retention(a) for a in matrices if not np.isnan(a).any()]
+            staged = [retention(a) for a in matrices if not np.isnan(a[np.tril_indices(len(a))]).any()]
             if staged:
                 values = np.array(staged)[:, 1:]
                 intervals = [mean_interval(column) for column in values.T]
@@ -330,7 +336,7 @@ class Continual(Result):
         ]
         methods = set(self.methods)
         lines += [self._against(*control) for control in CONTROLS if {*control[:2]} <= methods]
-        return "\n".join([*lines, *self._unequal(methods), *self._tuned()])
+        return "\n".join([*lines, *self._unequal(), *self._tuned()])
 
     def _against(self, method: str, control: str, what: str) -> str:
         gap = self.differences(method).set_index("method").loc[control]
@@ -338,21 +344,19 @@ class Continual(Result):
         negative = "" if gap["low"] > 0 else "**A negative**, no advantage shown: "
         return f"- {negative}{method} against {control} ({what}): {100 * gap['difference']:+.1f} points {span}."
 
-    def _unequal(self, methods: set[str]) -> list[str]:
-        """In what the methods compared are not on equal terms, and how W-NCFT weighted."""
-        lines = []
-        told, whole = ([name for name in group if name in methods] for group in (TOLD, WHOLE))
-        if told:
-            lines.append(
-                f"- Not on equal terms: {' and '.join(told)} are told which task is asked; the others are not."
-            )
-        dtype = self.manifest.get("dtype", "float32")
-        if whole and dtype != "float32":
-            lines.append(
-                f"- **Not on equal terms**: {', '.join(whole)} train the weights in the base's {dtype}, which rounds "
-                "small steps away; neurons and LoRA are trained in float32. Open the model in float32 for a fair "
-                "comparison."
-            )
+    def _unequal(self) -> list[str]:
+        """In what the methods compared are not on equal terms, whose loss was stuck, and how W-NCFT weighted."""
+        seen: dict[str, list[str]] = {}
+        for method, what in self.manifest.get("sees", {}).items():
+            if what:
+                seen.setdefault(what, []).append(method)
+        lines = [
+            f"- Not on equal terms: {' and '.join(names)} {'see' if len(names) > 1 else 'sees'} {what}; others do not."
+            for what, names in seen.items()
+        ]
+        stuck = sorted({run["method"] for run in self.manifest["runs"] if run.get("log", {}).get("stuck")})
+        if stuck:
+            lines.append(f"- A loss that did not fall in some stage (stuck): {', '.join(stuck)}.")
         runs = [run for run in self.manifest["runs"] if run["method"] == "w-ncft"]
         ways = {run["settings"]["options"].get("weighting") for run in runs}
         return lines + [f"- W-NCFT weighted its neurons by {way!r}." for way in sorted(ways)]

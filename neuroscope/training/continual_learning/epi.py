@@ -65,7 +65,9 @@ def epi(setting: Setting, *, rank: int = 8, alpha: float = 16, samples: int = 10
             task: {name: float((chosen == number).double().mean()) for number, name in enumerate(names)}
             for task, chosen in routes.items()
         }
-        return log | {"identified": float(right.double().mean()), "routed": routed}
+        means, covariance = router.gaussians(stage + 1)
+        kept = loras.stored + means.numel() + covariance.numel()
+        return log | {"stored": kept, "identified": float(right.double().mean()), "routed": routed}
 
     def outcomes(task: Task) -> Outcomes:
         if not loras.parts:

@@ -50,8 +50,9 @@ def ewc(setting: Setting, *, strength: float = 1e4, fisher_examples: int = 128) 
             return strength / 2 * quadratic(weights, before, centre)
 
         setting.train(model, [task], penalty=penalty if springs else None)
-        fresh = fisher(setting.model, weights, task, fisher_examples)
-        here = [p.detach().clone() for p in weights]
+        with model.alone():  # at the exact weights, where the model's are rounded
+            fresh = fisher(setting.model, weights, task, fisher_examples)
+            here = [p.detach().clone() for p in weights]
         for name, values in zip(("fisher", "centre"), tied(before, centre, fresh, here), strict=True):
             springs.update({f"{name}/{i}": value for i, value in enumerate(values)})
         return {"trained": model.n_parameters, "fisher_examples": min(fisher_examples, len(task.train))}

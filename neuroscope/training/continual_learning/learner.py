@@ -36,6 +36,7 @@ class Setting:
         recipe: of the training of one stage.
         seed: of this run: of training, random masks, and samples.
         split, n, batch_size: the examples that scores are measured on, and how many at once.
+        ahead: whether tasks still to come are measured too.
     """
 
     model: Model
@@ -48,16 +49,26 @@ class Setting:
     batch_size: int | None = None
     progress: Progress | None = None
     prepared: dict[str, Prepared] = field(default_factory=dict)  # shared by the runs on one model
+    in_base: dict[str, Outcomes] = field(default_factory=dict)  # too
+    ahead: bool = True
+    stuck: list[bool] = field(default_factory=list)  # of each training so far, whether its loss did not fall
 
     def train(self, part: Trainable, tasks: Sequence[Task], recipe: Recipe | None = None, **more: Any) -> None:
         """One stage of training, with a new optimizer."""
         train(part, tasks, recipe or self.recipe, seed=self.seed, progress=self.progress, **more)
+        self.stuck.append(bool(part.manifest.get("stuck")))
 
     def judge(self, task: Task) -> Outcomes:
         """[examples] outcomes of the model as it stands."""
         if task.data_hash not in self.prepared:
             self.prepared[task.data_hash] = prepare_task(self.model, task, self.split, self.n, self.batch_size)
         return judge(self.model, self.prepared[task.data_hash])
+
+    def judge_base(self, task: Task) -> Outcomes:
+        """[examples] outcomes of the base, which the model is now: measured once for all runs."""
+        if task.data_hash not in self.in_base:
+            self.in_base[task.data_hash] = self.judge(task)
+        return self.in_base[task.data_hash]
 
 
 class Part(Protocol):
@@ -79,7 +90,7 @@ class Learner:
 
     Attributes:
         learn: called with the number of a stage, learns its task. What it returns is logged and must survive JSON;
-            "trained" counts parameters.
+            "trained" counts parameters, and "stored" numbers that are kept, where that is not what `stored` counts.
         outcomes: called with any task of the setting: [examples] outcomes, the way the method answers after the stages
             so far.
         parts: one for every stage so far, in order, each saved once. `learn` appends to it before it trains, so that
@@ -110,6 +121,14 @@ class Learner:
                 self.load(_file(folder, "part", number))
         for name, part in self.carried.items():
             part.restore(_file(folder, name, stage))
+
+    @property
+    def stored(self) -> int:
+        """How many numbers are kept besides the base, or instead of it, to answer and to go on learning."""
+        kept = [*self.parts, *self.carried.values()]
+        return sum(
+            sum(v.numel() for v in part.values()) if isinstance(part, Tensors) else part.n_parameters for part in kept
+        )
 
     def take_off(self) -> None:
         """Leave the model as it was, to the bit: the last part goes first, out of the weights if it is merged."""

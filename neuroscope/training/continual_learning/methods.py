@@ -27,11 +27,14 @@ class Method:
         start: called with a `Setting` and the method's own options (keyword only).
         lr: the learning rate where none is given.
         at_once: it has one stage, the last, in which it sees all tasks.
+        sees: what it is told or keeps that others do not: which task is asked, or examples of earlier tasks; "" for
+            nothing.
     """
 
     start: Callable[..., Learner]
     lr: float
     at_once: bool = False
+    sees: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -40,9 +43,12 @@ class Method:
         return {parameter.name: parameter.default for parameter in after_setting}
 
 
+ASKED = "the task that is asked"
+REPLAY = "examples of earlier tasks"
+
 METHODS: dict[str, Method] = {
     "ncft": Method(ncft, 3e-3),
-    "w-ncft": Method(w_ncft, 3e-3),
+    "w-ncft": Method(w_ncft, 3e-3, sees=ASKED),
     "ncft-random": Method(ncft_random, 3e-3),
     "ffn": Method(ffn, 1e-3),
     "seqft": Method(seqft, 3e-4),
@@ -50,7 +56,7 @@ METHODS: dict[str, Method] = {
     "o-lora": Method(o_lora, 1e-3),
     "epi": Method(epi, 1e-3),
     "ewc": Method(ewc, 3e-4),
-    "replay": Method(replay, 3e-4),
-    "per-task": Method(per_task, 3e-4),
-    "joint": Method(joint, 3e-4, at_once=True),
+    "replay": Method(replay, 3e-4, sees=REPLAY),
+    "per-task": Method(per_task, 3e-4, sees=ASKED),
+    "joint": Method(joint, 3e-4, at_once=True, sees="all tasks at once"),
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Matrix = Float[NDArray[np.float64], "stage task"]
 VARIANT = ["method", "options", "lr"]
+COSTS = ("trained", "stored", "seconds", "peak_mib")
 RUN = [*VARIANT, "order", "seed"]  # what tells one run of a sequence from another
 
 
@@ -97,6 +98,7 @@ def run_metrics(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd  # heavy: only where tables are made
 
     rows = []
+    table = table if "stored" in table else table.assign(stored=0)  # saved before it was counted
     for key, run in table.groupby(RUN, sort=False):
         a = matrix(run)
         row = dict(zip(RUN, key, strict=True)) | {name: metric(a) for name, metric in METRICS.items()}
@@ -106,8 +108,9 @@ def run_metrics(table: pd.DataFrame) -> pd.DataFrame:
         known = run[run["position"] == 0].groupby("stage")["score"].mean()
         row["base"] = known.get(0, np.nan)
         row["base kept"] = known.iloc[-1] / known.loc[0] if len(known) and known.loc[0] > 0 else np.nan
-        stages = run[run["stage"] > 0].groupby("stage")[["trained", "seconds", "peak_mib"]].first()
-        row |= {"trained": int(stages["trained"].iloc[-1]), "seconds": float(stages["seconds"].sum())}
+        stages = run[run["stage"] > 0].groupby("stage")[[*COSTS]].first()
+        row |= {name: int(stages[name].iloc[-1]) for name in ("trained", "stored")}
+        row |= {"seconds": float(stages["seconds"].sum())}
         rows.append(row | {"peak_mib": float(stages["peak_mib"].max())})
     return pd.DataFrame(rows)
 
@@ -118,7 +121,7 @@ def method_means(metrics: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for key, runs in metrics.groupby(VARIANT, sort=False):
-        means = runs[[*METRICS, "base", "base kept", "trained", "seconds", "peak_mib"]].mean(skipna=False)
+        means = runs[[*METRICS, "base", "base kept", *COSTS]].mean(skipna=False)
         low, high = float(runs["low"].iloc[0]), float(runs["high"].iloc[0])
         if len(runs) > 1:
             low, high = np.clip(mean_interval(runs["average accuracy"]), 0.0, 1.0)  # where scores are

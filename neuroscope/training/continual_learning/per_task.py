@@ -26,7 +26,7 @@ def per_task(setting: Setting) -> Learner:
             measured[task.data_hash] = torch.from_numpy(setting.judge(task))
         finally:
             weights.detach()
-        return {"trained": weights.n_parameters, "models": stage + 1}
+        return {"trained": weights.n_parameters, "models": stage + 1, "stored": weights.n_parameters * (stage + 1)}
 
     def outcomes(task: Task) -> Outcomes:
         return measured[task.data_hash].numpy() if task.data_hash in measured else setting.judge(task)

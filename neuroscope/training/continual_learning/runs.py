@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
-from neuroscope.checks import Progress, public, seeds_of
+from neuroscope.checks import Progress, flag, public, seeds_of
 from neuroscope.distributed import has_shards, shared_out
 from neuroscope.errors import ArgumentError, choose, shown, suggest
 from neuroscope.models import identity_of, require_parameters, resolve
@@ -49,6 +49,7 @@ def continual(
     split: str = "test",
     n: int | None = None,
     batch_size: int | None = None,
+    ahead: bool = True,
     output: str | PathLike | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -68,6 +69,7 @@ def continual(
             several times that of the whole model.
         known: tasks that the base can do already, to see what becomes of them; `protect` keeps their neurons.
         split, n, batch_size: the examples that scores are measured on: how many (None: all), how many at once.
+        ahead: whether tasks still to come are measured after every stage too; no number of `metrics` needs them.
         output: a folder for finished stages, from which a killed run goes on when it is called again in the same way.
         progress: called as `progress(iterable, desc=...)`, such as tqdm.
 
@@ -85,7 +87,7 @@ def continual(
     for name in options:
         if name not in entry.options:
             raise _no_such_option(method, name, options[name])
-    recipe = Recipe.of(recipe, lr=entry.lr)
+    recipe, ahead = Recipe.of(recipe, lr=entry.lr), flag(ahead, "ahead")
     to_learn, before = _checked(tasks, known, split, n)
     known = list(before.values())
     orders = orders_of(list(to_learn), orders)
@@ -95,14 +97,17 @@ def continual(
     provenance, measured_on = model.provenance(), {"split": split, "n": n}
     every_option = {name: _plain(value) for name, value in {**entry.options, **options}.items()}
     settings = {"method": method, **recipe.settings(), **measured_on, "options": every_option}
-    prepared: dict[str, Any] = {}  # the examples to measure on, made ready once for all runs
+    # for all runs: the examples to measure on, made ready once, and the base's outcomes
+    shared: dict[str, dict[str, Any]] = {"prepared": {}, "in_base": {}}
     runs: dict[str, Callable[[], list[Record]]] = {}
     for number, order in enumerate(orders):
         sequence = [to_learn[name] for name in order]
         for seed in seeds_of(seeds):
-            setting = Setting(model, sequence, known, recipe, seed, split, n, batch_size, progress, prepared)
+            setting = Setting(model, sequence, known, recipe, seed, split, n, batch_size, progress, **shared)
+            setting = replace(setting, ahead=ahead)
             run = identity_of(provenance) | {**settings, "seed": seed}
             run["version"] = files.versions().get("neuroscope")
+            run |= {} if ahead else {"ahead": False}
             run |= {
                 "tasks": [hash_of(model, task) for task in sequence],
                 "known": [hash_of(model, task) for task in known],
@@ -120,6 +125,7 @@ def continual(
         "data_hash": {name: task.data_hash for name, task in to_learn.items()},
         "known": {name: task.data_hash for name, task in before.items()},
         "orders": orders,
+        "sees": {method: entry.sees},
         "chance": chance_of(model, list(to_learn.values()), split, n),
         **measured_on,
         "runs": [
@@ -181,7 +187,7 @@ def _table(records: Iterable[Record], run_of: Mapping[str, Any]) -> pd.DataFrame
 
     rows = []
     for record in records:
-        numbers = {"trained": int(record["log"].get("trained", 0))}
+        numbers = {name: int(record["log"].get(name, 0)) for name in ("trained", "stored")}
         numbers |= {name: record["cost"].get(name, 0.0) for name in ("seconds", "peak_mib")}
         stage = {name: record[name] for name in ("order", "seed", "stage", "learnt")}
         for task, (score, low, high, error, n) in record["scores"].items():

@@ -65,7 +65,7 @@ def learn_sequence(
     learner = start(setting)  # before anything is measured or written: wrong options show at once
     try:
         if not records:
-            records.append(_record(setting, setting.judge, 0, "(base)", {}, {}))
+            records.append(_record(setting, setting.judge_base, 0, "(base)", {}, {}))
             if folder is not None:
                 files.write(folder / RUN, json.dumps(dict(run), indent=1))
                 _keep(folder, records[-1])
@@ -75,6 +75,8 @@ def learn_sequence(
         for stage in stages[done:]:
             with measure_cost(setting.model.device) as cost:
                 log = learner.learn(stage)
+            stuck = {"stuck": True} if setting.stuck and setting.stuck[-1] else {}
+            log = {"stored": learner.stored, **stuck, **log}
             learnt = "(all)" if at_once else setting.tasks[stage].name
             records.append(_record(setting, learner.outcomes, stage + 1, learnt, cost, log))
             if folder is not None:
@@ -93,9 +95,10 @@ def _record(
     cost: Mapping[str, float],
     log: Mapping[str, Any],
 ) -> Record:
-    """Scores of all tasks after a stage (0 is the base); each [score, low, high, standard error, n]."""
+    """Scores of the tasks after a stage (0 is the base); each [score, low, high, standard error, n]."""
     scores = {}
-    for task in [*setting.tasks, *setting.known]:
+    measured = setting.tasks if setting.ahead or not stage else setting.tasks[:stage]
+    for task in [*measured, *setting.known]:
         values = outcomes(task)
         interval = score_interval(values, seed=setting.seed)
         scores[task.name] = [float(values.mean()), *interval, standard_error(values), len(values)]

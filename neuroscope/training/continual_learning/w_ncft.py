@@ -80,7 +80,12 @@ def w_ncft(
 
     def learn(stage: int) -> Log:
         log = neurons.learn(stage)
-        return log | {"weighting": weighting, "weights": {task.name: weights(task).tolist() for task in every}}
+        kept = neurons.stored + sum(vectors[other.data_hash].numel() for other in setting.tasks[: stage + 1])
+        return log | {
+            "stored": kept,
+            "weighting": weighting,
+            "weights": {task.name: weights(task).tolist() for task in every},
+        }
 
     def outcomes(task: Task) -> Outcomes:
         if not neurons.parts:

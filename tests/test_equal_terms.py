@@ -1,0 +1,184 @@
+"""Equal terms: float32 master weights on a narrow base, costs beside scores, stuck losses called that."""
+
+import copy
+
+import pytest
+import torch
+from sequences import A, B, C, learn
+from test_finetune import MOODS, some
+from tiny import tiny_model
+
+from neuroscope.errors import ModelError
+from neuroscope.models import load
+from neuroscope.training import NeuronAdapter, Recipe, WholeModel, finetune
+from neuroscope.training.continual_learning import METHODS
+from neuroscope.training.continual_learning.learner import Setting
+from neuroscope.training.stuck_loss import is_stuck
+
+SMALL = 2e-5  # a step far below those of a bfloat16 weight of 0.1, which are 5e-4
+
+
+def narrow(dtype=torch.bfloat16):
+    """A tiny model in that dtype, and its float32 copy."""
+    tiny = tiny_model()
+    half = tiny.root.to(dtype)
+    return load(half, tokenizer=tiny.tokenizer), load(copy.deepcopy(half).float(), tokenizer=tiny.tokenizer)
+
+
+def weights(model):
+    return {n: p.detach().clone() for n, p in model.root.named_parameters()}
+
+
+def same(half, full):
+    """Whether the narrow weights are the float32 ones, rounded once."""
+    return all(torch.equal(half[n], w.to(half[n].dtype)) for n, w in full.items())
+
+
+@pytest.mark.parametrize("name", ["seqft", "replay", "ewc", "joint"])
+def test_a_bfloat16_base_is_trained_as_its_float32_copy_and_rounded_once(name):
+    half, full = narrow()
+    before, reached = weights(half), []
+    recipe = Recipe(steps=6, batch_size=8, lr=1e-3)
+    for model in (half, full):
+        learner = METHODS[name].start(Setting(model, [A, B, C], [], recipe, 0))
+        for stage in [2] if METHODS[name].at_once else [0, 1]:
+            learner.learn(stage)
+        reached.append(weights(model))
+        learner.take_off()
+    assert same(*reached)
+    assert not same(before, reached[1])
+    assert same(weights(half), weights(full)) and same(before, weights(half))  # taken off, to the bit
+
+
+def test_steps_too_small_for_bfloat16_are_learnt():
+    half, full = narrow()
+    start = weights(half)
+    naive = weights(half)
+    parameters = [torch.nn.Parameter(w) for w in naive.values()]
+    optimizer = torch.optim.AdamW(parameters, lr=SMALL, weight_decay=0.0)
+    for _ in range(30):  # the largest steps that Adam makes: the same gradient every time
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    matrices = [n for n, w in start.items() if w.ndim == 2]
+    lost = sum(int((naive[n] == start[n]).sum()) for n in matrices) / sum(start[n].numel() for n in matrices)
+    assert lost > 0.8
+    how = {"steps": 30, "lr": SMALL, "arguments": {"lr_scheduler_type": "constant"}}
+    whole = finetune(half, MOODS, None, **how)
+    finetune(full, MOODS, None, **how)
+    losses = [entry["loss"] for entry in whole.manifest["history"]]
+    assert losses[-1] < losses[0]
+    assert same(weights(half), weights(full))
+    kept = sum(int((half.root.get_parameter(n) == start[n]).sum()) for n in matrices)
+    assert kept / sum(start[n].numel() for n in matrices) < lost - 0.05
+
+
+def test_what_is_saved_is_exact_and_goes_on_as_if_it_had_not_been_cut(tmp_path):
+    half, full = narrow()
+    how = {"steps": 3, "lr": SMALL}
+    whole = finetune(half, MOODS, None, **how)
+    rounded = weights(half)
+    finetune(full, MOODS, None, **how)
+    exact = weights(full)
+    path = whole.save(tmp_path / "whole.safetensors")
+    whole.unmerge()
+    assert {p.dtype for p in half.root.parameters()} == {torch.bfloat16}
+    whole.detach()
+    again = WholeModel.load(half, path)
+    assert all(torch.equal(p, rounded[n]) for n, p in half.root.named_parameters())
+    with again.alone():  # the exact numbers are trained on
+        assert all(torch.equal(p, exact[n]) for n, p in half.root.named_parameters())
+    half.root.get_parameter("lm_head.weight").data.zero_()  # somebody writes a weight: that is what counts
+    with again.alone():
+        assert not half.root.get_parameter("lm_head.weight").any()
+    again.unmerge()
+    with pytest.raises(ModelError, match=r"(?s)train all parameters.*the base.s weights in the model"), again.alone():
+        pass
+
+
+def test_a_failed_training_leaves_the_narrow_model_as_it_was():
+    half, _ = narrow()
+    before = weights(half)
+    half.root.lm_head.weight.grad = torch.ones_like(half.root.lm_head.weight)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(half, MOODS, None, steps=3, progress=interrupted)
+    assert all(torch.equal(p, before[n]) and p.dtype == before[n].dtype for n, p in half.root.named_parameters())
+    assert half.root.lm_head.weight.grad.dtype == torch.bfloat16 and bool(half.root.lm_head.weight.grad.all())
+
+
+def interrupted(steps, desc):
+    yield next(iter(steps))
+    raise KeyboardInterrupt
+
+
+# --- what is on the model already
+
+
+def test_a_second_training_of_the_whole_model_says_so():
+    model = tiny_model()
+    first = finetune(model, MOODS, None, steps=1)
+    assert first.manifest["on"] == model.name
+    with pytest.warns(UserWarning, match=r"was fine-tuned before, and is trained further; unmerge\(\) or detach\(\)"):
+        second = finetune(model, MOODS, None, steps=1)
+    assert second.manifest["on"] == f"{model.name} with a training of the whole model"
+    second.detach()
+    first.detach()
+    finetune(model, MOODS, None, steps=1).detach()  # from the base again: not a word
+
+
+def test_merged_adapters_stand_in_the_manifest():
+    model = tiny_model()
+    adapter = NeuronAdapter(model, some(model))
+    adapter.merge()
+    above = finetune(model, MOODS, some(model), steps=1)
+    assert above.manifest["on"] == f"{model.name} with a merged adapter"
+
+
+# --- stuck losses
+
+
+@pytest.mark.parametrize(
+    ("losses", "stuck"),
+    [
+        ([0.7] * 20, True),
+        ([0.7] * 19, False),  # too few to say
+        ([1.0] * 4 + [0.5] * 12 + [0.981] * 4, True),  # the first fifth against the last
+        ([1.0] * 4 + [5.0] * 12 + [0.979] * 4, False),
+        ([0.11] * 20, True),
+        ([0.09] * 20, False),  # there is nothing left to learn
+        ([0.5] * 10 + [3.0] * 10, True),  # it grew
+    ],
+)
+def test_the_rule_for_a_stuck_loss(losses, stuck):
+    assert is_stuck(losses) is stuck
+
+
+def test_a_stuck_loss_is_called_that():
+    with pytest.warns(UserWarning, match=r"the loss is stuck: .* try another lr than 1e-09, or more steps"):
+        adapter = finetune(model := tiny_model(), MOODS, some(model), steps=20, lr=1e-9)
+    assert adapter.manifest["stuck"] is True and adapter.manifest["history"][-1]["stuck"] is True
+    result = learn("ffn", tasks=(A, B), steps=20, lr=1e-9)
+    assert [run["log"].get("stuck") for run in result.manifest["runs"]] == [True, True]
+    assert "did not fall in some stage (stuck): ffn" in result.in_words()
+    moving = finetune(model := tiny_model(), MOODS, "ffn", steps=20, lr=2e-2)
+    assert moving.manifest["stuck"] is False and "stuck" not in moving.manifest["history"][-1]
+
+
+# --- costs beside scores
+
+PER_STAGE = {  # numbers kept after three stages, in multiples of what a stage trains
+    "seqft": 1, "replay": 1, "joint": 1, "ewc": 3, "per-task": 3, "ncft": 3, "ffn": 3, "ncft-random": 3,
+    "seq-lora": 1, "o-lora": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_what_is_stored_and_what_is_seen_stand_beside_the_scores(method):
+    result = learn(method, steps=1)
+    row = result.summary().iloc[0]
+    assert row["sees"] == METHODS[method].sees == result.manifest["sees"][method]
+    assert row["trained"] > 0 and row["seconds"] > 0
+    if method in PER_STAGE:
+        assert row["stored"] == PER_STAGE[method] * row["trained"]
+    else:  # w-ncft and epi keep vectors of the tasks too
+        assert row["stored"] > 3 * row["trained"]
