@@ -98,13 +98,14 @@ def continual(
     every_option = {name: _plain(value) for name, value in {**entry.options, **options}.items()}
     settings = {"method": method, **recipe.settings(), **measured_on, "options": every_option}
     # for all runs: the examples to measure on, made ready once, and the base's outcomes
-    shared: dict[str, dict[str, Any]] = {"prepared": {}, "in_base": {}}
+    prepared: dict[str, Any] = {}
+    in_base: dict[str, Any] = {}
     runs: dict[str, Callable[[], list[Record]]] = {}
     for number, order in enumerate(orders):
         sequence = [to_learn[name] for name in order]
         for seed in seeds_of(seeds):
-            setting = Setting(model, sequence, known, recipe, seed, split, n, batch_size, progress, **shared)
-            setting = replace(setting, ahead=ahead)
+            setting = Setting(model, sequence, known, recipe, seed, split, n, batch_size, progress, prepared)
+            setting = replace(setting, in_base=in_base, ahead=ahead)
             run = identity_of(provenance) | {**settings, "seed": seed}
             run["version"] = files.versions().get("neuroscope")
             run |= {} if ahead else {"ahead": False}
