@@ -14,6 +14,7 @@ from neuroscope.checks import watched
 from neuroscope.errors import NumericalError
 from neuroscope.experiments import trials
 from neuroscope.experiments.layer_by_layer import controls
+from neuroscope.experiments.pruning_sweep import taking_out
 from neuroscope.models import resolve
 from neuroscope.tasks import tasks_of
 from neuroscope.training import NeuronAdapter, Recipe, every_ffn
@@ -58,6 +59,8 @@ def quick_training():
         patch.setattr(trials, "finetune", finetune)
         patch.setattr(controls, "finetune", finetune)
         patch.setattr(controls, "train", train)
+        patch.setattr(taking_out, "train", train)
+        patch.setattr("neuroscope.evaluation.repetition.NEW", 5)  # and little is generated
         patch.setattr(sys.modules[Setting.__module__], "train", train)
         yield
 

@@ -58,5 +58,5 @@ def test_tutorial_runs(path, monkeypatch):
 
 
 def test_readme_lists_every_experiment_as_the_table_has_it():
-    listed = dict(re.findall(r"^\| ([TFZCH][\w-]+) \| (.+?) \| `", README, re.MULTILINE))
+    listed = dict(re.findall(r"^\| ([TFZCHP][\w-]+) \| (.+?) \| `", README, re.MULTILINE))
     assert listed == {row.id: row.title for row in EXPERIMENTS.values()}

@@ -18,6 +18,7 @@ from neuroscope.__main__ import main, parser
 from neuroscope.errors import ArgumentError
 from neuroscope.experiments import EXPERIMENTS, Experiment, trials
 from neuroscope.experiments.layer_by_layer import controls
+from neuroscope.experiments.pruning_sweep import taking_out
 from neuroscope.models import load
 from neuroscope.reports.bench import accepted, merged
 from neuroscope.reports.reproduction import reproduce
@@ -59,7 +60,8 @@ def no_more_work(monkeypatch):
     """A call: from then on, training and finding neurons fail."""
 
     def stop():
-        for module, name in ((trials, "finetune"), (controls, "finetune"), (sys.modules[Setting.__module__], "train")):
+        trains = ((controls, "finetune"), (sys.modules[Setting.__module__], "train"), (taking_out, "train"))
+        for module, name in ((trials, "finetune"), *trains):
             monkeypatch.setattr(module, name, never)
         monkeypatch.setattr("neuroscope.reports.cached_scores.attribute", never)
 
@@ -69,7 +71,8 @@ def no_more_work(monkeypatch):
 @pytest.mark.parametrize("row", EXPERIMENTS.values(), ids=list(EXPERIMENTS))
 def test_every_row_is_one_call(row, suite, shared, no_more_work):
     model = four_layers()
-    tasks = suite if row.paper == "ZZC24" else {name: suite[name] for name in list(suite)[:4]}
+    few = 2 if row.id == "PRUNING" else 4  # one prunes and generates at every share
+    tasks = suite if row.paper == "ZZC24" else {name: suite[name] for name in list(suite)[:few]}
     given = {"seeds": 3, "recipe": RECIPE, "n": 8, "examples": 8, "methods": ["seqft", "ncft"]}
     options = {name: given[name] for name in accepted(row) if name in given} | {"output": shared}
     with unchanged(model.root):

@@ -17,6 +17,8 @@ from .mask_sizes import faithfulness as faithfulness
 from .modularity_result import Modularity as Modularity
 from .parts_of_masks import MaskParts as MaskParts
 from .parts_of_masks import mask_parts as mask_parts
+from .pruning_sweep import Pruning as Pruning
+from .pruning_sweep import pruning as pruning
 from .t1_deactivation import Deactivation as Deactivation
 from .t1_deactivation import deactivation as deactivation
 from .t2_train_only import TrainOnly as TrainOnly

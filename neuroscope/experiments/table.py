@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Paper = Literal["LX24", "ZZC24", "MIB", "HAFV26"]
+Paper = Literal["LX24", "ZZC24", "MIB", "HAFV26", "SIAM26"]
 PAPERS: dict[Paper, str] = {
     "LX24": "Leng & Xiong 2025",
     "ZZC24": "Zhao, Ziser & Cohen 2024",
     "MIB": "Mueller et al. 2025",
     "HAFV26": "Han, Andreas, Fedorenko & de Varda 2026",
+    "SIAM26": "Siam et al. 2026",
 }
 
 
@@ -142,6 +143,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "H-F2", "HAFV26", "whether tasks of one family share neurons, and need them more than other families do",
             f"{HERE}.h_f2_modularity:modularity", tasks="mini",
+        ),
+        Experiment(
+            "PRUNING", "SIAM26", "neurons taken out by score, against it and at random, by share; and recovery",
+            f"{HERE}.pruning_sweep:pruning", {"k": (0.2, 0.5), "recipe": {"steps": 40}}, tasks="mini",
         ),
     )
 }  # fmt: skip
