@@ -81,6 +81,12 @@ def test_a_seed_reproduces_and_another_differs():
         assert again[name].data_hash == TASKS[name].data_hash != other[name].data_hash
 
 
+def test_the_same_examples_are_drawn_once():
+    first, second = mini_tasks(20, 4, 4), mini_tasks(20, 4, 4)
+    assert first is not second and first["nli-food"] is not second["nli-food"]
+    assert all(a is b for a, b in zip(first["nli-food"].train, second["nli-food"].train, strict=True))
+
+
 def test_no_example_changed():
     """Pinned, because the bundled model was trained on this language: who changes it rebuilds the model (make mini)."""
     assert TASKS["nli-food"].test[0].prompt == "infer brewer kept plain pasta | never brewer kept plain pasta =>"

@@ -8,6 +8,7 @@ training.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -220,6 +221,11 @@ def distinct(stream: Iterator[Example], n: int, what: str) -> tuple[Example, ...
     return tuple(by_prompt.values())
 
 
+@functools.lru_cache(maxsize=128)  # of frozen examples, 36 a suite: drawing them takes seconds
+def _examples(name: str, split: str, seed: int, n: int) -> tuple[Example, ...]:
+    return distinct(_stream(name, split, seed), n, f"{split} prompts of mini task {name!r}")
+
+
 @public
 def mini_tasks(train: int = 2000, discovery: int = 256, test: int = 256, seed: int = 0) -> dict[str, Task]:
     """The twelve tasks that the bundled model `mini` was trained on, named "family-domain".
@@ -245,10 +251,7 @@ def mini_tasks(train: int = 2000, discovery: int = 256, test: int = 256, seed: i
     for name in NAMES:
         family, domain = name.split("-")
         entry = FAMILIES[family]
-        splits: dict[str, Any] = {
-            split: distinct(_stream(name, split, seed), n, f"{split} prompts of mini task {name!r}")
-            for split, n in sizes.items()
-        }
+        splits: dict[str, Any] = {split: _examples(name, split, seed, n) for split, n in sizes.items()}
         tasks[name] = Task(
             name,
             **splits,

@@ -14,6 +14,7 @@ the prompt alone; the base has seen no discovery or test prompt either.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
@@ -75,6 +76,11 @@ def _stream(question: Question, split: str, seed: int) -> Iterator[Example]:
             yield Example(prompt, question.labels[question.answer(domain, answer)])
 
 
+@functools.lru_cache(maxsize=64)  # of frozen examples: drawing them takes seconds
+def _examples(kind: str, name: str, split: str, seed: int, n: int) -> tuple[Example, ...]:
+    return distinct(_stream(SEQUENCES[kind][name], split, seed), n, f"{split} prompts of task {name!r}")
+
+
 @public
 def sequence_tasks(
     kind: Literal["distinct", "conflicting"] = "distinct",
@@ -109,10 +115,7 @@ def sequence_tasks(
     sizes = {split: whole(n, split) for split, n in (("train", train), ("discovery", discovery), ("test", test))}
     tasks = {}
     for name, question in questions.items():
-        splits: dict[str, Any] = {
-            split: distinct(_stream(question, split, seed), n, f"{split} prompts of task {name!r}")
-            for split, n in sizes.items()
-        }
+        splits: dict[str, Any] = {split: _examples(kind, name, split, seed, n) for split, n in sizes.items()}
         tasks[name] = Task(
             name,
             **splits,
