@@ -47,6 +47,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # beside the methods themse
     "w-ncft-exclude": ("w-ncft", {"exclude": True}),
     "ncft-random-exclude": ("ncft-random", {"exclude": True}),
     "ncft-base": ("ncft", {"scored_in": "base"}),
+    "ncft-score": ("ncft", {"exclude": "score"}),
     "ncft-half": ("ncft", {"k": 0.5}),
     "ncft-third-exclude": ("ncft", {"k": 0.25, "exclude": True}),
 }
@@ -253,8 +254,8 @@ def main() -> None:
     text = found.section(command)
     print(text)
     if options.out is not None:
-        found.pictures(options.out)
         files.write(options.out / "section.md", text)
+        found.pictures(options.out)
     if options.write:
         continual_words.put(text, options.write)
 

@@ -69,9 +69,9 @@ class Rates:
 
 
 def usual_grid(method: str) -> list[float]:
-    """A method's own rate, and those of a half power of ten around it."""
+    """A method's own rate, and one a half power of ten above; which others are tried depends on these."""
     usual = METHODS[method].lr
-    return [_round(lr) for lr in (usual, usual * STEP, usual / STEP)]
+    return [_round(lr) for lr in (usual, usual * STEP)]
 
 
 def _round(lr: float) -> float:

@@ -39,10 +39,12 @@ RATES_TRIED = 3.5  # per method, on average
 def estimate(lab: Any, rates: Any) -> str:
     """Seconds of this machine for what is not finished yet, per method, from three steps and a few prompts."""
     options, tasks = lab.options, lab.tasks
-    setting = Setting(lab.model, tasks, [], Recipe(steps=3, batch_size=options.batch_size, lr=1e-6), 0)
-    step = _seconds(lambda: _trained(setting)) / 3
+    how = {"batch_size": options.batch_size, "lr": 1e-6}
+    short, long = (Setting(lab.model, tasks, [], Recipe(steps=steps, **how), 0) for steps in (1, 4))
+    once = _seconds(lambda: _trained(short))  # what a training takes before its first step is in both
+    step = max(1e-3, _seconds(lambda: _trained(long)) - once) / 3
     asked = min(16, options.test)
-    few = Setting(lab.model, tasks, [], setting.recipe, 0, n=asked)
+    few = Setting(lab.model, tasks, [], short.recipe, 0, n=asked)
     judged = _seconds(lambda: [few.judge(task) for task in tasks]) / asked / len(tasks)  # seconds per example
     runs, n = len(lab.orders) * len(lab.seeds), len(tasks)
     tuned = options.tune_tasks or n
@@ -50,7 +52,7 @@ def estimate(lab: Any, rates: Any) -> str:
     for name in lab.methods:
         method, given = lab.chosen(name)
         look = 3 * min(given.get("examples") or 0, options.discover) / options.batch_size / 3 * step
-        stage = (0 if lab.trained_as(name) != name else options.steps * step) + look
+        stage = (0 if lab.trained_as(name) != name else once + options.steps * step) + look
         at_once = METHODS[method].at_once
         learning = stage * n
         judging = judged * options.test * (n if at_once else n * (n + 1) / 2)
@@ -179,23 +181,24 @@ class Found:
         for question, method, other in ASKED:
             if method in self.parts and other in self.parts:
                 mean, low, high, runs = self.gap(method, other)
-                shown_ = f"yes, {mean:+.1%}" if low > 0 else f"no, the contrary: {mean:+.1%}" if high < 0 else None
-                said = shown_ or f"**not shown**: {mean:+.1%}"
-                span = f" [{100 * low:.1f}, {100 * high:.1f}] points over {runs} runs" if runs > 1 else " in one run"
-                lines.append(f"- {question} ({method} against {other})? {said}{span}.".replace("%", " %"))
+                said = "yes" if low > 0 else "no, the contrary" if high < 0 else "**not shown**"
+                over = (
+                    f" [{100 * low:.1f}, {100 * high:.1f}] points over {runs} runs" if runs > 1 else " points, one run"
+                )
+                lines.append(f"- {question} ({method} against {other})? {said}: {100 * mean:+.1f}{over}.")
         best = max(self.parts, key=lambda name: self._mean(name))
         first = (
             f"Best is {best} with {100 * self._mean(best):.1f} %. The base, untrained, has {100 * self._base():.1f} % "
             "on the same tasks."
         )
-        at_chance = sorted({
-            f"{row.task} ({name})"
-            for name, part in self.parts.items() for row in part.learnt().itertuples() if row.chance == AT_CHANCE
-        })  # fmt: skip
-        if at_chance:
-            lines.append(
-                f"- Not shown to be learnt at all, so that nothing was there to forget: {'; '.join(at_chance)}."
-            )
+        never: dict[str, list[str]] = {}
+        for name, part in self.parts.items():
+            for row in part.learnt().itertuples():
+                if row.chance == AT_CHANCE:
+                    never.setdefault(row.task, []).append(name)
+        for task, names in never.items():
+            every = "every method" if len(names) == len(self.parts) else ", ".join(names)
+            lines.append(f"- {task} was not shown to be learnt, so that nothing was there to forget, by {every}.")
         edges = [name for name in self.parts if self.rates.at_edge(name)]
         lines.append(f"- The best rate lies at the edge of the grid for {', '.join(edges) or 'no method'}.")
         return "\n".join([first, *lines])
@@ -214,9 +217,10 @@ class Found:
         pages = {name: part.figure() for name, part in self.parts.items()}
         if plane is not None:
             pages |= {"plane": plane.plane_figure(), "retention": plane.retention_figure()}
-            real_words.picture(plane, out / "T5.png")
         for name, figure in pages.items():
             figure.write_html(out / f"{name}.html", include_plotlyjs="directory")
+        if plane is not None:
+            real_words.picture(plane, out / "T5.png")
 
 
 def _points(mean: float, low: float, high: float, runs: int) -> str:

@@ -66,7 +66,7 @@ def inject(root: nn.Module, rank: int, alpha: float, seed: int, asked: str) -> t
     required = [(p, p.requires_grad) for p in root.parameters()]
     active = {id(layer): list(layer.active_adapters) for layer in layers}
     # peft takes the layers from the keys; from names it would make parameters of a mixture's experts out of some
-    keys = {f"{path}.lora_A.weight": torch.empty(0) for path in _linears(root, asked)}
+    keys = {f"{path}.lora_A.weight": torch.empty(0) for path in linears(root, asked)}
     settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": ["none"]}
     try:
         # warnings are about names and keys that differ, and about GPT-2's transposed weights
@@ -96,7 +96,8 @@ def inject(root: nn.Module, rank: int, alpha: float, seed: int, asked: str) -> t
     return name, slots
 
 
-def _linears(root: Any, asked: str) -> list[str]:
+def linears(root: Any, asked: str) -> list[str]:
+    """The paths of a model's linear layers but the LM head."""
     head = root.get_output_embeddings() if hasattr(root, "get_output_embeddings") else None
     with plain(root):
         named = [(path, module) for path, module in root.named_modules() if module is not head]

@@ -71,10 +71,15 @@ class WholeModel:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """A scope in which every parameter requires gradients, and is float32 at least."""
+        with self.exact(), training_only(self.model.root, self.parameters()):
+            yield
+
+    @contextlib.contextmanager
+    def exact(self) -> Iterator[None]:
+        """A scope in which the model has the trained weights as exactly as they are kept: float32 at least."""
         if not self.is_merged:
             raise ModelError("train all parameters", "the base's weights in the model", "call merge() first")
-        named = self._named() if self.widens else {}
-        with widened(named, self._masters), training_only(self.model.root, self.parameters()):
+        with widened(self._named() if self.widens else {}, self._masters):
             yield
 
     def merge(self) -> None:

@@ -50,7 +50,7 @@ def ewc(setting: Setting, *, strength: float = 1e4, fisher_examples: int = 128) 
             return strength / 2 * quadratic(weights, before, centre)
 
         setting.train(model, [task], penalty=penalty if springs else None)
-        with model.alone():  # at the exact weights, where the model's are rounded
+        with model.exact():  # at the exact weights, where the model's are rounded
             fresh = fisher(setting.model, weights, task, fisher_examples)
             here = [p.detach().clone() for p in weights]
         for name, values in zip(("fisher", "centre"), tied(before, centre, fresh, here), strict=True):

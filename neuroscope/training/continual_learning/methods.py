@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from neuroscope.training.continual_learning.cnl import cnl
 from neuroscope.training.continual_learning.epi import epi
 from neuroscope.training.continual_learning.ewc import ewc
 from neuroscope.training.continual_learning.learner import Learner
 from neuroscope.training.continual_learning.ncft import ffn, ncft, ncft_random
 from neuroscope.training.continual_learning.o_lora import o_lora
+from neuroscope.training.continual_learning.osf import osf
 from neuroscope.training.continual_learning.per_task import per_task
-from neuroscope.training.continual_learning.replay import replay
+from neuroscope.training.continual_learning.replay import replay, replay_lora
 from neuroscope.training.continual_learning.seq_lora import seq_lora
 from neuroscope.training.continual_learning.seqft import joint, seqft
 from neuroscope.training.continual_learning.w_ncft import w_ncft
@@ -57,6 +59,9 @@ METHODS: dict[str, Method] = {
     "epi": Method(epi, 1e-3),
     "ewc": Method(ewc, 3e-4),
     "replay": Method(replay, 3e-4, sees=REPLAY),
+    "replay-lora": Method(replay_lora, 1e-3, sees=REPLAY),
+    "cnl": Method(cnl, 1e-3, sees=REPLAY),
+    "osf": Method(osf, 3e-4),
     "per-task": Method(per_task, 3e-4, sees=ASKED),
     "joint": Method(joint, 3e-4, at_once=True, sees="all tasks at once"),
 }

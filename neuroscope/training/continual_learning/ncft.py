@@ -6,7 +6,9 @@
    optimizer is a new one: kept moments would move the neurons of earlier tasks.
 3. The change is merged, and the next task comes.
 
-Ours: `exclude` leaves out the neurons that earlier tasks were given, and takes the next best; `overlap_penalty` p
+Ours: `exclude` leaves out the neurons that earlier tasks were given, and takes the next best; "score" gives a neuron to
+the task that needs it most: it leaves out those of earlier tasks whose need of it, when they were learnt, was as great,
+a task's need of neuron i being r_i = relevance_i / sum of all neurons' relevance. `overlap_penalty` p
 multiplies a neuron's relevance by 1 - p for every earlier task that has it. `protect` leaves out the k most relevant
 neurons of every task that the base knows already (`known`), found before anything is trained; "random" leaves out as
 many others of every layer, which is its control. LX24 does none of these.
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuroscope.attribution import attribute
@@ -35,10 +37,12 @@ from neuroscope.errors import ArgumentError, choose
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter, every_ffn
-from neuroscope.training.continual_learning.learner import Learner, Log, Setting
+from neuroscope.training.continual_learning.learner import Learner, Log, Setting, Tensors
 
 ScoredIn = Literal["current", "base"]
 Protect = bool | Literal["random"]
+Exclude = bool | Literal["score"]
+Needs = dict[str, Float[Tensor, " width"]]  # address -> each neuron's share of a task's relevance
 Choice = Callable[[Task, Sequence[NeuronAdapter]], NeuronMask]
 Claims = dict[str, Int[Tensor, " width"]]  # address -> how many tasks have each neuron
 
@@ -48,7 +52,7 @@ def ncft(
     *,
     k: float = 0.10,
     scored_in: ScoredIn = "current",
-    exclude: bool = False,
+    exclude: Exclude = False,
     overlap_penalty: float = 0.0,
     protect: Protect = False,
     objective: str = "loss",
@@ -59,7 +63,7 @@ def ncft(
     Args:
         k: share of all neurons that a task is given.
         scored_in: the model that relevance is measured in: the "current" one, or the "base".
-        exclude: leave out the neurons of earlier tasks.
+        exclude: leave out the neurons of earlier tasks; "score": those that an earlier task needed as much.
         overlap_penalty: share of its relevance that a neuron loses for every earlier task that has it; below 1.
         protect: leave out the neurons of the tasks in `known`; "random": as many random ones of every layer instead.
         objective, examples: of `attribute`.
@@ -70,12 +74,21 @@ def ncft(
     relevance = _relevance(setting, objective, examples)
     protected = _protected(setting, relevance, k, exclude, protect)
 
+    kept = Tensors()  # the needs of tasks learnt so far, by the number of the stage and the address
+
     def choice(task: Task, earlier: Sequence[NeuronAdapter]) -> NeuronMask:
         with unmerged(earlier) if scored_in == "base" else contextlib.nullcontext():
             scores = relevance(task)
-        return best(scores, claims(earlier), left_out(earlier, exclude, protected), k, overlap_penalty)
+        out = left_out(earlier, bool(exclude) and exclude != "score", protected)
+        if exclude == "score":
+            mine = need(scores)
+            before = [{a: kept[f"{stage}/{a}"] for a in mine} for stage in range(len(earlier))]
+            out = needed_more(before, mine, [adapter.mask for adapter in earlier], out)
+            kept.update({f"{len(earlier)}/{a}": values for a, values in mine.items()})
+        return best(scores, claims(earlier), out, k, overlap_penalty)
 
-    return train_chosen(setting, choice)
+    learner = train_chosen(setting, choice)
+    return replace(learner, carried={"needs": kept}) if exclude == "score" else learner
 
 
 def ncft_random(
@@ -137,6 +150,30 @@ def claims(adapters: Sequence[NeuronAdapter]) -> Claims:
     return counts
 
 
+def need(scores: Scores) -> Needs:
+    """Each neuron's share of the relevance of all, which tells tasks of different losses apart from their size."""
+    total = torch.stack([values.double().sum() for _, values in scores.items()]).sum()
+    return {address: (values.double() / total).float() for address, values in scores.items()}
+
+
+def needed_more(
+    before: Sequence[Needs], mine: Needs, masks: Sequence[NeuronMask], out: NeuronMask | None
+) -> NeuronMask | None:
+    """`out`, and the neurons that an earlier task was given and needs as much as the next one, or more.
+
+    Example:
+        >>> mask = NeuronMask.of({"0": [0, 1]}, {"0": 3})
+        >>> earlier, mine = {"0": torch.tensor([0.6, 0.1, 0.3])}, {"0": torch.tensor([0.5, 0.2, 0.3])}
+        >>> needed_more([earlier], mine, [mask], None)["0"].tolist()  # 0 stays with the earlier task, 1 is given away
+        [0]
+    """
+    for earlier, mask in zip(before, masks, strict=True):
+        kept = {a: neurons[earlier[a][neurons] >= mine[a][neurons]] for a, neurons in mask.items()}
+        theirs = NeuronMask.of(kept, mask.widths, mask.unit)
+        out = theirs if out is None else out | theirs
+    return out
+
+
 def left_out(adapters: Sequence[NeuronAdapter], exclude: bool, protected: NeuronMask | None) -> NeuronMask | None:
     """What the next task is not given: the protected neurons, and those of earlier tasks if they are excluded."""
     masks = [adapter.mask for adapter in adapters if exclude] + ([protected] if protected else [])
@@ -149,7 +186,7 @@ def _relevance(setting: Setting, objective: str, examples: int | None) -> Callab
 
 
 def _protected(
-    setting: Setting, relevance: Callable[[Task], Scores], k: float, exclude: bool, protect: Protect
+    setting: Setting, relevance: Callable[[Task], Scores], k: float, exclude: Exclude, protect: Protect
 ) -> NeuronMask | None:
     """The neurons that no task is given; the model is the base.
 
@@ -157,7 +194,8 @@ def _protected(
         ArgumentError: options that mean nothing, or a k that leaves too few neurons for the tasks.
     """
     share(k, "k")
-    flag(exclude, "exclude")
+    if exclude != "score":
+        flag(exclude, "exclude")
     if protect not in (True, False, "random"):
         raise ArgumentError(f"protect={protect!r}", "no such choice", "give True, False, or 'random' (its control)")
     if protect and not setting.known:

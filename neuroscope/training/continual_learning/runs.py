@@ -62,7 +62,8 @@ def continual(
         method: "ncft" (options `k`, `scored_in`, `exclude`, `protect`, `overlap_penalty`, `objective`, `examples`),
             "w-ncft" (also `weighting`, `temperature`, `samples`), "ncft-random", "ffn", "seqft", "seq-lora" (`rank`,
             `alpha`), "o-lora" (also `orthogonality`, `l2`, `distance`), "epi" (`rank`, `alpha`, `samples`,
-            `shrinkage`), "ewc" (`strength`, `fisher_examples`), "replay" (`share`), "per-task" or "joint".
+            `shrinkage`), "osf" (`preserved`), "ewc" (`strength`, `fisher_examples`), "cnl" (`share`, `examples`),
+            "replay" (`share`), "replay-lora" (`rank`, `alpha`, `share`), "per-task" or "joint".
         orders: sequences of names of tasks, all of the same length; None: the order given.
         seeds: of training, random masks and samples; one run per order and seed. 3 is seeds 0, 1 and 2.
         recipe: of the training of every stage; its lr, where it has none, is the method's own. Neuron masks want

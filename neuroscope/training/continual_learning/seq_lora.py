@@ -6,12 +6,13 @@ is what O-LoRA and EPI start from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from neuroscope.checks import SEEDS
+from neuroscope.tasks.task import Task
 from neuroscope.training import LoraAdapter
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting
 from neuroscope.training.lora import check_rank
@@ -26,10 +27,19 @@ def seq_lora(setting: Setting, *, rank: int = 8, alpha: float = 16) -> Learner:
         rank: of the change of every layer.
         alpha: the change is scaled by alpha / rank.
     """
+    return lora_through(setting, rank, alpha, lambda stage: [setting.tasks[stage]])
+
+
+def lora_through(setting: Setting, rank: int, alpha: float, lesson: Callable[[int], Sequence[Task]]) -> Learner:
+    """One LoRA that is trained at every stage.
+
+    Args:
+        lesson: called with the number of a stage, gives the tasks to train on, mixed.
+    """
     lora = LoraAdapter(setting.model, rank, alpha, seed=setting.seed)
 
     def learn(stage: int) -> Log:
-        setting.train(lora, [setting.tasks[stage]])
+        setting.train(lora, lesson(stage))
         return {"trained": lora.n_parameters}
 
     return Learner(learn, setting.judge, carried={"lora": lora})

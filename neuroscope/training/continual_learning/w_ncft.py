@@ -34,7 +34,7 @@ from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter
 from neuroscope.training.continual_learning.features import prompt_features
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting
-from neuroscope.training.continual_learning.ncft import Protect, ScoredIn, ncft, unmerged
+from neuroscope.training.continual_learning.ncft import Exclude, Protect, ScoredIn, ncft, unmerged
 
 Weighting = Literal["delta-max", "literal", "owner-normalised"]
 WEIGHTINGS = ("delta-max", "literal", "owner-normalised")
@@ -46,7 +46,7 @@ def w_ncft(
     *,
     k: float = 0.10,
     scored_in: ScoredIn = "current",
-    exclude: bool = False,
+    exclude: Exclude = False,
     overlap_penalty: float = 0.0,
     protect: Protect = False,
     objective: str = "loss",
