@@ -1,15 +1,23 @@
 """Benchmarks that need a real model or a GPU, run on toys: they go through, and write down what they found."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
+from neuroscope.errors import NumericalError
 from neuroscope.tasks import load_tasks
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+from continual_rates import Rates, usual_grid  # noqa: E402
+from continual_words import HEADING, put  # noqa: E402
+
 NAMES = {"rte": "nli-food", "e2e": "summary-food"}  # ours, in the place of the real ones
 
 
@@ -71,3 +79,64 @@ def test_all_of_the_gpu_benchmark_runs_on_a_toy_without_a_gpu(peers):
     for row in asked:
         assert float(rows[row][0]) > 0 and rows[row][1] and rows[row][2], row
     assert rows["generate text", "floor"][1].startswith("1.00 (1.00 to 1.00)")
+
+
+# --- rates of the comparison of continual learning, on a made-up landscape
+
+
+class Landscape:
+    """A lab whose methods are best at a rate of their own, and diverge above another."""
+
+    def __init__(self, best, diverges=10.0):
+        self.best, self.diverges, self.asked = best, diverges, []
+
+    def trained_as(self, name):
+        return "ncft" if name == "w-ncft" else name
+
+    def grid(self, name):
+        return usual_grid(name)
+
+    def learn(self, name, lr, tuning):
+        assert tuning
+        self.asked.append((name, lr))
+        if lr > self.diverges:
+            raise NumericalError("train", "a loss that is not finite", "give a lower lr")
+        score = 1 / (1 + abs(math.log(lr / self.best)))
+        return SimpleNamespace(metrics=lambda: pd.DataFrame({"average accuracy": [score]}))
+
+
+@pytest.mark.parametrize("best", [3e-4, 1e-3, 3e-3, 1e-4, 3e-5, 1e-2])
+def test_a_grid_grows_until_the_best_rate_has_worse_ones_on_both_sides(best, tmp_path):
+    lab = Landscape(best)
+    rates = Rates(lab, tmp_path / "rates.json")
+    assert not rates.known("seqft")
+    found = rates.best("seqft")
+    assert abs(math.log(found / best)) <= math.log(10) / 4 + 0.06  # half a step of the grid
+    assert not rates.at_edge("seqft") and min(rates.tried["seqft"]) < found < max(rates.tried["seqft"])
+    asked = list(lab.asked)
+    assert len(asked) == len(set(asked))
+    again = Rates(lab, tmp_path / "rates.json")
+    assert again.known("seqft") and again.best("seqft") == found and lab.asked == asked  # nothing is tried twice
+    with pytest.raises(KeyError):
+        again.at_edge("ewc")
+
+
+def test_a_grid_ends_somewhere_and_says_so(tmp_path):
+    rates = Rates(Landscape(1e-12), None)
+    assert rates.best("seqft") == min(rates.tried["seqft"]) and rates.at_edge("seqft")
+    assert len(rates.tried["seqft"]) <= 8
+    diverging = Rates(Landscape(1.0, diverges=2e-3), None)
+    assert diverging.best("seqft") == 9.5e-4 and not diverging.at_edge("seqft")
+    taken = Rates(Landscape(1e-3), None)
+    assert taken.best("w-ncft") == taken.best("ncft") and list(taken.tried) == ["ncft"]
+
+
+def test_a_section_is_put_in_the_place_of_the_one_before(tmp_path):
+    path = tmp_path / "REAL.md"
+    path.write_text("# Title\n\n## F2: other\n\ntext\n")
+    put(f"{HEADING}\n\nfirst", path)
+    put(f"{HEADING}\n\nsecond", path)
+    assert path.read_text() == f"# Title\n\n## F2: other\n\ntext\n\n{HEADING}\n\nsecond\n"
+    path.write_text(path.read_text() + "\n## Z: last\n")
+    put(f"{HEADING}\n\nthird", path)
+    assert path.read_text() == f"# Title\n\n## F2: other\n\ntext\n\n{HEADING}\n\nthird\n\n## Z: last\n"

@@ -314,7 +314,8 @@ def test_per_task_is_finetuning_each_from_the_base(fine):
 def test_seqft_is_finetuning_one_after_another(fine):
     model = tiny_model()
     table = learn("seqft", model, tasks=[A, B]).table
-    handles = [finetune(model, task, None, steps=4, batch_size=8, lr=0.01) for task in (A, B)]
+    with pytest.warns(UserWarning, match="was fine-tuned before, and is trained further"):
+        handles = [finetune(model, task, None, steps=4, batch_size=8, lr=0.01) for task in (A, B)]
     assert table[table["stage"] == 2]["score"].tolist() == own_scores(model, (A, B))
     for handle in reversed(handles):
         handle.detach()
