@@ -62,18 +62,18 @@ def _at(share: float, rows: pd.DataFrame) -> str:
 
 
 def _collapse(before: pd.DataFrame, name: str) -> list[str]:
-    """From which share on the text breaks, of each task together; and whether it repeats itself."""
+    """From which share on the text suffers, and whether it repeats itself."""
     known = before[before[f"{name}_text"] != "not known"]
     broken = known[known[f"{name}_text"] != "holds"]
     if known.empty:
         return []
     if broken.empty:
-        return [f"- With {WHAT[name]} gone, no share was shown to break neutral text."]
+        return [f"- With {WHAT[name]} gone, neutral text was not shown to suffer at any share."]
     first = broken.groupby("task", sort=False)["share"].min()
     worst = broken.sort_values(f"{name}_neutral").iloc[-1]
     repeats = broken[broken[f"{name}_text"].isin(["repetition", "both"])]
     line = (
-        f"- With {WHAT[name]} gone the text breaks, from {first.min():.0%} on, in {len(first)} of "
+        f"- With {WHAT[name]} gone the text suffers, from {first.min():.0%} on, in {len(first)} of "
         f"{known['task'].nunique()} tasks: neutral text costs up to {worst[f'{name}_neutral']:.3g} nats a token "
         f"(intact {worst['intact_neutral']:.3g}, random {worst['random_neutral']:.3g})"
     )
@@ -83,7 +83,7 @@ def _collapse(before: pd.DataFrame, name: str) -> list[str]:
             f", and it repeats itself: {most[f'{name}_repetition']:.0%} of {GRAM}-grams in {most['task']} at "
             f"{most['share']:.0%} (intact {most['intact_repetition']:.0%})"
         )
-    return [f"{line}. What breaks there is not the task alone."]
+    return [f"{line}. It is not the task alone that changes there."]
 
 
 def _recovery(found: Told, before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
