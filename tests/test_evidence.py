@@ -23,7 +23,7 @@ from neuroscope.interventions import ablate
 from neuroscope.interventions.patch_grid import PatchSweep
 from neuroscope.masks import NeuronMask, Overlap, OverlapSweep, overlap, overlap_sweep
 from neuroscope.results import Result, load_result
-from neuroscope.statistics import against_controls, benjamini_hochberg, score_interval
+from neuroscope.statistics import against_controls, benjamini_hochberg, effect_margin, score_interval
 from neuroscope.tasks import Example, Task
 
 
@@ -196,6 +196,7 @@ def test_cross_ablation_is_a_loop_over_ablate_and_evaluate(setting, crossed):
             assert row["effect"] == pytest.approx((control - run).mean())
             assert row["low"] <= row["effect"] <= row["high"]
             assert row["p"] == pytest.approx(p_by_hand(run, each), rel=1e-12)
+            assert row["margin"] == pytest.approx(effect_margin(run, each))
             assert (row["source_family"], row["target_family"]) == (tasks[source].family, task.family)
             assert crossed.matrix.loc[source, target] == row["effect"]
             ps.append(row["p"])
@@ -234,7 +235,14 @@ def constructed(effects, families, low=0.05, q=0.01, others_q=0.01):
         {"source": a, "target": b, "source_family": families[a], "target_family": families[b], "score": 0.5}
         | {"original": 0.9, "control": 0.8, "effect": effects[i][j]}
         | {"p": q if i == j else others_q, "q": q if i == j else others_q}
-        | {"low": effects[i][j] - low, "high": effects[i][j] + low, "majority": 0.5, "uniform": 0.5, "p_majority": 0.01}
+        | {
+            "low": effects[i][j] - low,
+            "high": effects[i][j] + low,
+            "margin": low,
+            "majority": 0.5,
+            "uniform": 0.5,
+            "p_majority": 0.01,
+        }
         for i, a in enumerate(names)
         for j, b in enumerate(names)
     ]
@@ -275,9 +283,53 @@ def test_verdicts():
     assert alone["other_families"].isna().all()
 
 
-def drawn_world(rng, selective=0.0, tasks=6, n=64, n_random=5):
+def test_a_mask_that_breaks_another_task_as_much_is_not_specific():
+    """Own effect 0.6 [0.55, 0.65], and nobody else breaks the task; what decides is what the mask breaks elsewhere."""
+    families = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
+
+    def found(row, **more):
+        effects = [row, [0.5, 0.6, 0.0, 0.0], [0.0, 0.0, 0.6, 0.0], [0.0, 0.0, 0.0, 0.6]]
+        result = constructed(effects, families)
+        if more:
+            result = dataclasses.replace(result, table=result.table.assign(**more))
+        return result, result.verdicts().set_index("task").loc["a1"]
+
+    result, own = found([0.6, 0.6, 0.1, 0.0])  # a task of its own family may break as much
+    assert own["verdict"] == "specific" and "not specific, for" not in result.in_words()
+    # the difference of 0.6 +- 0.05 and 0.1 +- 0.05 is 0.5 +- 0.0707; of what tasks can lose, 0.9 - 0.5, the first is
+    # all and more, held to 1, and the second 0.25 [0.125, 0.375]: 0.625
+    assert own["row_low"] == pytest.approx(0.5 - 0.05 * 2**0.5) and own["column_low"] == pytest.approx(
+        0.6 - 0.05 * 2**0.5
+    )
+    assert (own["breaks_most"], own["breaks_most_effect"]) == ("b1", 0.1)
+    result, own = found([0.6, 0.6, 0.9, 0.0])
+    assert own["verdict"] == "selective" and (own["breaks_most"], own["breaks_most_effect"]) == ("b1", 0.9)
+    assert (
+        "- **A negative**: selective, not specific, for they break another family's task as much" in result.in_words()
+    )
+    assert "what it can lose: a1 (b1 loses 90 points, it 60)." in result.in_words()
+    assert found([0.6, 0.6, 0.54, 0.0])[1]["verdict"] == "selective"  # 0.06 +- 0.07: not shown either way
+    # 0.45 of the 0.45 that b1 can lose is all of it, 0.6 of the 0.9 that a1 can lose is not
+    level = np.where([t == "b1" for t in result.table["target"]], 0.45, 0.0)
+    assert found([0.6, 0.6, 0.45, 0.0], majority=0.0)[1]["verdict"] == "specific"
+    own = found([0.6, 0.6, 0.45, 0.0], majority=level)[1]
+    assert own["verdict"] == "selective" and own["row_low"] == pytest.approx(2 / 3 - 1 - 0.05 / 0.9)
+    nothing_to_lose = found([0.6, 0.6, 0.1, 0.0], majority=np.nan, original=np.where(level > 0, 0.0, 0.9))[1]
+    assert nothing_to_lose["row_low"] == pytest.approx(0.5 - 0.05 * 2**0.5)
+
+
+def test_without_a_task_of_another_family_that_can_break_nothing_is_compared():
+    table = constructed([[0.6, 0.0], [0.0, 0.6]], {"a": "a", "b": "b"}).table
+    hopeless = table.assign(p_majority=np.where(table["target"] == "b", 0.5, 0.01))
+    hopeless.loc[hopeless["target"] == "b", ["p", "q"]] = np.nan
+    verdicts = CrossAblation(hopeless, {"n_random": 3, "n": 10, "match": "layer"}).verdicts()
+    assert verdicts["verdict"].tolist() == ["not compared", "not competent"]
+
+
+def drawn_world(rng, selective=0.0, tasks=6, n=64, n_random=5, elsewhere=False):
     """A matrix in which masks break tasks by how much they break in general and how easily the task breaks, and besides
-    their own by `selective`: answers are right or wrong at random, and random masks differ among themselves."""
+    their own by `selective`: answers are right or wrong at random, and random masks differ among themselves.
+    `elsewhere`: every other mask breaks the next task, too, as much as its own."""
     families = {name: name for name in "abcdef"[:tasks]}
     strength, weakness = rng.uniform(0, 0.35, tasks), rng.uniform(0, 0.2, tasks)
     rows = []
@@ -286,12 +338,14 @@ def drawn_world(rng, selective=0.0, tasks=6, n=64, n_random=5):
         for j, b in enumerate(families):
             hard = rng.normal(0, 0.1, n)
             right = np.clip(0.95 - weakness[j] - hard, 0, 1)
-            off = rng.random(n) < np.clip(right - strength[i] - selective * (i == j), 0, 1)
+            is_hit = i == j or (elsewhere and i % 2 == 0 and j == i + 1)
+            off = rng.random(n) < np.clip(right - strength[i] - selective * is_hit, 0, 1)
             controls = rng.random((n_random, n)) < np.clip(right - random, 0, 1)
             rows.append(
                 {"source": a, "target": b, "source_family": a, "target_family": b, "score": off.mean()}
                 | {"original": 0.9, "control": controls.mean(), "majority": 0.5, "uniform": 0.5, "p_majority": 0.01}
                 | against_controls(off, controls)
+                | {"margin": effect_margin(off, controls)}
             )
     table = pd.DataFrame(rows)
     table["q"] = benjamini_hochberg(table["p"].to_numpy())
@@ -304,7 +358,9 @@ def test_masks_without_a_task_of_their_own_are_not_given_one():
     assert none.isin(["specific", "selective"]).mean() <= 0.05  # of 360 masks
     assert (none == "general").mean() > 0.1
     own = pd.concat([drawn_world(rng, selective=0.5).verdicts() for _ in range(10)])["verdict"]
-    assert own.isin(["specific", "selective"]).mean() >= 0.9
+    assert own.isin(["specific", "selective"]).mean() >= 0.9 and (own == "specific").mean() > 0.3
+    both = pd.concat([drawn_world(rng, selective=0.3, elsewhere=True).verdicts().iloc[::2] for _ in range(30)])
+    assert (both["verdict"] == "specific").mean() <= 0.05  # of 90 masks that break two tasks alike
 
 
 def test_figures_carry_the_numbers(off, crossed):
@@ -350,7 +406,7 @@ def test_words_of_the_verdicts():
     words = found.in_words()
     assert (
         words.startswith("In **0 of 4** tasks the task's own neurons are **specific**, breaking it more than")
-        and "and in **1** more they are **selective**.\n" in words
+        and "and no other family's task as much; in **1** more they are **selective**.\n" in words
     )
     assert "**A negative**: the neurons of a2, b1 are **general**, breaking at least half of the other" in words
     shared = constructed(effects, families, others_q=0.2).in_words()

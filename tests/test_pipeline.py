@@ -511,7 +511,11 @@ def test_on_the_bundled_model_neurons_are_their_tasks_own(demo):
     assert verdicts["verdict"].isin(["specific", "selective"]).sum() >= 5
     # what breaks sentiment, paraphrase and inference here breaks the others of these too
     assert verdicts["verdict"].isin(["shared", "general"]).sum() >= 3
-    assert {"summary-food", "summary-film"} <= set(verdicts.index[verdicts["verdict"] == "specific"])
+    summary = verdicts.loc[
+        ["summary-food", "summary-film"]
+    ]  # no other family's neurons break them; theirs break others
+    assert (summary["verdict"] == "selective").all() and (summary["column_low"] > 0).all()
+    assert (summary["row_low"] < 0).all()
 
 
 @pytest.mark.slow

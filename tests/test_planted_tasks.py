@@ -120,6 +120,17 @@ def test_own_neurons_are_specific(world):
     assert found["verdict"].tolist() == ["specific"] * 4 and found["effect"].min() > 0.9
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_neurons_that_break_another_task_as_much_or_more_are_not_specific(world, half):
+    """Half of a's own with all of b's: half of a breaks, by no other mask, and all of b does. Or all of both's."""
+    ours = [*OWN["a"]][: 3 if half else 6]
+    found = verdicts(world, {name: mask_of(neurons) for name, neurons in (OWN | {"a": [*ours, *OWN["b"]]}).items()})
+    assert found["verdict"].to_dict() == {"a": "selective", "b": "selective", "c": "specific", "d": "specific"}
+    assert found.loc["a", "column_low"] > 0 > found.loc["a", "row_low"]
+    assert found.loc["b", "row_low"] > 0 > found.loc["b", "column_low"]
+    assert found.loc["a", "breaks_most"] == "b" and found.loc["a", "breaks_most_effect"] > 0.7
+
+
 def test_neurons_that_two_tasks_share_are_not_specific_and_those_of_all_are_general(world):
     """Those of two tasks break both and no other: more than neurons in general do, and as the other task's do."""
     masks = {name: mask_of(neurons) for name, neurons in (OWN | {"a": SHARED["a"], "b": SHARED["b"]}).items()}

@@ -13,23 +13,22 @@ from neuroscope import figures
 from neuroscope.checks import Progress, public
 from neuroscope.errors import choose
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, standing
+from neuroscope.experiments.crossed_verdicts import MANY, NOT_COMPETENT, lacking, verdict_rows
 from neuroscope.experiments.evidence_parts import effect_part, measured_as, neutral_part
 from neuroscope.experiments.judging import Judge, tasks_and_masks
 from neuroscope.experiments.neutrality import Neutrality, neutral_columns
 from neuroscope.experiments.standings import Standings
 from neuroscope.interventions.edits import Value
 from neuroscope.masks import DRAWN, Match, NeuronMask
-from neuroscope.masks.evidence import Evidence, evidence_of
+from neuroscope.masks.evidence import VERDICT_NUMBERS, Evidence, evidence_of
 from neuroscope.models import resolve
 from neuroscope.results import Result
-from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
+from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, effect_margin
 from neuroscope.tasks import Tasks
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-NOT_COMPETENT = "not competent"  # the verdict where the model is at chance
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +37,8 @@ class CrossAblation(Result):
 
     Columns: source, target, source_family, target_family, n, score, original, control (mean over random masks of the
     same size, layer-matched to the source's), effect = control - score (broken beyond random ones), low and high (95 %
-    interval of the effect, over examples and random masks), p (of both kinds of chance: `statistics.against_controls`),
+    interval of the effect, over examples and the next random mask), margin (half the interval of the effect in the mean
+    over random masks: `statistics.effect_margin`), p (of both kinds of chance: `statistics.against_controls`),
     q (Benjamini-Hochberg over the whole matrix), majority, uniform and p_majority (of the target with nothing off:
     `evaluation.constant`); neutral, neutral_random, neutral_original, neutral_low, neutral_high, neutral_p: the loss on
     neutral text with the source's neurons off, beside random masks (`experiments.neutrality`).
@@ -88,53 +88,37 @@ class CrossAblation(Result):
 
         - "not competent": the model is not better than the best constant answer with nothing off. No other verdict.
         - "no effect": the mask is not shown to break its task more than random masks do (q < 0.05, effect > 0).
-        - "not compared": it is, but there is no other family.
+        - "not compared": it is, but there is no mask, or no task, of another family.
         - "general": the interval of `selectivity`, the diagonal of `decompose()`, does not lie above zero: it breaks
           its own task no more than is explained by how much it breaks in general and how easily the task breaks; and it
           is shown to break at least half of the other families' tasks (`breaks`).
-        - "specific": its selectivity lies above zero, and it breaks its task more than the masks of every other family
-          do: the interval of its effect lies above the mean effect of the one that breaks this task most
-          (`strongest`).
+        - "specific": its selectivity lies above zero; it is shown to break its task more than the masks of every other
+          family do (`column_low` > 0); and it is shown to break no other family's task as much as its own (`row_low` >
+          0), neither in points nor as a share of what that task has to lose.
         - "shared": neither, and there are tasks of other families (`shared_with`) whose masks are shown to break this
           task, and not shown to break it less than its own mask does, and which its own mask is shown to break too. Or
           its selectivity does not lie above zero, and it is not general.
         - "selective": none of these: its selectivity lies above zero.
 
-        A verdict is about the tasks that were compared: with others it can be another.
+        What cannot be shown either way is not "specific"; `in_words()` says of what is "selective" what it lacks.
+        `strongest` is the family whose masks break the task most, `breaks_most` the other family's task that the mask
+        comes nearest to breaking as much as its own, or breaks more; `column_low` and `row_low` are the lower ends of
+        the 95 % interval of how far its own effect is above the others', the smallest ones, as shares
+        (`experiments.crossed_verdicts` has the rules). A verdict is about the tasks that were compared: with others it
+        can be another.
 
         The interval of the selectivity takes the effects that it is made of for independent of one another. Those of
         one mask are not, for they share its random masks: it is then rather too wide.
         """
         import pandas as pd  # heavy: only for tables
 
-        lost = self.standings.at_chance
         parts = self.decompose().set_index(["source", "target"])["specific"]
         halves = self._half_of_selectivity()
-        rows = []
-        for name, cells in self.table.groupby("target", sort=False):
-            diagonal = cells[cells["source"] == name].iloc[0]
-            family = cells[(cells["source"] != name) & (cells["source_family"] == diagonal["target_family"])]["effect"]
-            outside = cells[cells["source_family"] != diagonal["target_family"]]
-            others = outside.groupby("source_family", sort=False)["effect"].mean()
-            selectivity = parts[name, name]
-            selective_low = selectivity - halves.get(name, np.nan)
-            breaks = self.table[
-                (self.table["source"] == name) & (self.table["target_family"] != diagonal["target_family"])
-            ]
-            breaks = breaks[breaks["q"].notna()]
-            broken = float(_is_broken(breaks).mean()) if len(breaks) else np.nan
-            partners = _breaking_each_other(breaks, outside[outside["effect"] >= diagonal["low"]])
-            verdict = _verdict(diagonal, others, selective_low, broken, partners)
-            rows.append(
-                {"task": name, "verdict": NOT_COMPETENT if name in lost else verdict}
-                | {column: diagonal[column] for column in ("effect", "low", "high", "p", "q")}
-                | {"selectivity": selectivity, "selectivity_low": selective_low, "breaks": broken}
-                | {"shared_with": ", ".join(partners)}
-                | {"same_family": family.mean(), "other_families": outside["effect"].mean()}
-                | {"strongest": others.idxmax() if len(others) else "", "strongest_effect": others.max()}
-            )
+        own = pd.DataFrame({"selectivity": {name: parts[name, name] for name in self.table["target"].unique()}})
+        own["selectivity_low"] = own["selectivity"] - pd.Series(halves, dtype=float)
+        rows = verdict_rows(self.table, own, self.standings.at_chance)
         neutral = self.neutrality.rows[["neutral", "neutral_random", "neutral_original", "neutral_q"]]
-        return pd.DataFrame(rows).join(neutral, on="task")
+        return pd.DataFrame(list(rows)).join(neutral, on="task")
 
     @public
     def about(self, mask: NeuronMask) -> Evidence:
@@ -147,8 +131,8 @@ class CrossAblation(Result):
         cell = self.table[(self.table["source"] == name) & (self.table["target"] == name)].iloc[0]
         verdicts = self.verdicts().set_index("task")
         verdict = verdicts.loc[name]
-        numbers = {key: verdict[key] for key in ("selectivity", "selectivity_low", "breaks", "strongest_effect")}
-        words = {"verdict": verdict["verdict"], "strongest": verdict["strongest"], "match": match}
+        numbers = {key: verdict[key] for key in VERDICT_NUMBERS}
+        words = {key: verdict[key] for key in ("verdict", "strongest", "breaks_most")} | {"match": match}
         return (
             effect_part(match, self.manifest, name, cell.to_dict(), int(self.table["q"].notna().sum()))
             | evidence_of("verdict", self.manifest, name, tasks=len(verdicts), **words, **numbers)
@@ -179,13 +163,15 @@ class CrossAblation(Result):
         specific, selective = (len(names.get(verdict, [])) for verdict in ("specific", "selective"))
         lines = [
             f"In **{specific} of {len(verdicts)}** tasks the task's own neurons are **specific**, breaking it more "
-            f"than those of any other family do, and in **{selective}** more they are **selective**"
-            f"{standings.but()}.\n",
+            f"than those of any other family do, and no other family's task as much; in **{selective}** more they are "
+            f"**selective**{standings.but()}.\n",
             "- Selective: switched off, they break their task more than random ones do, and more than they break tasks "
-            "in general. Specific: more than those of any other family do as well. Shared: another family's break the "
-            "task as much, and they break that family's.",
+            "in general. Specific: also more than those of any other family do, and no other family's task as much, in "
+            "points or as a share of what it can lose. Shared: another family's break the task as much, and they break "
+            "that family's.",
+            *lacking(verdicts[verdicts["verdict"] == "selective"]),
         ]
-        wide = verdicts[verdicts["verdict"].isin(["specific", "selective"]) & (verdicts["breaks"] >= 0.5)]["task"]
+        wide = verdicts[verdicts["verdict"].isin(["specific", "selective"]) & (verdicts["breaks"] >= MANY)]["task"]
         if len(wide):
             lines.append(
                 f"- **A negative**: those of {', '.join(wide)}, though called so, are shown to break at least half of "
@@ -267,30 +253,6 @@ class CrossAblation(Result):
         )
 
 
-def _is_broken(cells: pd.DataFrame) -> pd.Series:
-    return (cells["q"] < ALPHA) & (cells["effect"] > 0)
-
-
-def _breaking_each_other(breaks: pd.DataFrame, is_broken_by: pd.DataFrame) -> list[str]:
-    """Tasks that a task's mask is shown to break, and whose masks are shown to break the task."""
-    sources = set(is_broken_by[_is_broken(is_broken_by)]["source"])
-    return [str(target) for target in breaks[_is_broken(breaks)]["target"] if target in sources]
-
-
-def _verdict(
-    diagonal: pd.Series, others: pd.Series, selective_low: float, broken: float, partners: Sequence[str]
-) -> str:
-    if not (diagonal["q"] < ALPHA and diagonal["effect"] > 0):
-        return "no effect"
-    if others.empty:
-        return "not compared"
-    if not selective_low > 0:
-        return "general" if broken >= 0.5 else "shared"
-    if diagonal["low"] > others.max():
-        return "specific"
-    return "shared" if partners else "selective"
-
-
 @public
 def cross_ablation(
     model: Any,
@@ -348,6 +310,7 @@ def cross_ablation(
                 | {"source_family": tasks[source].family, "target_family": tasks[target].family}
                 | {"n": len(off), "score": off.mean(), "original": original.mean(), "control": float(np.mean(random))}
                 | test
+                | {"margin": effect_margin(off, random)}
                 | level
                 | neutrality
             )

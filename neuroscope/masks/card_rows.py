@@ -115,6 +115,9 @@ def _verdict(of: Mapping[str, Any]) -> str:
         text += f"; selectivity {_signed(of['selectivity'])} points, its interval from {_signed(of['selectivity_low'])}"
     if of["strongest_effect"] is not None:
         text += f"; of other families {isolated(of['strongest'])} breaks it most, {_signed(of['strongest_effect'])}"
+    if of["breaks_most_effect"] is not None:
+        text += f"; of others' tasks these hit {isolated(of['breaks_most'])} hardest, "
+        text += _signed(of["breaks_most_effect"])
     return text + (f"; breaks {percent(of['breaks'])} of their tasks" if of["breaks"] is not None else "")
 
 

@@ -60,6 +60,9 @@ def _kinds(numbers: tuple[str, ...], texts: tuple[str, ...] = ()) -> dict[str, K
     return kinds | dict.fromkeys(texts, "text")
 
 
+VERDICT_NUMBERS = (
+    "selectivity", "selectivity_low", "breaks", "strongest_effect", "column_low", "breaks_most_effect", "row_low",
+)  # fmt: skip
 _EFFECT = ("score", "original", "control", "effect", "low", "high", "p", "q", "tests", "n", "n_random")
 _CROSSED = "ns.cross_ablation(model, tasks, masks)"
 _HOW = {"layer": _CROSSED} | {match: f'{_CROSSED[:-1]}, match="{match}")' for match in ("activation", "uniform")}
@@ -70,9 +73,7 @@ PARTS: dict[str, Part] = {
     "verdict": Part(
         "is it the task's own",
         f"{_CROSSED}, with tasks of other families",
-        _kinds(
-            ("selectivity", "selectivity_low", "breaks", "strongest_effect", "tasks"), ("verdict", "match", "strongest")
-        ),
+        _kinds((*VERDICT_NUMBERS, "tasks"), ("verdict", "match", "strongest", "breaks_most")),
     ),
     "neutral": Part(
         "loss on neutral text",

@@ -29,7 +29,8 @@ MODEL = ("model", "revision", "fingerprint", "dtype", "interventions")
 SILENT = ("no effect", "not competent")  # verdicts that claim nothing
 VERDICTS = {
     "specific": "These {size} are **specific** for {task}{among}: switched off, they break it more than random neurons "
-    "do, more than they break tasks in general, and more than the neurons of any other family do.",
+    "do, more than they break tasks in general, more than the neurons of any other family do, and no other family's "
+    "task as much.",
     "selective": "These {size} are **selective** for {task}{among}: switched off, they break it more than random "
     "neurons do, and more than they break tasks in general.",
     "shared": f"{NEGATIVE}: these {{size}} are **shared** by {{task}} and others{{among}}: switched off, they break "

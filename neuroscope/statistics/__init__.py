@@ -10,6 +10,7 @@
 | do two measurements of the same examples differ? | `paired_permutation` |
 | is a value beyond those of shuffled data? | `permutation_p` |
 | what does a mask break beyond a random one? | `against_controls` |
+| is one such effect larger than another? | `effect_margin` of each |
 | are there more right answers than one answer alone gets? | `better_than_share` |
 | q of many p | `benjamini_hochberg` |
 
@@ -21,6 +22,7 @@ from neuroscope.statistics.chance import (
     against_controls,
     benjamini_hochberg,
     better_than_share,
+    effect_margin,
     paired_permutation,
     permutation_p,
 )
@@ -42,6 +44,7 @@ __all__ = [
     "benjamini_hochberg",
     "better_than_share",
     "bootstrap_interval",
+    "effect_margin",
     "mean_interval",
     "outcomes_interval",
     "paired_permutation",

@@ -156,6 +156,34 @@ def against_controls(outcomes: ArrayLike, controls: ArrayLike) -> dict[str, floa
 
 
 @public
+def effect_margin(outcomes: ArrayLike, controls: ArrayLike) -> float:
+    """Half the width of the 95 % interval of how much less a mask leaves than random masks do in the mean.
+
+    Of the effect of `against_controls`, but of the mean over all random masks there could be, not of the next one: to
+    compare the effects of two masks, or of one on two tasks, with each other. Its variance is
+
+        V = var(d)/n + s^2/S
+
+    with d_i, s (at least one example, 1/n) and S as there, and Student's t with Satterthwaite's degrees of freedom.
+
+    Args:
+        outcomes, controls: as in `against_controls`, which refuses what does not fit.
+
+    Example:
+        >>> round(effect_margin([0] * 20, [[1] * 19 + [0]] * 3), 2)
+        0.12
+    """
+    against_controls(outcomes, controls)  # refuses other shapes
+    masked, others = np.asarray(outcomes, dtype=float), np.asarray(controls, dtype=float)
+    masks, n = others.shape
+    of_examples = (others.mean(axis=0) - masked).var(ddof=1) / n
+    of_masks = max(others.mean(axis=1).var(ddof=1), 1 / n**2) / masks
+    variance = of_examples + of_masks
+    freedom = variance**2 / (of_masks**2 / (masks - 1) + of_examples**2 / (n - 1))
+    return float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+
+
+@public
 def better_than_share(right: float, n: int, share: float) -> float:
     """One-sided exact binomial p of at least so many right answers, were each right with a probability of `share`.
 
