@@ -1,8 +1,10 @@
 """Evidence cards: every number by hand, only on the mask it was measured on, through files, hostile text as text."""
 
+import copy
 import html
 import inspect
 import json
+import pickle
 import re
 from dataclasses import replace
 
@@ -206,16 +208,69 @@ def test_a_file_carries_the_card(full, masks, tmp_path):
         (lambda e: {"verdict": {**e["verdict"], "interventions": "text"}}, "not a list"),
     ],
 )
-def test_evidence_that_is_none_is_refused(change, found, full, tmp_path):
-    path = full["food"].save(tmp_path / "mask.safetensors")
-    with safe_open(path, "pt") as file:
+def test_evidence_that_is_none_is_refused(change, found, full):
+    with pytest.raises(ArgumentError, match=found):
+        replace(full["food"], evidence=change(full["food"].evidence))
+
+
+def changed_file(mask, path, change):
+    """A mask's file in which the evidence is another."""
+    with safe_open(mask.save(path), "pt") as file:
         tensors, described = {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["neuroscope"])  # noqa: SIM118
     described["evidence"] = change(described["evidence"])
     save_file(tensors, path, {"neuroscope": json.dumps(described)})
-    with pytest.raises(FileError, match=found):
-        ns.NeuronMask.load(path)
-    with pytest.raises(ArgumentError, match=found):
-        replace(full["food"], evidence=described["evidence"])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "kept"),
+    [
+        (lambda e: {**e, "to come": {"x": 1}}, "to come", lambda e: e),
+        (lambda e: {**e, "verdict": {**e["verdict"], "to_come": 1}}, "verdict.to_come", lambda e: e),
+        (
+            lambda e: {**e, "verdict": {k: v for k, v in e["verdict"].items() if k not in ("row_low", "breaks_most")}},
+            "verdict.*row_low",
+            lambda e: {**e, "verdict": {**e["verdict"], "row_low": None, "breaks_most": ""}},
+        ),
+        (
+            lambda e: {**e, "verdict": {**e["verdict"], "tasks": "many", "interventions": 3}},
+            "verdict.tasks",
+            lambda e: {**e, "verdict": {**e["verdict"], "tasks": None, "interventions": []}},
+        ),
+        (lambda e: {**e, "stability": 3}, "stability", lambda e: {k: v for k, v in e.items() if k != "stability"}),
+        (lambda e: "x", "evidence", lambda e: {}),
+    ],
+)
+def test_a_file_of_another_version_opens_with_what_is_known(change, named, kept, full, tmp_path):
+    mask = full["food"]
+    path = changed_file(mask, tmp_path / "mask.safetensors", change)
+    with pytest.warns(UserWarning, match=named):
+        read = ns.NeuronMask.load(path)
+    assert read == mask and read.evidence == kept(mask.evidence)
+    assert read.card().in_words() and str(read.card())  # it can be shown
+    again = ns.NeuronMask.load(read.save(tmp_path / "again.safetensors"))  # without a warning
+    assert again.evidence == read.evidence
+
+
+def test_evidence_is_not_changed_from_outside(full):
+    mask = full["food"]
+    before = json.dumps(mask.evidence)
+    for change in (
+        lambda e: e.update(x={}),
+        lambda e: e.pop("verdict"),
+        lambda e: e["verdict"].__setitem__("verdict", "specific"),
+        lambda e: e["verdict"].__delitem__("q"),
+        lambda e: e["verdict"]["interventions"].append("x"),
+        lambda e: e["verdict"]["interventions"].__iadd__(["x"]),
+    ):
+        with pytest.raises(TypeError, match="with_evidence"):
+            change(mask.evidence)
+    given = copy.deepcopy(mask.card().evidence)
+    other = replace(mask, evidence=given)
+    given["verdict"]["verdict"] = "specific"  # what it was made of is nothing of its own
+    assert json.dumps(mask.evidence) == json.dumps(other.evidence) == before
+    for same in (copy.deepcopy(mask), pickle.loads(pickle.dumps(mask))):
+        assert same == mask and json.dumps(same.evidence) == before
 
 
 def test_what_is_made_of_masks_has_no_evidence(full):

@@ -96,7 +96,11 @@ def _found(known: Mapping[str, Any]) -> Iterator[Row]:
 def _elsewhere(of: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     """Where it was measured on another model than the mask was found on, or under an intervention."""
     own = known["model"].get("fingerprint")
-    other = f"; on another model, weights {isolated(of['fingerprint'])}" if own and of["fingerprint"] != own else ""
+    other = (
+        f"; on another model, weights {isolated(of['fingerprint'])}"
+        if own and of["fingerprint"] not in ("", own)
+        else ""
+    )
     return other + (f"; under {isolated(', '.join(of['interventions']))}" if of["interventions"] else "")
 
 

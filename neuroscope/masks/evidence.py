@@ -2,14 +2,15 @@
 
 Evidence is a dict: name of a part -> its fields, all of them plain values that JSON can say, so that a mask's file can
 carry it. A result that knows something of a mask answers `result.about(mask)` with parts, made by `evidence_of`;
-`joined` puts them together, and `checked` holds whatever comes from a file to the table below. To add a part, add its
+`checked` holds them to the table below, and `of_file` takes of a file what the table knows. To add a part, add its
 row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -111,6 +112,36 @@ def checked(evidence: Any, asked: str = "evidence") -> Evidence:
     """
     do = "leave it to mask.with_evidence(result, ...)"
     return {name: _fields(name, of, asked, do) for name, of in by_text(evidence, asked, do).items()}
+
+
+def of_file(evidence: Any, path: Any) -> Evidence:
+    """What of a file's evidence this version knows, which may be less than what it was written with.
+
+    What it does not know is left out, and a field that it knows and the file does not have is unknown (None, or no
+    text): the mask is worth more than its card. A warning names both.
+    """
+    known, strange = dict[str, dict[str, Any]](), list[str]()
+    for name, of in evidence.items() if isinstance(evidence, Mapping) else [("evidence", evidence)]:
+        if name not in PARTS or not isinstance(of, Mapping):
+            strange.append(str(name))
+            continue
+        kinds = {**ALWAYS, **PARTS[name].fields}
+        fields: dict[str, Any] = {}
+        for field, kind in kinds.items():
+            try:
+                fields[field] = _value(of[field], kind, field, "")
+            except (KeyError, ArgumentError):  # not there, or of another kind
+                fields[field] = _UNKNOWN[kind]()
+                strange.append(f"{name}.{field}")
+        strange += [f"{name}.{field}" for field in of if field not in kinds]
+        known[name] = fields
+    if strange:
+        text = f"the evidence in {path} is of another version; left out or unknown: {brief(strange)}"
+        warnings.warn(f"{text}. Measure again with mask.with_evidence(result, ...)", stacklevel=5)
+    return known
+
+
+_UNKNOWN: dict[Kind, Callable[[], Any]] = {"number": lambda: None, "text": str, "texts": list}
 
 
 def _fields(name: str, of: Any, asked: str, do: str) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, FileError, MaskError, choose, kind_of, naming
 from neuroscope.masks.by_hand import check_indices, neurons_of
 from neuroscope.masks.draws import DRAWN, Match
-from neuroscope.masks.evidence import checked
+from neuroscope.masks.evidence import checked, of_file
 from neuroscope.masks.evidence_card import EvidenceCard, card_of
+from neuroscope.masks.fixed import fixed
 from neuroscope.masks.hub import NAME, push
 from neuroscope.masks.json_file import is_json, mask_in_json
 from neuroscope.masks.loudness import as_loud
@@ -39,7 +40,8 @@ class NeuronMask(PerNeuron):
 
     Attributes:
         evidence: what is known of just these neurons, by part (`with_evidence` puts it there, `card` shows it); a mask
-            that is made of others has none.
+            that is made of others has none. It refuses to be changed. Of a file of another version it has what this one
+            knows, with a warning.
 
     Example:
         >>> a = NeuronMask.of({"blocks.0.mlp.hook_post": [1, 2]}, {"blocks.0.mlp.hook_post": 4})
@@ -55,7 +57,7 @@ class NeuronMask(PerNeuron):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_indices(self.values_by_site, self.widths)
-        object.__setattr__(self, "evidence", checked(self.evidence))
+        object.__setattr__(self, "evidence", fixed(checked(self.evidence)))
 
     @classmethod
     @public
@@ -132,6 +134,10 @@ class NeuronMask(PerNeuron):
             FileError: the Hub cannot be reached, or refuses. Nothing here is changed.
         """
         return push(self, repo_id, name, private, token)
+
+    @classmethod
+    def _from_file(cls, name: str, value: Any, path: str | PathLike) -> Any:
+        return of_file(value, path) if name == "evidence" else value
 
     def flags(self) -> Bool[Tensor, " neuron"]:
         """Membership of every neuron of the model, in forward order."""

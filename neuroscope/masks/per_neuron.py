@@ -121,12 +121,17 @@ class PerNeuron(Mapping[str, Tensor]):
             for name in FURTHER
         }
         try:
-            more = {name: described[name] for name in cls.in_file if name in described}
+            more = {name: cls._from_file(name, described[name], path) for name in cls.in_file if name in described}
             more |= {name: by_address for name, by_address in read.items() if by_address}
             return cls(values, described["widths"], described["unit"], manifest, **more)
         except (ArgumentError, MaskError) as error:
             found = f"{error.asked}: {error.found}"
             raise FileError(f"read {cls.__name__} from {path}", found, "write the file again") from None
+
+    @classmethod
+    def _from_file(cls, name: str, value: Any, path: str | PathLike) -> Any:
+        """What a file says of a further field, as this version knows it."""
+        return value
 
     def fits(self, sites: Mapping[str, Site], asked: str) -> None:
         """Refuse the sites of a model of another shape.

@@ -19,7 +19,8 @@ from neuroscope.attribution.request import Request
 from neuroscope.checks import FEWEST_RANDOM, Progress, public, shares
 from neuroscope.errors import choose
 from neuroscope.evaluation import prepare_neutral, prepare_task
-from neuroscope.experiments.f5_cross_ablation import NOT_COMPETENT, CrossAblation, cross_ablation
+from neuroscope.experiments.crossed_verdicts import NOT_COMPETENT
+from neuroscope.experiments.f5_cross_ablation import CrossAblation, cross_ablation
 from neuroscope.experiments.judging import refuse_tasks_without_tests_of_their_own
 from neuroscope.experiments.mask_sizes import faithfulness
 from neuroscope.experiments.t1_deactivation import Deactivation, deactivation
