@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from state import changed, snapshot
 from tiny import tiny_model, tiny_tokenizer
 from transformer_lens.model_bridge import TransformerBridge
@@ -21,7 +22,7 @@ from neuroscope.attribution import reliability, single_ablation
 from neuroscope.errors import ArgumentError, FileError, MaskError, TaskError
 from neuroscope.models import tap_experts
 from neuroscope.reading import NeuronCard, NeuronCards
-from neuroscope.reading.cards import breaking
+from neuroscope.reading.cards import assembling, breaking
 from neuroscope.reading.cards.breaking import random_neurons
 from neuroscope.reports.explorer.card import card_of
 from neuroscope.tasks import Example, Task
@@ -153,6 +154,24 @@ def test_effects_are_those_of_zeroed_weights(model, mask, cards):
     assert table.loc[("0.5", "good"), "share"] == pytest.approx(
         table.loc[("0.5", "good"), "effect"] / table.loc[("0.5", "good"), "mask_effect"]
     )
+
+
+def test_a_neuron_helps_only_after_correction_over_the_cards(cards):
+    """Of 400 idle neurons some intervals lie above zero by chance; hardly any is called helpful, a real one is."""
+    table = cards.to_frame()
+    p = [stats.ttest_1samp(x, 0).pvalue for x in ([0.1, 0.2, 0.4], [0.1, -0.2, 0.3])]
+    assert [breaking._p_of_none(np.array(x)) for x in ([0.1, 0.2, 0.4], [0.1, -0.2, 0.3])] == pytest.approx(p)
+    assert [breaking._p_of_none(np.array(x)) for x in ([0.0, 0.0], [0.1, 0.1])] == [1.0, 0.0]
+    assert np.isnan(breaking._p_of_none(np.array([0.1])))
+    shown = np.sign(table["effect"]).where(table["sign_q"] < 0.05, 0)
+    assert table["sign"].tolist() == shown.astype(int).tolist()
+    rng = np.random.default_rng(0)
+    idle = rng.normal(0, 1, (400, 16))
+    rows = [{"sign_p": breaking._p_of_none(x), "effect": x.mean()} for x in [*idle, rng.normal(3, 1, 16)]]
+    breaking.with_q(rows)
+    assert sum(row["sign_p"] < 0.05 for row in rows) > 10
+    signs = [assembling._sign(row) for row in rows]
+    assert sum(map(abs, signs[:-1])) <= 1 and signs[-1] == 1
 
 
 def test_every_example_has_its_own_change():

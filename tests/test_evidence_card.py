@@ -106,6 +106,7 @@ def test_effects_are_those_of_evaluating_under_each_mask(model, tasks, masks, of
             of = own[f"effect-{match}"]
             assert [of[key] for key in ("effect", "low", "high", "p", "q")] == pytest.approx(expected)
             assert of["tests"] == len(off.controls.tested) == 2
+            assert of["q_all"] == pytest.approx(off.controls.tested.loc[name, "q"]) and of["q_all"] >= of["q"] - 1e-12
 
 
 def test_tests_verdict_and_neutral_text_are_those_of_the_matrix(crossed, full):
@@ -289,6 +290,8 @@ def test_results_about_others_are_refused(model, tasks, scores, masks, crossed, 
     other = ns.attribute(model, tasks["food"], objective="log-odds").top(0.3)
     by_hand = ns.NeuronMask.of(dict(masks["food"]), masks["food"])
     without_first = replace(masks["food"], manifest={**masks["food"].manifest, "skip_first": True})
+    fewer = ns.attribute(model, tasks["food"], examples=8).top(0.3)
+    other_seed = replace(masks["food"], manifest={**masks["food"].manifest, "seed": 5})
     for mask, result, text in (
         (smaller, crossed, "none of just these neurons"),
         (masks["food"].random_like(seed=0), crossed, "none of just these neurons"),
@@ -297,6 +300,8 @@ def test_results_about_others_are_refused(model, tasks, scores, masks, crossed, 
         (scores["food"].top(0.3, per_layer=True), stable, "not cut from the scores of the whole model"),
         (by_hand, stable, "not found as those of food"),
         (without_first, stable, "not found as those of food"),
+        (fewer, faithful, "not found as the scores of food"),
+        (other_seed, faithful, "not found as the scores of food"),
         (other, faithful, "not found as the scores of food"),
         (masks["food"], tasks["food"], "a Task, which knows nothing of masks"),
         (masks["food"], None, "a NoneType"),
@@ -345,6 +350,16 @@ def test_the_first_sentence_is_the_verdict(verdict, full):
         assert any("cost 20.0 points" in line for line in rest)
         doubt = any("not shown to break it more than random neurons of the same layers" in line for line in rest)
         assert doubt == (is_weak and verdict != "no effect")  # a verdict that does not hold beside every control
+
+
+def test_the_claim_is_that_of_the_largest_p(full):
+    """Shown beside each kind alone, each with its own q, but not beside all of them together."""
+    effect = {**full["food"].evidence["effect-layer"], "effect": 0.2, "q": 0.04, "q_all": 0.07}
+    known = {"effect-layer": effect, "effect-uniform": {**effect, "q": 0.01}}
+    card = replace(full["food"], evidence=known).card()
+    assert "not shown to break it more than random neurons of every kind" in card.in_words() and "0.07" in str(card)
+    clear = {kind: {**of, "q_all": 0.045} for kind, of in known.items()}
+    assert "of every kind (the" not in replace(full["food"], evidence=clear).card().in_words()
 
 
 def test_hostile_names_stay_text(full):

@@ -26,10 +26,14 @@ def effect_part(match: str, manifest: Mapping[str, Any], task: str, row: Mapping
 
     Args:
         match: how these were drawn.
-        row: score, original, control, effect and n; low, high, p and q where they are known.
+        row: score, original, control, effect and n; low, high, p and q where they are known; q_all where all kinds of
+            random masks were measured: of the largest of their p.
         tests: how many tests q corrects over.
     """
-    numbers = {name: row.get(name) for name in ("score", "original", "control", "effect", "low", "high", "p", "q", "n")}
+    numbers = {
+        name: row.get(name)
+        for name in ("score", "original", "control", "effect", "low", "high", "p", "q", "q_all", "n")
+    }
     about = {"tests": tests, "n_random": manifest.get("n_random"), "value": str(manifest.get("value", "zero"))}
     return evidence_of(f"effect-{match}", manifest, task, **numbers, **about)
 

@@ -135,7 +135,7 @@ class Deactivation(Result):
                 continue
             test = tests.loc[(condition, name)]
             row = {"score": off["score"], "original": original["score"], "control": test["score"], "n": off["n"]}
-            row |= dict(zip(("effect", "low", "high", "p", "q"), test[TEST], strict=True))
+            row |= dict(zip(("effect", "low", "high", "p", "q"), test[TEST], strict=True)) | {"q_all": off["q"]}
             found |= effect_part(CONTROLS[condition], self.manifest, name, row, int(tested[condition]))
         return found
 

@@ -106,6 +106,8 @@ def _elsewhere(of: Mapping[str, Any], known: Mapping[str, Any]) -> str:
 
 def _effect(of: Mapping[str, Any], match: str) -> str:
     among = f" over {of['tests']:.0f} tests" if of["q"] is not None and of["tests"] is not None else ""
+    if of["q_all"] is not None:
+        among += f" of this kind, q = {of['q_all']:.2g} beside every kind (of the largest p)"
     return (
         f"{points(of, match)}{among}; {isolated(of['task'])}: {_signed(of['original'])} % with nothing off, "
         f"{_signed(of['score'])} % with these off (to {isolated(of['value'])}), {_signed(of['control'])} % with "

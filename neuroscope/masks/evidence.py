@@ -64,7 +64,8 @@ def _kinds(numbers: tuple[str, ...], texts: tuple[str, ...] = ()) -> dict[str, K
 VERDICT_NUMBERS = (
     "selectivity", "selectivity_low", "breaks", "strongest_effect", "column_low", "breaks_most_effect", "row_low",
 )  # fmt: skip
-_EFFECT = ("score", "original", "control", "effect", "low", "high", "p", "q", "tests", "n", "n_random")
+# q: among the tests of this kind of random masks; q_all: of the largest p of all kinds measured, which the claim is
+_EFFECT = ("score", "original", "control", "effect", "low", "high", "p", "q", "q_all", "tests", "n", "n_random")
 _CROSSED = "ns.cross_ablation(model, tasks, masks)"
 _HOW = {"layer": _CROSSED} | {match: f'{_CROSSED[:-1]}, match="{match}")' for match in ("activation", "uniform")}
 
@@ -184,9 +185,9 @@ def name_in(manifest: Mapping[str, Any], mask: PerNeuron, identity: str, asked: 
     return str(own) if own in names else names[0]
 
 
-def same_recipe(mask: PerNeuron, scored: Mapping[str, Any]) -> bool:
-    """Whether a mask was found as scores with this manifest were: way, data and model."""
-    return all(mask.manifest.get(key) == scored.get(key) for key in RECIPE)
+def same_recipe(mask: PerNeuron, scored: Mapping[str, Any], *more: str) -> bool:
+    """Whether a mask was found as scores with this manifest were: way, data and model; and what else is named."""
+    return all(mask.manifest.get(key) == scored.get(key) for key in (*RECIPE, *more))
 
 
 def is_top(mask: PerNeuron) -> bool:

@@ -105,9 +105,16 @@ class EvidenceCard(Result):
         else:
             lines = [f"What these {size} do for {task} is not measured."]
         weak = [match for match in DRAWN if _is_not_shown(evidence.get(f"effect-{match}"))]
+        claims = [evidence[part]["q_all"] for part in evidence if part.startswith("effect-")]
+        q_all = max((q for q in claims if q is not None), default=None)
         if weak and not (verdict and verdict["verdict"] in SILENT):
             kinds = " nor ".join(DRAWN[match] for match in weak)
             lines.append(f"- {NEGATIVE}: they are not shown to break it more than {kinds} (q < {ALPHA}).")
+        elif q_all is not None and q_all >= ALPHA and not (verdict and verdict["verdict"] in SILENT):
+            lines.append(
+                f"- {NEGATIVE}: they are not shown to break it more than random neurons of every kind (the largest p "
+                f"of all kinds has q = {q_all:.2g}), though more than those of each kind alone."
+            )
         if self.unknown:
             lines.append(f"- Not measured: {', '.join(PARTS[name].title for name in self.unknown)}.")
         return "\n".join([lines[0], "", *lines[1:]])

@@ -157,7 +157,12 @@ class Faithfulness(Result):
         asked = "faithfulness(...).about(mask)"
         check_mask(mask, asked)
         sets = self.manifest.get("scores", {})
-        places = [(g, name) for g, each in sets.items() for name, scored in each.items() if same_recipe(mask, scored)]
+        places = [
+            (group, name)
+            for group, each in sets.items()
+            for name, scored in each.items()
+            if same_recipe(mask, scored, "examples", "seed")
+        ]
         if not places:
             known = ", ".join(dict.fromkeys(name for each in sets.values() for name in each)) or "no task"
             found = f"a mask that was not found as the scores of {known} here"

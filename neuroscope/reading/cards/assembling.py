@@ -18,6 +18,7 @@ from neuroscope.reading.cards.pasting import code_for
 from neuroscope.reading.cards.replicating import Use
 from neuroscope.reading.cards.subject import Place, Subject, said
 from neuroscope.reading.directions_result import READS, Directions
+from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +27,8 @@ WRITES = "Logits per unit of activation (negative activations write the opposite
 WRITES += "are frozen at typical inputs, and what later layers make of it is left out."
 READ = "Each token's normed embedding, by itself, times the neuron's {} weights."
 NUMBERS = (
-    "score", "rank", "effect", "low", "high", "random", "random_low", "random_high", "p", "q", "mask_effect", "share",
-    "rank_low", "rank_high", "selected", "activation",
+    "score", "rank", "effect", "low", "high", "sign_q", "random", "random_low", "random_high", "p", "q", "mask_effect",
+    "share", "rank_low", "rank_high", "selected", "activation",
 )  # fmt: skip
 ABOUT = ("neuron", "address", "layer", "index", "task")
 NEAREST = 5  # neurons of each kind that a card names, at most
@@ -106,8 +107,8 @@ def _rows(subject: Subject, known: Known) -> dict[Place, list[Row]]:
 
 
 def _sign(row: Row) -> int:
-    """1 where it is shown to help, -1 where it is shown to hurt."""
-    return int(row.get("low", np.nan) > 0) - int(row.get("high", np.nan) < 0)
+    """1 where it is shown to help, -1 where it is shown to hurt, among all neurons and tasks of the cards."""
+    return int(np.sign(row["effect"])) if row.get("sign_q", np.nan) < ALPHA else 0
 
 
 def _card(subject: Subject, known: Known, place: Place, name: str, rows: list[Row]) -> dict[str, Any]:

@@ -4,7 +4,9 @@
    not in the mask, and the mask as a whole. The effect is how much the loss on the answer then rises (nats).
 2. Of the neuron: the mean over examples with Student's 95 % interval. Of the random ones: the mean of theirs, with
    Student's interval over these neurons. p: `statistics.against_controls`, over examples and neurons, the effects
-   scaled to at most one; q: Benjamini-Hochberg, over all neurons and tasks of the cards.
+   scaled to at most one; q: Benjamini-Hochberg, over all neurons and tasks of the cards. Whether the neuron helps or
+   hurts at all is a test of its own, of a mean that is not zero (Student's t, over examples), corrected over the same
+   family (sign_q): its interval alone, at one in twenty, would call some of many idle neurons helpful.
 3. Its share of the mask's effect, where that is above 0 beyond its interval. Shares need not add up to 1.
 """
 
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import stats
 from torch import Tensor
 
 from neuroscope import distributed, files
@@ -49,18 +52,28 @@ class Lost:
     whole: Effects
 
     def row(self, place: Place) -> dict[str, float]:
-        """effect, low, high, random, random_low, random_high, p, mask_effect and share of a neuron."""
+        """effect, low, high, sign_p, random, random_low, random_high, p, mask_effect and share of a neuron."""
         effect, random = self.alone[place], self.random[place[0]]
         low, high = mean_interval(effect)
         mean, least = float(effect.mean()), mean_interval(self.whole)[0]
         of_mask = float(self.whole.mean())
-        row = {"effect": mean, "low": low, "high": high, "mask_effect": of_mask}
+        row = {"effect": mean, "low": low, "high": high, "mask_effect": of_mask, "sign_p": _p_of_none(effect)}
         row["share"] = mean / of_mask if least > 0 else np.nan
         if len(random):
             ends = mean_interval(random.mean(1))
             row |= {"random": float(random.mean()), "random_low": ends[0], "random_high": ends[1]}
             row["p"] = _p(effect, random)
         return row
+
+
+def _p_of_none(effect: Effects) -> float:
+    """p of no effect on the loss, two-sided, of the interval of `mean_interval`; NaN of a single example."""
+    if len(effect) < 2:
+        return np.nan
+    error = effect.std(ddof=1) / np.sqrt(len(effect))
+    if error == 0:
+        return 1.0 if effect.mean() == 0 else 0.0
+    return float(2 * stats.t.sf(abs(effect.mean()) / error, len(effect) - 1))
 
 
 def _p(effect: Effects, random: Float[np.ndarray, "neuron example"]) -> float:
@@ -144,11 +157,12 @@ def _whole(subject: Subject, name: str, mask: NeuronMask) -> list[float]:
 
 
 def with_q(rows: list[dict[str, Any]]) -> None:
-    """Add q to rows that have p."""
-    tested = [row for row in rows if "p" in row]
-    if tested:
-        for row, q in zip(tested, benjamini_hochberg([row["p"] for row in tested]), strict=True):
-            row["q"] = float(q)
+    """Add q to rows that have p, and sign_q to those that have sign_p."""
+    for p, q in (("p", "q"), ("sign_p", "sign_q")):
+        tested = [row for row in rows if p in row]
+        if tested:
+            for row, found in zip(tested, benjamini_hochberg([row[p] for row in tested]), strict=True):
+                row[q] = float(found)
 
 
 def in_card(name: str, row: Mapping[str, Any], objective: str) -> dict[str, Any]:

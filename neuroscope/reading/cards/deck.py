@@ -33,7 +33,8 @@ class NeuronCards(Result):
         table: a row per neuron and task, in the order of the cards: neuron (its name), address, layer, index; task;
             score, rank (1: the highest of the model); effect (rise of the loss on the answer without it alone, nats)
             with low and high; random (that of random neurons of its site) with random_low and random_high; p and q of
-            being more than these; mask_effect, share (of it); sign (1: it helps, -1: it hurts, 0: neither is shown);
+            being more than these; mask_effect, share (of it); sign (1: it helps, -1: it hurts, 0: neither is shown,
+            with sign_q, corrected over all neurons and tasks here);
             rank_low, rank_high, selected (over halves of the examples); activation (mean over tokens); with an adapter
             activation_after and effect_after. NaN where it was not measured.
         cards: plain data of each.
