@@ -18,7 +18,7 @@ from neuroscope.experiments.judging import JOURNAL, Judge
 from neuroscope.experiments.mask_sizes import Faithfulness, faithfulness
 from neuroscope.experiments.mask_sizes.carried_share import area, carried, drawn_shares, draws_of, interval
 from neuroscope.interventions import ablate
-from neuroscope.masks import NeuronMask, Scores
+from neuroscope.masks import DRAWN, NeuronMask, Scores
 from neuroscope.results import load_result
 from neuroscope.statistics import against_controls, benjamini_hochberg
 from neuroscope.tasks import Example, Task
@@ -156,6 +156,30 @@ def test_every_measurement_is_a_loop_over_ablate_and_evaluate(setting, found):
     for condition in ("only", "off"):
         rows = rows_of(found, condition=condition)
         np.testing.assert_allclose(rows["q"], benjamini_hochberg(rows["p"]))
+
+
+@pytest.mark.parametrize("match", ["uniform", "activation"])
+def test_random_masks_are_drawn_as_match_says(setting, match):
+    model, tasks, _ = setting
+    scores = {"one": attribute(model, tasks["one"], examples=8)}
+    found = faithfulness(model, tasks, scores, k=(0.1,), n_random=3, match=match)
+    drawn = [scores["one"].top(0.1).random_like(seed=s, match=match) for s in range(3)]
+    random = rows_of(found, condition="random-off").sort_values("seed")
+    assert random["score"].tolist() == [outcomes(model, tasks["one"], each).mean() for each in drawn]
+    assert found.manifest["match"] == match
+    for text in (found.in_words(), found.figure().layout.title.subtitle.text):
+        assert DRAWN[match] in text
+    part = found.about(scores["one"].top(0.1))["minimal"]
+    assert part["match"] == match
+
+
+def test_masks_of_most_of_a_site_have_no_control_as_loud(setting):
+    model, tasks, _ = setting
+    scores = {"one": attribute(model, tasks["one"], examples=8)}
+    with pytest.raises(MaskError, match="random_like"):
+        faithfulness(model, tasks, scores, k=(0.9,), n_random=3, match="activation")
+    with pytest.raises(ArgumentError, match="match"):
+        faithfulness(model, tasks, scores, k=(0.1,), match="layers")
 
 
 def test_the_planted_neurons_suffice_and_fewer_do_not(setting, found):

@@ -152,6 +152,6 @@ def _minimal(of: Mapping[str, Any]) -> str:
         )
     return (
         f"the top {percent(of['k'])} ({_number(of['neurons'], '.0f')} neurons) alone carry {_signed(of['only'])} % "
-        f"[{_signed(of['low'])}, {_signed(of['high'])}] of what all neurons do, random ones {_signed(of['random'])} %: "
+        f"[{_signed(of['low'])}, {_signed(of['high'])}] of what all neurons do, {DRAWN.get(of['match'], 'random ones')} {_signed(of['random'])} %: "
         f"the smallest measured size shown to carry {share} (others to {isolated(of['value'])})"
     )

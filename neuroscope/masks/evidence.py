@@ -91,7 +91,8 @@ PARTS: dict[str, Part] = {
         "how few neurons suffice",
         "ns.faithfulness(model, tasks, scores)",
         _kinds(
-            ("share", "k", "neurons", "only", "low", "high", "random", "largest", "n", "n_random"), ("value", "why")
+            ("share", "k", "neurons", "only", "low", "high", "random", "largest", "n", "n_random"),
+            ("value", "match", "why"),
         ),
     ),
 }

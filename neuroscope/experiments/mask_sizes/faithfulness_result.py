@@ -14,7 +14,7 @@ from neuroscope.checks import share as share_of
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.mask_sizes.faithfulness_words import said
 from neuroscope.experiments.standings import Standings
-from neuroscope.masks import NeuronMask, Scores, check_mask
+from neuroscope.masks import DRAWN, NeuronMask, Scores, check_mask
 from neuroscope.masks.evidence import Evidence, evidence_of, same_recipe
 from neuroscope.results import Result
 
@@ -173,7 +173,7 @@ class Faithfulness(Result):
         why = "" if name in self.known else "it has nothing to carry" if name in self.nothing_to_carry else "at chance"
         numbers = {key: row[key] for key in ("k", "neurons", "only", "low", "high")}
         about = {"n": self.manifest["n"], "n_random": self.manifest["n_random"], "largest": sizes.max()}
-        words = {"value": str(self.manifest["value"]), "why": why}
+        words = {"value": str(self.manifest["value"]), "match": self.manifest.get("match", "layer"), "why": why}
         return evidence_of(
             "minimal", self.manifest, name, share=SHARE, random=row["random_only"], **numbers, **about, **words
         )
@@ -233,8 +233,8 @@ class Faithfulness(Result):
             title="How much of a task a mask carries",
             subtitle="100 %: nothing ablated; 0 %: everything ablated (to "
             f"{becomes if isinstance(becomes, str) else f'{becomes:g}'}); 95 % intervals over "
-            f"{self.manifest['n']} examples; bands: range over {self.manifest['n_random']} random masks"
-            + self.standings.note(),
+            f"{self.manifest['n']} examples; bands: range over {self.manifest['n_random']} masks of "
+            f"{DRAWN[self.manifest.get('match', 'layer')]}" + self.standings.note(),
             x_label="neurons in the mask, %",
             y_label="carried, %",
             colours=None if several else dict(zip(CURVES.values(), COLOURS, strict=True)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from neuroscope.experiments.standings import Standings
 from neuroscope.markup import NEGATIVE, NOTHING
+from neuroscope.masks.draws import DRAWN
 from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def said(found: Told, share: float) -> str:
         return "\n".join([lead if standings.others else standings.nothing(), *why])
     minimal, sizes = found.minimal(share), found.sizes()
     minimal, sizes = (table[table["task"].isin(known)] for table in (minimal, sizes))
-    groups = list(minimal["scores"].unique())
+    groups, drawn = list(minimal["scores"].unique()), DRAWN[found.manifest.get("match", "layer")]
     lines: list[str] = []
     for group in groups:
         by = f" by {group}" * (len(groups) > 1)
@@ -66,7 +67,7 @@ def said(found: Told, share: float) -> str:
         lines.append(f"{lead}{standings.but()}.\n" if group == groups[0] else f"- {lead}.")
         lines += why if group == groups[0] else []
         lines += [_suffices(row) for row in enough.itertuples()]
-        lines += _negatives(rows, every, by, part)
+        lines += _negatives(rows, every, by, part, drawn)
     lines += [_compared(found, group, groups[0]) for group in groups[1:]]
     return "\n".join([*lines, *_rules(found, part)])
 
@@ -89,7 +90,7 @@ def _suffices(row: Any) -> str:
     )
 
 
-def _negatives(rows: pd.DataFrame, sizes: pd.DataFrame, by: str, part: str) -> list[str]:
+def _negatives(rows: pd.DataFrame, sizes: pd.DataFrame, by: str, part: str, drawn: str) -> list[str]:
     """Where no size was enough, and where one was but random masks may be as good."""
     lines = []
     enough, none = rows.dropna(subset="k"), rows[rows["k"].isna()]
@@ -109,8 +110,7 @@ def _negatives(rows: pd.DataFrame, sizes: pd.DataFrame, by: str, part: str) -> l
     alike = enough[~((enough["q_only"] < ALPHA) & (enough["only"] > enough["random_only"]))]
     if len(alike):
         lines.append(
-            f"- {NEGATIVE}: at these sizes random masks of the same layers were not shown to carry less alone in "
-            f"{', '.join(alike['task'])}."
+            f"- {NEGATIVE}: at these sizes {drawn} were not shown to carry less alone in {', '.join(alike['task'])}."
         )
     return lines
 
@@ -145,6 +145,6 @@ def _rules(found: Told, part: str) -> list[str]:
     return [
         "- What is carried is a share of what all neurons add to the score that is left with everything ablated. A "
         f"size suffices where the lower end of its 95 % interval over examples is {part} or more, and was looked for "
-        f"among {sizes}; smaller ones may do. CPR is the area under that share over sizes, CMD that of its distance "
-        "from 1.",
+        f"among {sizes}; smaller ones may do. Random ones are {DRAWN[found.manifest.get('match', 'layer')]}. CPR is the "
+        "area under that share over sizes, CMD that of its distance from 1.",
     ]

@@ -1,7 +1,7 @@
 """Measure each size's mask off and alone, beside random masks; `carried_share` makes the numbers of it.
 
 1. Of every set of scores, task and share k: the top k of the task's scores is ablated (*off*), and all but these
-   (*only*); the same of random masks with as many neurons at every site. Nothing ablated is *full*, everything *empty*.
+   (*only*); the same of random masks, drawn as `match` says. Nothing ablated is *full*, everything *empty*.
 2. Each distinct measurement is made once; a mask of all neurons, or of none, is *empty* or *full*.
 3. Shares, areas and intervals as in `carried_share`. Against random masks: `statistics.against_controls`, over examples
    and masks. Between sets of scores: `statistics.paired_permutation`, over examples. q: Benjamini-Hochberg, over the
@@ -15,12 +15,12 @@ from os import PathLike
 from typing import Any
 
 from neuroscope.checks import Progress, by_text, public
-from neuroscope.errors import ArgumentError, MaskError, kind_of
+from neuroscope.errors import ArgumentError, MaskError, choose, kind_of
 from neuroscope.experiments.judging import Judge, refuse_masks_of_test_examples
 from neuroscope.experiments.mask_sizes.faithfulness_result import COLUMNS, Faithfulness
 from neuroscope.experiments.mask_sizes.task_rows import TaskRows, ablations_of
 from neuroscope.interventions.edits import Value
-from neuroscope.masks import NeuronMask, Scores
+from neuroscope.masks import DRAWN, Match, NeuronMask, Scores
 from neuroscope.masks.per_neuron import PerNeuron, shape
 from neuroscope.masks.scores import scores_of
 from neuroscope.models import Model, resolve
@@ -44,6 +44,7 @@ def faithfulness(
     n_random: int = 5,
     n: int | None = None,
     batch_size: int | None = None,
+    match: Match = "layer",
     output: str | PathLike | None = None,
     progress: Progress | None = None,
 ) -> Faithfulness:
@@ -63,13 +64,16 @@ def faithfulness(
             discovery examples of the task), "resample", or "corrupt" (of each test example's corrupt prompt), as in
             `ablate`.
         data: another task whose discovery examples give the mean or the sample of all tasks; not with "corrupt".
-        n_random: layer-matched random masks for every mask; each is off once, and alone once.
+        n_random: random masks for every mask; each is off once, and alone once.
         n: test examples per task (None: all).
+        match: how random masks are drawn: "layer" (as many neurons at every site), "activation" (and as loud; for masks of
+            at most half of every site) or "uniform".
         batch_size, output, progress: as in `deactivation`; with its folder, what both measure is measured once.
 
     Raises:
         ArgumentError: no scores, a task without scores in one of the sets, one test example, or sizes that are none.
-        MaskError: scores of another model, or of other neurons than the first set's.
+        MaskError: scores of another model, or of other neurons than the first set's; random masks as loud as one that
+            has most of a site, or whose scores carry no `norms`.
         TaskError: scores were found on the examples that they would be judged on, there are no examples for a mean, or
             examples judged that have no corrupt prompt of as many tokens.
 
@@ -81,6 +85,7 @@ def faithfulness(
     """
     import pandas as pd  # heavy: only for tables
 
+    choose(match, tuple(DRAWN), "match")
     sets, named = _sets_of(scores), tasks_of(tasks, ASKED)
     named = _judged(named, sets)
     if data is not None:
@@ -96,7 +101,7 @@ def faithfulness(
     judge.require_two_examples(ASKED)
     any_mask = next(iter(masks.values()))
     everything = any_mask | ~any_mask
-    ablated = {place: ablations_of(mask, n_random) for place, mask in masks.items()}
+    ablated = {place: ablations_of(mask, n_random, match) for place, mask in masks.items()}
     cells: list[tuple[str, NeuronMask | None]] = [(name, off) for name in named for off in (None, everything)]
     cells += [(place[1], off) for place, each in ablated.items() for off in each.values()]
     judge.measure(cells, progress, ASKED)
@@ -115,7 +120,7 @@ def faithfulness(
     table["seed"] = table["seed"].astype("Int64")
     first = next(iter(sets))
     manifest = judge.manifest({name: masks[first, name, k[-1]] for name in named}, k=list(k), n_random=n_random)
-    manifest |= {"value": value, "data": None if data is None else data.name}
+    manifest |= {"value": value, "match": match, "data": None if data is None else data.name}
     manifest["scores"] = {group: {name: dict(found[name].manifest) for name in named} for group, found in sets.items()}
     return Faithfulness(table, manifest, sets)
 

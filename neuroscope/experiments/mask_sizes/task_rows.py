@@ -10,7 +10,7 @@ import numpy as np
 from neuroscope.evaluation import AT_CHANCE, Outcomes, standing
 from neuroscope.experiments.judging import Judge
 from neuroscope.experiments.mask_sizes.carried_share import Floats, area, carried, drawn_shares, draws_of, interval
-from neuroscope.masks import NeuronMask
+from neuroscope.masks import Match, NeuronMask
 from neuroscope.statistics import against_controls, paired_permutation
 
 Kind = tuple[str, int | None]  # condition, seed of the random mask
@@ -18,10 +18,10 @@ Ablations = Mapping[Kind, NeuronMask | None]
 KINDS = ("only", "off")
 
 
-def ablations_of(mask: NeuronMask, n_random: int) -> dict[Kind, NeuronMask | None]:
+def ablations_of(mask: NeuronMask, n_random: int, match: Match) -> dict[Kind, NeuronMask | None]:
     """What is ablated for one mask, by condition and seed; None where nothing is."""
     ablated: dict[Kind, NeuronMask | None] = {}
-    for seed, chosen in [(None, mask), *((s, mask.random_like(seed=s)) for s in range(n_random))]:
+    for seed, chosen in [(None, mask), *((s, mask.random_like(seed=s, match=match)) for s in range(n_random))]:
         prefix, rest = "" if seed is None else "random-", ~chosen
         ablated |= {(f"{prefix}only", seed): rest if len(rest) else None, (f"{prefix}off", seed): chosen}
     return ablated
