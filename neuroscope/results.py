@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+ROWS = 24  # of a table that is printed
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
     """One part of a report.
@@ -79,6 +82,21 @@ class Result:
     def __repr__(self) -> str:
         what = ", ".join(map(str, self.table.columns))
         return f"{type(self).__name__}({len(self.table)} rows of {what}; see to_frame(), figure(), manifest)"
+
+    def __str__(self) -> str:
+        """The most telling table, cut to some rows, and under it what was found, in words.
+
+        Of a kind that has a line of its own to show, or no words, that line.
+        """
+        if type(self).__repr__ is not Result.__repr__:
+            return repr(self)
+        try:
+            words = self.in_words()
+        except TypeError:  # a kind that has none
+            return repr(self)
+        name, table = next(iter(self.tables().items()))
+        shown = table.to_string(max_rows=ROWS, index=False, float_format=lambda x: f"{x:.4g}")
+        return f"{self.title or type(self).__name__}: {self.captions.get(name, name)}\n\n{shown}\n\n{words}"
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the tidy table."""

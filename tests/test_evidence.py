@@ -215,6 +215,13 @@ def test_cross_ablation_is_a_loop_over_ablate_and_evaluate(setting, crossed):
         assert "random neurons of the whole model" in said and "of the same layers" not in said
 
 
+def test_tasks_without_a_mask_are_named(setting):
+    model, tasks, masks = setting
+    with pytest.warns(UserWarning, match="leaves out tasks without a mask: film, plot"):
+        found = cross_ablation(model, tasks, {"food": masks["food"]}, n_random=3, n=4, neutral=[])
+    assert found.table["target"].tolist() == ["food"]
+
+
 def test_decompose_sums_back_and_specific_has_no_margins(crossed):
     parts = crossed.decompose()
     total = parts["mean"] + parts["source_part"] + parts["target_part"] + parts["specific"]

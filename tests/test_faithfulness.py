@@ -161,7 +161,7 @@ def test_every_measurement_is_a_loop_over_ablate_and_evaluate(setting, found):
 @pytest.mark.parametrize("match", ["uniform", "activation"])
 def test_random_masks_are_drawn_as_match_says(setting, match):
     model, tasks, _ = setting
-    scores = {"one": attribute(model, tasks["one"], examples=8)}
+    scores = {"one": ns.attribute(model, tasks["one"], examples=8)}
     found = faithfulness(model, tasks, scores, k=(0.1,), n_random=3, match=match)
     drawn = [scores["one"].top(0.1).random_like(seed=s, match=match) for s in range(3)]
     random = rows_of(found, condition="random-off").sort_values("seed")
@@ -173,13 +173,12 @@ def test_random_masks_are_drawn_as_match_says(setting, match):
     assert part["match"] == match
 
 
-def test_masks_of_most_of_a_site_have_no_control_as_loud(setting):
-    model, tasks, _ = setting
-    scores = {"one": attribute(model, tasks["one"], examples=8)}
-    with pytest.raises(MaskError, match="random_like"):
-        faithfulness(model, tasks, scores, k=(0.9,), n_random=3, match="activation")
+def test_scores_without_norms_have_no_control_as_loud(setting):
+    model, tasks, sets = setting
+    with pytest.raises(MaskError, match="no norms"):
+        faithfulness(model, tasks, sets["planted"], k=(0.1,), n_random=3, match="activation")
     with pytest.raises(ArgumentError, match="match"):
-        faithfulness(model, tasks, scores, k=(0.1,), match="layers")
+        faithfulness(model, tasks, sets["planted"], k=(0.1,), match="layers")
 
 
 def test_the_planted_neurons_suffice_and_fewer_do_not(setting, found):

@@ -1,5 +1,6 @@
 """The modularity study: on a model whose families share neurons by construction, and where nothing can be said."""
 
+import importlib
 import itertools
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from state import unchanged
 from tiny import TINY_SPECIAL, TINY_WORDS, tiny_tokenizer
 
 import neuroscope as ns
-from neuroscope.errors import ArgumentError
+from neuroscope.errors import ArgumentError, TaskError
 from neuroscope.experiments import Modularity, modularity
 from neuroscope.experiments.both_correct import both_correct
 from neuroscope.experiments.modularity_words import least_p
@@ -271,9 +272,9 @@ def test_where_nothing_can_be_concluded_it_says_so(model):
 def test_one_family_or_none_with_two_tasks(model):
     named = tasks()
     two = {name: named[name] for name in ("a1", "a2")}
-    one = modularity(model, two, **HOW)
+    one = modularity(model, {**two, "lost": made("lost", "bad", "good", "B")}, **HOW)  # the filter leaves one family
     assert (
-        "**Nothing can be concluded** about families: 2 of 2 tasks are kept, and all tasks kept are of one family"
+        "**Nothing can be concluded** about families: 2 of 3 tasks are kept, and all tasks kept are of one family"
         in (one.in_words())
     )
     assert "no pair across to average, nothing to test" in one.in_words() and one.clusters() is None
@@ -306,3 +307,40 @@ def test_bad_input_is_refused(model, found):
         found.agreement(found.overlap)
     with pytest.raises(ArgumentError, match="value"):
         found.crossed("mean")
+
+
+def test_what_cannot_be_compared_is_refused_before_or_after_the_filter(model):
+    one_family = {name: replace(task, family="A") for name, task in tasks().items()}
+    with pytest.raises(ArgumentError, match="all of the family 'A'"):
+        modularity(model, one_family, **HOW)
+    with pytest.raises(ArgumentError, match="all of the family 'x'"):
+        modularity(model, tasks(), families=dict.fromkeys(tasks(), "x"), **HOW)
+    bare = {
+        name: replace(task, kind="generation", **{
+            split: [replace(e, corrupt=None, corrupt_answer=None) for e in task.split(split)]
+            for split in ("discovery", "test")
+        })
+        for name, task in tasks().items()
+    }  # fmt: skip
+    with pytest.raises(TaskError, match="no example of a1, a2, .* has a corrupt prompt"):
+        modularity(model, bare, **HOW)
+
+
+def test_scores_are_kept_in_the_output_folder(model, tmp_path, monkeypatch):
+    chosen = {name: tasks()[name] for name in ("a1", "a2", "b1")}
+    first = modularity(model, chosen, output=tmp_path, **HOW)
+    kept = sorted((tmp_path / "scores").iterdir())
+    assert len(kept) == 3
+    kept[0].write_bytes(b"cut off")  # damaged: made again
+    asked = []
+
+    def counted(model, group, **how):
+        asked.extend(group)
+        return ns.attribute(model, group, **how)
+
+    monkeypatch.setattr(importlib.import_module(modularity.__module__), "attribute", counted)
+    again = modularity(model, chosen, output=tmp_path, **HOW)
+    assert asked == ["a1"]
+    pd.testing.assert_frame_equal(again.table, first.table)
+    modularity(model, chosen, output=tmp_path, **HOW | {"sign": "-"})  # other scores are not taken for these
+    assert asked == ["a1", *chosen] and len([*(tmp_path / "scores").iterdir()]) == 6

@@ -272,7 +272,7 @@ def test_messages_that_no_template_takes(messages, said):
 
 
 REFUSED = {
-    "no answer": ({}, ArgumentError, "no answer.*objective=, a function"),
+    "no answer": ({}, ArgumentError, "no answer.*objective=, a function.*load_tasks"),
     "an answer of no text": ({"answer": " "}, ArgumentError, "answer=' '"),
     "an unknown word": ({"answer": " xyzzy"}, TaskError, "does not know"),
     "joined": ({"answer": "yes"}, TaskError, "begin the answer with a space"),

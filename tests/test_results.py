@@ -60,6 +60,20 @@ def test_a_section_is_made_of_words_figures_and_tables():
     assert caption == "Letters in each word" and frame.equals(LENGTHS.to_frame())
 
 
+def test_what_is_printed_is_a_table_and_words():
+    text = str(LENGTHS)
+    title, _, *table, _, words = text.splitlines()
+    assert title == "Lengths of words: Letters in each word" and words == LENGTHS.in_words()
+    assert [line.split() for line in table] == [["word", "length"], ["a", "1"], ["<script>alert(1)</script>", "25"]]
+    many = Lengths(pd.DataFrame({"word": ["a"] * 1000, "length": range(1000)}), {})
+    assert len(str(many).splitlines()) < 40 and str(many).endswith(many.in_words())
+    assert repr(LENGTHS).startswith("Lengths(2 rows of word, length") and "\n" not in repr(LENGTHS)
+    bare = Result(pd.DataFrame({"a": [1]}), {})
+    assert str(bare) == repr(bare)  # it has no words
+    own = type("Own", (Lengths,), {"__repr__": lambda self: "a line of its own"})(LENGTHS.table, {})
+    assert str(own) == "a line of its own"
+
+
 def test_a_result_without_words_or_figure_says_what_it_has():
     bare = Result(pd.DataFrame({"a": [1]}), {})
     for call in (bare.in_words, bare.figure):

@@ -116,7 +116,7 @@ def attribute(
     """
     row, of_prompt = METHODS[choose(method, METHODS, "method")], is_prompt(tasks)
     if of_prompt:
-        objective, split = _objective_of_prompt(answer, foil, objective), "discovery"
+        objective, split = _objective_of_prompt(tasks, answer, foil, objective), "discovery"
     elif answer is not None or foil is not None:
         given = f"attribute({'foil' if answer is None else 'answer'}=...)"
         raise ArgumentError(
@@ -133,7 +133,7 @@ def attribute(
     return scores[next(iter(scores))] if isinstance(tasks, Task) else scores
 
 
-def _objective_of_prompt(answer: Any, foil: Any, objective: Any) -> Any:
+def _objective_of_prompt(prompt: Any, answer: Any, foil: Any, objective: Any) -> Any:
     """The objective of one prompt.
 
     Raises:
@@ -144,7 +144,11 @@ def _objective_of_prompt(answer: Any, foil: Any, objective: Any) -> Any:
             raise ArgumentError("attribute(answer=..., objective=a function)", "both", "give one of the two")
         return objective
     if answer is None:
-        do = "give answer=' Paris', with its space, or objective=, a function of the logits; or tasks"
+        do = "give answer=' Paris', with its space, or objective=, a function of the logits"
+        if isinstance(prompt, str) and len(prompt.split()) == 1:  # a name rather than a prompt
+            do = f"if a task is meant, give load_tasks({prompt.strip()!r}); to score a prompt, {do}"
+        else:
+            do += "; or tasks, such as load_tasks('mini')"
         raise ArgumentError("attribute(a prompt, answer=None)", "no answer", do)
     if foil is None:
         return objective

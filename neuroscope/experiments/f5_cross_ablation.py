@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -24,7 +25,7 @@ from neuroscope.masks.evidence import VERDICT_NUMBERS, Evidence, evidence_of
 from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, effect_margin
-from neuroscope.tasks import Tasks
+from neuroscope.tasks import Tasks, tasks_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -273,7 +274,7 @@ def cross_ablation(
     A target at which the model is at chance with nothing off is measured, but not tested.
 
     Args:
-        tasks: those with a mask are judged, on their test examples.
+        tasks: those with a mask are judged, on their test examples; a warning names those without.
         masks: by task; found on other examples than the test ones.
         n_random: random masks per source; each is measured on every task.
         match: how random masks are drawn: "layer" (they keep the source's number of neurons at every site),
@@ -288,7 +289,11 @@ def cross_ablation(
     """
     import pandas as pd  # heavy: only for tables
 
-    tasks, masks = tasks_and_masks(tasks, masks, "cross_ablation")
+    given = tasks_of(tasks, "cross_ablation")
+    tasks, masks = tasks_and_masks(given, masks, "cross_ablation")
+    if without := [name for name in given if name not in tasks]:
+        text = f"cross_ablation leaves out tasks without a mask: {', '.join(without)}. What masks do to them is not "
+        warnings.warn(f"{text}measured: give masks of all tasks, or only the tasks that have one", stacklevel=3)
     choose(match, tuple(DRAWN), "match")
     judge = Judge(resolve(model), tasks, n, batch_size, output, neutral, value)
     judge.require_two_examples("cross_ablation")

@@ -20,30 +20,34 @@ log-likelihood, as in the published code; the text there says, of its difference
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
 
+from neuroscope import files
 from neuroscope.attribution import attribute
 from neuroscope.attribution.methods import METHODS
 from neuroscope.attribution.objectives import Objective
 from neuroscope.attribution.request import Request
 from neuroscope.checks import Progress, all_of, by_text, finite, plain, public, watched
-from neuroscope.errors import ArgumentError, choose, suggest
+from neuroscope.errors import ArgumentError, FileError, TaskError, choose, suggest
 from neuroscope.experiments.both_correct import both_correct
 from neuroscope.experiments.f5_cross_ablation import cross_ablation
 from neuroscope.experiments.modularity_result import Modularity
 from neuroscope.interventions.edits import Value
 from neuroscope.masks import DRAWN, Match, NeuronMask, Scores, overlap
-from neuroscope.models import Unit, resolve
+from neuroscope.models import Model, Unit, resolve
 from neuroscope.tasks import Task, Tasks, tasks_of
+from neuroscope.tasks.prompts import template_of
 
 ASKED = "modularity"
 VALUES = get_args(Value)
@@ -90,11 +94,12 @@ def modularity(
         match: how random masks are drawn, as in `cross_ablation`.
         n_random: random masks beside every task's.
         examples, n: discovery and test examples that are tried (None: all).
-        batch_size, output, progress: as in `deactivation`.
+        batch_size, output, progress: as in `deactivation`; the folder keeps scores as well.
 
     Raises:
-        ArgumentError: one task alone, a task without a family, an unknown value, or a method without a sign.
-        TaskError: a task without test examples.
+        ArgumentError: one task or one family alone, a task without a family, an unknown value, or a method without a
+            sign.
+        TaskError: a task without test examples, or no task whose examples have corrupt prompts and answers.
 
     Example:
         >>> found = modularity(model, load_tasks("LLM_Modularity", chat=False))  # doctest: +SKIP
@@ -110,6 +115,9 @@ def modularity(
     named = _with_families(tasks_of(tasks, ASKED), families)
     if len(named) < 2:
         raise ArgumentError(ASKED, f"one task, {next(iter(named))!r}", "give two or more, of two families or more")
+    if len(of := {task.family for task in named.values()}) < 2:
+        found = f"{len(named)} tasks, all of the family {next(iter(of))!r}"
+        raise ArgumentError(ASKED, found, "give tasks of two families or more, or say which is of which with families=")
     chosen = _values(values)
     least = finite(least, "least")
     if not 0 <= least <= 1:
@@ -121,11 +129,16 @@ def modularity(
         for name in watched([*named], progress, "right both ways")
     }
     rows = {name: row for name, (_, row) in filtered.items()}
+    if not any(row["paired"] for row in rows.values()):
+        found = f"no example of {', '.join(rows)} has a corrupt prompt with an answer of its own"
+        raise TaskError(
+            ASKED, found, "give examples `corrupt` and `corrupt_answer`, as those of load_tasks('mini') have"
+        )
     kept = {name: task for name, (task, _) in filtered.items() if task is not None}
     about = {"k": k, "method": method, "objective": objective, "sign": sign, "unit": unit, "match": match}
     about |= {"least": least, "options": {key: str(value) for key, value in options.items()}, "n_random": n_random}
     how: Any = {"method": method, "objective": objective, "sign": sign, "unit": unit, "examples": None}
-    scores: Any = attribute(model, kept, **how, batch_size=batch_size, progress=progress, **options) if kept else {}
+    scores = _scores(model, kept, {**how, **options}, output, batch_size=batch_size, progress=progress)
     masks = {name: _positive(found, k) for name, found in scores.items() if bool((found.vector() >= LEAST).any())}
     for name in kept:
         no_mask = {"kept": False, "why": "no neuron has a relevance above 0"}
@@ -165,6 +178,29 @@ def _values(values: Any) -> dict[str, Value | float]:
     if not chosen:
         raise ArgumentError(f"{ASKED}(values={values!r})", "no value", "give one or more, such as ('zero',)")
     return chosen
+
+
+def _scores(
+    model: Model, tasks: Mapping[str, Task], how: Mapping[str, Any], output: str | PathLike | None, **run: Any
+) -> dict[str, Scores]:
+    """Scores of every task; with an output folder, those that are there already are read, and the others kept there."""
+    if output is None:
+        return dict(attribute(model, tasks, **how, **run)) if tasks else {}
+    settings = [model.identity(), files.versions().get("neuroscope"), {key: str(value) for key, value in how.items()}]
+    together = METHODS[how["method"]].together
+    data = {name: [task.data_hash, template_of(model, task)] for name, task in tasks.items()}
+    keys = {name: files.digest(settings, name, data if together else of) for name, of in data.items()}
+    paths = {n: Path(output) / "scores" / f"{files.encoded(n)}-{key}.safetensors" for n, key in keys.items()}
+    found: dict[str, Scores] = {}
+    for name, path in paths.items():
+        with contextlib.suppress(FileError):  # not there, or damaged: made again
+            found[name] = Scores.load(path)
+    missing = {name: task for name, task in tasks.items() if name not in found}
+    for group in [tasks] if together and missing else [{name: task} for name, task in missing.items()]:
+        for name, fresh in attribute(model, group, **how, **run).items():
+            found[name] = fresh
+            fresh.save(paths[name])
+    return {name: found[name] for name in tasks}
 
 
 def _positive(scores: Scores, k: float) -> NeuronMask:

@@ -145,13 +145,13 @@ def _stability(of: Mapping[str, Any]) -> str:
 
 
 def _minimal(of: Mapping[str, Any]) -> str:
-    share = percent(of["share"] or 0)
+    share, random = percent(of["share"] or 0), DRAWN.get(of["match"], "random ones")
     if of["k"] is None:
         return f"no size up to {percent(of['largest'] or 0)} is shown to carry {share} alone" + (
             f": {isolated(of['why'])}" if of["why"] else ""
         )
     return (
         f"the top {percent(of['k'])} ({_number(of['neurons'], '.0f')} neurons) alone carry {_signed(of['only'])} % "
-        f"[{_signed(of['low'])}, {_signed(of['high'])}] of what all neurons do, {DRAWN.get(of['match'], 'random ones')} {_signed(of['random'])} %: "
+        f"[{_signed(of['low'])}, {_signed(of['high'])}] of what all neurons do, {random} {_signed(of['random'])} %: "
         f"the smallest measured size shown to carry {share} (others to {isolated(of['value'])})"
     )

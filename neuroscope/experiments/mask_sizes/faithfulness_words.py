@@ -145,6 +145,6 @@ def _rules(found: Told, part: str) -> list[str]:
     return [
         "- What is carried is a share of what all neurons add to the score that is left with everything ablated. A "
         f"size suffices where the lower end of its 95 % interval over examples is {part} or more, and was looked for "
-        f"among {sizes}; smaller ones may do. Random ones are {DRAWN[found.manifest.get('match', 'layer')]}. CPR is the "
-        "area under that share over sizes, CMD that of its distance from 1.",
+        f"among {sizes}; smaller ones may do. Random ones are {DRAWN[found.manifest.get('match', 'layer')]}. CPR is "
+        "the area under that share over sizes, CMD that of its distance from 1.",
     ]

@@ -66,8 +66,8 @@ def faithfulness(
         data: another task whose discovery examples give the mean or the sample of all tasks; not with "corrupt".
         n_random: random masks for every mask; each is off once, and alone once.
         n: test examples per task (None: all).
-        match: how random masks are drawn: "layer" (as many neurons at every site), "activation" (and as loud; for masks of
-            at most half of every site) or "uniform".
+        match: how random masks are drawn: "layer" (as many neurons at every site), "activation" (and as loud; for masks
+            of at most half of every site) or "uniform".
         batch_size, output, progress: as in `deactivation`; with its folder, what both measure is measured once.
 
     Raises:
