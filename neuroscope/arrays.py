@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,33 @@ from torch import Tensor
 
 from neuroscope.checks import PLAIN, WITHIN, plain
 from neuroscope.errors import ArgumentError, kind_of, shown
+
+
+def json_plain(value: Any, otherwise: Callable[[Any], Any] = str) -> Any:
+    """What JSON can say as it is: texts, flags, numbers, lists and dicts; what is not finite, or missing, becomes None.
+
+    Args:
+        value: of Python, numpy or torch; dicts get texts for keys.
+        otherwise: what is made of anything else, such as its text, or an error.
+
+    Example:
+        >>> json_plain({1: (np.float32(0.5), float("nan"), True), "where": np.arange(2)})
+        {'1': [0.5, None, True], 'where': [0, 1]}
+    """
+    value = plain(value)
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): json_plain(inside, otherwise) for name, inside in value.items()}
+    if hasattr(value, "tolist"):
+        return json_plain(value.tolist(), otherwise)
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [json_plain(inside, otherwise) for inside in value]
+    return otherwise(value)
 
 
 def array_of(value: Any, name: str) -> Tensor:

@@ -24,7 +24,7 @@ from neuroscope.models import tap_experts
 from neuroscope.reading import NeuronCard, NeuronCards
 from neuroscope.reading.cards import assembling, breaking
 from neuroscope.reading.cards.breaking import random_neurons
-from neuroscope.reports.explorer.card import card_of
+from neuroscope.reports.explorer.card import card_data
 from neuroscope.tasks import Example, Task
 
 SITE = "blocks.0.mlp.hook_post"
@@ -328,7 +328,7 @@ def explorers_parts(card):
     """Hold a card to what an explorer takes: plain data of known parts."""
     plain = card.to_explorer()
     assert json.loads(json.dumps(plain, allow_nan=False)) == json.loads(json.dumps(plain))
-    assert card_of(card, "a card") == json.loads(json.dumps(plain))
+    assert card_data(card, "a card") == json.loads(json.dumps(plain))
     return plain
 
 
@@ -563,7 +563,7 @@ def test_a_card_says_in_what_a_loss_is_measured_that_is_not_in_nats():
     assert breaking.in_card("t", row, "loss") == {"task": "t", "effect": 0.5, "low": 0.2, "high": None}
     other = breaking.in_card("t", row, "logit-difference")
     assert other["unit"] == "logit-difference lost"
-    assert card_of({"site": 0, "neuron": 1, "breaks": [other]}, "a card")["breaks"] == [other]
+    assert card_data({"site": 0, "neuron": 1, "breaks": [other]}, "a card")["breaks"] == [other]
 
 
 def test_a_neuron_that_does_less_than_random_ones_is_not_said_to_do_more():
@@ -576,7 +576,7 @@ def test_a_neuron_that_does_less_than_random_ones_is_not_said_to_do_more():
         assert ("falls by 0.5" in card.in_words()) == bool(count)
         assert ("**A negative**" in card.in_words()) == (not count)
         assert ("**1 of 1** neurons alone change" in words) == bool(count)
-    assert card_of(card, "a card")["tokens"] == {"toward": [["a", 1.0]]}  # an explorer shows them
+    assert card_data(card, "a card")["tokens"] == {"toward": [["a", 1.0]]}  # an explorer shows them
     told = NeuronCard("0.1", card.rows, {**card.parts, "breaks": [more | {"unit": "log-odds lost"}]})
     assert "the lost log-odds on t falls by 0.5" in told.in_words()
     assert told.figure().layout.yaxis.title.text == "log-odds lost"

@@ -15,6 +15,7 @@ from neuroscope.annotations import pairs_of
 from neuroscope.arrays import array_of
 from neuroscope.checks import by_text, whole
 from neuroscope.errors import MaskError, brief, kind_of
+from neuroscope.masks.neuron_names import layer_of
 
 NEAREST = 3  # addresses that an error names
 FORMS = (
@@ -53,15 +54,11 @@ def address_of(place: Any, widths: Mapping[str, int]) -> str:
         layer = whole(int(place) if isinstance(place, str) else place, "layer")
     except ValueError:
         raise MaskError("the neurons of a mask", f"{brief(place)} for an address or a layer", known) from None
-    sites = [a for a in widths if _layer_of(a) == layer]
+    sites = [a for a in widths if layer_of(a) == layer]
     if len(sites) != 1:
-        near = sites or sorted(widths, key=lambda a: abs(_layer_of(a) - layer))
+        near = sites or sorted(widths, key=lambda a: abs(layer_of(a) - layer))
         raise MaskError("the neurons of a mask", f"{len(sites)} sites in layer {layer}", _those(near[:NEAREST]))
     return sites[0]
-
-
-def _layer_of(address: str) -> int:
-    return next((int(part) for part in address.split(".") if part.isdigit()), -1)
 
 
 def _those(addresses: Iterable[str]) -> str:

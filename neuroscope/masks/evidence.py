@@ -8,13 +8,13 @@ row.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from neuroscope.checks import by_text, plain, text_of
+from neuroscope.arrays import json_plain
+from neuroscope.checks import by_text, text_of
 from neuroscope.errors import ArgumentError, brief, kind_of
 from neuroscope.masks.draws import DRAWN
 from neuroscope.masks.per_neuron import PerNeuron
@@ -164,8 +164,8 @@ def _value(value: Any, kind: Kind, asked: str, do: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ArgumentError(asked, f"{kind_of(value)}, not a list of texts", do)
         return [text_of(text, asked) for text in value]
-    number = plain(value)
-    if number is None or (isinstance(number, float) and not math.isfinite(number)):
+    number = json_plain(value, lambda other: other)
+    if number is None:
         return None
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise ArgumentError(asked, f"{kind_of(value)}, not a number", do)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from neuroscope import figures, files
+from neuroscope.arrays import json_plain
 from neuroscope.errors import ArgumentError, kind_of
 from neuroscope.markup import NEGATIVE, NOTHING, isolated, markdown
 from neuroscope.masks.card_rows import percent, points, rows_of
 from neuroscope.masks.draws import DRAWN
 from neuroscope.masks.evidence import PARTS, checked
+from neuroscope.masks.neuron_names import block_of
 from neuroscope.masks.per_neuron import PerNeuron
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA
@@ -183,8 +184,8 @@ def card_of(mask: PerNeuron, identity: str, evidence: Mapping[str, Any]) -> Evid
         "of": sum(mask.widths.values()),
         "identity": identity,
         "layers": _layers(mask),
-        "found": {key: _plain(mask.manifest[key]) for key in FOUND if key in mask.manifest},
-        "model": {key: _plain(mask.manifest[key]) for key in MODEL if key in mask.manifest},
+        "found": {key: json_plain(mask.manifest[key]) for key in FOUND if key in mask.manifest},
+        "model": {key: json_plain(mask.manifest[key]) for key in MODEL if key in mask.manifest},
         "evidence": checked(evidence),
         "versions": files.versions(),
     }
@@ -200,22 +201,7 @@ def _layers(mask: PerNeuron) -> dict[str, dict[str, int]]:
     """By layer, all its sites (of its experts) together: neurons in the mask, and all."""
     layers: dict[str, dict[str, int]] = {}
     for address, neurons in mask.items():
-        parts = address.split(".")
-        end = next((i for i, p in enumerate(parts) if p.isdigit()), len(parts) - 1)
-        layer = layers.setdefault(".".join(parts[: end + 1]), {"neurons": 0, "of": 0})
+        layer = layers.setdefault(block_of(address), {"neurons": 0, "of": 0})
         layer["neurons"] += len(neurons)
         layer["of"] += mask.widths[address]
     return layers
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can say as it is, with missing numbers as None; of anything else its text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inside) for key, inside in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inside) for inside in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value)

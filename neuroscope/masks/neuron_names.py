@@ -9,13 +9,25 @@ from torch import Tensor
 
 
 def layer_of(address: str) -> int:
-    """The layer in an address.
+    """The layer in an address; -1 where it names none.
 
     Example:
-        >>> layer_of("blocks.3.mlp.hook_post")
-        3
+        >>> layer_of("blocks.3.mlp.experts.1.hook_post"), layer_of("somewhere")
+        (3, -1)
     """
-    return next(int(part) for part in address.split(".") if part.isdigit())
+    return next((int(part) for part in address.split(".") if part.isdigit()), -1)
+
+
+def block_of(address: str) -> str:
+    """An address up to its layer, which all sites of a layer share; the whole where it names none.
+
+    Example:
+        >>> block_of("blocks.3.mlp.experts.1.hook_post"), block_of("some.where")
+        ('blocks.3', 'some.where')
+    """
+    parts = address.split(".")
+    end = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    return ".".join(parts[: end + 1])
 
 
 def names_of_sites(addresses: Sequence[str]) -> dict[str, str]:

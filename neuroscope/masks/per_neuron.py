@@ -17,6 +17,7 @@ from neuroscope import files
 from neuroscope.arrays import array_of
 from neuroscope.checks import by_text, public, whole
 from neuroscope.errors import ArgumentError, FileError, MaskError, choose, kind_of, naming
+from neuroscope.masks.neuron_names import layer_of
 from neuroscope.models.sites import Site, Unit
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def frame_of(neurons: Mapping[str, Int[Tensor, " chosen"]], **columns: Tensor) -
     addresses = [address for address, indices in neurons.items() for _ in range(len(indices))]
     data: dict[str, Any] = {
         "address": addresses,
-        "layer": [next(int(p) for p in a.split(".") if p.isdigit()) for a in addresses],
+        "layer": [layer_of(a) for a in addresses],
         "neuron": torch.cat(list(neurons.values())).tolist(),
     }
     return pd.DataFrame(data | {name: c.cpu().numpy() for name, c in columns.items()})

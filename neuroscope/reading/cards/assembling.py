@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuroscope.arrays import json_plain
 from neuroscope.masks import NeuronMask
 from neuroscope.masks.neuron_names import layer_of
 from neuroscope.reading.cards import breaking, similar
@@ -16,7 +17,7 @@ from neuroscope.reading.cards.breaking import Lost, with_q
 from neuroscope.reading.cards.firing import Firing
 from neuroscope.reading.cards.pasting import code_for
 from neuroscope.reading.cards.replicating import Use
-from neuroscope.reading.cards.subject import Place, Subject, said
+from neuroscope.reading.cards.subject import Place, Subject
 from neuroscope.reading.directions_result import READS, Directions
 from neuroscope.statistics import ALPHA
 
@@ -121,7 +122,8 @@ def _card(subject: Subject, known: Known, place: Place, name: str, rows: list[Ro
             *(f"Without {p}: {w}" for p, w in known.missing.items()),
         ],
         "tasks": [
-            {"task": r["task"], "score": said(r["score"]), "rank": int(r["rank"]), "sign": r["sign"]} for r in scored
+            {"task": r["task"], "score": json_plain(r["score"]), "rank": int(r["rank"]), "sign": r["sign"]}
+            for r in scored
         ],
         "masks": [label for label, mask in known.masks.items() if place[1] in mask[place[0]].tolist()],
         "texts": firing.texts(name),
@@ -131,7 +133,12 @@ def _card(subject: Subject, known: Known, place: Place, name: str, rows: list[Ro
         "reads": _reads(known.weights, name),
         "breaks": [breaking.in_card(row["task"], row, subject.objective) for row in rows if "effect" in row],
         "stability": [
-            {"task": r["task"], "low": said(r["rank_low"]), "high": said(r["rank_high"]), "share": said(r["selected"])}
+            {
+                "task": r["task"],
+                "low": json_plain(r["rank_low"]),
+                "high": json_plain(r["rank_high"]),
+                "share": json_plain(r["selected"]),
+            }
             for r in scored
             if "selected" in r
         ],
@@ -158,7 +165,7 @@ def _changes(known: Known, rows: list[Row]) -> list[str]:
 
 def _pairs(frame: pd.DataFrame) -> dict[str, list[tuple[str, float | None]]]:
     return {
-        side: [(str(r.name), said(r.value)) for r in frame[frame["side"] == side].itertuples(index=False)]
+        side: [(str(r.name), json_plain(r.value)) for r in frame[frame["side"] == side].itertuples(index=False)]
         for side in ("toward", "away")
     }
 

@@ -25,12 +25,13 @@ from scipy import stats
 from torch import Tensor
 
 from neuroscope import distributed, files
+from neuroscope.arrays import json_plain
 from neuroscope.attribution.scoring import Scoring
 from neuroscope.attribution.single_ablation import objectives_of, scored, without_each
 from neuroscope.checks import FEWEST_RANDOM
 from neuroscope.interventions import ablate
 from neuroscope.masks import NeuronMask
-from neuroscope.reading.cards.subject import ASKED, Place, Subject, said
+from neuroscope.reading.cards.subject import ASKED, Place, Subject
 from neuroscope.statistics import against_controls, benjamini_hochberg, mean_interval
 from neuroscope.tasks.prompts import hash_of
 
@@ -169,4 +170,4 @@ def in_card(name: str, row: Mapping[str, Any], objective: str) -> dict[str, Any]
     """A row as a card has it; of another objective than the loss it says which."""
     names = ("effect", "low", "high", "random", "random_low", "random_high", "q")
     unit = {} if objective == "loss" else {"unit": f"{objective} lost"}
-    return {"task": name, **unit} | {key: said(row[key]) for key in names if key in row}
+    return {"task": name, **unit} | {key: json_plain(row[key]) for key in names if key in row}

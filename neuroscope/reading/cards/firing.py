@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuroscope.arrays import json_plain
 from neuroscope.reading.activations_result import SINK, Activations
-from neuroscope.reading.cards.subject import said
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ class Firing:
             found.append(
                 {
                     "tokens": read_apart([str(token) for token in tokens["token"]]),
-                    "activations": [said(value) for value in tokens[neuron]],
+                    "activations": [json_plain(value) for value in tokens[neuron]],
                     "sign": 1 if row.sign == "+" else -1,
                     "where": where,
                 }

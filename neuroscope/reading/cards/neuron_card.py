@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope import figures
 from neuroscope.markup import TABLE_STYLE, fold, table_html
+from neuroscope.masks.neuron_names import layer_of
 from neuroscope.statistics import ALPHA
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class NeuronCard:
     @property
     def layer(self) -> int:
         """The layer it is in."""
-        return next(int(part) for part in str(self.parts["site"]).split(".") if part.isdigit())
+        return layer_of(str(self.parts["site"]))
 
     def to_frame(self) -> pd.DataFrame:
         """A row per task."""

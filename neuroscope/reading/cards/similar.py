@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from neuroscope.arrays import json_plain
 from neuroscope.reading.cards.active_together import Near
 from neuroscope.reading.cards.replicating import Use
-from neuroscope.reading.cards.subject import Place, Subject, said
+from neuroscope.reading.cards.subject import Place, Subject
 from neuroscope.reading.directions_result import Directions
 
 FEWEST = 3  # tasks that make a profile
@@ -50,8 +51,8 @@ def in_card(
         for near in weights.nearest(name).itertuples():
             if near.rank >= most:
                 continue
-            rows.append({"neuron": str(near.name), "similarity": said(near.value), "by": WEIGHTS[near.by]})
+            rows.append({"neuron": str(near.name), "similarity": json_plain(near.value), "by": WEIGHTS[near.by]})
     for by, found in others.items():
         for other, similarity in found.get(place, []):
-            rows.append({"neuron": subject.name_of(other), "similarity": said(similarity), "by": by})
+            rows.append({"neuron": subject.name_of(other), "similarity": json_plain(similarity), "by": by})
     return rows

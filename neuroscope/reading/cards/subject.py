@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,8 +86,3 @@ def among(mask: NeuronMask, places: Mapping[str, Int[Tensor, " chosen"]]) -> Neu
     """A mask of some neurons of the same model."""
     empty = torch.zeros(0, dtype=torch.long)
     return NeuronMask({a: places.get(a, empty) for a in mask}, mask.widths, mask.unit)
-
-
-def said(value: Any) -> float | None:
-    """A number as JSON says it: None where it is missing."""
-    return None if value is None or not math.isfinite(value) else float(value)

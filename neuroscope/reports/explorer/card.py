@@ -1,11 +1,9 @@
 """What an explorer shows of one neuron: plain data, of which every part but its place may be left out."""
 
-import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any, Required, TypedDict
 
-from neuroscope.checks import plain
+from neuroscope.arrays import json_plain
 from neuroscope.errors import ArgumentError, brief, kind_of
 
 
@@ -117,7 +115,7 @@ ROWS: Mapping[str, Any] = {  # parts of many rows
 TOKENS = ("toward", "away")
 
 
-def card_of(given: Any, asked: str) -> dict[str, Any]:
+def card_data(given: Any, asked: str) -> dict[str, Any]:
     """A card as plain data that JSON can say: numbers that are missing (NaN) become null.
 
     Args:
@@ -167,20 +165,11 @@ def plain_data(value: Any, asked: str) -> Any:
     Raises:
         ArgumentError: something else.
     """
-    value = plain(value)
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): plain_data(inside, asked) for name, inside in value.items()}
-    if hasattr(value, "tolist"):
-        return plain_data(value.tolist(), asked)
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return [plain_data(inside, asked) for inside in value]
-    raise ArgumentError(asked, kind_of(value), "give texts, numbers, and lists and dicts of them")
+
+    def refuse(other: Any) -> None:
+        raise ArgumentError(asked, kind_of(other), "give texts, numbers, and lists and dicts of them")
+
+    return json_plain(value, refuse)
 
 
 def _listed(value: Any, asked: str) -> list[Any]:

@@ -12,7 +12,7 @@ from neuroscope.errors import ArgumentError, FileError, MaskError, NeuroscopeErr
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.masks.by_hand import address_of
 from neuroscope.masks.per_neuron import shape
-from neuroscope.reports.explorer.card import card_of
+from neuroscope.reports.explorer.card import card_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ class Content:
 
     Attributes:
         tables: those of `COLUMNS` that are there.
-        cards: of single neurons, as `card_of` gives them; `site` is an address.
+        cards: of single neurons, as `card_data` gives them; `site` is an address.
         about: where the numbers come from.
     """
 
@@ -199,7 +199,7 @@ def cards_of(cards: Any) -> list[dict[str, Any]]:
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise ArgumentError("explore(cards)", kind_of(given), "give a list of cards, such as ns.neurons(...) has")
     try:
-        return [card_of(card, f"explore(cards[{i}])") for i, card in enumerate(given)]
+        return [card_data(card, f"explore(cards[{i}])") for i, card in enumerate(given)]
     except NeuroscopeError:
         raise
     except Exception as error:  # somebody else's object

@@ -18,6 +18,7 @@ from typing import Any
 from neuroscope import figures, files
 from neuroscope.errors import FileError
 from neuroscope.masks import NeuronMask
+from neuroscope.masks.neuron_names import layer_of
 from neuroscope.reports.explorer.card import plain_data
 from neuroscope.reports.explorer.content import Content
 from neuroscope.reports.explorer.packing import json_text, packed_bits, packed_order, packed_scores, zipped
@@ -82,7 +83,7 @@ def _of_mask(mask: NeuronMask) -> dict[str, Any]:
 
 def _layers(addresses: list[str]) -> list[str]:
     """What each site is called beside a neuron's index: its layer, or more where a layer has several sites."""
-    layers = [next((part for part in address.split(".") if part.isdigit()), address) for address in addresses]
+    layers = [str(layer_of(address)) if layer_of(address) >= 0 else address for address in addresses]
     return layers if len(set(layers)) == len(layers) else figures.style.short_names(addresses)
 
 
