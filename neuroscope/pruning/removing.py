@@ -59,8 +59,9 @@ def prune(model: Any, mask: Any, *, pad: bool = False) -> PrunedModel:
 
     Raises:
         MaskError: a mask of another model, an empty one, or one of all neurons; or one of output units.
-        ModelError: neurons of experts, weights that are out of reach (a TransformerBridge, quantised or shared
-            weights, a PEFT wrapper), an adapter on the model, or a family whose code does not allow it.
+        ModelError: neurons of experts, weights that are out of reach (a TransformerBridge, layers that nnsight has
+            wrapped: open the Hugging Face model itself; quantised or shared weights, a PEFT wrapper), an adapter on
+            the model, or a family whose code does not allow it.
 
     Example:
         >>> model = load("mini")
