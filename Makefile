@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= report
 REAL ?= real
 
-.PHONY: setup demo test lint types bench real mini clean
+.PHONY: setup demo test lint types docs bench real mini clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/installed
@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 demo: setup
@@ -31,6 +31,10 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+# the site, in site/: open site/index.html
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup
 	$(BIN)/python benchmarks/attribution.py
@@ -49,4 +53,4 @@ mini: setup
 	$(BIN)/python assets/build_mini.py
 
 clean:
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(OUT) site

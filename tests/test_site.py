@@ -1,0 +1,127 @@
+"""The site builds without a warning, has every public name, and all its links lead somewhere, on the disk alone."""
+
+import html.parser
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+import neuroscope
+from neuroscope.checks import VOCABULARY
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "hooks"))
+api = importlib.import_module("api")
+NAMES = api.public_names()
+# what a page may load from elsewhere: nothing
+LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src"}
+
+
+class Page(html.parser.HTMLParser):
+    """Ids, links and what else is loaded, of one page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.loads = set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids |= {attrs[key] for key in ("id", "name") if attrs.get(key)}
+        if tag == "a" and attrs.get("href") is not None:
+            self.links.append(attrs["href"])
+        if tag in LOADS and attrs.get(LOADS[tag]) and attrs.get("rel") != "canonical":
+            self.loads.append(attrs[LOADS[tag]])
+
+
+def broken(folder):
+    """(page, link) of every link of a built site that leads nowhere; others' addresses are looked at, not opened."""
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
+    wrong = []
+    for path, page in pages.items():
+        for link in page.links + page.loads:
+            parts = urllib.parse.urlsplit(link)
+            if parts.scheme in ("http", "https"):
+                good = re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc) and " " not in link and link not in page.loads
+            elif parts.scheme in ("mailto", "data"):
+                good = True
+            else:
+                target = (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
+                anchor = urllib.parse.unquote(parts.fragment)
+                good = not parts.scheme and not parts.netloc and target.is_file()
+                if good and anchor and target in pages:
+                    good = anchor in pages[target].ids
+            if not good:
+                wrong.append((str(path.relative_to(folder)), link))
+    return wrong
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site):
+    assert len(list(site.rglob("*.html"))) > 15
+    assert broken(site) == []
+    styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
+    assert re.findall(r"(?:url\(|@import )[\"']?https?:[^)]*", styles) == []
+
+
+@pytest.mark.slow
+def test_every_public_name_has_its_place_and_is_found_by_the_search(site):
+    pages = {name.room: Page((site / "api" / f"{name.room}.html").read_text(encoding="utf-8")) for name in NAMES}
+    assert [name.said for name in NAMES if name.anchor not in pages[name.room].ids] == []
+    search = (site / "search" / "search_index.js").read_text(encoding="utf-8")
+    assert [name.said for name in NAMES if name.anchor not in search] == []
+
+
+def test_the_link_checker_sees_what_is_broken(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here">1</a><a href="b.html#gone">2</a><a href="c.html">3</a><a href="https://">4</a>'
+        '<a href="https://example.org/x">5</a><script src="https://example.org/x.js"></script><a href="/b.html">6</a>'
+    )
+    (tmp_path / "b.html").write_text('<h1 id="here">b</h1>')
+    wrong = [link for _, link in broken(tmp_path)]
+    assert wrong == ["b.html#gone", "c.html", "https://", "/b.html", "https://example.org/x.js"]
+
+
+def test_the_reference_lists_what_the_package_lists():
+    said = {name.said for name in NAMES}
+    assert {name for name in said if "." not in name} | set(api.SPACES) == set(neuroscope.__all__)
+    for space in api.SPACES:
+        inside = {name.split(".")[1] for name in said if name.startswith(f"{space}.")}
+        assert inside == set(getattr(neuroscope, space).__all__), space
+
+
+def named(said):
+    found = neuroscope
+    for part in said.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name.said)
+def test_every_public_name_says_what_it_is(name):
+    value = named(name.said)
+    if callable(value):
+        assert len(inspect.getdoc(value) or "") > 30
+        assert api.summary(name.path), "the reference's first page has its first sentence"
+
+
+def test_the_vocabulary_has_its_page():
+    page = (ROOT / "docs" / "api" / "vocabulary.md").read_text(encoding="utf-8")
+    assert [name for name in VOCABULARY if f"| `{name}`" not in page and f", `{name}` |" not in page] == []
