@@ -7,7 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<why>not run: [^\n]+) -->\n+)?^(?P<indent> *)```(?P<kind>python|pycon)\b[^\n]*\n(?P<code>.*?)^(?P=indent)```",
+    r"(?:^ *<!-- (?P<why>not run: [^\n]+) -->\n+)?"
+    r"^(?P<indent> *)```(?P<kind>python|pycon)\b[^\n]*\n(?P<code>.*?)^(?P=indent)```",
     re.MULTILINE | re.DOTALL,
 )
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -29,7 +29,7 @@ ROOMS = {
     "training": ("Training", "Train some neurons and nothing else."),
     "experiments": (
         "Experiments",
-        "The papers' tables and figures, and what decides whether neurons are a task's own.",
+        "The papers' tables and figures; whose neurons are whose.",
     ),
     "similarity": ("Similarity of arrays", "Measures of two arrays of activations, without any model."),
     "interop": ("Other tools", "To and from TransformerLens, nnsight, LAPE and lm-evaluation-harness."),
@@ -168,7 +168,7 @@ def index(names: list[Name]) -> str:
     ]
     rooms = [*ROOMS, *sorted({name.room for name in names} - set(ROOMS))]
     for room in rooms:
-        title, purpose = ROOMS.get(room, (room.capitalize(), ""))
+        title = ROOMS.get(room, (room.capitalize(), ""))[0]
         parts.append(f"## [{title}]({room}.md)\n")
         if room == "results":
             parts.append("Every [result](results.md#result) has a table, words, a figure, a file and a manifest.\n")
