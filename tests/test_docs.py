@@ -1,4 +1,4 @@
-"""The README's code and the tutorials run, and the README names only what exists."""
+"""The code of the README, of the docs' pages and of the tutorials runs, and they name only what exists."""
 
 import os
 import re
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import pages
 import pytest
 
 import neuroscope
-from neuroscope.experiments.table import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,26 +19,47 @@ TUTORIALS = [
 ]
 
 
-@pytest.mark.slow
-def test_readme_python_runs(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    namespace: dict = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
-    assert "sentiment-food: accuracy" in capsys.readouterr().out
-    assert set(namespace["crossed"].verdicts()["task"]) == set(namespace["names"])
+PAGES = [
+    pytest.param(path, id=path.relative_to(ROOT).with_suffix("").as_posix(), marks=pytest.mark.slow)
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if path.parent.name != "tutorials" and any(not why for *_, why in pages.blocks(path))
+]
+PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_readme_names_only_public_functions():
-    named = set(re.findall(r"\bns\.(\w+)", README))
-    assert named
-    assert named <= set(neuroscope.__all__)
+@pytest.mark.parametrize("path", PAGES)
+def test_a_pages_code_runs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pages.run(path)
 
 
-def test_readme_names_only_existing_files():
-    paths = re.findall(r"(?:neuroscope|assets|benchmarks|tutorials)/[\w/.]+\.\w+", README)
-    assert len(paths) > 5
-    assert [p for p in paths if not (ROOT / p).exists()] == []
+def test_the_blocks_of_a_page_are_run(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nx = 1\n```\n<!-- not run: why -->\n```python\nx = 2\n```\n```pycon\n>>> x\n1\n```\n")
+    assert pages.run(page)["x"] == 1
+    for wrong in (
+        "```python\n1 / 0\n```\n",
+        "```pycon\n>>> 1\n2\n```\n",
+        '=== "a"\n\n    ```python\n    1 / 0\n    ```\n',
+    ):
+        page.write_text(wrong)
+        with pytest.raises((ZeroDivisionError, AssertionError)):
+            pages.run(page)
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_pages_name_only_what_there_is(path):
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r"\bns\.(\w+)", text)) - set(neuroscope.__all__) <= {"NAME", "abalte"}
+    for space in ("experiments", "interop", "similarity"):
+        named = set(re.findall(rf"\bns\.{space}\.(\w+)", text))
+        assert named <= {*getattr(neuroscope, space).__all__, "NAME"}
+    paths = re.findall(r"(?<![\w/])(?:neuroscope|assets|benchmarks|tutorials|docs|tests)/[\w/.-]+\.\w+", text)
+    assert [p for p in paths if not (ROOT / p).exists() and not (path.parent / p).exists()] == []
+
+
+def test_the_readme_fits_on_two_screens():
+    assert len(README.splitlines()) < 120
 
 
 @pytest.mark.slow
@@ -55,8 +76,3 @@ def test_tutorial_runs(path, monkeypatch):
         if "application/vnd.plotly.v1+json" in o.get("data", {})
     ]
     assert len(figures) >= 6
-
-
-def test_readme_lists_every_experiment_as_the_table_has_it():
-    listed = dict(re.findall(r"^\| ([TFZCHP][\w-]+) \| (.+?) \| `", README, re.MULTILINE))
-    assert listed == {row.id: row.title for row in EXPERIMENTS.values()}

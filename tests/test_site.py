@@ -1,7 +1,7 @@
 """The site builds without a warning, has every public name, and all its links lead somewhere, on the disk alone."""
 
 import html.parser
-import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -10,14 +10,19 @@ import sys
 import urllib.parse
 from pathlib import Path
 
+import families
 import pytest
 
 import neuroscope
+from neuroscope import errors
+from neuroscope.attribution import METHODS
 from neuroscope.checks import VOCABULARY
+from neuroscope.experiments.table import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "docs" / "hooks"))
+sys.path.append(str(ROOT / "docs" / "hooks"))
 api = importlib.import_module("api")
+made = importlib.import_module("made")
 NAMES = api.public_names()
 # what a page may load from elsewhere: nothing
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src"}
@@ -43,6 +48,7 @@ class Page(html.parser.HTMLParser):
 def broken(folder):
     """(page, link) of every link of a built site that leads nowhere; others' addresses are looked at, not opened."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
+    pages.pop(folder / "404.html", None)  # is served in the place of any page: it counts from the root
     wrong = []
     for path, page in pages.items():
         for link in page.links + page.loads:
@@ -125,3 +131,51 @@ def test_every_public_name_says_what_it_is(name):
 def test_the_vocabulary_has_its_page():
     page = (ROOT / "docs" / "api" / "vocabulary.md").read_text(encoding="utf-8")
     assert [name for name in VOCABULARY if f"| `{name}`" not in page and f", `{name}` |" not in page] == []
+
+
+def test_the_page_of_experiments_is_their_table():
+    listed = re.findall(r"^\| ([\w-]+) \| (.+?) \| .+? \| `ns\.([\w.]+)\(", made.reproduce(), re.MULTILINE)[0:]
+    assert [(row, title) for row, title, _ in listed] == [(row.id, row.title) for row in EXPERIMENTS.values()]
+    for row, _, call in listed:
+        assert named(call) is EXPERIMENTS[row].load(), row
+
+
+def test_the_table_of_families_has_every_family():
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([\w-]+) \| `(\w+)` \|", page, re.MULTILINE))
+    assert list(rows) == list(families.FAMILIES)
+    assert " failed." in page and ", 0 failed." in page
+    assert re.search(r"on \d{4}-\d\d-\d\d with torch [\d.+\w]+, transformers \d", page)
+
+
+def test_the_page_of_benchmarks_has_ratios_alone():
+    page = made.benchmarks()
+    heads = [rows.splitlines()[0] for rows in re.findall(r"(?:^\|.*\n?)+", page, re.MULTILINE)]
+    assert len(heads) > 3 and "/ floor" in page
+    assert [head for head in heads if re.search(r"\| (ms|s|MB)\b", head)] == []
+    table = "| who | ms | time / floor | MB |\n| --- | --- | --- | --- |\n| us | 12 | 1.02 | 3 |\n"
+    assert made.relative(table) == "| who | time / floor |\n| --- | --- |\n| us | 1.02 |"
+    assert made.relative("| who | ms |\n| --- | --- |\n| us | 12 |\n") == ""
+
+
+def test_the_gallery_has_every_real_figure_with_its_command():
+    page = made.gallery()
+    figures = {path.name for path in (ROOT / "assets" / "real").glob("*.png")}
+    assert set(re.findall(r"assets/real/([\w-]+\.png)", page)) == figures
+    assert page.count("python benchmarks/") >= len(figures)
+
+
+def test_every_method_has_its_row_where_methods_are_chosen():
+    page = (ROOT / "docs" / "concepts" / "methods.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) == set(METHODS)
+
+
+def test_every_family_of_errors_has_its_page():
+    index = (ROOT / "docs" / "errors" / "index.md").read_text(encoding="utf-8")
+    kinds = {k for k, v in vars(errors).items() if isinstance(v, type) and issubclass(v, errors.NeuroscopeError)}
+    listed = dict(re.findall(r"^\| \[`(\w+)`\]\((\w+\.md)\)", index, re.MULTILINE))
+    assert set(listed) == kinds - {"NeuroscopeError"}
+    for kind, page in listed.items():
+        text = (ROOT / "docs" / "errors" / page).read_text(encoding="utf-8")
+        assert text.startswith(f"# {kind}: ") and "## The way out" in text
+        assert f"neuroscope.errors.{kind}: " in text, "it shows one"

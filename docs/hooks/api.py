@@ -26,6 +26,7 @@ ROOMS = {
     "evaluation": ("Evaluation", "Judge a model on a task, under whatever is live on it."),
     "reading": ("Reading neurons", "Where neurons fire, what they read and write."),
     "comparison": ("Comparison", "Tasks and models beside each other, layer by layer."),
+    "pruning": ("Smaller models", "Take neurons and heads out for good."),
     "training": ("Training", "Train some neurons and nothing else."),
     "experiments": (
         "Experiments",
@@ -142,22 +143,39 @@ def _is_table(name: Name) -> bool:
     return name.said.split(".")[-1].isupper() and name.said.split(".")[-1] != "CKA"
 
 
-def summary(path: str) -> str:
-    """The first sentence of a docstring, read off the source."""
+def definition(path: str) -> ast.FunctionDef | ast.ClassDef | None:
+    """Where a public name is defined, read off the source: packages pass names on."""
     module, _, name = path.rpartition(".")
-    for _ in range(8):  # names are passed on by packages
+    for _ in range(8):
         file = ROOT / Path(*module.split("."))
         file = file.with_suffix(".py") if file.with_suffix(".py").exists() else file / "__init__.py"
         stub = file.with_suffix(".pyi") if file.with_suffix(".pyi").exists() else file
-        body = ast.parse(file.read_text(encoding="utf-8")).body
-        for node in reversed(body):  # the last definition: overloads come before it
+        for node in reversed(ast.parse(file.read_text(encoding="utf-8")).body):  # overloads come first
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-                return (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+                return node
         onward = dict(listed(stub, module))
         if name not in onward:
-            return ""
+            return None
         module, _, name = onward[name].rpartition(".")
-    return ""
+    return None
+
+
+def summary(path: str) -> str:
+    """The first sentence of a docstring."""
+    node = definition(path)
+    said = (ast.get_docstring(node) or "") if node else ""
+    return said.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+
+
+def as_text() -> str:
+    """Every public name with its arguments and its docstring, for readers without a browser."""
+    parts = ["# Reference"]
+    for name in public_names():
+        node = definition(name.path)
+        if node is not None:
+            called = f"({ast.unparse(node.args)})" if isinstance(node, ast.FunctionDef) else ""
+            parts.append(f"## {name.anchor}{called}\n\n{ast.get_docstring(node) or ''}")
+    return "\n\n".join(parts)
 
 
 def index(names: list[Name]) -> str:
