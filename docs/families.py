@@ -59,8 +59,8 @@ def table(families, counts):
     """The page: a row for every family."""
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
     lines = [
-        "<!-- written by docs/families.py -->\n",
         "# Model families\n",
+        "<!-- written by docs/families.py -->\n",
         "Neurons are found by running a tiny input once and walking the graph of its gradients, not from a table of "
         "names, so that other families work as well. These are tested, each as a small model with random weights: a "
         "cell says how many of the tests that were run with the family's model passed. A dash: what is measured there "

@@ -101,13 +101,14 @@ def page(path: Path) -> str:
     for old in folder.glob("*.webp"):
         old.unlink()
     figures: dict[Path, dict] = {}
-    parts = [f"<!-- written by docs/tutorials.py from tutorials/{path.name}, {hash_of(notebook)} -->"]
+    parts = []
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             parts.append(cell.source)
         else:
             parts += [f"```python\n{cell.source}\n```", *shown(cell.outputs, folder, number, figures)]
     pictures(figures)
+    parts.append(f"<!-- written by docs/tutorials.py from tutorials/{path.name}, {hash_of(notebook)} -->")
     return "\n\n".join(parts) + "\n"
 
 

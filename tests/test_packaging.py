@@ -6,6 +6,7 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import lowest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -16,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # the toolkits whose models are opened: recognised by their modules' names, so that nobody pays for importing them
 RECOGNISED = {"transformer-lens", "nnsight"}
 MODULES = {"scikit-learn": "sklearn"}  # package -> what it is imported as, where the names differ
-EXTRAS = {"lm-eval"}  # imported where they are installed
+EXTRAS = {"lm-eval", "gguf"}  # imported where they are installed
 
 
 def imported():
@@ -51,6 +52,24 @@ def test_what_is_imported_is_required():
         required | set(__import__("sys").stdlib_module_names) | {"neuroscope", "IPython"}
     )  # where there is a notebook
     assert imported() - known == set()
+
+
+def test_the_built_files_have_what_the_package_and_its_tests_read():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert build["wheel"]["packages"] == ["neuroscope"]
+    assert (ROOT / "neuroscope" / "py.typed").is_file() and (ROOT / "neuroscope" / "__init__.pyi").is_file()
+    for source, target in build["wheel"]["force-include"].items():
+        assert (ROOT / source / "model.safetensors").is_file() and target.startswith("neuroscope/")
+    included = set(build["sdist"]["include"])
+    assert [name for name in included if not (ROOT / name).exists()] == []
+    read = set(re.findall(r'ROOT / "([\w.-]+)"', "".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))))
+    assert read - included - {"pyproject.toml", ".github"} == set(), "tests read it: put it into the source archive"
+
+
+def test_the_lowest_versions_are_those_of_the_project():
+    pins = lowest.lowest(PROJECT["dependencies"])
+    assert "transformers==5.0" in pins and "einops==0.8" in pins and not any(pin.startswith("torch==") for pin in pins)
+    assert len(pins) == len(PROJECT["dependencies"]) - 1
 
 
 def test_the_version_stands_in_one_place():
