@@ -3,15 +3,16 @@
 import copy
 
 import pytest
+import quick_training
 import torch
-from sequences import A, B, C, learn
+from sequences import KNOWN, A, B, C, fine_outcomes, learn
 from test_finetune import MOODS, some
 from tiny import tiny_model
 
-from neuroscope.errors import ModelError
+from neuroscope.errors import FileError, ModelError
 from neuroscope.models import load
 from neuroscope.training import NeuronAdapter, Recipe, WholeModel, finetune
-from neuroscope.training.continual_learning import METHODS
+from neuroscope.training.continual_learning import METHODS, learner
 from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.stuck_loss import is_stuck
 
@@ -182,3 +183,33 @@ def test_what_is_stored_and_what_is_seen_stand_beside_the_scores(method):
         assert row["stored"] == PER_STAGE[method] * row["trained"]
     else:  # w-ncft and epi keep vectors of the tasks too
         assert row["stored"] > (1 if method in ("osf", "cnl") else 3) * row["trained"]
+
+
+# --- what is measured
+
+
+def test_tasks_still_to_come_need_not_be_measured(monkeypatch):
+    monkeypatch.setattr(learner, "train", quick_training.train)
+    fine_outcomes(monkeypatch)
+    measured, judge = [], learner.Setting.judge
+    monkeypatch.setattr(learner.Setting, "judge", lambda self, task: measured.append(task.name) or judge(self, task))
+    every = learn("seqft", known=[KNOWN], seeds=2)
+    assert len(measured) == 4 + 2 * 3 * 4  # the base once for both runs, then all tasks after every stage
+    measured.clear()
+    fewer = learn("seqft", known=[KNOWN], seeds=2, ahead=False)
+    assert len(measured) == 4 + 2 * (2 + 3 + 4)
+    rows = every.table[(every.table["position"] <= every.table["stage"]) | (every.table["stage"] == 0)]
+    drop = ["seconds", "peak_mib"]
+    assert fewer.table.drop(columns=drop).equals(rows.reset_index(drop=True).drop(columns=drop))
+    assert fewer.metrics().drop(columns=drop).equals(every.metrics().drop(columns=drop))
+    text = fewer.figure().data[0].text
+    known_ones = [[cell != "" for cell in row].count(True) for row in text]
+    assert known_ones == [3, 1, 2, 3] and text[2][2] == ""
+    assert fewer.retention_figure().data and len(fewer.matrix().columns) == 3
+
+
+def test_a_folder_of_runs_that_measure_otherwise_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(learner, "train", quick_training.train)
+    learn("seqft", tasks=(A, B), output=tmp_path)
+    with pytest.raises(FileError, match="ahead"):
+        learn("seqft", tasks=(A, B), output=tmp_path, ahead=False)

@@ -27,7 +27,7 @@ class WholeModel:
     """All parameters of a model, trained in place, and a copy of what they were.
 
     Weights in bfloat16 or float16 are trained in float32 and rounded once at the end (`master_weights`); the exact
-    numbers are kept, for the next training and for `save`.
+    numbers are kept, for the next training and for `save`. Under FSDP it is FSDP that sees to the dtype.
 
     It has what a `NeuronAdapter` has, as far as it makes sense: while it is merged (from construction on) the model has
     the trained weights, after `unmerge` the base's, to the bit. It takes memory for a second copy of the weights,
