@@ -47,6 +47,7 @@ DISCOVERY = 64  # examples on which neurons are found: none of them is learnt
 K = 0.10
 SHARES = (0.1, 0.3, 0.5, 0.7)  # of Table 8
 BACKWARD = 2.0  # passes forward that one backward costs
+KEPT = "\n## Explorer"  # what stands from here on is written by hand, and stays
 HEAD = """# Both papers on a real model
 
 Every table and figure of Leng & Xiong 2025 and of Zhao, Ziser & Cohen 2024 that was measured, beside what they print of
@@ -283,7 +284,10 @@ def main() -> None:
         found = [sections / f"{id_}.md" for id_ in ROWS if (sections / f"{id_}.md").exists()]
         settings = files.read_json(options.out / "settings.json", "the settings")
         head = [HEAD, "\n".join(f"- {name}: {value}" for name, value in settings.items())]
-        files.write(options.write, "\n\n".join([*head, *(path.read_text() for path in found)]) + "\n")
+        texts = [*head, *(path.read_text() for path in found)]
+        if options.write.exists() and KEPT in (before := options.write.read_text()):
+            texts.append(KEPT.strip() + before.split(KEPT)[1].rstrip())
+        files.write(options.write, "\n\n".join(texts) + "\n")
         return
     if not options.base or not options.data:
         raise SystemExit("real.py: give --base and --data; see benchmarks/README.md")

@@ -53,10 +53,12 @@ def test_a_real_measurement_is_made_once_and_written_down(data, tmp_path):
     ran(*given, "T1")
     assert (out / "journal.jsonl").read_text() == measured  # nothing was measured again
     assert (out / "tuned" / "model.safetensors").stat().st_mtime_ns == tuned
+    (tmp_path / "REAL.md").write_text("# Old\n\n## Explorer\n\nBy hand.\n")
     ran("--out", out, "--write", tmp_path / "REAL.md")
     written = (tmp_path / "REAL.md").read_text()
     assert (
-        written.count("\n## ") == 2
+        written.count("\n## ") == 3
+        and written.endswith("\n\n## Explorer\n\nBy hand.\n")
         and "Llama-2-7b" in written
         and "agrees in sign" in written
         and str(tmp_path) not in written

@@ -29,7 +29,7 @@ from neuroscope.models import fingerprints, load
 from neuroscope.reading import NeuronCards, activations, directions
 from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.reports.main_job import run
-from neuroscope.reports.opening import kept_cards
+from neuroscope.reports.opening import kept_cards, seen
 from neuroscope.tasks import load_tasks
 from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.tasks.task import Task
@@ -170,7 +170,7 @@ def test_the_ten_neurons_that_matter_most_to_each_task(model, tasks, first):
     assert f"<mark>{html.escape(acts.table['token'][at])}</mark>" in row
     assert f">{acts.values[at, 0]:.4g}</td>" in row and f">{acts.table['task'][at]}</td>" in row
     toward = directions(model, neuron, texts=[e.prompt for t in tasks.values() for e in t.test[:8]]).writes(neuron)
-    assert html.escape(", ".join(toward["name"][:4])) in row
+    assert html.escape(" · ".join(map(seen, toward["name"][:4]))) in row
     explorer = (out / "explorer.html").read_text()
     assert f'"cards":{len(cards)}' in explorer
 

@@ -219,9 +219,24 @@ def _text(card: Mapping[str, Any]) -> tuple[Any, float | None, str]:
     before, after = "".join(text["tokens"][start:i]), "".join(text["tokens"][i + 1 : stop])
     before, after = "…" * (start > 0) + before, after + "…" * (stop < len(text["tokens"]))
     token = text["tokens"][i]
-    before, token = before + token[: len(token) - len(token.lstrip(" "))], token.lstrip(" ") or token
-    return Quote(before, token, after), text["activations"][i], text["where"].split(", text ")[0]
+    before += " " * (token.startswith(" ") and not token.isspace())
+    return (
+        Quote(" ".join(before.split("\n")), seen(token), " ".join(after.split("\n"))),
+        text["activations"][i],
+        text["where"].split(", text ")[0],
+    )
 
 
 def _tokens(card: Mapping[str, Any], side: str) -> str:
-    return ", ".join(repr(token)[1:-1] for token, _ in card.get("writes", {}).get(side, [])[:WRITTEN])
+    return " · ".join(seen(token) for token, _ in card.get("writes", {}).get(side, [])[:WRITTEN])
+
+
+def seen(token: str) -> str:
+    """A token without the space that it begins with, and where nothing else is in it, with signs in its place.
+
+    Example:
+        >>> seen(" good"), seen("\\n"), seen(" ")
+        ('good', '↵', '␣')
+    """
+    shown = repr(token.lstrip(" "))[1:-1]
+    return shown if token.strip() else "".join("↵" if letter == "\n" else "␣" for letter in token)
