@@ -289,7 +289,7 @@ def test_the_command_line_writes_beside_the_report(folder, capsys):
     assert capsys.readouterr().out == f"{folder / 'explorer.html'}\n"
     assert main(["explore", str(folder), "--output", str(folder / "other.html")]) == 0
     assert (folder / "other.html").read_bytes() == (folder / "explorer.html").read_bytes()
-    assert main(["explore", str(folder / "scores")]) == 2
+    assert main(["explore", str(folder / "scores")]) == 1
     assert "no settings" in capsys.readouterr().err
 
 

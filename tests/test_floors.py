@@ -23,6 +23,7 @@ FLOORS = [
     {"pruning", "reading"},
     {"experiments"},
     {"reports"},
+    {"command_line"},
     {"__main__", "__init__"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -170,6 +170,6 @@ def test_beside_a_bundled_task_its_family_is_not_neutral():
 def test_the_command_line_reads_a_file_of_texts(tmp_path, capsys):
     (tmp_path / "empty").write_text("\n \n")
     for path, found in ((tmp_path / "none.txt", "No such file"), (tmp_path / "empty", "no text")):
-        assert main(["run", "--neutral", str(path), "--output", str(tmp_path / "out")]) == 2
+        assert main(["run", "--neutral", str(path), "--output", str(tmp_path / "out")]) == 1
         assert found in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

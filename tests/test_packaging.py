@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # the toolkits whose models are opened: recognised by their modules' names, so that nobody pays for importing them
 RECOGNISED = {"transformer-lens", "nnsight"}
 MODULES = {"scikit-learn": "sklearn"}  # package -> what it is imported as, where the names differ
-EXTRAS = {"lm-eval", "gguf"}  # imported where they are installed
+EXTRAS = {"argcomplete", "lm-eval", "gguf"}  # imported where they are installed
 
 
 def imported():

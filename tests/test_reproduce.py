@@ -14,7 +14,9 @@ from state import unchanged
 from test_experiments import TASKS, never
 from tiny import tiny_model
 
-from neuroscope.__main__ import main, parser
+from neuroscope.__main__ import main
+from neuroscope.command_line.parsing import typed_values
+from neuroscope.command_line.table import COMMANDS
 from neuroscope.errors import ArgumentError
 from neuroscope.experiments import EXPERIMENTS, Experiment, trials
 from neuroscope.experiments.layer_by_layer import controls
@@ -176,7 +178,7 @@ def test_an_experiment_is_one_function_and_one_row(monkeypatch, suite, tmp_path,
     assert main(["reproduce", "--list"]) == 0
     assert "T99   words of the tasks (LX24)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        parser().parse_args(["reproduce", "--help"])
+        main(["reproduce", "--help"])
     assert "T99" in capsys.readouterr().out
     page = reproduce("T99", four_layers(), suite, output=tmp_path, n=2).read_text()
     assert "Table 99 of Leng &amp; Xiong 2025: words of the tasks." in page
@@ -193,10 +195,10 @@ def test_the_command_line(tmp_path, capsys):
     for unknown, nearest in (("T99", "did you mean 'T9'?"), ("ZF2", "did you mean 'Z-F2'?")):
         assert main(["reproduce", unknown]) == 2
         said = capsys.readouterr().err
-        assert f"experiment='{unknown}'" in said and nearest in said and "choose from 'T1', 'T2'" in said
+        assert f"experiment {unknown}\n" in said and nearest in said and "choose from 'T1', 'T2'" in said
     assert main(["reproduce"]) == 2
-    options = parser().parse_args(["reproduce", "z-f7", "--held-out", "nli-food,nli-film"])
-    assert (options.experiment, options.held_out) == ("Z-F7", ["nli-food", "nli-film"])
+    values, _ = typed_values(COMMANDS["reproduce"], ["z-f7", "--held-out", "nli-food,nli-film", "t1"])
+    assert values == {"experiment": ["z-f7", "t1"], "held_out": "nli-food,nli-film"}
 
 
 def test_bad_input_is_refused(tmp_path):

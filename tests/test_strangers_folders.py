@@ -12,7 +12,7 @@ from tiny import WORDS, tiny_model
 
 import neuroscope as ns
 from neuroscope import checks, files
-from neuroscope.__main__ import main, parser
+from neuroscope.__main__ import main
 from neuroscope.errors import ArgumentError, FileError, TaskError
 from neuroscope.experiments import EXPERIMENTS
 from neuroscope.reports.bench import GIVEN, accepted
@@ -151,7 +151,7 @@ def test_the_command_line_loads_no_model_before_all_is_right(tmp_path, capsys, m
 def test_help_says_no_default_that_is_none(capsys):
     for name in ("run", "reproduce"):
         with pytest.raises(SystemExit):
-            parser().parse_args([name, "--help"])
+            main([name, "--help"])
         said = " ".join(capsys.readouterr().out.split())
         assert "None" not in said and "(default: 256)" in said and "--prompt" in said
 

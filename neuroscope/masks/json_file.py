@@ -7,11 +7,16 @@
 from __future__ import annotations
 
 import codecs
+import json
 from os import PathLike
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
 from neuroscope.errors import FileError
+
+if TYPE_CHECKING:
+    from neuroscope.masks.per_neuron import PerNeuron
 
 PARTS = ("neurons", "widths", "unit", "manifest")
 
@@ -43,3 +48,20 @@ def mask_in_json(path: str | PathLike) -> dict[str, Any]:
     if missing := [part for part in PARTS if part not in content]:
         raise FileError(asked, f"no {', no '.join(missing)}", "write the file again")
     return {part: content[part] for part in PARTS}
+
+
+def save_json(mask: PerNeuron, path: str | PathLike) -> Path:
+    """Write a mask's neurons, widths, unit and manifest as JSON; what else it carries (evidence, means) is left out.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    content = {
+        "kind": "NeuronMask",
+        "format": files.FORMAT,
+        "unit": mask.unit,
+        "widths": dict(mask.widths),
+        "neurons": {address: neurons.tolist() for address, neurons in mask.items() if len(neurons)},
+        "manifest": dict(mask.manifest),
+    }
+    return files.write(path, json.dumps(content))

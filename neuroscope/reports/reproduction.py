@@ -77,7 +77,7 @@ def reproduce(
     _refuse_what_it_lacks(row, [name for name in GIVEN if arguments[name] != DEFAULTS.get(name)])
     files.writable(folder, f"reproduce {row.id}")
     named = named_tasks(row.tasks if tasks is None else tasks, "reproduce")
-    arguments |= {"progress": progress, "held_out": _held_out(row, named, held_out)}
+    arguments |= {"progress": progress, "held_out": held_out_of(row, named, held_out)}
     bench = Bench(row, named, folder, arguments)
     model = bench.model = opened(model)
     with model.unchanged():
@@ -105,7 +105,7 @@ def _refuse_what_it_lacks(row: Experiment, given: Sequence[str]) -> None:
             )
 
 
-def _held_out(row: Experiment, tasks: Mapping[str, Task], held_out: Sequence[str] | None) -> list[str]:
+def held_out_of(row: Experiment, tasks: Mapping[str, Task], held_out: Sequence[str] | None) -> list[str]:
     """The tasks that are only measured: those named, or the last ones, but for one to train on."""
     names = list(tasks)
     chosen = names[max(1, len(names) - row.held_out) :] if held_out is None and row.held_out else list(held_out or ())

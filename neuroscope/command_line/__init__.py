@@ -1,0 +1,1 @@
+"""The command line: one table of commands, whose options are read from the functions that they call."""

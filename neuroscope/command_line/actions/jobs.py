@@ -1,0 +1,150 @@
+"""`neuroscope run` and `neuroscope reproduce`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from neuroscope.command_line.call import Answer, Call, listed
+from neuroscope.command_line.table import RECIPE
+from neuroscope.errors import ArgumentError, NeuroscopeError, choose
+from neuroscope.experiments.table import EXPERIMENTS
+
+RUN, REPRODUCE = "neuroscope.reports.main_job:run", "neuroscope.reports.reproduction:reproduce"
+ALL = "all"
+FOR_ALL = ("model", "tasks", "output", "progress")  # arguments that every experiment has
+
+
+def whole_run(call: Call) -> Answer:
+    """The main job; what it wrote."""
+    from neuroscope.reports import main_job
+
+    start = time.perf_counter()
+    path = main_job.run(opener(call), **run_arguments(call))
+    report = path.resolve()
+    call.say(f"done in {time.perf_counter() - start:.0f} s")
+    return Answer(str(report), written(report.parent, [report]))
+
+
+def run_arguments(call: Call) -> dict[str, Any]:
+    """The arguments of `run`, but for the model."""
+    given = call.of(RUN, "model")
+    recipe = {name: value for name, value in call.of(RECIPE).items() if value is not None}
+    given["tune"] = recipe or bool(given.get("tune"))
+    return given | tasks_given(call) | {"progress": call.progress}
+
+
+def tasks_given(call: Call) -> dict[str, Any]:
+    """The tasks as a function takes them: loaded here only where it is said how their prompts are shown."""
+    asked = call.asked_prompts()
+    if not asked:
+        return {"tasks": listed(call.given["tasks"])} if call.given.get("tasks") else {}
+    if not call["tasks"]:
+        name = next(name for name in call.options if name in asked)
+        do = "name the tasks, or a folder of them"
+        raise ArgumentError(f"{call.options[name].flag} without --tasks", "no tasks", do)
+    return {"tasks": call.tasks()}
+
+
+def opener(call: Call) -> Any:
+    """A function that opens the model, once all else is checked."""
+
+    def opened() -> Any:
+        return call.model()
+
+    return opened
+
+
+def experiments(call: Call, *, list_: bool = False) -> Answer:
+    """One experiment or several, each with the options that it has.
+
+    Args:
+        list_: say what each ID is, and end.
+    """
+    if list_:
+        return _listed()
+    from neuroscope.reports import reproduction
+
+    ids = ids_of(call)
+    arguments = {id_: arguments_of(call, id_, len(ids) > 1) for id_ in ids}
+    _refuse_what_none_has(call, ids)
+    pages: list[Path] = []
+    failed: dict[str, NeuroscopeError] = {}
+    start = time.perf_counter()
+    for place, id_ in enumerate(ids, 1):
+        if len(ids) > 1:
+            call.say(f"{id_} ({place} of {len(ids)}): {EXPERIMENTS[id_].title}")
+        try:
+            pages.append(reproduction.reproduce(id_, opener(call), **arguments[id_]).resolve())
+        except NeuroscopeError as error:
+            if len(ids) == 1:
+                raise
+            failed[id_] = error
+            call.say(f"{id_}: {error}")
+    call.say(f"done in {time.perf_counter() - start:.0f} s")
+    folder = Path(call["output"]).expanduser().resolve()
+    text = "\n".join([*map(str, pages), *(f"{id_}: not done, {error.found}" for id_, error in failed.items())])
+    not_done = {id_: {"asked": e.asked, "found": e.found, "do": e.do} for id_, e in failed.items()}
+    return Answer(text, written(folder, pages) | {"not_done": not_done}, 1 if failed else 0)
+
+
+def _listed() -> Answer:
+    lines = [f"{row.id:5} {row.title} ({row.paper})" for row in EXPERIMENTS.values()]
+    rows = [
+        {"id": row.id, "title": row.title, "paper": row.paper, "citation": row.citation, "tasks": row.tasks}
+        for row in EXPERIMENTS.values()
+    ]
+    return Answer("\n".join(lines), {"experiments": rows})
+
+
+def ids_of(call: Call) -> list[str]:
+    """The experiments that were named, each once.
+
+    Raises:
+        ArgumentError: none, or one that is not in the table.
+    """
+    given = call.given.get("experiment") or []
+    named = [one for word in ([given] if isinstance(given, str) else given) for one in word.split(",")]
+    if not named:
+        raise ArgumentError("neuroscope reproduce", "no ID", "name one or more, or all; `--list` shows them")
+    if any(name.lower() == ALL for name in named):
+        return list(EXPERIMENTS)
+    ids = [name.strip().upper() for name in named]
+    return list(dict.fromkeys(choose(id_, EXPERIMENTS, "experiment") for id_ in ids))
+
+
+def arguments_of(call: Call, id_: str, is_one_of_several: bool) -> dict[str, Any]:
+    """The arguments of `reproduce` for an experiment; of several, those that it has."""
+    given = call.of(REPRODUCE, "model", "experiment", "tasks")
+    recipe = {name: value for name, value in call.of(RECIPE).items() if value is not None}
+    given |= {"recipe": recipe} if recipe else {}
+    if is_one_of_several:
+        from neuroscope.reports.bench import accepted
+
+        given = {k: v for k, v in given.items() if k in (*FOR_ALL, *accepted(EXPERIMENTS[id_]))}
+    return given | tasks_given(call) | {"progress": call.progress}
+
+
+def _refuse_what_none_has(call: Call, ids: Sequence[str]) -> None:
+    """An option that no experiment of several has is a mistake."""
+    if len(ids) < 2:
+        return
+    from neuroscope.reports.bench import GIVEN, accepted
+
+    some = {name for id_ in ids for name in accepted(EXPERIMENTS[id_])}
+    names = [name for name in call.of(REPRODUCE) if name in GIVEN] + ["recipe"] * bool(call.of(RECIPE))
+    for name in names:
+        if name not in some:
+            asked = f"reproduce({' '.join(ids)!r}, {name}=...)"
+            found = f"no such argument of {', '.join(ids)}"
+            raise ArgumentError(asked, found, f"leave it out; they have {', '.join(sorted(some))}")
+
+
+def written(folder: Path, pages: Sequence[Path]) -> dict[str, Any]:
+    """What lies in a folder of results, by kind."""
+    kinds: Mapping[str, str] = {"masks": "masks/*.safetensors", "scores": "scores/*.safetensors"}
+    kinds = {**kinds, "tables": "tables/*.csv"}
+    found: dict[str, Any] = {"folder": folder, "pages": list(pages)}
+    return found | {kind: sorted(folder.glob(pattern)) for kind, pattern in kinds.items()}
