@@ -1,5 +1,6 @@
 """Every row of the table of commands: help, options out of signatures, JSON, errors as they are typed."""
 
+import contextlib
 import inspect
 import io
 import json
@@ -60,7 +61,9 @@ def folder(tmp_path_factory):
     b = NeuronMask.of({0: [2, 3, 4], 2: [7]}, WIDTHS, manifest={"task": "nli-food"})
     a.save(root / "masks" / "sentiment-food.safetensors")
     b.save(root / "masks" / "nli-food.safetensors")
-    assert run("run", *SMALL, "--output", root / "run") == 0
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert run("run", *SMALL, "--output", root / "run", "--json") == 0
+    (root / "run.json").write_text(out.getvalue())
     return root
 
 
@@ -73,7 +76,6 @@ def cheap(name, root):
         "attribute": ["--tasks", "nli-food", "--examples", 4, "--output", root / "scores"],
         "ablate": [mask, "--tasks", "nli-food", "--n", 4, "--n-random", 3, "--neutral", "none"],
         "evaluate": ["--tasks", "nli-food", "--n", 4, "--mask", mask],
-        "run": [*SMALL, "--output", root / "run"],  # where it is done already
         "reproduce": ["T8", "--tasks", TWO, "--examples", 4, "--output", root / "t8"],
         "explore": [root / "run"],
         "report": [root / "run"],
@@ -162,9 +164,10 @@ def paint(model, *, colour: Colour | None = "red", sizes: "Sequence[int]" = SIZE
 @ROWS
 def test_json_is_one_document_alone_on_stdout(row, folder, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    arguments = [*row.name.split(), *cheap(row.name, folder), "--json"]
-    code = run(*arguments)
-    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    done = folder / f"{row.name}.json"  # of what is there already
+    code = 0 if done.exists() else run(*row.name.split(), *cheap(row.name, folder), "--json")
+    text = done.read_text() if done.exists() else capsys.readouterr().out
+    found = json.loads(text, parse_constant=pytest.fail)
     assert (found["schema"], found["command"], found["exit_code"]) == (1, row.name, code)
     if row.name == "benchmark":
         assert code == 2 and found["result"] is None and found["errors"][0]["found"] == "no tasks"

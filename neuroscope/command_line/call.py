@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 SELDOM = 30  # seconds between two lines of progress where nobody watches it
 LOAD = "neuroscope.models.opening:load"
 PROMPTS = ("neuroscope.tasks.task:Task.from_jsonl", "neuroscope.tasks.task:Task")
-LINES = ("prompt", "system", "separator")  # options in which \n is typed for a line break
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Call:
         asked: dict[str, Any] = {}
         for function in PROMPTS:
             asked |= self.of(function)
-        return asked | {name: asked[name].replace("\\n", "\n") for name in LINES if name in asked}
+        return asked
 
     def tasks(self) -> dict[str, Task]:
         """The tasks by name."""

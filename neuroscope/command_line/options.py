@@ -19,6 +19,7 @@ MANY = {"paths": Kind(several=Kind(frozenset({"str"}))), "text": Kind(frozenset(
 MANY |= {RANGE: Kind(several=Kind(frozenset({"float"})), none=True)}
 MANY |= {LINES: Kind(frozenset({"str"}), several=Kind(frozenset({"str"})), none=True)}
 WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+BROKEN = ("prompt", "system", "separator")  # options in which \\n is typed for a line break
 SHORTEST = 3  # letters of an option that one it is part of is suggested for
 
 
@@ -66,7 +67,8 @@ class Option:
         value = self.default
         if value is UNKNOWN or value is None or value is False or value in ("", " ", (), []):
             return ""
-        return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        return text.replace("\n", "\\n")
 
     def read(self, value: Any, asked: str = "") -> Any:
         """What the function gets for a value as it was typed: a text, or what TOML has.
@@ -78,6 +80,8 @@ class Option:
         asked = asked or f"{self.name if self.nargs else self.flag} {_said(value)}"
         if isinstance(value, str) and value.strip() == NONE and self.kind.none:
             return None if self.said_as != LINES else []
+        if self.name in BROKEN and isinstance(value, str):
+            value = value.replace("\\n", "\n")
         if self.nargs == "*" and isinstance(value, list):
             return [_read(one, self.kind.several or self.kind, f"{self.name} {_said(one)}") for one in value]
         if self.said_as == LINES:

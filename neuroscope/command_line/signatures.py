@@ -159,8 +159,10 @@ def _fields(node: ast.ClassDef, source: Source) -> Iterator[Parameter]:
 
 
 def _value(node: ast.AST | None, source: Source) -> Any:
-    if isinstance(node, ast.Name) and isinstance(source.names.get(node.id), ast.expr):
-        node = source.names[node.id]
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "field":
+        node = next((keyword.value for keyword in node.keywords if keyword.arg == "default"), None)
+    if isinstance(node, ast.Name):
+        node, _ = _followed(node.id, source)
     try:
         return UNKNOWN if node is None else ast.literal_eval(node)
     except ValueError:
@@ -201,16 +203,20 @@ def _subscript(node: ast.Subscript, source: Source) -> Kind:
 
 def _alias(name: str, source: Source) -> Kind:
     """A name that stands for other types, followed to where it is written down."""
-    found = source.names.get(name)
-    for _ in range(5):  # a package hands on what its files define
-        if not isinstance(found, ast.ImportFrom):
-            break
-        if not (found.module or "").startswith("neuroscope"):
-            return Kind(others=frozenset({name}))
-        source = _source(str(found.module))
-        found = source.names.get(name)
+    found, source = _followed(name, source)
     is_type = isinstance(found, ast.Subscript | ast.BinOp)
     return _kind(found, source) if is_type and found is not None else Kind(others=frozenset({name}))
+
+
+def _followed(name: str, source: Source) -> tuple[ast.AST | None, Source]:
+    """Where a name of the package is written down, and in which file."""
+    found = source.names.get(name)
+    for _ in range(5):  # a package hands on what its files define
+        if not isinstance(found, ast.ImportFrom) or not (found.module or "").startswith("neuroscope"):
+            break
+        source = _source(str(found.module))
+        found = source.names.get(name)
+    return found, source
 
 
 def _words(docstring: str, heading: str = "Args:") -> dict[str, str]:

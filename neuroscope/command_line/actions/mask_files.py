@@ -39,11 +39,11 @@ def diff(call: Call, *, a: str | None = None, b: str | None = None) -> Answer:
     """
     from neuroscope.masks import NeuronMask, overlap
 
-    one, other = (NeuronMask.load(_named(call, name)) for name in ("a", "b"))
+    one, other = (NeuronMask.load(path) for path in [_named(call, "a"), _named(call, "b")])
     pair = overlap({"a": one, "b": other}).to_frame().iloc[0].to_dict()
     layers = [_of_site(one, other, address) for address in one.widths]
     differ = {"only_a": _written(one - other), "only_b": _written(other - one)}
-    numbers = {"a": len(one), "b": len(other), "of": sum(one.widths.values()), **pair, "a_name": a, "b_name": b}
+    numbers = {**pair, "a": len(one), "b": len(other), "of": sum(one.widths.values())}
     jaccard = "no neuron in either" if math.isnan(pair["jaccard"]) else f"Jaccard {pair['jaccard']:.3f}"
     lines = [
         f"a: {one!r}  {a}",
