@@ -16,6 +16,7 @@ import torch
 from neuroscope.__main__ import main
 from neuroscope.command_line import config, known, running, signatures
 from neuroscope.command_line.actions import checkup
+from neuroscope.command_line.actions.work import STAGES
 from neuroscope.command_line.command import ACTIONS, Command, Use
 from neuroscope.command_line.jsonable import plain
 from neuroscope.command_line.options import Option, values_of
@@ -268,7 +269,8 @@ def test_a_plan_counts_what_a_run_measures(folder, tmp_path, capsys):
     plan = json.loads(capsys.readouterr().out)["result"]
     lines = (folder / "run" / "journal.jsonl").read_text().splitlines()
     assert sum(stage["evaluations"] + stage["neutral"] for stage in plan["stages"]) == len(lines) == 22 + 8 + 21
-    assert [stage["name"] for stage in plan["stages"]] == ["find neurons", "switch them off", "cross-ablate"]
+    names = ["find neurons", "switch them off", "cross-ablate", "read the strongest neurons"]
+    assert [stage["name"] for stage in plan["stages"]] == names
     assert plan["seconds"] > 0 and plan["passes"] > len(lines) and plan["memory"]["weights"] == 4 * 1_074_304
     assert len(plan["measured"]) == 2 and not (tmp_path / "out").exists()
     assert run("run", *SMALL, "--output", folder / "run", "--dry-run") == 0
@@ -498,6 +500,10 @@ def test_the_shell_completes_commands_options_and_values():
     assert completed("neuroscope", "run", "--unit", "h") == {"hidden", "head"}
     assert {"T1", "T2", "T8"} <= completed("neuroscope", "reproduce", "T")
     assert completed("neuroscope", "mask", "d") == {"diff"}
+
+
+def test_every_experiment_has_a_plan():
+    assert {row.function.partition(":")[2] for row in EXPERIMENTS.values()} == set(STAGES)
 
 
 def test_names_of_the_tables_are_those_of_the_library():

@@ -76,7 +76,7 @@ def stages_of_run(t: int, r: int, sizes: int, parts: bool, tune: bool, neutral: 
 
     Example:
         >>> [(stage.name, stage.evaluations) for stage in stages_of_run(2, 3, 0, False, False, False)]
-        [('find neurons', 0), ('switch them off', 22), ('cross-ablate', 8)]
+        [('find neurons', 0), ('switch them off', 22), ('cross-ablate', 8), ('read the strongest neurons', 0)]
     """
     stages = [Stage("tune the model", evaluations=2 * t, trainings=1)] * tune
     stages += [Stage("find neurons", scorings=t)] + [Stage("see how masks replicate", scorings=t)] * parts
@@ -88,7 +88,7 @@ def stages_of_run(t: int, r: int, sizes: int, parts: bool, tune: bool, neutral: 
     if sizes:  # alone and off, with random masks; at k what is off is known; and everything off
         each = 2 * (1 + BESIDE)
         stages.append(Stage("measure faithfulness", evaluations=t * (each * sizes - (1 + BESIDE) + 1)))
-    return stages
+    return [*stages, Stage("read the strongest neurons", readings=t, is_about=True)]
 
 
 def _deactivation(s: Size) -> list[Stage]:
@@ -149,6 +149,12 @@ def _modularity(s: Size) -> list[Stage]:
     return [Stage("find neurons", scorings=t, evaluations=2 * t, is_about=True), cross]
 
 
+def _pruning(s: Size) -> list[Stage]:
+    runs = s.tasks * s.number("k", 4) * (2 + s.n_random)  # by score, against it, at random
+    take = Stage("prune and train", 0, s.tasks + 2 * runs, 2 * runs, runs, is_about=True)
+    return [Stage("find neurons", scorings=s.tasks), take]
+
+
 def _scores_alone(s: Size) -> list[Stage]:
     return [Stage("find neurons", scorings=s.tasks)]
 
@@ -166,4 +172,5 @@ STAGES: dict[str, Callable[[Size], list[Stage]]] = {
     "mossa": _mossa,
     "faithfulness": _faithfulness,
     "modularity": _modularity,
+    "pruning": _pruning,
 }
