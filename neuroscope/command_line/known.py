@@ -89,5 +89,5 @@ def _out_of_range(row: Command, values: Mapping[str, Any]) -> list[NeuroscopeErr
 
                 Recipe.of({field: value})
         except NeuroscopeError as error:
-            found.append(error)
+            found.append(type(error)(f"--{name.replace('_', '-')} {value}", error.found, error.do))
     return found

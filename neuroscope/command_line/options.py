@@ -177,5 +177,6 @@ def values_of(options: Mapping[str, Option], given: Mapping[str, Any]) -> tuple[
             if row is not None and option.said_as == "" and read[name] is not None:
                 row(read[name], name, option.default)
         except NeuroscopeError as error:
+            read.pop(name, None)
             wrong.append(error)
     return read, wrong

@@ -96,7 +96,7 @@ def read(row: Command, options: Mapping[str, Option], rest: Sequence[str]) -> tu
         from neuroscope.command_line import config  # only where there is one: every start would pay for it
 
         of_file, errors = config.read(general["config"], row, options)
-        wrong = errors + wrong + [as_typed(error, options) for error in _unknown_names(row, values)]
+        wrong = errors + wrong + _unknown_names(row, values)
         values = of_file | values
     elif wrong:
         wrong += _unknown_names(row, values)
