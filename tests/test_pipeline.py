@@ -417,7 +417,7 @@ def test_the_command_line_says_what_is_wrong(folders, capsys):
         ("run --tune-batch-size 0", "--tune-batch-size 0", "give 1 or more\n"),
         ("run --method foo", "--method foo", "choose from 'grad-x-act'"),
         ("run --tasks sst3", "--tasks 'sst3'", "did you mean 'sst2'"),
-        ("run --too-long x --tasks mini", "--too-long x", "choose from 'error'"),
+        ("run --too-long x --tasks mini", "--too-long x", "choose from error"),
         ("run --system x --tasks mini", "--system", "give --chat: only a chat"),
         ("run --shots -1 --tasks mini", "--shots -1", "give how many\n"),
         ("reproduce T2 --seeds 1", "T2: --seeds", "give 3 seeds or more"),
