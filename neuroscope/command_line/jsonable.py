@@ -9,9 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import neuroscope
+from neuroscope.command_line.signatures import constant
 from neuroscope.errors import NeuroscopeError
 
+VERSION = constant("neuroscope:__version__")
 SCHEMA = 1  # grows when something in a document changes its name or meaning
 
 
@@ -26,7 +27,7 @@ def document(command: str, code: int, result: Any = None, errors: list[Neuroscop
     """
     found = {
         "schema": SCHEMA,
-        "version": neuroscope.__version__,
+        "version": VERSION,
         "command": command,
         "exit_code": code,
         "result": plain(result),

@@ -8,14 +8,15 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-import neuroscope
 from neuroscope.command_line.command import Command
 from neuroscope.command_line.options import Option, nearest
+from neuroscope.command_line.signatures import constant
 from neuroscope.command_line.table import COMMANDS
 from neuroscope.errors import ArgumentError
 from neuroscope.experiments.table import EXPERIMENTS
 
 PROGRAM = "neuroscope"
+VERSION = constant("neuroscope:__version__")
 WIDTH = 98  # of the help
 GENERAL = {
     "json": "print one JSON document instead (README says what is in it)",
@@ -50,7 +51,7 @@ def parser(only: str | None = None) -> Parser:
         prog=PROGRAM, description="Which neurons does a task use, and are they its own?", epilog=CODES,
         formatter_class=_Help, allow_abbrev=False, usage=f"{PROGRAM} COMMAND [options]",
     )  # fmt: skip
-    top.add_argument("--version", action="version", version=f"{PROGRAM} {neuroscope.__version__}")
+    top.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", prog=PROGRAM)
     groups: dict[str, Any] = {}
     for row in COMMANDS.values():
@@ -116,7 +117,7 @@ def _fill(one: argparse.ArgumentParser, row: Command) -> None:
     group.add_argument("--config", metavar="FILE", help="TOML with options by name; those typed go before them")
     if row.plan:
         group.add_argument("--dry-run", action="store_true", help="say what it would do and take; nothing is written")
-    group.add_argument("--version", action="version", version=f"{PROGRAM} {neuroscope.__version__}")
+    group.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
 
 
 def _metavar(option: Option) -> str:

@@ -73,7 +73,8 @@ def reproduce(
     if recipe is not None and not isinstance(recipe, Recipe | Mapping):
         raise ArgumentError("reproduce(recipe=...)", kind_of(recipe), "give a dict, such as {'steps': 60}")
     arguments: dict[str, Any] = {"k": k, "seeds": seeds, "n_random": n_random, "examples": examples, "n": n}
-    arguments |= {"recipe": recipe, "methods": methods, "held_out": held_out}
+    arguments |= {"recipe": recipe, "held_out": held_out}
+    arguments["methods"] = [methods] if isinstance(methods, str) else methods
     _refuse_what_it_lacks(row, [name for name in GIVEN if arguments[name] != DEFAULTS.get(name)])
     files.writable(folder, f"reproduce {row.id}")
     named = named_tasks(row.tasks if tasks is None else tasks, "reproduce")

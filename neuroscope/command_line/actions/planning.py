@@ -65,6 +65,8 @@ def plan_of_experiments(call: Call, *, list_: bool = False) -> Answer:
             "methods": None,
         }
         arguments |= {"examples": call["examples"], **given, "held_out": out}
+        if isinstance(arguments["methods"], str):
+            arguments["methods"] = [arguments["methods"]]
         bench = Bench(row, named, Path(call["output"]), {k: v for k, v in arguments.items() if k != "tasks"})
         names = tuple(named)
         stages = STAGES[row.function.partition(":")[2]](_size(bench, len(named), len(named) - len(out)))
