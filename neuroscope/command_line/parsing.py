@@ -19,7 +19,7 @@ PROGRAM = "neuroscope"
 VERSION = constant("neuroscope:__version__")
 WIDTH = 98  # of the help
 GENERAL = {
-    "json": "print one JSON document instead (README says what is in it)",
+    "json": "print one JSON document alone: schema, version, command, exit_code, result, errors",
     "debug": "show the whole traceback of an error",
 }
 CODES = """exit codes:
