@@ -10,6 +10,7 @@ from test_finetune import MOODS, some
 from tiny import tiny_model
 
 from neuroscope.errors import FileError, ModelError
+from neuroscope.experiments.layer_by_layer.controls import Tuning
 from neuroscope.models import load
 from neuroscope.training import NeuronAdapter, Recipe, WholeModel, finetune
 from neuroscope.training.continual_learning import METHODS, learner
@@ -123,6 +124,8 @@ def test_a_second_training_of_the_whole_model_says_so():
         second = finetune(model, MOODS, None, steps=1)
     assert second.manifest["on"] == f"{model.name} with a training of the whole model"
     second.detach()
+    with Tuning("full", Recipe(steps=1)).scope(model, [MOODS]):  # a control model of a tuned one: not a word
+        pass
     first.detach()
     finetune(model, MOODS, None, steps=1).detach()  # from the base again: not a word
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -62,7 +63,9 @@ class Tuning:
             train(handle, tasks, self.recipe, seed=self.seed)
         else:
             neurons: Any = None if self.method == "full" else self.method
-            handle = finetune(model, tasks, neurons, seed=self.seed, **vars(self.recipe))
+            with warnings.catch_warnings():  # a tuned model is trained further on purpose, and has its weights back
+                warnings.filterwarnings("ignore", ".*was fine-tuned before")
+                handle = finetune(model, tasks, neurons, seed=self.seed, **vars(self.recipe))
         try:
             yield handle.model
         finally:
