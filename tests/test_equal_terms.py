@@ -124,7 +124,7 @@ def test_a_second_training_of_the_whole_model_says_so():
         second = finetune(model, MOODS, None, steps=1)
     assert second.manifest["on"] == f"{model.name} with a training of the whole model"
     second.detach()
-    with Tuning("full", Recipe(steps=1)).scope(model, [MOODS]):  # a control model of a tuned one: not a word
+    with Tuning("full", Recipe(steps=1, lr=1e-4)).scope(model, [MOODS]):  # a control model of a tuned one: not a word
         pass
     first.detach()
     finetune(model, MOODS, None, steps=1).detach()  # from the base again: not a word
