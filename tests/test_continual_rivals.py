@@ -13,7 +13,8 @@ from torch.nn import functional
 from transformers import Trainer
 
 from neuroscope.attribution import attribute
-from neuroscope.errors import ArgumentError, ModelError
+from neuroscope.errors import ArgumentError, ModelError, NumericalError
+from neuroscope.masks import Scores
 from neuroscope.models import load
 from neuroscope.tasks.encoding import encode
 from neuroscope.training import Recipe
@@ -192,6 +193,11 @@ def test_a_neuron_goes_to_the_task_that_needs_it_most(monkeypatch):
         assert {(a, int(i)) for a, neurons in masks[-1].items() for i in neurons} == set(wanted)
         needs.append(mine)
     start.take_off()
+
+
+def test_a_task_that_no_neuron_is_relevant_for_has_no_needs():
+    with pytest.raises(NumericalError, match="a relevance of 0 in all"):
+        need(Scores({"blocks.0.mlp.hook_post": torch.zeros(4)}, {"blocks.0.mlp.hook_post": 4}))
 
 
 def test_exclusion_by_score_goes_on_where_it_was_killed(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from tiny import tiny_model
 from neuroscope.errors import FileError, ModelError
 from neuroscope.experiments.layer_by_layer.controls import Tuning
 from neuroscope.models import load
-from neuroscope.training import NeuronAdapter, Recipe, WholeModel, finetune
+from neuroscope.training import NeuronAdapter, Recipe, WholeModel, finetune, master_weights
 from neuroscope.training.continual_learning import METHODS, learner
 from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.stuck_loss import is_stuck
@@ -104,6 +104,25 @@ def test_a_failed_training_leaves_the_narrow_model_as_it_was():
     half.root.lm_head.weight.grad = torch.ones_like(half.root.lm_head.weight)
     with pytest.raises(KeyboardInterrupt):
         finetune(half, MOODS, None, steps=3, progress=interrupted)
+    assert all(torch.equal(p, before[n]) and p.dtype == before[n].dtype for n, p in half.root.named_parameters())
+    assert half.root.lm_head.weight.grad.dtype == torch.bfloat16 and bool(half.root.lm_head.weight.grad.all())
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_a_model_that_cannot_be_widened_whole_is_left_narrow(at, monkeypatch):
+    half, _ = narrow()
+    before, left = weights(half), iter(range(at))
+    half.root.lm_head.weight.grad = torch.ones_like(half.root.lm_head.weight)
+    exact = master_weights.exact
+
+    def out_of_memory(weight, master):
+        if next(left, None) is None:
+            raise MemoryError
+        return exact(weight, master)
+
+    monkeypatch.setattr(master_weights, "exact", out_of_memory)
+    with pytest.raises(MemoryError), master_weights.widened(dict(half.root.named_parameters()), {}):
+        pass
     assert all(torch.equal(p, before[n]) and p.dtype == before[n].dtype for n, p in half.root.named_parameters())
     assert half.root.lm_head.weight.grad.dtype == torch.bfloat16 and bool(half.root.lm_head.weight.grad.all())
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from families import build
 from state import unchanged
 from test_dose import LABELS, TEXTS
 from tiny import WORDS, tiny_model
@@ -235,5 +236,9 @@ def test_what_is_refused(setting):
         pruning(model, task, {"two": one})
     with pytest.raises(TaskError, match="found on the same examples"):
         pruning(model, task, ns.attribute(model, {"one": task}, split="test"), k=(0.5,))
+    grouped = ns.load(build("llama"))
+    heads = {a: torch.rand(site.width) for a, site in grouped.sites("head").items()}
+    with pytest.raises(ArgumentError, match="share keys and values"):
+        pruning(grouped, task, {"one": ns.Scores(heads, {a: len(v) for a, v in heads.items()}, "head")}, k=(0.5,))
     with pytest.raises(TaskError, match="train"):
         pruning(model, replace(task, train=()), scores, k=(0.5,))

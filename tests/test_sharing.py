@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import types
 from pathlib import Path
 
 import families
@@ -27,14 +28,17 @@ class Hub:
     """What the client's functions do, with a folder in the place of the Hub."""
 
     def __init__(self, folder, monkeypatch):
-        self.folder, self.asked = folder, []
-        for name in ("create_repo", "upload_folder", "hf_hub_download"):
+        self.folder, self.asked, self.is_private = folder, [], True
+        for name in ("create_repo", "repo_info", "upload_folder", "hf_hub_download"):
             monkeypatch.setattr(huggingface_hub, name, getattr(self, name))
 
     def create_repo(self, repo_id, **how):
         self.asked.append(("create_repo", how))
         assert how["exist_ok"]
         (self.folder / repo_id).mkdir(parents=True, exist_ok=True)
+
+    def repo_info(self, repo_id, token):
+        return types.SimpleNamespace(private=self.is_private)
 
     def upload_folder(self, repo_id, folder_path, **how):
         self.asked.append(("upload_folder", how))
@@ -63,6 +67,25 @@ def test_a_mask_goes_to_the_hub_and_comes_back(tmp_path, monkeypatch):
     assert hub.asked[5][1] == {"revision": "r", "token": None}
     with pytest.raises(FileError, match=r"load other.safetensors from the Hub's 'me/masks'\n.*404"):
         ns.load_mask("me/masks", name="other")
+
+
+def test_a_mask_that_is_to_be_private_is_not_put_where_all_can_read(tmp_path, monkeypatch):
+    hub = Hub(tmp_path / "hub", monkeypatch)
+    hub.is_private = False
+    with pytest.raises(FileError, match="the repository exists and is public"):
+        MASK.push_to_hub("me/masks", private=True)
+    assert not list((tmp_path / "hub" / "me" / "masks").iterdir())
+
+
+def test_a_mistyped_file_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    hub = Hub(tmp_path / "hub", monkeypatch)
+    MASK.push_to_hub("runs/nli")
+    monkeypatch.chdir(tmp_path)
+    assert ns.load_mask("runs/nli") == MASK
+    Path("runs").mkdir()
+    with pytest.raises(FileError, match="no nli in the folder runs here"):
+        ns.load_mask("runs/nli")
+    assert [name for name, _ in hub.asked].count("hf_hub_download") == 1
 
 
 def test_a_mask_is_read_from_files_and_folders(tmp_path):

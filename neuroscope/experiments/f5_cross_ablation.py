@@ -169,7 +169,7 @@ class CrossAblation(Result):
             "- Selective: switched off, they break their task more than random ones do, and more than they break tasks "
             "in general. Specific: also more than those of any other family do, and no other family's task as much, in "
             "points or as a share of what it can lose. Shared: another family's break the task as much, and they break "
-            "that family's.",
+            "that family's; or they break tasks in general as much, if fewer than half of these.",
             *lacking(verdicts[verdicts["verdict"] == "selective"]),
         ]
         wide = verdicts[verdicts["verdict"].isin(["specific", "selective"]) & (verdicts["breaks"] >= MANY)]["task"]

@@ -59,6 +59,8 @@ def push(mask: Any, repo_id: str, name: str, private: bool | None, token: str | 
                 import huggingface_hub  # only where the Hub is asked
 
                 huggingface_hub.create_repo(repo_id, private=private, token=token, exist_ok=True)
+                if private and not huggingface_hub.repo_info(repo_id, token=token).private:
+                    raise ValueError("the repository exists and is public: private=True cannot make it private")
                 return huggingface_hub.upload_folder(
                     repo_id=repo_id, folder_path=folder, token=token, commit_message=f"Add the mask {name}"
                 )

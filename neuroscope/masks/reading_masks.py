@@ -48,5 +48,9 @@ def load_mask(
     repository = str(path)
     if not REPOSITORY.fullmatch(repository) or repository.endswith(SUFFIXES):
         raise FileError(f"load the mask {repository!r}", "no such file", "give a file, a folder, or 'user/repository'")
-
+    if "/" in repository and place.parent.is_dir():  # a mistyped file rather than somebody else's repository
+        found = f"no {place.name} in the folder {place.parent} here"
+        raise FileError(
+            f"load the mask {repository!r}", found, "check the name; a repository is fetched where no such folder is"
+        )
     return NeuronMask.load(fetch(repository, file, revision, token))

@@ -36,21 +36,26 @@ def widened(named: Mapping[str, nn.Parameter], masters: dict[str, Tensor]) -> It
         masters: by name, the exact numbers that a scope before has left; read, and overwritten at the end.
     """
     narrow = {name: parameter for name, parameter in named.items() if wide(parameter.dtype) != parameter.dtype}
-    before = {name: (parameter.dtype, parameter.grad) for name, parameter in narrow.items()}
-    with torch.inference_mode(False), torch.no_grad():  # whatever the caller's mode: these are trained
+    with contextlib.ExitStack() as stack:  # all are narrowed again, also where one of them fails
         for name, parameter in narrow.items():
-            parameter.grad = None  # of the narrow dtype, which a step of training could not add to
-            parameter.data = exact(parameter, masters.pop(name, None)).clone()
-    try:
+            stack.callback(_narrow, parameter, parameter.dtype, parameter.grad, name, masters)
+            with torch.inference_mode(False), torch.no_grad():  # whatever the caller's mode: these are trained
+                weight = exact(parameter, masters.get(name)).clone()
+                masters.pop(name, None)
+                parameter.grad = None  # of the narrow dtype, which a step of training could not add to
+                parameter.data = weight
         yield
-    finally:
-        with torch.inference_mode(False), torch.no_grad():
-            for name, parameter in narrow.items():
-                dtype, grad = before[name]
-                parameter.grad = None
-                masters[name] = parameter.data
-                parameter.data = masters[name].to(dtype)
-                parameter.grad = grad
+
+
+def _narrow(
+    parameter: nn.Parameter, dtype: torch.dtype, grad: Tensor | None, name: str, masters: dict[str, Tensor]
+) -> None:
+    with torch.inference_mode(False), torch.no_grad():
+        if parameter.dtype != dtype:  # else it was not reached
+            parameter.grad = None
+            masters[name] = parameter.data
+            parameter.data = masters[name].to(dtype)
+        parameter.grad = grad
 
 
 def exact(weight: Tensor, master: Tensor | None) -> Tensor:

@@ -49,7 +49,7 @@ class Pruning(Result):
     and intact_p, intact_q (beside the model as it is, over examples); neutral, neutral_low, neutral_high (loss on
     neutral text, nats a token), repetition, repetition_low, repetition_high (seq-rep-4 of what is generated), and of
     these two p and q beside the model as it is, over texts. q is Benjamini-Hochberg's, over tasks, shares and
-    conditions. A task at chance with nothing gone is not compared with random masks.
+    conditions, before and after training apart. A task at chance with nothing gone is not compared with random masks.
     """
 
     title = "What a task can do without"

@@ -14,7 +14,7 @@ decided here.
    measured again. So it is for the whole model: what training brings without pruning.
 4. Selective and reverse are compared with random at the same share, before and after training
    (`statistics.against_controls`), and all with the model as it is (`statistics.paired_permutation`). q:
-   Benjamini-Hochberg, over the tasks and shares of each of these.
+   Benjamini-Hochberg, over tasks, shares and conditions, before and after training apart.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from neuroscope.experiments.pruning_sweep.pruning_result import COLUMNS, TESTS, 
 from neuroscope.masks import NeuronMask, Scores, scores_of
 from neuroscope.models import Model, resolve
 from neuroscope.pruning import prune
+from neuroscope.pruning.head_cuts import groups_of
 from neuroscope.statistics import (
     against_controls,
     benjamini_hochberg,
@@ -109,6 +110,7 @@ def pruning(
         raise ArgumentError(f"{ASKED}(k={sizes})", "a share of 1: nothing would be left", "give shares below 1")
     model = resolve(model)
     named, chosen = _tasks_and_scores(tasks, scores)
+    _refuse_grouped_heads(model, chosen)
     ends = {name: {size: _ends(of, size) for size in sizes} for name, of in chosen.items()}
     lowest = {name: each[sizes[-1]][0] for name, each in ends.items()}
     refuse_masks_of_test_examples(lowest, named, named.values())
@@ -128,7 +130,7 @@ def pruning(
     table = pd.DataFrame(sweep.rows(cells, left)).reindex(columns=COLUMNS)
     for p, q in TESTS.items():
         table[p] = table[p].astype(float)
-        table[q] = benjamini_hochberg(table[p].to_numpy())
+        table[q] = table.groupby("recovered")[p].transform(lambda ps: benjamini_hochberg(ps.to_numpy()))
     table["seed"] = table["seed"].astype("Int64")
     settings = None if recovery is None else sweep.recipe.settings()
     manifest = sweep.judge.manifest(
@@ -143,6 +145,15 @@ def _tasks_and_scores(tasks: Tasks, scores: Mapping[str, Scores]) -> tuple[dict[
     if missing:
         raise ArgumentError(f"{ASKED}: a task for the scores", f"no task for {missing}", f"tasks has {list(named)}")
     return {name: named[name] for name in chosen}, chosen
+
+
+def _refuse_grouped_heads(model: Model, chosen: Mapping[str, Scores]) -> None:
+    """Only whole groups of heads can go, so that as many heads would leave models of different sizes."""
+    for name, scores in chosen.items():
+        grouped = scores.unit == "head" and max(groups_of(model, scores.top(1.0), ASKED).values()) > 1
+        if grouped:
+            found = f"{name}: scores of attention heads that share keys and values"
+            raise ArgumentError(f"{ASKED}(scores)", found, "give scores of hidden neurons")
 
 
 def _ends(scores: Scores, size: float) -> tuple[NeuronMask, NeuronMask]:

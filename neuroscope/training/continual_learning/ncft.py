@@ -33,7 +33,7 @@ from torch import Tensor
 
 from neuroscope.attribution import attribute
 from neuroscope.checks import finite, flag, number_of_examples, share
-from neuroscope.errors import ArgumentError, choose
+from neuroscope.errors import ArgumentError, NumericalError, choose
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter, every_ffn
@@ -151,8 +151,15 @@ def claims(adapters: Sequence[NeuronAdapter]) -> Claims:
 
 
 def need(scores: Scores) -> Needs:
-    """Each neuron's share of the relevance of all, which tells tasks of different losses apart from their size."""
+    """Each neuron's share of the relevance of all, which tells tasks of different losses apart from their size.
+
+    Raises:
+        NumericalError: no neuron is relevant.
+    """
     total = torch.stack([values.double().sum() for _, values in scores.items()]).sum()
+    if not total > 0:
+        do = "give objective='log-odds', for the loss saturates where the model is certain; or exclude=True"
+        raise NumericalError("share neurons by how much tasks need them", f"a relevance of {float(total):g} in all", do)
     return {address: (values.double() / total).float() for address, values in scores.items()}
 
 
