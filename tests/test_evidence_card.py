@@ -362,6 +362,22 @@ def test_the_claim_is_that_of_the_largest_p(full):
     assert "of every kind (the" not in replace(full["food"], evidence=clear).card().in_words()
 
 
+KINDS = {"uniform": "of the whole model", "layer": "of the same layers do", "activation": "as loud"}
+
+
+@pytest.mark.parametrize("least", KINDS)
+def test_the_effect_in_words_is_the_one_least_told_apart_from_random(least, full):
+    known = {
+        f"effect-{match}": {
+            **full["food"].evidence["effect-layer"],
+            "effect": 0.1,
+            "p": 0.9 if match == least else 1e-3,
+        }
+        for match in KINDS
+    }
+    assert KINDS[least] in replace(full["food"], evidence=known).card().in_words().splitlines()[0]
+
+
 def test_hostile_names_stay_text(full):
     card = full[HOSTILE].card()
     assert card.to_dict()["name"] == card.evidence["verdict"]["task"] == HOSTILE  # as it is, in what is data

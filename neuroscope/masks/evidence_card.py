@@ -91,11 +91,13 @@ class EvidenceCard(Result):
 
     def _words(self, shown: Callable[[str], str]) -> str:
         evidence, size = self.manifest["evidence"], f"{self.manifest['neurons']:,} neurons"
-        # beside the random neurons that are most like these, of those measured
+        # beside the random neurons that they are told apart from least, as the claim rests on every kind; of kinds
+        # alike beside those that are most like these
         matches = [match for match in ("activation", "layer", "uniform") if f"effect-{match}" in evidence]
-        verdict, effect = evidence.get("verdict"), evidence[f"effect-{matches[0]}"] if matches else None
+        match = max(matches, key=lambda m: evidence[f"effect-{m}"]["p"] or 0.0, default="")
+        verdict, effect = evidence.get("verdict"), evidence[f"effect-{match}"] if match else None
         task = shown((verdict or effect or {"task": self.manifest["name"]})["task"])
-        cost = points(effect, matches[0]) if effect else ""
+        cost = points(effect, match) if effect else ""
         if verdict:
             among = "" if verdict["tasks"] is None else f", among {verdict['tasks']} tasks"
             words = {"size": size, "task": task, "among": among, "verdict": shown(verdict["verdict"])}
