@@ -47,16 +47,16 @@ def gallery() -> str:
     parts.append("All tables behind these figures are in `benchmarks/REAL.md`.")
     for section in sections:
         title, _, body = section.partition("\n")
-        picture = re.search(r"!\[[^\]]*\]\(\.\./assets/real/[^)]+\)", body)
-        if picture is None:
+        pictures = re.findall(r"!\[[^\]]*\]\(\.\./assets/real/[^)]+\)", body)
+        if not pictures:
             continue
-        command = re.search(r"`(python benchmarks/[^`]+)`", body)
+        command = re.search(r"`(python benchmarks/[^`]+)`", body) or re.search(r"```bash\n(.*?)\n```", body, re.DOTALL)
         beside = re.search(r"\*\*Beside the paper\.\*\*.*?(?=\n\n)", body, re.DOTALL)
         words = re.search(r"\*\*In words\.\*\*.*?(?=\n\n)", body, re.DOTALL)
-        parts += [f"## {title}", picture[0].replace("../assets/", "assets/")]
+        parts += [f"## {title}", *(picture.replace("../assets/", "assets/") for picture in pictures)]
         parts += [found[0] for found in (words, beside) if found]
         if command:
-            parts.append(f'??? note "The command"\n\n    ```bash\n    {command[1]}\n    ```')
+            parts.append(f'??? note "The command"\n\n    ```bash\n{textwrap.indent(command[1], "    ")}\n    ```')
     return "\n\n".join(parts) + "\n"
 
 
