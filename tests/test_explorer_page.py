@@ -63,7 +63,7 @@ def crossed_of(names=NAMES, families=FAMILIES):
         rows.append(
             {"source": source, "target": target, "source_family": families[source], "target_family": families[target]}
             | {"score": 0.9 - effect, "original": 0.95, "control": 0.9, "effect": effect, "low": effect - 0.05}
-            | {"high": effect + 0.05, "p": p, "majority": 0.5, "uniform": 0.5, "p_majority": 1e-9}
+            | {"high": effect + 0.05, "margin": 0.05, "p": p, "majority": 0.5, "uniform": 0.5, "p_majority": 1e-9}
         )
     table = pd.DataFrame(rows)
     return CrossAblation(
