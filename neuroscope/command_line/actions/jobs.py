@@ -65,11 +65,11 @@ def experiments(call: Call, *, list_: bool = False) -> Answer:
     """
     if list_:
         return _listed()
-    from neuroscope.reports import reproduction
-
     ids = ids_of(call)
     arguments = {id_: arguments_of(call, id_, len(ids) > 1) for id_ in ids}
     _refuse_what_none_has(call, ids)
+    from neuroscope.reports import reproduction  # heavy: after what can be refused without it
+
     pages: list[Path] = []
     failed: dict[str, NeuroscopeError] = {}
     start = time.perf_counter()
