@@ -20,7 +20,7 @@ import transformers
 
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model, load
-from neuroscope.pruning import prune
+from neuroscope.removal import prune
 
 SHARES = (0.1, 0.25, 0.5, 0.75)
 

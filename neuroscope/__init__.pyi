@@ -45,14 +45,14 @@ from .masks import overlap as overlap
 from .masks import overlap_sweep as overlap_sweep
 from .models import Model as Model
 from .models import load as load
-
-# read them
-from .pruning import PrunedModel as PrunedModel
-from .pruning import prune as prune
 from .reading import activations as activations
 from .reading import directions as directions
 from .reading import neuron_statistics as neuron_statistics
 from .reading import neurons as neurons
+
+# read them
+from .removal import PrunedModel as PrunedModel
+from .removal import prune as prune
 from .reports.explorer.exploring import explore as explore
 from .reports.main_job import run as run
 from .reports.page import write_report as write_report

@@ -20,7 +20,7 @@ FLOORS = [
     {"interventions"},
     {"attribution", "evaluation", "interop"},
     {"comparison", "training"},
-    {"pruning", "reading"},
+    {"reading", "removal"},
     {"experiments"},
     {"reports"},
     {"__init__"},  # imports nothing before a name is used

@@ -35,8 +35,8 @@ from neuroscope.experiments.judging import Judge, refuse_masks_of_test_examples
 from neuroscope.experiments.pruning_sweep.pruning_result import COLUMNS, TESTS, Pruning
 from neuroscope.masks import NeuronMask, Scores, scores_of
 from neuroscope.models import Model, resolve
-from neuroscope.pruning import prune
-from neuroscope.pruning.head_cuts import groups_of
+from neuroscope.removal import prune
+from neuroscope.removal.head_cuts import groups_of
 from neuroscope.statistics import (
     against_controls,
     benjamini_hochberg,

@@ -21,7 +21,7 @@ from neuroscope.errors import ModelError
 from neuroscope.masks import NeuronMask
 from neuroscope.models import Model
 from neuroscope.models.sites import Site
-from neuroscope.pruning.cuts import Cuts
+from neuroscope.removal.cuts import Cuts
 from neuroscope.training.trainable import require_plain
 
 APART = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("q_lin", "k_lin", "v_lin"))

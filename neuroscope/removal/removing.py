@@ -28,10 +28,10 @@ from neuroscope.models.model import quiet
 from neuroscope.models.running import logits_of, probe
 from neuroscope.models.sites import Site, edit, unedited
 from neuroscope.models.structure import SLOT
-from neuroscope.pruning.cuts import Cuts, cut_hidden
-from neuroscope.pruning.head_cuts import cut_heads, groups_of
-from neuroscope.pruning.pruned_model import PrunedModel
-from neuroscope.pruning.shares import Parting, part
+from neuroscope.removal.cuts import Cuts, cut_hidden
+from neuroscope.removal.head_cuts import cut_heads, groups_of
+from neuroscope.removal.pruned_model import PrunedModel
+from neuroscope.removal.shares import Parting, part
 from neuroscope.training.trainable import refuse_loras
 
 CLOSE = 1e-4  # of the largest logit: how far rounding may move one
