@@ -53,7 +53,7 @@ def estimate(lab: Any, rates: Any) -> str:
     lines, total = [], 0.0
     for name in lab.methods:
         method, given = lab.chosen(name)
-        look = 3 * min(given.get("examples") or 0, options.discover) / options.batch_size / 3 * step
+        look = min(given.get("examples") or 0, options.discover) / options.batch_size * step
         stage = (0 if lab.trained_as(name) != name else once + options.steps * step) + look
         at_once = METHODS[method].at_once
         learning = stage * n

@@ -29,7 +29,7 @@ from neuroscope.models import fingerprints, load
 from neuroscope.reading import NeuronCards, activations, directions
 from neuroscope.reports.cached_scores import cached_scores
 from neuroscope.reports.main_job import run
-from neuroscope.reports.opening import kept_cards, seen
+from neuroscope.reports.opening import seen
 from neuroscope.tasks import load_tasks
 from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.tasks.task import Task
@@ -175,11 +175,16 @@ def test_the_ten_neurons_that_matter_most_to_each_task(model, tasks, first):
     assert f'"cards":{len(cards)}' in explorer
 
 
-def test_neurons_that_cannot_be_read_are_left_out(tmp_path):
-    def refuses():
-        raise ArgumentError("read", "nothing", "give something")
+def test_neurons_that_cannot_be_read_are_left_out_with_the_reason(model, tasks, first, tmp_path, monkeypatch):
+    def refuses(*args, **kwargs):
+        raise ArgumentError("read <b>", "nothing to read", "give something")
 
-    assert kept_cards(tmp_path / "cards.json", refuses) is None and not list(tmp_path.iterdir())
+    out = shutil.copytree(first.parent, tmp_path / "again")
+    (out / "strongest.json").unlink()
+    monkeypatch.setattr("neuroscope.reports.main_job.cards_of_strongest", refuses)
+    page = run(model, tasks, output=out, **QUICK).read_text()
+    assert "<strong>not be read</strong>: read &lt;b&gt;, nothing to read." in page
+    assert not (out / "strongest.json").exists()
 
 
 def test_colours_mean_the_same_in_every_figure(first):

@@ -11,6 +11,7 @@ from neuroscope.command_line.options import Option
 from neuroscope.command_line.signatures import parameters
 
 ACTIONS = "neuroscope.command_line.actions."
+RECIPE = "neuroscope.training.recipe:Recipe"
 LONG = 170  # characters of a help of which the first sentence is enough
 
 

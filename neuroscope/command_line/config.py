@@ -12,6 +12,7 @@ from neuroscope.command_line.command import Command
 from neuroscope.command_line.known import unknown_names
 from neuroscope.command_line.options import Option, nearest, values_of
 from neuroscope.command_line.table import COMMANDS
+from neuroscope.command_line.words import as_typed
 from neuroscope.errors import ArgumentError, FileError, NeuroscopeError, brief
 
 
@@ -52,7 +53,7 @@ def read(path: str, row: Command, options: Mapping[str, Option]) -> tuple[dict[s
     for name, value in given.items():
         values, errors = values_of({name: options[name]}, {name: value})
         read_values |= values
-        errors += unknown_names(row, values)
+        errors = [as_typed(e, options) for e in [*errors, *unknown_names(row, values)]]
         wrong += [(places[name].line, type(e)(places[name].said, e.found, e.do)) for e in errors]
     return read_values, [error for _, error in sorted(wrong, key=lambda pair: pair[0])]
 

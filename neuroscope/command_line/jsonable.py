@@ -1,4 +1,7 @@
-"""What a command found as one JSON document: `schema` says which shape, NaN and infinity are null."""
+"""What a command found as one JSON document: `schema` says which shape, NaN and infinity are null.
+
+`arrays.json_plain` is its like for what the library stores; it needs torch, which a command that only lists does not.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from neuroscope.command_line.command import Command
+from neuroscope.command_line.command import RECIPE, Command
 from neuroscope.command_line.options import nearest
 from neuroscope.errors import ArgumentError, NeuroscopeError
 
@@ -49,7 +49,6 @@ def _parts(value: Any) -> None:
 
 
 CHECKS: dict[str, Callable[[Any], Any]] = {"sizes": _shares, "parts": _parts}
-RECIPE = "neuroscope.training.recipe:Recipe"
 TABLES: dict[str, Callable[[], Iterable[str]]] = {
     "method": _methods,
     "methods": _learners,

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError):  # the interpreter writes out what is left when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except (NeuroscopeError, SeveralErrors, KeyboardInterrupt, Exception) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug and not isinstance(error, KeyboardInterrupt):
             raise
         return _failed(error, row, options, as_json)

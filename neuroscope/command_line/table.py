@@ -6,10 +6,9 @@ to a function of a row becomes an option by itself; one that cannot be typed is 
 
 from __future__ import annotations
 
-from neuroscope.command_line.command import Command, Use
+from neuroscope.command_line.command import RECIPE, Command, Use
 from neuroscope.command_line.said import DRAWING, FEWEST, KINDS, METHOD, SAID
 
-RECIPE = "neuroscope.training.recipe:Recipe"
 NO_TEXT = {"progress": "a function", "arguments": "a dict of TrainingArguments"}
 OPENING = Use(
     "neuroscope.models.opening:load",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+from neuroscope.command_line.command import RECIPE
 from neuroscope.command_line.options import Option
 from neuroscope.errors import NeuroscopeError
 
 TUNE = "tune_"  # how the options of the recipe of `tune` begin
-RECIPE = "neuroscope.training.recipe:Recipe"
 SAME = {"source": "tasks", "method": "methods"}  # an argument of another function -> the option that it stands for
 
 

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 MOST = 6  # sentences
 TOLD = ("deactivation", "cross_ablation", "overlap", "faithfulness", "stability", "depth")  # the most telling first
 ELSEWHERE = "What was not shown"
+STRONGEST = "The neurons that matter most"
 AROUND = 12  # tokens beside the marked one
 WRITTEN = 4  # tokens that a row names
 
 
-def kept_cards(path: Path, make: Callable[[], NeuronCards]) -> NeuronCards | None:
-    """The cards of a file, or new ones in it; None where there is nothing that the neurons can be read by.
+def kept_cards(path: Path, make: Callable[[], NeuronCards]) -> NeuronCards | NeuroscopeError:
+    """The cards of a file, or new ones in it; or why there is nothing that the neurons can be read by.
 
     A run's folder belongs to one set of settings, so that what is there is what would be made.
     """
@@ -43,8 +44,8 @@ def kept_cards(path: Path, make: Callable[[], NeuronCards]) -> NeuronCards | Non
         return NeuronCards.load(path)
     try:
         made = make()
-    except NeuroscopeError:  # such as activations that are not finite: a report without them is better than none
-        return None
+    except NeuroscopeError as error:  # such as activations that are not finite: a report without is better than none
+        return error
     made.save(path)
     return made
 
@@ -61,15 +62,19 @@ def in_words(results: Mapping[str, Result]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def sections(results: Mapping[str, Result], scores: Mapping[str, Scores], cards: Any, explorer: str) -> list[Section]:
+def sections(
+    results: Mapping[str, Result], scores: Mapping[str, Scores], cards: NeuronCards | NeuroscopeError, explorer: str
+) -> list[Section]:
     """What the model can do, the strongest neurons, and what was not shown.
 
     Args:
-        cards: of the strongest neurons, where they were read.
+        cards: of the strongest neurons, or why they could not be read.
         explorer: the file that links lead into.
     """
     found = [_tasks(results)]
-    if cards is not None:
+    if isinstance(cards, NeuroscopeError):
+        found.append(Section(STRONGEST, f"The strongest neurons could **not be read**: {cards.asked}, {cards.found}."))
+    else:
         found.append(_neurons(scores, cards, explorer))
     return [*found, *_not_shown(_all_missing(results))]
 
@@ -164,7 +169,7 @@ def _neurons(scores: Mapping[str, Scores], cards: NeuronCards, explorer: str) ->
     lines.append("- The text is the one, of any task, where the neuron's activation is furthest from 0, at the token")
     lines[-1] += " marked; what it writes is by the straight way to the logits, toward at a positive activation."
     lines.append("- A link leads to the neuron in the explorer, with more of its texts and its score for every task.")
-    return Section("The neurons that matter most", "\n".join(lines), tables=tables)
+    return Section(STRONGEST, "\n".join(lines), tables=tables)
 
 
 def _names(scores: Mapping[str, Scores]) -> dict[str, list[str]]:

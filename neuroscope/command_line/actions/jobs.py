@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope.command_line.call import Answer, Call, listed
-from neuroscope.command_line.table import RECIPE
+from neuroscope.command_line.command import RECIPE
 from neuroscope.errors import ArgumentError, NeuroscopeError, choose
 from neuroscope.experiments.table import EXPERIMENTS
 
@@ -49,7 +49,7 @@ def tasks_given(call: Call) -> dict[str, Any]:
 
 
 def opener(call: Call) -> Any:
-    """A function that opens the model, once all else is checked."""
+    """A function that opens the model, once all else is checked: a plain one, which `run` tells from a model."""
 
     def opened() -> Any:
         return call.model()
