@@ -210,18 +210,22 @@ def test_an_option_of_a_file_is_as_one_that_is_typed(row, tmp_path):
 def test_a_file_with_several_errors_reports_all(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("neuroscope.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
     path = tmp_path / "run.toml"
-    path.write_text('modle = "mini"\nk = 2\n\n[run]\nn-random = "many"\nmethod = "relpp"\ntune-lr = -1\nparts = 3\n')
+    path.write_text(
+        'modle = "mini"\nk = 2\n\n[run]\nn-random = "many"\nmethod = "relpp"\ntune-lr = -1\nparts = 3\nexamples = -4\n'
+    )
     assert run("run", "--config", path, "--output", tmp_path / "out") == 2
     said = capsys.readouterr().err
-    assert said.startswith("neuroscope: 6 errors\n")
+    assert said.startswith("neuroscope: 7 errors\n")
     for line, key, do in (
         (1, "modle = 'mini'", "did you mean model?"), (2, "k = 2", "give a share"), (5, "n-random = 'many'", "whole"),
         (6, "method = 'relpp'", "did you mean relp?"), (7, "tune-lr = -1", "more than 0"), (8, "parts = 3", "even"),
+        (9, "examples = -4", "1 or more"),
     ):  # fmt: skip
         place = f"{path}, line {line}: {key}\n"
         assert place in said and do in said.partition(place)[2].partition("run.toml")[0], (key, said)
+    assert "None" not in said  # which nobody can type
     assert run("run", "--config", path, "--json") == 2
-    assert len(json.loads(capsys.readouterr().out)["errors"]) == 6
+    assert len(json.loads(capsys.readouterr().out)["errors"]) == 7
     assert not (tmp_path / "out").exists()
 
 
