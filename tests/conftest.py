@@ -9,6 +9,8 @@ import pytest
 from hypothesis import settings
 from tiny import tiny_model
 
+collect_ignore = ["assistant_tasks"]  # programs that tests/test_assistants.py runs, each in a folder of its own
+
 # a busy machine is no fault of the code: speed is shown by benchmarks
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

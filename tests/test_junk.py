@@ -16,6 +16,7 @@ import re
 import shutil
 import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -152,7 +153,8 @@ def good_values(folder):
         "ns.stability.parts": 2,
         "ns.overlap_sweep.scores": scores, "ns.faithfulness.scores": scores, "experiments.faithfulness.scores": scores,
         "Modularity": modular, "Modularity.crossed.value": "zero", "Modularity.lost.value": "zero",
-        "experiments.modularity.values": ("zero",), "Modularity.agreement.other": modular,
+        "experiments.modularity.values": ("zero",), "experiments.modularity.tasks": paired,
+        "Modularity.agreement.other": modular,
         "Faithfulness": faithful, "Faithfulness.masks.scores": None, "ns.faithfulness.k": (0.1, 0.5),
         "ns.dose.factors": (0.0, 2.0), "experiments.dose.factors": (0.0, 2.0),
         "experiments.faithfulness.k": (0.1, 0.5), "experiments.pruning.k": (0.5,), "experiments.pruning.neutral": [],
@@ -298,6 +300,8 @@ def traceless(good, tmp_path, monkeypatch):
     monkeypatch.chdir(here)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for name in ("create_repo", "repo_info", "upload_folder"):  # a Hub that takes everything
+        monkeypatch.setattr(f"huggingface_hub.{name}", lambda *args, **kwargs: SimpleNamespace(private=True))
     roots = [good[name].root for name in ("model", "adapted")]
     before = [snapshot(root) for root in roots]
     with nothing_written_outside(tmp_path):

@@ -108,7 +108,9 @@ def test_every_number_is_a_loop_over_prune(setting, found):
                 for name, a, b in zip(("intact_p", "neutral_p", "repetition_p"), own, bare, strict=True):
                     assert row[name] == pytest.approx(paired_permutation(a, b), abs=1e-6)
     for p, q in TESTS.items():
-        assert np.allclose(table[q], benjamini_hochberg(table[p].to_numpy(dtype=float)), equal_nan=True)
+        for _, family in table.groupby("recovered"):  # what was trained again is a family of tests of its own
+            wanted = benjamini_hochberg(family[p].to_numpy(dtype=float))
+            assert np.allclose(family[q], wanted, equal_nan=True)
     assert table["score"].nunique() > 3  # pruning and training move something
 
 

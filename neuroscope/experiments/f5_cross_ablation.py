@@ -20,7 +20,7 @@ from neuroscope.experiments.judging import Judge, tasks_and_masks
 from neuroscope.experiments.neutrality import Neutrality, neutral_columns
 from neuroscope.experiments.standings import Standings
 from neuroscope.interventions.edits import Value
-from neuroscope.masks import DRAWN, Match, NeuronMask
+from neuroscope.masks import DRAWN, Match, NeuronMask, mask_for
 from neuroscope.masks.evidence import VERDICT_NUMBERS, Evidence, evidence_of
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -291,11 +291,14 @@ def cross_ablation(
 
     given = tasks_of(tasks, "cross_ablation")
     tasks, masks = tasks_and_masks(given, masks, "cross_ablation")
+    model = resolve(model)
+    for mask in masks.values():
+        mask_for(model, mask, "cross_ablation")
     if without := [name for name in given if name not in tasks]:
         text = f"cross_ablation leaves out tasks without a mask: {', '.join(without)}. What masks do to them is not "
         warnings.warn(f"{text}measured: give masks of all tasks, or only the tasks that have one", stacklevel=3)
     choose(match, tuple(DRAWN), "match")
-    judge = Judge(resolve(model), tasks, n, batch_size, output, neutral, value)
+    judge = Judge(model, tasks, n, batch_size, output, neutral, value)
     judge.require_two_examples("cross_ablation")
     controls = {name: [m.random_like(seed=seed, match=match) for seed in range(n_random)] for name, m in masks.items()}
     off_by_turns = [None, *(m for source in masks for m in (masks[source], *controls[source]))]

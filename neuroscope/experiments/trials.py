@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from os import PathLike
@@ -23,6 +24,7 @@ from neuroscope.tasks.prompts import hash_of
 from neuroscope.training import NeuronAdapter, Recipe
 from neuroscope.training.finetuning import finetune
 from neuroscope.training.processes import wants_shards
+from neuroscope.training.stuck_loss import StuckLoss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +79,10 @@ class Trials:
         if path is not None and path.exists():
             return NeuronAdapter.load(self.model, path)
         how: Any = {**vars(self.recipe), "seed": seed, "progress": self.progress}
-        return cast("NeuronAdapter", finetune(self.model, [self.tasks[name] for name in on], mask, **how))  # of a mask
+        with warnings.catch_warnings():  # random neurons that learn nothing are a control; manifests say "stuck"
+            warnings.simplefilter("ignore", StuckLoss)
+            trained = finetune(self.model, [self.tasks[name] for name in on], mask, **how)
+        return cast("NeuronAdapter", trained)  # of a mask
 
     def path(self, mask: NeuronMask, on: Sequence[str], seed: int) -> Path | None:
         """Where the adapter of a training is kept, if any is."""

@@ -55,11 +55,20 @@ def in_words(results: Mapping[str, Result]) -> str:
     lines = [_competence(results)]
     missing = _all_missing(results)
     room = MOST - len(lines) - bool(missing)
-    lines += [lead_and_rest(results[name].in_words())[0] for name in TOLD if name in results][:room]
+    lines += [_lead(results[name], _off(results)) for name in TOLD if name in results][:room]
     if missing:
         several = f"{len(missing)} findings** are" if len(missing) > 1 else "One finding** is"
         lines.append(f"**{several} negative, or say that nothing can be concluded: see {ELSEWHERE!r} below.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _lead(result: Result, off: Deactivation) -> str:
+    """Its first sentence, less the tasks at chance where the line on competence has named the same ones."""
+    lead = lead_and_rest(result.in_words())[0]
+    standings = getattr(result, "standings", None)
+    if standings is None or standings.at_chance != off.standings.at_chance:
+        return lead
+    return lead.replace(standings.but(), "")
 
 
 def sections(

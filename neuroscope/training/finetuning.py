@@ -36,7 +36,7 @@ from neuroscope.training.arguments import training_arguments
 from neuroscope.training.checkpoints import checkpoint_of
 from neuroscope.training.processes import check_shards, divide, on_its_own, wants_shards
 from neuroscope.training.recipe import FINETUNE_LR, Recipe
-from neuroscope.training.stuck_loss import FALL, is_stuck
+from neuroscope.training.stuck_loss import FALL, StuckLoss, is_stuck
 from neuroscope.training.trainable import Trainable
 from neuroscope.training.trainer import NeuronTrainer, Watch, collate, untouched
 from neuroscope.training.whole_model import WholeModel
@@ -121,7 +121,7 @@ def finetune(
         note_trained(model)
     if adapter.manifest["stuck"]:
         text = f"the loss is stuck: from the first fifth of the steps to the last it did not fall by {FALL:.0%}"
-        warnings.warn(f"{text}; try another lr than {recipe.lr:g}, or more steps", stacklevel=3)
+        warnings.warn(f"{text}; try another lr than {recipe.lr:g}, or more steps", StuckLoss, stacklevel=3)
     return adapter
 
 

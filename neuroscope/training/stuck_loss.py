@@ -14,6 +14,10 @@ from collections.abc import Sequence
 ENTRIES, FALL, NATS = 20, 0.02, 0.1
 
 
+class StuckLoss(UserWarning):
+    """A training whose loss did not fall."""
+
+
 def is_stuck(losses: Sequence[float]) -> bool:
     """Whether the losses [nats] of a run, in order, say that nothing was learnt.
 
