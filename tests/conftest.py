@@ -31,6 +31,7 @@ def tiny_model_fixture():
     return tiny_model
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """The slow tests after the fast ones: what is broken shows at once. A file's tests stay in one process, as its
     fixtures do; docstrings' examples come last, as many short groups fill what the slow tests leave of another process.
