@@ -1,12 +1,14 @@
 """What the project requires is what it imports; its version stands in one place."""
 
 import ast
+import os
 import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import lowest
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -96,3 +98,8 @@ def test_every_package_of_the_environment_is_pinned_and_suits_those_that_ask_for
             assert requirement.specifier.contains(pins[name], prereleases=True), f"{package} needs {requirement}"
             waiting += [(name, "")] + [(name, one) for one in requirement.extras]
     assert len(seen) > 100
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process makes every fixture once anyway")
+def test_a_files_tests_stay_in_one_process(request):
+    assert request.node.nodeid.endswith("@tests/test_packaging.py"), "groups were marked too late, or are not read"
