@@ -88,6 +88,12 @@ def cheap(name, root):
     }[name]
 
 
+@pytest.mark.parametrize("row", [row for row in COMMANDS.values() if row.needs], ids=lambda row: row.name)
+def test_what_the_help_calls_needed_is_needed(row, capsys):
+    assert run(*row.name.split()) == 2
+    assert row.name in capsys.readouterr().err
+
+
 @ROWS
 def test_help_has_every_option_with_words_and_examples(row, capsys):
     assert run(*row.name.split(), "--help") == 0
@@ -101,6 +107,8 @@ def test_help_has_every_option_with_words_and_examples(row, capsys):
     assert all(example in said for example in row.examples)
     assert {"--json", "--debug", "--config", "--version"} <= set(said.replace("[", " ").replace("]", " ").split())
     assert ("--dry-run" in said) == bool(row.plan)
+    for name in row.places:
+        assert (f"[{name.upper()}" in text.partition("[options]")[0]) == (name not in row.needs)
     assert max(map(len, text.splitlines())) < 120
 
 

@@ -72,6 +72,8 @@ class Command:
         uses: the functions of the library that it calls.
         examples: what to type -> what that does.
         places: option -> "?", "*" or "+": what goes without its name, and how many of it.
+        needs: those of `places` that the command cannot do without. They may stand in a file too (--config), so that
+            it is the action that refuses.
         words: option -> help, where the function's docstring speaks to those who write Python.
         more: lines of the help that follow the options.
         plan: "module:function" in `actions/` of what `--dry-run` shows; "" for a command without one.
@@ -88,6 +90,7 @@ class Command:
     more: str = ""
     plan: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
     def options(self) -> dict[str, Option]:
         """Every option by name; where two functions have one of a name, they share it, and the first has the word."""

@@ -83,8 +83,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def _usage(row: Command) -> str:
-    forms = {"?": "[{}]", "*": "[{} ...]", "+": "{} [...]"}
-    places = [forms[nargs].format(name.upper()) for name, nargs in row.places.items()]
+    places = [name.upper() + " ..." * (nargs != "?") for name, nargs in row.places.items()]
+    places = [text if name in row.needs else f"[{text}]" for name, text in zip(row.places, places, strict=True)]
     return " ".join([PROGRAM, row.name, *places, "[options]"])
 
 

@@ -11,7 +11,7 @@ KINDS = "of the whole model, of the same layers, and as loud in these; a verdict
 METHOD = "how neurons are scored: relp, exact ...; a wrong one lists all"
 
 SAID = {
-    "model": "mini (bundled), a Hub id, or a local folder",
+    "model": "mini (bundled), a Hub id, a local folder, or a .gguf file",
     "tasks": "mini, a folder of jsonl tasks, or catalogue names: sst2,mnli",
     "dtype": "of the weights, such as bfloat16",
     "device": "such as cuda; by default the processor",

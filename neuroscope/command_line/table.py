@@ -81,7 +81,7 @@ COMMANDS: dict[str, Command] = {
                 "neuroscope ablate found/masks/nli-food.safetensors --tasks mini": "every task without this mask",
             },
             {"masks": "*"}, SAID | {"n_random": f"random masks of each kind, {FEWEST} at least: {KINDS}"},
-            defaults=MINI,
+            defaults=MINI, needs=("masks",),
         ),
         Command(
             "evaluate", "measure a model on tasks, also with a mask off", "measuring:measure",
@@ -166,7 +166,7 @@ COMMANDS: dict[str, Command] = {
             },
             "Of several IDs, each is given those options that it has. What was stopped goes on where it was when the "
             "same command is given again.",
-            plan="planning:plan_of_experiments",
+            plan="planning:plan_of_experiments", needs=("experiment",),
         ),
         Command(
             "explore", "write a page to look through what a run found, neuron by neuron", "pages:explorer",
@@ -174,6 +174,7 @@ COMMANDS: dict[str, Command] = {
             {"neuroscope explore report": "report/explorer.html",
              "neuroscope explore old.html": "bring a page up to date"},
             {"folder": "?"}, {"folder": "that run wrote into, or a page to bring up to date"},
+            needs=("folder",),
         ),
         Command(
             "report", "say what a folder of run or reproduce holds, what was found, and where its pages are",
@@ -183,6 +184,7 @@ COMMANDS: dict[str, Command] = {
             {"folder": "?"}, {},
             "Nothing is measured or written; `neuroscope run` with the run's own options writes its report again from "
             "what the folder holds, without measuring anew.",
+            needs=("folder",),
         ),
         Command(
             "benchmark",
@@ -193,17 +195,18 @@ COMMANDS: dict[str, Command] = {
             {"neuroscope benchmark found/masks --model path/or/hub-id --tasks arc_easy --limit 200":
              "needs pip install 'neuroscope[lm-eval]'"},
             {"masks": "*"}, {k: v for k, v in SAID.items() if k != "tasks"}, defaults={"model": "mini"},
+            needs=("masks",),
         ),
         Command(
             "mask show", "print everything known about masks: their evidence cards", "mask_files:show", (),
             {"neuroscope mask show report/masks/nli-food.safetensors": "size, depth, effect, verdict"},
-            {"masks": "*"}, SAID,
+            {"masks": "*"}, SAID, needs=("masks",),
         ),
         Command(
             "mask diff", "compare two masks: sizes, overlap beside chance, by layer", "mask_files:diff", (),
             {"neuroscope mask diff report/masks/nli-food.safetensors report/masks/nli-film.safetensors":
              "in one table"},
-            {"a": "?", "b": "?"},
+            {"a": "?", "b": "?"}, needs=("a", "b"),
         ),
         Command(
             "mask convert", "write a mask in another format: .safetensors, .json; or read LAPE's .pth",
@@ -214,7 +217,7 @@ COMMANDS: dict[str, Command] = {
                 "neuroscope mask convert LLaMA-2-7B.neuron.pth languages --names en,zh,fr,es,vi,id,ja --width 11008":
                 "a file for each language, in a folder",
             },
-            {"source": "?", "target": "?"},
+            {"source": "?", "target": "?"}, needs=("source", "target"),
         ),
         Command(
             "doctor", "check the installation, and say what to do about what is wrong", "checkup:doctor", (),
