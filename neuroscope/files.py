@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -219,9 +220,12 @@ def today() -> str:
 def versions() -> dict[str, str]:
     """The versions a result depends on, without importing any of the packages."""
     installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
+    return installed | {name: version for name in PACKAGES if (version := _version(name)) is not None}
+
+
+@functools.cache  # a file is read and parsed for it, and every result asks
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
