@@ -20,6 +20,16 @@ class NeuroscopeError(ValueError):
         asked: what the caller wanted.
         found: what was there instead.
         do: the way out.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> try:
+        ...     ns.NeuronMask.of({0: [9]}, {"blocks.0": 4})
+        ... except ns.NeuroscopeError as error:
+        ...     print(error)
+        the neurons of a mask at blocks.0
+          found: neuron 9; the site has 4
+          do:    use indices from 0 to 3, or one flag for each neuron
     """
 
     def __init__(self, asked: str, found: str, do: str) -> None:

@@ -25,6 +25,24 @@ def frozen_garbage():
     gc.unfreeze()
 
 
+class FrozenGarbage:
+    """The same for docstrings' examples, some of which train."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        if not isinstance(item, pytest.DoctestItem):
+            return (yield)
+        gc.freeze()
+        try:
+            return (yield)
+        finally:
+            gc.unfreeze()
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(FrozenGarbage())  # the hooks of a conftest do not see the package's files
+
+
 @pytest.fixture(name="tiny_model")
 def tiny_model_fixture():
     """The builder of tiny models, `tiny_model(style, seed=0)`."""

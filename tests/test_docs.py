@@ -1,5 +1,6 @@
 """The code of the README, of the docs' pages and of the tutorials runs, and they name only what exists."""
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -56,6 +57,17 @@ def test_pages_name_only_what_there_is(path):
         assert named <= {*getattr(neuroscope, space).__all__, "NAME"}
     paths = re.findall(r"(?<![\w/])(?:neuroscope|assets|benchmarks|tutorials|docs|tests)/[\w/.-]+\.\w+", text)
     assert [p for p in paths if not (ROOT / p).exists() and not (path.parent / p).exists()] == []
+
+
+EXTRAS = {"benchmark"}  # what their examples run is installed with an extra
+
+
+@pytest.mark.parametrize("space", [neuroscope, neuroscope.experiments], ids=lambda space: space.__name__)
+def test_every_public_name_has_an_example_that_runs(space):
+    docs = {name: inspect.getdoc(thing) or "" for name in space.__all__ if callable(thing := getattr(space, name))}
+    assert len(docs) > 20
+    assert [name for name, text in docs.items() if ">>>" not in text] == []
+    assert {name for name, text in docs.items() if "+SKIP" in text} <= EXTRAS
 
 
 def test_the_readme_fits_on_two_screens():

@@ -110,8 +110,10 @@ def attribute(
         NumericalError: a loss or a score that is not finite.
 
     Example:
-        >>> scores = attribute("mini", load_tasks("mini")["sentiment-food"], examples=8)  # doctest: +SKIP
-        >>> scores.top(0.10)  # doctest: +SKIP
+        >>> import neuroscope as ns
+        >>> task = ns.load_tasks("mini", train=4, discovery=8, test=4)["sentiment-food"]
+        >>> scores = ns.attribute("mini", task)
+        >>> scores.top(0.10)
         NeuronMask(205 of 2,048 hidden neurons for sentiment-food, 10.0%)
     """
     row, of_prompt = METHODS[choose(method, METHODS, "method")], is_prompt(tasks)

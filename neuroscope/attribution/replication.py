@@ -225,9 +225,11 @@ def stability(
         TaskError: fewer examples than parts, or a variant without the task, or of another number of examples.
 
     Example:
-        >>> found = stability("mini", load_tasks("mini")["nli-food"], examples=32)  # doctest: +SKIP
-        >>> found.ceiling(0.1)  # doctest: +SKIP
-        {'nli-food': 0.74}
+        >>> import neuroscope as ns
+        >>> task = ns.load_tasks("mini", train=4, discovery=16, test=4)["nli-food"]
+        >>> found = ns.stability("mini", task, parts=4, k=[0.1])
+        >>> 0.3 < found.ceiling(0.1)["nli-food"] < 0.9
+        True
     """
     import pandas as pd
 

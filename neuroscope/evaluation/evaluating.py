@@ -235,6 +235,12 @@ def evaluate(
     Raises:
         TaskError: the split is empty, or a prompt does not fit the model's context.
         NumericalError: the model gave a label a log-likelihood that is not finite.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> task = ns.load_tasks("mini", train=4, discovery=4, test=16)["sentiment-food"]
+        >>> ns.evaluate("mini", task)
+        sentiment-food: accuracy 1.00 [0.81, 1.00], n = 16
     """
     import pandas as pd  # heavy: only where a table is made
 

@@ -36,6 +36,19 @@ class Benchmark(Result):
     the score), effect_low and effect_high (its 95 % interval) and p (over documents and random masks:
     `statistics.against_controls`), and q (Benjamini-Hochberg over the table). Where nothing is off and the model is at
     chance, nothing can be lost: effect, p and q are NaN.
+
+    Example:
+        >>> import pandas as pd
+        >>> level = {"task": "arc_easy", "metric": "acc", "majority": 0.3, "uniform": 0.25, "p_majority": 0.001}
+        >>> test = {"neurons": 20, "effect": 0.2, "effect_low": 0.1, "effect_high": 0.3, "p": 0.001, "q": 0.001}
+        >>> rows = [
+        ...     {"mask": "", "condition": "intact", "score": 0.8},
+        ...     {"mask": "mine", "condition": "random", "seed": 0, "score": 0.7},
+        ...     {"mask": "mine", "condition": "mask", "score": 0.5, **test},
+        ... ]
+        >>> found = Benchmark(pd.DataFrame([level | row for row in rows]), {"n_random": 1})
+        >>> found.summary()[["mask", "intact", "random", "off", "effect", "chance"]].to_dict("records")
+        [{'mask': 'mine', 'intact': 0.8, 'random': 0.7, 'off': 0.5, 'effect': 0.2, 'chance': 'above'}]
     """
 
     title = "Benchmarks with neurons switched off"

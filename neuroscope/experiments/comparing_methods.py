@@ -176,8 +176,11 @@ def compare_methods(
         ModelError, TaskError: as `attribute`; a task without test examples.
 
     Example:
-        >>> compare_methods("mini", load_tasks("mini")["nli-food"], neurons=100).recommended  # doctest: +SKIP
-        'relp'
+        >>> import neuroscope as ns
+        >>> task = ns.load_tasks("mini", train=4, discovery=8, test=8)["nli-food"]
+        >>> found = ns.compare_methods("mini", task, methods=["grad-x-act", "random"], neurons=30, top=10)
+        >>> found.table["method"].tolist()
+        ['grad-x-act', 'random']
     """
     by_name = tasks_of(tasks, "compare_methods")
     choose(objective, OBJECTIVES, "objective")

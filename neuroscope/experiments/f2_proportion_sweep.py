@@ -54,6 +54,15 @@ class ProportionSweep(Result):
     random mask), task, domain ("in" or "out"), n, score, low, high (95 % interval over examples), majority,
     uniform and p_majority (the best constant answer, guessing, and whether the score is above: `evaluation.constant`),
     se.
+
+    Example:
+        >>> import pandas as pd
+        >>> scores = {("zero-shot", 0.0): 0.5, ("task", 0.1): 0.7, ("random-layer", 0.1): 0.6}
+        >>> rows = [{"condition": name, "k": k, "density": k, "score": score} for (name, k), score in scores.items()]
+        >>> runs = pd.concat([pd.DataFrame(rows).assign(seed=seed) for seed in (0, 1, 2)])
+        >>> found = ProportionSweep(runs.assign(group="joint", task="nli", domain="in", se=0.02), {})
+        >>> found.summary()[["k", "zero-shot", "task", "random-layer", "difference"]].round(2).to_dict("records")
+        [{'k': 0.1, 'zero-shot': 0.5, 'task': 0.7, 'random-layer': 0.6, 'difference': 0.1}]
     """
 
     title = "Scores by the share of neurons trained"
@@ -216,6 +225,14 @@ def proportion_sweep(
         ArgumentError: shares that are none, fewer than three seeds, a held-out task that is none, or no task left to
             train on.
         TaskError, MaskError, ModelError, NumericalError: as in `train_only`.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, tasks = ns.load("mini"), ns.load_tasks("mini-sequence", train=8, discovery=4, test=4)
+        >>> two = [tasks["praise"], tasks["agreement"]]
+        >>> found = ns.experiments.proportion_sweep(model, two, held_out="agreement", k=[0.5], recipe={"steps": 1})
+        >>> found.summary()[["domain", "k", "density"]].to_dict("records")
+        [{'domain': 'in', 'k': 0.5, 'density': 0.5}, {'domain': 'out', 'k': 0.5, 'density': 0.5}]
     """
     import pandas as pd  # heavy: only for tables
 

@@ -46,6 +46,18 @@ class ParameterDepth(ParameterSimilarity):
     `manifest["untrained"]` has the mean over all pairs by layer before training, with the band of random masks then
     (value, low, high), and `manifest["touched"]` the share of a random mask's neurons that training a task's touches;
     None where nothing was trained.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model = ns.load("mini")
+        >>> masks = {"a": ns.NeuronMask.of({1: range(200)}, model), "b": ns.NeuronMask.of({1: range(150, 350)}, model)}
+        >>> found = ns.experiments.parameter_depth(model, None, masks, n_random=3)  # nothing is trained
+        >>> found.summary()[["layer", "value", "pairs"]].round(2)
+           layer  value  pairs
+        0      0    NaN      0
+        1      1   0.25      1
+        2      2    NaN      0
+        3      3    NaN      0
     """
 
     title = "Tasks' neurons by their parameters, layer by layer"
@@ -197,6 +209,15 @@ def parameter_depth(
 
     Raises:
         TaskError, MaskError, ModelError, NumericalError, FileError: as `parameter_similarity` and `finetune`.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, tasks = ns.load("mini"), ns.load_tasks("mini-sequence", train=8, discovery=4, test=4)
+        >>> two = {name: tasks[name] for name in ("praise", "agreement")}
+        >>> masks = {name: ns.NeuronMask.of({1: range(150 * i, 150 * i + 200)}, model) for i, name in enumerate(two)}
+        >>> found = ns.experiments.parameter_depth(model, two, masks, n_random=3, recipe={"steps": 1})
+        >>> found.summary().loc[1, ["value", "untrained"]].astype(float).round(2).to_dict()
+        {'value': 0.25, 'untrained': 0.25}
     """
     how: dict[str, Any] = {"estimator": estimator, "part": part, "n_random": n_random, "seed": seed}
     how["progress"] = progress

@@ -46,6 +46,15 @@ class CrossAblation(Result):
 
     A target at which the model is at chance with nothing off has nothing to lose: p and q are NaN, it gets no verdict,
     and it is in no mean. Its neurons stay as a source: what they break is broken, whatever they were found on.
+
+    Example:
+        >>> import pandas as pd
+        >>> effects = {("a", "a"): 0.6, ("a", "b"): 0.2, ("b", "a"): 0.2, ("b", "b"): 0.4}
+        >>> rows = [{"source": a, "target": b, "effect": effect} for (a, b), effect in effects.items()]
+        >>> table = pd.DataFrame(rows).assign(original=1.0, majority=0.5, uniform=0.5, p_majority=0.001)
+        >>> found = CrossAblation(table, {})
+        >>> found.matrix.loc["a"].to_dict(), found.decompose()["specific"].round(2).tolist()
+        ({'a': 0.6, 'b': 0.2}, [0.15, -0.15, -0.15, 0.15])
     """
 
     title = "Are the neurons their task's own?"
@@ -286,6 +295,15 @@ def cross_ablation(
 
     Raises:
         ArgumentError, TaskError, MaskError: as in `deactivation`.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, tasks = ns.load("mini"), ns.load_tasks("mini", train=4, discovery=8, test=16)
+        >>> two = {name: tasks[name] for name in ("sentiment-food", "nli-food")}
+        >>> masks = {name: ns.attribute(model, task).top(0.10) for name, task in two.items()}
+        >>> found = ns.cross_ablation(model, two, masks, n_random=3, neutral=[])
+        >>> found.matrix.idxmax(axis=1).to_dict()  # each mask breaks its own task most
+        {'sentiment-food': 'sentiment-food', 'nli-food': 'nli-food'}
     """
     import pandas as pd  # heavy: only for tables
 

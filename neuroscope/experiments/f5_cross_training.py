@@ -48,6 +48,13 @@ class CrossTraining(Result):
     examples and seeds (`statistics.outcomes_interval`). majority, uniform and p_majority: of the target, and of none of
     the cell's scores above chance (`evaluation.constant`): before training, and after every training of own and random
     neurons. Where none is, p and q are NaN.
+
+    Example:
+        >>> import pandas as pd
+        >>> scores = {("a", "a"): 0.9, ("a", "b"): 0.5, ("b", "a"): 0.6, ("b", "b"): 0.8}
+        >>> rows = [{"source": a, "target": b, "score": score, "zero_shot": 0.5} for (a, b), score in scores.items()]
+        >>> CrossTraining(pd.DataFrame(rows), {}).matrix.T.to_dict()
+        {'(not trained)': {'a': 0.5, 'b': 0.5}, 'a': {'a': 0.9, 'b': 0.5}, 'b': {'a': 0.6, 'b': 0.8}}
     """
 
     title = "Training one task's neurons, measuring every task"
@@ -205,6 +212,15 @@ def cross_training(
 
     Raises:
         ArgumentError, TaskError, MaskError, ModelError, NumericalError: as in `train_only`.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, tasks = ns.load("mini"), ns.load_tasks("mini-sequence", train=8, discovery=4, test=4)
+        >>> two = {name: tasks[name] for name in ("praise", "agreement")}
+        >>> masks = {name: ns.NeuronMask.of({1: range(200)}, model) for name in two}
+        >>> found = ns.experiments.cross_training(model, two, masks, recipe={"steps": 1})  # too few to learn
+        >>> found.matrix.loc["(not trained)"].to_dict(), list(found.matrix.index)
+        ({'praise': 0.5, 'agreement': 0.5}, ['(not trained)', 'praise', 'agreement'])
     """
     import pandas as pd  # heavy: only for tables
 

@@ -102,8 +102,14 @@ def modularity(
         TaskError: a task without test examples, or no task whose examples have corrupt prompts and answers.
 
     Example:
-        >>> found = modularity(model, load_tasks("LLM_Modularity", chat=False))  # doctest: +SKIP
-        >>> found.families(), found.agreement(modularity(other, tasks))  # doctest: +SKIP
+        >>> import neuroscope as ns
+        >>> tasks = ns.load_tasks("mini", train=4, discovery=8, test=8)
+        >>> three = [tasks[name] for name in ("sentiment-food", "sentiment-film", "nli-food")]
+        >>> found = ns.experiments.modularity("mini", three, k=0.01, values=["zero"], least=0.5, n_random=3)
+        >>> found.families()[["measure", "pairs_within", "pairs_across"]]
+           measure  pairs_within  pairs_across
+        0  overlap             1             2
+        1     zero             1             2
     """
     if method == "attribution-patching":
         options = {"direction": "denoising", **options}

@@ -32,6 +32,14 @@ class Modularity(Result):
 
     `table` is that of `cross_ablation` for each value, and the column value; empty where fewer than two tasks are kept.
     The manifest has the rows of `filtered` under "filter", and the overlap.
+
+    Example:
+        >>> import pandas as pd
+        >>> scores = {("a", "a"): 0.5, ("a", "b"): 0.6, ("b", "a"): 0.8, ("b", "b"): 0.4}
+        >>> rows = [{"source": a, "target": b, "score": score} for (a, b), score in scores.items()]
+        >>> found = Modularity(pd.DataFrame(rows).assign(original=0.9, value="zero"), {"filter": [], "overlap": None})
+        >>> found.values, found.lost("zero").loc["a"].round(3).to_dict()
+        (['zero'], {'a': 0.4, 'b': 0.3})
     """
 
     title = "Modules: do tasks of one family share neurons?"

@@ -40,6 +40,14 @@ class MaskParts(Result):
     original, control (mean under random masks of as many neurons as the part), effect, low, high, p (beside these:
     `statistics.against_controls`), q (Benjamini-Hochberg over all rows), majority, uniform and p_majority (of the
     intact model). Of a part without neurons, and of a task at chance, effects or tests are NaN.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [("whole", 50, 0.4, 0.001), ("unique", 30, 0.3, 0.01), ("shared", 20, 0.0, 0.9)]
+        >>> table = pd.DataFrame(rows, columns=["part", "neurons", "effect", "q"]).assign(task="nli", original=0.9)
+        >>> found = MaskParts(table.assign(majority=0.5, uniform=0.5, p_majority=0.001), {"match": "layer"})
+        >>> found.standings.others, found.to_frame().set_index("part")["effect"].to_dict()
+        (['nli'], {'whole': 0.4, 'unique': 0.3, 'shared': 0.0})
     """
 
     title = "Shared and unique neurons"
@@ -158,6 +166,15 @@ def mask_parts(
     Raises:
         ArgumentError: one mask alone, or one without a task.
         TaskError, MaskError: as in `deactivation`.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, tasks = ns.load("mini"), ns.load_tasks("mini", train=4, discovery=4, test=8)
+        >>> two = {name: tasks[name] for name in ("sentiment-food", "nli-food")}
+        >>> masks = {name: ns.NeuronMask.of({1: range(40 * i, 40 * i + 60)}, model) for i, name in enumerate(two)}
+        >>> found = ns.experiments.mask_parts(model, two, masks, n_random=3)
+        >>> found.table.pivot(index="task", columns="part", values="neurons").loc["nli-food"].to_dict()
+        {'family': 0, 'shared': 20, 'unique': 40, 'whole': 60}
     """
     import pandas as pd  # heavy: only for tables
 

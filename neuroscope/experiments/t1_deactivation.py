@@ -61,6 +61,14 @@ class Deactivation(Result):
     chance, nothing can be lost: p and q are NaN. Further neutral, the loss on neutral text (nats a token; NaN where it
     was left out), and for "task" also neutral_random, neutral_original, neutral_low, neutral_high and neutral_p, beside
     layer-matched random masks (`experiments.neutrality`).
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [("original", 0.9, 0.001), ("random-layer", 0.85, None), ("task", 0.6, None)]
+        >>> table = pd.DataFrame(rows, columns=["condition", "score", "p_majority"])
+        >>> found = Deactivation(table.assign(task="nli", majority=0.5, uniform=0.5), {"n_random": 1})
+        >>> found.standings.others, found.to_frame().set_index("condition")["score"].to_dict()
+        (['nli'], {'original': 0.9, 'random-layer': 0.85, 'task': 0.6})
     """
 
     title = "Switching neurons off"
@@ -254,6 +262,16 @@ def deactivation(
         ArgumentError: a mask without a task; neutral texts that the model cannot be asked.
         TaskError: a mask was found on the examples it would be judged on.
         MaskError: a mask is of another model.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, task = ns.load("mini"), ns.load_tasks("mini", train=4, discovery=8, test=16)["nli-food"]
+        >>> masks = {"nli-food": ns.attribute(model, task).top(0.10)}
+        >>> found = ns.experiments.deactivation(model, task, masks, n_random=3, neutral=[])
+        >>> found.summary().set_index("name").loc["nli-food", ["original", "random-layer"]].to_dict()
+        {'original': 1.0, 'random-layer': 1.0}
+        >>> bool(found.summary()["q"][0] < 0.05)  # it breaks more than random ones do
+        True
     """
     import pandas as pd  # heavy: only for tables
 

@@ -59,6 +59,13 @@ class TrainOnly(Result):
     task's own neurons over these, means over seeds), gain_low, gain_high and p (over examples and masks:
     `statistics.against_controls`), q (Benjamini-Hochberg over all tasks and both kinds). Where none of a task's scores
     is above chance, before training or after, nothing was learnt that could be compared: p and q are NaN.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [("zero-shot", None, 0.5), ("random-layer", 0, 0.6), ("random-layer", 1, 0.7), ("task", 0, 0.8)]
+        >>> table = pd.DataFrame(rows, columns=["condition", "seed", "score"]).assign(task="nli")
+        >>> TrainOnly(table, {"seeds": [0, 1]}).to_frame().groupby("condition")["score"].mean().round(3).to_dict()
+        {'random-layer': 0.65, 'task': 0.8, 'zero-shot': 0.5}
     """
 
     title = "Training each task's own neurons alone"
@@ -228,6 +235,14 @@ def train_only(
         MaskError: a mask of another model, or an empty one.
         ModelError: the model's parameters cannot be trained here; the text says why.
         NumericalError: a training diverged. What was measured before is in the journal.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, task = ns.load("mini"), ns.load_tasks("mini-sequence", train=8, discovery=4, test=4)["praise"]
+        >>> masks = {"praise": ns.NeuronMask.of({1: range(200), 2: range(200)}, model)}
+        >>> found = ns.experiments.train_only(model, task, masks, recipe={"steps": 1})  # too few to learn
+        >>> found.table.groupby("condition", sort=False)["neurons"].agg(list).to_dict()
+        {'zero-shot': [0], 'random-uniform': [400, 400, 400], 'random-layer': [400, 400, 400], 'task': [400, 400, 400]}
     """
     import pandas as pd  # heavy: only for tables
 

@@ -53,6 +53,13 @@ class ParameterTransfer(Result):
     `table` has the columns of `Correlation`, and view: "all" (mean over the layers where every pair has a value),
     "layer", or "control" (as "all", against the scores of models whose random neurons were trained).
     `manifest["cells"]` has the numbers behind it: source, target, similarity (that mean), score, control, zero_shot.
+
+    Example:
+        >>> import pandas as pd
+        >>> cell = {"source": "a", "target": "b", "similarity": 0.4, "score": 0.8, "control": 0.6, "zero_shot": 0.5}
+        >>> found = ParameterTransfer(pd.DataFrame({"view": ["all"], "r": [0.3]}), {"cells": [cell]})
+        >>> found.cells()[["source", "target", "similarity", "score"]].to_dict("records")
+        [{'source': 'a', 'target': 'b', 'similarity': 0.4, 'score': 0.8}]
     """
 
     title = "Whether similar neurons predict transfer"
@@ -211,6 +218,15 @@ def parameter_transfer(
 
     Raises:
         As `parameter_depth`, `cross_training` and `correlate`.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, tasks = ns.load("mini"), ns.load_tasks("mini-sequence", train=2, discovery=2, test=2)
+        >>> four = {name: tasks[name] for name in ("praise", "agreement", "food-text", "asks-who")}
+        >>> masks = {name: ns.NeuronMask.of({1: range(30 * i, 30 * i + 60)}, model) for i, name in enumerate(four)}
+        >>> found = ns.experiments.parameter_transfer(model, four, masks, n_random=3, recipe={"steps": 1})
+        >>> len(found.cells()), found.table["view"].unique().tolist()
+        (12, ['all', 'layer', 'control'])
     """
     choose(match, ("layer", "uniform"), "match")
     require_random_masks(seeds_of(seeds), "parameter_transfer")

@@ -79,6 +79,14 @@ def continual_comparison(
         ArgumentError: unknown methods, or learning rates that are none.
         NumericalError: every rate of a method diverged, or the chosen one on another order or seed.
         TaskError, ModelError, FileError: as in `continual`.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> tasks = ns.load_tasks("mini-sequence", train=16, discovery=8, test=8)
+        >>> two, how = [tasks["praise"], tasks["agreement"]], {"seeds": 1, "recipe": {"steps": 2}}
+        >>> found = ns.experiments.continual_comparison("mini", two, ["ffn"], lrs=(1e-3, 1e-2), **how)
+        >>> found.manifest["tuning"]["ffn"]["chosen"], found.manifest["tuned_on"]
+        (0.01, {'praise': 'discovery', 'agreement': 'discovery'})
     """
     methods = [methods] if isinstance(methods, str) else list(methods)
     for method in [*methods, *(options or {})]:

@@ -54,6 +54,17 @@ class OverlapControlled(Result):
     given), task, role ("test": held out, or "train"), n, score, low, high (95 % interval over examples),
     majority, uniform and p_majority (the best constant answer, guessing, and whether the score is above:
     `evaluation.constant`), se.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [
+        ...     {"share": share, "seed": seed, "score": 0.6 + 0.3 * share + 0.01 * seed}
+        ...     for share in (0.0, 0.5, 1.0)
+        ...     for seed in (0, 1, 2)
+        ... ]
+        >>> table = pd.DataFrame(rows).assign(task="nli", role="test", majority=0.5, uniform=0.5, p_majority=0.001)
+        >>> OverlapControlled(table, {}).trend().round(2).to_dict("records")
+        [{'role': 'test', 'spearman': 0.95, 'p': 0.01, 'runs': 9}]
     """
 
     title = "Training with a preset overlap"
@@ -222,6 +233,21 @@ def overlap_controlled(
         ArgumentError: tasks, shares or a size that cannot be, or fewer than three seeds.
         MaskError: too few neurons outside the mask, in a layer or at all.
         TaskError, ModelError, NumericalError: as in `train_only`.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, tasks = ns.load("mini"), ns.load_tasks("mini-sequence", train=8, discovery=4, test=4)
+        >>> two, how = [tasks["praise"], tasks["agreement"]], {"shares": (0, 1), "recipe": {"steps": 1}}
+        >>> masks = {"agreement": ns.NeuronMask.of({2: range(200)}, model)}
+        >>> found = ns.experiments.overlap_controlled(model, two, masks, held_out="agreement", **how)
+        >>> found.summary()[["role", "share", "inside"]]
+            role  share  inside
+        0   test    NaN       0
+        1   test    0.0       0
+        2   test    1.0     200
+        3  train    NaN       0
+        4  train    0.0       0
+        5  train    1.0     200
     """
     import pandas as pd  # heavy: only for tables
 

@@ -37,6 +37,11 @@ class Experiment:
             bundled model does not know.
         fewest_seeds: how many trainings of each kind it takes.
         held_out: how many of the last tasks are only measured, where none are named.
+
+    Example:
+        >>> row = EXPERIMENTS["T2"]
+        >>> row.citation, row.load().__name__, row.fewest_seeds
+        ('Table 2 of Leng & Xiong 2025', 'train_only', 3)
     """
 
     id: str

@@ -71,9 +71,13 @@ def ablate(
         ModelError: `at` for a model that is not causal, or `when` for heads, which have several numbers.
 
     Example:
-        >>> model = load("mini")  # doctest: +SKIP
-        >>> with ablate(model, mask):  # doctest: +SKIP
-        ...     evaluate(model, task)
+        >>> import neuroscope as ns
+        >>> model, task = ns.load("mini"), ns.load_tasks("mini", train=4, discovery=8, test=16)["nli-food"]
+        >>> mask = ns.attribute(model, task).top(0.10)
+        >>> with ns.ablate(model, mask):
+        ...     off = ns.evaluate(model, task).score
+        >>> off < ns.evaluate(model, task).score
+        True
     """
     asked = f"ablate(value={value!r})"
     if data is not None:
@@ -141,12 +145,22 @@ def scale(model: Any, mask: Any, factor: float, *, at: At | None = None, when: R
     """Multiply chosen neurons by a factor within a scope.
 
     Args:
+        model, mask: as of `ablate`.
         factor: 1 changes nothing, 0 switches off.
         at, when: at which tokens, and in which range of activations, as of `ablate`.
 
     Raises:
         MaskError: the mask is of another model.
         ArgumentError: no mask, or a factor that is no finite number.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, prompt = ns.load("mini"), "sentiment the curry was good =>"
+        >>> before = ns.activations(model, prompt, "2.17").to_frame()["2.17"]
+        >>> with ns.scale(model, "2.17", 0.5):
+        ...     after = ns.activations(model, prompt, "2.17").to_frame()["2.17"]
+        >>> (after / before).round(3).tolist()
+        [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     """
     factor = finite(factor, "scale(factor)")
 
@@ -170,6 +184,7 @@ def add(
     """Add to chosen neurons within a scope.
 
     Args:
+        model, mask: as of `ablate`.
         amount: one number, or a tensor by address with one number per coordinate of the site (as `scores.means` has).
         at, when: at which tokens, and in which range of activations, as of `ablate`.
 
@@ -179,6 +194,15 @@ def add(
     Raises:
         MaskError: the mask is of another model.
         ArgumentError: no mask, or an amount that is no finite number and does not fit the mask's sites.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, prompt = ns.load("mini"), "sentiment the curry was good =>"
+        >>> before = ns.activations(model, prompt, "2.17").to_frame()["2.17"]
+        >>> with ns.add(model, "2.17", 3.0, at="last"):
+        ...     after = ns.activations(model, prompt, "2.17").to_frame()["2.17"]
+        >>> (after - before).round(3).tolist()
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0]
     """
     asked = "add(amount)"
     places = MaskSites.find(model, mask, asked)

@@ -143,6 +143,17 @@ def patch_sweep(
         ArgumentError: an unknown mode, or pairs that the model does not tell apart.
         ModelError: no place of that unit that every token reaches.
         NumericalError: a logit difference that is not finite.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> task = ns.load_tasks("mini", train=4, discovery=8, test=4)["sentiment-food"]
+        >>> found = ns.patch_sweep("mini", task)  # 1: all of the difference comes back
+        >>> found.table[["row", "column", "recovered", "n"]].round(1)
+               row  column  recovered  n
+        0  layer 0  output        1.0  8
+        1  layer 1  output        0.2  8
+        2  layer 2  output        0.1  8
+        3  layer 3  output        0.2  8
     """
     choose(by, ("layer", "position", "site"), "by")
     choose(direction, ("denoising", "noising"), "direction")

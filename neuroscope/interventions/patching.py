@@ -34,6 +34,7 @@ def patch(
     """Give chosen neurons the activations of another run, within a scope (activation patching).
 
     Args:
+        model, mask: as of `ablate`.
         source: prompts, the model's inputs (token ids, a dict with `input_ids`, or a `Batch`), or cached activations:
             address -> `[batch, pos, coordinate]`. The source is run at the call, not at entry. A source of one example
             is given to every example; otherwise batch and length must be those of the run that is patched.
@@ -46,7 +47,16 @@ def patch(
     Raises:
         ArgumentError: source and run differ in shape, a position is outside, prompts of different lengths, or
             `positions` and `at` together.
+        MaskError: the mask is of another model.
         ModelError: neurons of experts, which exist at some tokens only; or prompts for the neurons of a decoder.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, good, bad = ns.load("mini"), "sentiment the curry was good =>", "sentiment the curry was bad =>"
+        >>> with ns.patch(model, "2.17", source=bad):
+        ...     patched = ns.activations(model, good, "2.17").to_frame()["2.17"]
+        >>> patched.equals(ns.activations(model, bad, "2.17").to_frame()["2.17"])
+        True
     """
     places = MaskSites.find(model, mask, "patch")
     if any(site.expert is not None for site in places.sites.values()):

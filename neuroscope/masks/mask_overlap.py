@@ -61,6 +61,13 @@ def overlap(
         ArgumentError: no dict of masks, fewer than two masks or groups, a group of no or unknown masks, a name without
             a family or ceiling, or a ceiling outside [0, 1].
         MaskError: masks of different shapes.
+
+    Example:
+        >>> widths = {"blocks.0": 10, "blocks.1": 10}
+        >>> masks = {"a": NeuronMask.of({0: [1, 2, 3]}, widths), "b": NeuronMask.of({0: [2, 3, 4]}, widths)}
+        >>> found = overlap(masks)  # by chance 0.9 shared, 3 * 3 / 10
+        >>> found.table[["shared", "expected", "jaccard", "chance_layer", "p"]].round(3).to_dict("records")
+        [{'shared': 2, 'expected': 0.9, 'jaccard': 0.5, 'chance_layer': 0.176, 'p': 0.183}]
     """
     masks = masks_of(masks, "overlap")
     names, members = _members(masks, groups)
@@ -114,6 +121,12 @@ def overlap_sweep(
         ArgumentError: no dict of scores, no growing shares, fewer than two scores or groups, or a group of no or
             unknown scores.
         MaskError: scores of different shapes.
+
+    Example:
+        >>> up = torch.arange(1.0, 11.0)
+        >>> scores = {"up": Scores({"0": up}, {"0": 10}), "down": Scores({"0": up.flip(0)}, {"0": 10})}
+        >>> overlap_sweep(scores, k=(0.5, 0.7, 0.9)).table[["k", "shared", "jaccard"]].to_dict("list")
+        {'k': [0.5, 0.7, 0.9], 'shared': [0, 4, 8], 'jaccard': [0.0, 0.4, 0.8]}
     """
     import pandas as pd
 

@@ -36,6 +36,12 @@ class Scores(PerNeuron):
             over tokens are the signed scores.
         first: what the scores would be from each row's first token alone, `[width]`, where the method tells tokens
             apart: there some neurons, sinks, are extreme whatever the text says (`diagnostics` names them).
+
+    Example:
+        >>> scores = Scores({"blocks.0": torch.tensor([0.5, 2.0]), "blocks.1": torch.tensor([1.0, 0.0])},
+        ...                 {"blocks.0": 2, "blocks.1": 2})
+        >>> scores.vector().tolist(), {address: neurons.tolist() for address, neurons in scores.top(2).items()}
+        ([0.5, 2.0, 1.0, 0.0], {'blocks.0': [1], 'blocks.1': [0]})
     """
 
     effects: Mapping[str, Float[Tensor, "token neuron"]] | None = None

@@ -1,8 +1,8 @@
 """Open any model, and find where its neurons are."""
 
 from neuroscope.models.experts import tap_experts, untap_experts
-from neuroscope.models.model import UNITS, Model, identity_of, require_parameters
-from neuroscope.models.opening import bundled, load, resolve
+from neuroscope.models.model import UNITS, Model, identity_of
+from neuroscope.models.opening import bundled, load, require_parameters, resolve
 from neuroscope.models.sites import Unit
 
 __all__ = [

@@ -55,6 +55,12 @@ class Model:
         problems: the error of each unit that cannot be reached.
         find: finds `units` and `problems` again; None for a model without weights.
         parts: the modules and parameters that they were found in.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model = ns.load("mini")
+        >>> model.style, {unit: sum(site.width for site in model.sites(unit).values()) for unit in ("hidden", "head")}
+        ('causal', {'hidden': 2048, 'head': 16})
     """
 
     name: str
@@ -388,13 +394,3 @@ class _Found:
 _quiet: WeakKeyDictionary[nn.Module, list[_Found]] = WeakKeyDictionary()
 _lock = threading.Lock()
 _generating = threading.RLock()
-
-
-def require_parameters(model: Model, asked: str) -> None:
-    """Refuse a model whose own parameters are out of reach."""
-    if not model.has_parameters:
-        raise ModelError(
-            asked,
-            "a TransformerBridge, which splits and rewrites the weights",
-            "open the Hugging Face model itself (before it is booted into a Bridge), or another method",
-        )

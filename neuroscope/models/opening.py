@@ -255,3 +255,13 @@ def _inside(model: Any) -> str | None:
             if isinstance(getattr(model, name, None), nn.Module):
                 return f"its .{name}"
     return None
+
+
+def require_parameters(model: Model, asked: str) -> None:
+    """Refuse a model whose own parameters are out of reach."""
+    if not model.has_parameters:
+        raise ModelError(
+            asked,
+            "a TransformerBridge, which splits and rewrites the weights",
+            "open the Hugging Face model itself (before it is booted into a Bridge), or another method",
+        )

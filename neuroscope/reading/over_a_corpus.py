@@ -91,8 +91,10 @@ def neuron_statistics(
         NumericalError: an activation that is not finite.
 
     Example:
-        >>> found = neuron_statistics("mini", ["sentiment the curry was good =>"])  # doctest: +SKIP
-        >>> found.top("2.17")  # doctest: +SKIP
+        >>> import neuroscope as ns
+        >>> found = ns.neuron_statistics("mini", ["sentiment the curry was good =>"])
+        >>> found.top("2.17")[["sign", "rank", "token"]].to_dict("records")
+        [{'sign': '+', 'rank': 0, 'token': '=>'}]
     """
     count = whole(count, "count", 1, "give how many texts to keep, such as 10", 1000)
     sources = sources_of(corpus, ASKED)

@@ -91,8 +91,17 @@ def activations(
         NumericalError: an activation that is not finite.
 
     Example:
-        >>> acts = activations("mini", "sentiment the curry was good =>", "2.17")  # doctest: +SKIP
-        >>> acts.to_frame()[["token", "2.17"]]  # doctest: +SKIP
+        >>> import neuroscope as ns
+        >>> acts = ns.activations("mini", "sentiment the curry was good =>", "2.17")
+        >>> acts.to_frame()[["token", "2.17"]].round(1)
+               token  2.17
+        0        <s>   0.1
+        1  sentiment   0.0
+        2        the   0.1
+        3      curry   0.2
+        4        was   0.0
+        5       good   0.0
+        6         =>   0.3
     """
     groups = chats_and_groups(prompts, ASKED)
     model = resolve(model)

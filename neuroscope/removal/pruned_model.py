@@ -32,6 +32,14 @@ class PrunedModel(Model):
         silent: how many of `taken` stayed with weights of zero, and the reason in words ("" where none did).
         is_plain: whether transformers' own classes open the folder that is saved; else `ns.load` alone does.
         parameters_before: how many numbers the model before has as parameters.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> small = ns.prune("mini", {0: range(500), 3: range(12)})
+        >>> len(small.taken), small.n_parameters, small.parameters_before
+        (512, 877696, 1074304)
+        >>> [site.width for site in small.sites().values()], small.is_plain
+        ([12, 512, 512, 500], False)
     """
 
     taken: NeuronMask = field(default=None)  # type: ignore[assignment]  # fields of a Model have defaults before it

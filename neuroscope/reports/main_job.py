@@ -112,6 +112,16 @@ def run(
     Raises:
         FileError: the folder holds a run with another model, other tasks or settings, or cannot be written to.
         ModelError: `tune` with a TransformerBridge, or another model that cannot be trained or kept as a folder.
+
+    Example:
+        >>> import tempfile
+        >>> import neuroscope as ns
+        >>> tasks = ns.load_tasks("mini", train=4, discovery=4, test=4)
+        >>> two = [tasks["nli-food"], tasks["sentiment-food"]]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = ns.run("mini", two, output=folder, n_random=3, sizes=None, parts=None, neutral=[])
+        ...     sorted(path.name for path in page.parent.iterdir())
+        ['explorer.html', 'journal.jsonl', 'masks', 'report.html', 'scores', 'settings', 'strongest.json', 'tables']
     """
     folder = Path(output)
     how: dict[str, Any] = {"method": method, "objective": objective, "unit": unit, "examples": examples}

@@ -57,11 +57,19 @@ def write_report(
 
     Raises:
         ArgumentError: something in `sections` is not a Section.
+
+    Example:
+        >>> import tempfile
+        >>> section = Section("What was asked", "**One** question.")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_report(f"{folder}/report.html", title="Notes", sections=[section])
+        ...     page.name, "<strong>One</strong>" in page.read_text(encoding="utf-8")
+        ('report.html', True)
     """
     sections = all_of(sections, "sections")
     for i, section in enumerate(sections):
         if not isinstance(section, Section):
-            raise ArgumentError(f"section {i} of a report", type(section).__name__, "give neuroscope.report.Section")
+            raise ArgumentError(f"section {i} of a report", type(section).__name__, "give neuroscope.results.Section")
     ids = [f"section-{i}" for i in range(1, len(sections) + 1)]
     entries = "".join(f'<li><a href="#{i}">{html.escape(s.title)}</a></li>' for i, s in zip(ids, sections, strict=True))
     parts = {

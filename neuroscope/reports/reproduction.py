@@ -68,6 +68,16 @@ def reproduce(
         ArgumentError: an unknown experiment, an argument that it does not have, such as seeds for one that draws
             nothing, or no task left to train on.
         FileError: the folder holds this experiment with another model, other tasks or settings.
+
+    Example:
+        >>> import tempfile
+        >>> import neuroscope as ns
+        >>> tasks = ns.load_tasks("mini", train=4, discovery=4, test=4)
+        >>> two = [tasks["nli-food"], tasks["sentiment-food"]]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = ns.reproduce("T8", "mini", two, output=folder)
+        ...     page.name, sorted(path.name for path in page.parent.glob("tables/*"))
+        ('T8.html', ['T8_pairs.csv', 'T8_pairs.parquet'])
     """
     row, folder = EXPERIMENTS[choose(experiment, EXPERIMENTS, "experiment")], Path(output)
     if recipe is not None and not isinstance(recipe, Recipe | Mapping):

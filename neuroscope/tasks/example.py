@@ -19,6 +19,12 @@ class Example:
         references: every accepted answer of a generation task, or one text; `(answer,)` where none are given.
         corrupt: a prompt of the same length whose right answer is another one (for activation patching).
         corrupt_answer: the right answer to `corrupt`, and a wrong one to `prompt`.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> example = ns.Example("The soup was awful:", "bad", corrupt="The soup was lovely:", corrupt_answer="good")
+        >>> example.references, example.corrupt_answer
+        (('bad',), 'good')
     """
 
     prompt: str

@@ -55,6 +55,15 @@ class NeuronAdapter:
     Attributes:
         base: fingerprint of the model without adapters.
         placed: the deltas in their places, in forward order.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model = ns.load("mini")
+        >>> adapter = ns.NeuronAdapter(model, ns.NeuronMask.of(["1.229", "3.40"], model))
+        >>> adapter.n_parameters  # of each neuron a gate, an up and a down vector of 128 numbers
+        768
+        >>> optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3)  # or let `ns.finetune` train one
+        >>> adapter.detach()  # the model is as it was
     """
 
     @public

@@ -94,6 +94,16 @@ def finetune(
         ModelError: the model's parameters cannot be trained here; the text says why.
         FileError: a checkpoint that is damaged, or of another run.
         NumericalError: the training diverged; the model is as it was before.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> model, task = ns.load("mini"), ns.load_tasks("mini-sequence", train=16, discovery=4, test=16)["praise"]
+        >>> mask = ns.NeuronMask.of({1: range(200), 2: range(200)}, model)
+        >>> before = ns.evaluate(model, task).score
+        >>> adapter = ns.finetune(model, task, mask, steps=8, lr=1e-2)
+        >>> adapter.n_parameters, ns.evaluate(model, task).score > before
+        (153600, True)
+        >>> adapter.detach()  # the model is as it was
     """
     model = resolve(model)
     recipe = Recipe(steps, epochs, lr, batch_size, weight_decay, dev, patience, every, arguments or {})

@@ -43,6 +43,25 @@ class NeuronTrainerMixin:
         adapter: a `NeuronAdapter`, or a `WholeModel`.
         run: what tells this run from another; a checkpoint of another run is refused. It must survive JSON.
         penalty: called at every step of training; the scalar that it returns is added to the loss.
+
+    Example:
+        >>> import tempfile
+        >>> import neuroscope as ns
+        >>> from transformers import TrainingArguments
+        >>> class AdapterTrainer(ns.NeuronTrainerMixin, Trainer):
+        ...     pass
+        >>> model = ns.load("mini")
+        >>> adapter = ns.NeuronAdapter(model, ns.NeuronMask.of(["1.229"], model))
+        >>> ids = model.tokenizer("sentiment the curry was good => yes")["input_ids"]
+        >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +ELLIPSIS
+        ...     args = TrainingArguments(folder, max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True)
+        ...     data = [{"input_ids": ids, "labels": ids}]
+        ...     trainer = AdapterTrainer(adapter=adapter, model=model.root, args=args, train_dataset=data)
+        ...     done = trainer.train()
+        {'train_runtime'...}
+        >>> done.global_step, adapter.n_parameters, any(bool(p.any()) for p in adapter.parameters())
+        (1, 384, True)
+        >>> adapter.detach()
     """
 
     def __init__(

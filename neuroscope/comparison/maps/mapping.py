@@ -56,6 +56,11 @@ def tsne(
     Raises:
         ArgumentError: fewer than four examples, or layers that are not there.
         NumericalError: an activation that is not finite.
+
+    Example:
+        >>> maps = tsne({"a": np.random.default_rng(0).normal(size=(2, 9, 5))})
+        >>> maps.table.shape, maps.layers, round(maps.manifest["perplexity"], 3)
+        ((18, 6), [0, 1], 2.667)
     """
     if finite(perplexity, "perplexity", "30 is usual") <= 0:
         raise ArgumentError(f"perplexity={perplexity!r}", "not a positive number", "30 is usual")

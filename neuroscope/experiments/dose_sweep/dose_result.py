@@ -50,6 +50,14 @@ class DoseResponse(Result):
     (beside nothing done, over texts). q is Benjamini-Hochberg's, over tasks and doses. At the dose that leaves the
     model as it is nothing is tested, and a task at chance with nothing done is not compared with random masks: p is
     NaN. So are loss and repetition where they were left out, or where the model has no text or does not generate.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [("intact", None, 0.9), ("mask", 0.0, 0.5), ("random", 0.0, 0.8), ("mask", 2.0, 0.7)]
+        >>> table = pd.DataFrame(rows, columns=["condition", "factor", "score"]).assign(task="nli")
+        >>> scores = DoseResponse(table, {}).to_frame().pivot(index="factor", columns="condition", values="score")
+        >>> scores.loc[0.0, ["mask", "random"]].to_dict()
+        {'mask': 0.5, 'random': 0.8}
     """
 
     title = "How much of a dose a task, and the text, can bear"

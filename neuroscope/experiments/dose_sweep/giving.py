@@ -81,8 +81,14 @@ def dose(
         NumericalError: a dose at which the model gives no numbers any more.
 
     Example:
-        >>> found = dose(model, tasks, masks, factors=(0, 0.5, 1, 2, 4))  # doctest: +SKIP
-        >>> print(found.in_words()); found.figure().show()  # doctest: +SKIP
+        >>> import neuroscope as ns
+        >>> model, task = ns.load("mini"), ns.load_tasks("mini", train=4, discovery=8, test=16)["nli-food"]
+        >>> masks = {"nli-food": ns.attribute(model, task).top(0.10)}
+        >>> found = ns.dose(model, task, masks, factors=(0, 1), n_random=3, neutral=[])
+        >>> found.doses()[["factor", "random", "intact", "moved"]]
+           factor  random  intact  moved
+        0     0.0     1.0     1.0   True
+        1     1.0     1.0     1.0  False
     """
     import pandas as pd  # heavy: only for tables
 

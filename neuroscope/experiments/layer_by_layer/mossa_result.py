@@ -25,6 +25,14 @@ class Mossa(MossaTable, Result):
 
     A mean over layers is over those where every task has a value in every model. `by_layer`, `by_cluster` and
     `segments` are of the tasks that the multi-task model has learnt, the others of all.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [{"layer": layer, "value": 1 - 0.2 * layer} for layer in range(3)]
+        >>> table = pd.DataFrame(rows).assign(model="pre-trained", task="nli", measure="cka")
+        >>> found = Mossa(table, {"families": {"nli": "nli"}})
+        >>> found.models, found.values("cka", "pre-trained").round(2).loc["nli"].to_dict()
+        (['pre-trained'], {0: 1.0, 1: 0.8, 2: 0.6})
     """
 
     title = "Where tasks part inside the model"

@@ -113,10 +113,12 @@ def mossa(
         NumericalError: activations that are not finite.
 
     Example:
-        >>> from neuroscope.tasks import load_tasks
-        >>> tasks = {name: load_tasks("mini")[name] for name in ("nli-food", "nli-film", "sentiment-food")}
-        >>> found = mossa("mini", tasks, held_out="nli-film", recipe={"steps": 20})  # doctest: +SKIP
-        >>> found.by_layer().figure().show()  # doctest: +SKIP
+        >>> import neuroscope as ns
+        >>> tasks = ns.load_tasks("mini", train=4, discovery=4, test=4)
+        >>> three = {name: tasks[name] for name in ("nli-food", "nli-film", "sentiment-food")}
+        >>> found = ns.experiments.mossa("mini", three, held_out="nli-film", recipe={"steps": 1}, n=4)
+        >>> found.models, found.values("cka", "multi-task").shape  # tasks, layers with the embedding
+        (['pre-trained', 'multi-task'], (3, 5))
     """
     import pandas as pd  # heavy: only where a table is made
 

@@ -52,6 +52,18 @@ class Faithfulness(Result):
 
     Attributes:
         scores: set -> task -> Scores, what `masks` takes masks from; a result read from a file has none.
+
+    Example:
+        >>> import pandas as pd
+        >>> level = {"scores": "relp", "task": "nli", "majority": 0.5, "uniform": 0.5, "p_majority": 0.001, "q": 0.01}
+        >>> rows = [
+        ...     {"condition": "full", "score": 0.9, "f": 1.0},
+        ...     {"condition": "only", "k": 0.1, "neurons": 40, "f": 0.8, "f_low": 0.7, "f_high": 0.9},
+        ...     {"condition": "only", "k": 0.2, "neurons": 80, "f": 0.95, "f_low": 0.91, "f_high": 0.99},
+        ... ]
+        >>> found = Faithfulness(pd.DataFrame([level | row for row in rows]), {})
+        >>> found.minimal(0.9)[["task", "k", "neurons", "only", "low"]].to_dict("records")
+        [{'task': 'nli', 'k': 0.2, 'neurons': 80, 'only': 0.95, 'low': 0.91}]
     """
 
     scores: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict, compare=False)

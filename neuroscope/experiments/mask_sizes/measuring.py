@@ -78,10 +78,14 @@ def faithfulness(
             examples judged that have no corrupt prompt of as many tokens.
 
     Example:
-        >>> scores = {"grad-x-act": attribute(model, tasks), "relp": attribute(model, tasks, method="relp")}
-        ... # doctest: +SKIP
-        >>> found = faithfulness(model, tasks, scores, value="mean")  # doctest: +SKIP
-        >>> found.minimal(0.9), found.masks(0.9)["nli-food"]  # doctest: +SKIP
+        >>> import neuroscope as ns
+        >>> model, task = ns.load("mini"), ns.load_tasks("mini", train=4, discovery=8, test=16)["nli-food"]
+        >>> scores = {"nli-food": ns.attribute(model, task)}
+        >>> found = ns.faithfulness(model, task, scores, k=(0.1, 0.5), n_random=3)
+        >>> found.sizes()[["task", "k", "neurons"]]
+               task    k  neurons
+        0  nli-food  0.1    205.0
+        1  nli-food  0.5   1024.0
     """
     import pandas as pd  # heavy: only for tables
 

@@ -50,6 +50,13 @@ class Pruning(Result):
     neutral text, nats a token), repetition, repetition_low, repetition_high (seq-rep-4 of what is generated), and of
     these two p and q beside the model as it is, over texts. q is Benjamini-Hochberg's, over tasks, shares and
     conditions, before and after training apart. A task at chance with nothing gone is not compared with random masks.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [("intact", 0.0, 0.9), ("selective", 0.5, 0.85), ("random", 0.5, 0.7), ("reverse", 0.5, 0.4)]
+        >>> table = pd.DataFrame(rows, columns=["condition", "share", "score"]).assign(task="nli", recovered=False)
+        >>> Pruning(table, {}).to_frame().set_index("condition")["score"].to_dict()
+        {'intact': 0.9, 'selective': 0.85, 'random': 0.7, 'reverse': 0.4}
     """
 
     title = "What a task can do without"

@@ -99,9 +99,13 @@ def pruning(
         ModelError: a model that cannot be pruned, or not be trained.
 
     Example:
-        >>> scores = attribute(model, tasks, method="selectivity")  # doctest: +SKIP
-        >>> found = pruning(model, tasks, scores, recipe={"steps": 40})  # doctest: +SKIP
-        >>> print(found.in_words()); found.figure().show()  # doctest: +SKIP
+        >>> import neuroscope as ns
+        >>> model, task = ns.load("mini"), ns.load_tasks("mini", train=4, discovery=4, test=4)["nli-food"]
+        >>> scores = {"nli-food": ns.attribute(model, task)}
+        >>> how = {"k": [0.2], "recipe": {"steps": 1}, "n_random": 3, "neutral": []}
+        >>> found = ns.experiments.pruning(model, task, scores, **how)
+        >>> found.shares()[["share", "recovered", "parameters"]].round(2).to_dict("records")
+        [{'share': 0.2, 'recovered': False, 'parameters': 0.85}, {'share': 0.2, 'recovered': True, 'parameters': 0.85}]
     """
     import pandas as pd  # heavy: only for tables
 

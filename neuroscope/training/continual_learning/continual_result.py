@@ -54,6 +54,14 @@ class Continual(Result):
         manifest: model, tasks with data hashes, orders, sees (by method, what it is told or keeps that others do not;
             "" for nothing), chance (of each task the best constant answer, its score and that of guessing), settings,
             the log of every stage, versions.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [(1, "a", 1, 0.9), (1, "b", 2, 0.5), (2, "a", 1, 0.7), (2, "b", 2, 0.9)]
+        >>> table = pd.DataFrame(rows, columns=["stage", "task", "position", "score"]).assign(method="ffn", options="")
+        >>> table = table.assign(lr=1e-3, order=0, seed=0, se=0.05, trained=10, stored=20, seconds=1.0, peak_mib=1.0)
+        >>> Continual(table, {}).metrics()[["average accuracy", "retention", "forgetting"]].round(3).to_dict("records")
+        [{'average accuracy': 0.8, 'retention': 0.778, 'forgetting': 0.2}]
     """
 
     title = "Learning tasks one after another"

@@ -83,6 +83,16 @@ def continual(
         ModelError: the model's parameters cannot be trained here; the text says why.
         FileError: the output folder holds another run.
         NumericalError: the training diverged. Stages before it are kept.
+
+    Example:
+        >>> import neuroscope as ns
+        >>> tasks = ns.load_tasks("mini-sequence", train=16, discovery=4, test=8)
+        >>> two = [tasks["praise"], tasks["agreement"]]
+        >>> found = ns.continual("mini", two, "ffn", recipe={"steps": 4, "lr": 1e-2})
+        >>> found.table.groupby("stage")["learnt"].first().to_dict()
+        {0: '(base)', 1: 'praise', 2: 'agreement'}
+        >>> bool(found.metrics()["average accuracy"][0] > 0.5)
+        True
     """
     entry = METHODS[choose(method, METHODS, "method")]
     for name in options:
