@@ -79,8 +79,8 @@ class Trials:
         if path is not None and path.exists():
             return NeuronAdapter.load(self.model, path)
         how: Any = {**vars(self.recipe), "seed": seed, "progress": self.progress}
-        with warnings.catch_warnings():  # random neurons that learn nothing are a control; manifests say "stuck"
-            warnings.simplefilter("ignore", StuckLoss)
+        # random neurons that learn nothing are a control; manifests say "stuck"
+        with warnings.catch_warnings(action="ignore", category=StuckLoss):
             trained = finetune(self.model, [self.tasks[name] for name in on], mask, **how)
         return cast("NeuronAdapter", trained)  # of a mask
 
