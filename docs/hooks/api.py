@@ -26,7 +26,7 @@ ROOMS = {
     "evaluation": ("Evaluation", "Judge a model on a task, under whatever is live on it."),
     "reading": ("Reading neurons", "Where neurons fire, what they read and write."),
     "comparison": ("Comparison", "Tasks and models beside each other, layer by layer."),
-    "pruning": ("Smaller models", "Take neurons and heads out for good."),
+    "removal": ("Smaller models", "Take neurons and heads out for good."),
     "training": ("Training", "Train some neurons and nothing else."),
     "experiments": (
         "Experiments",
