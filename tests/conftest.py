@@ -16,27 +16,20 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-@pytest.fixture(scope="module")
-def frozen_garbage():
-    """What is there already is passed over by the garbage collector, which training calls at every stage."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 class FrozenGarbage:
-    """The same for docstrings' examples, some of which train."""
+    """What is there before a file's tests is passed over by the garbage collector from then on.
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self, item):
-        if not isinstance(item, pytest.DoctestItem):
-            return (yield)
-        gc.freeze()
-        try:
-            return (yield)
-        finally:
-            gc.unfreeze()
+    Training collects garbage at every stage, and what libraries keep is a million objects: half of a small training.
+    """
+
+    file = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        if item.path != self.file:
+            self.file = item.path
+            gc.collect()
+            gc.freeze()
 
 
 def pytest_configure(config):

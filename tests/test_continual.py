@@ -23,7 +23,6 @@ from neuroscope.training.continual_learning import METHODS, Continual, learner
 from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.trainer import NeuronTrainer
 
-pytestmark = pytest.mark.usefixtures("frozen_garbage")
 TRAINED = ("ncft", "o-lora", "ewc")  # with real training too: neurons, a LoRA per task, the whole model
 COLUMNS = [
     "method",

@@ -22,7 +22,6 @@ from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.continual_learning.o_lora import norms, o_lora, overlap, stacked
 from neuroscope.training.continual_learning.seq_lora import seq_lora
 
-pytestmark = pytest.mark.usefixtures("frozen_garbage")
 RECIPE = Recipe(steps=4, batch_size=8, lr=0.01)
 PLAIN_SGD = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 

@@ -21,7 +21,6 @@ from neuroscope.training.continual_learning.ewc import fisher, quadratic, tied
 from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.continual_learning.ncft import best, random_instead
 
-pytestmark = pytest.mark.usefixtures("frozen_garbage")
 SITES = {"0": 4, "1": 2}
 
 

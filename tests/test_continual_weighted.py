@@ -16,8 +16,6 @@ from neuroscope.training import NeuronAdapter
 from neuroscope.training.continual_learning.features import prompt_features
 from neuroscope.training.continual_learning.w_ncft import WEIGHTINGS, factors, softmax_cosine, weighted
 
-pytestmark = pytest.mark.usefixtures("frozen_garbage")
-
 
 @pytest.fixture(name="fine")
 def fine_fixture(monkeypatch):

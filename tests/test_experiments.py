@@ -48,8 +48,6 @@ from neuroscope.tasks import Example, Task
 from neuroscope.training.continual_learning import Continual, continual
 from neuroscope.training.continual_learning.learner import Setting
 
-pytestmark = pytest.mark.usefixtures("frozen_garbage")
-
 NOUNS = ("food", "film", "soup", "story", "plot")
 MOOD = {"good": 1, "great": 1, "bad": 0, "awful": 0}
 RECIPE = {"steps": 4, "lr": 0.02, "batch_size": 8}

@@ -105,7 +105,7 @@ PLACES = [(name, argument) for name, function in FUNCTIONS.items() for argument 
 
 
 @pytest.fixture(scope="module")
-def good(frozen_garbage, tmp_path_factory):
+def good(tmp_path_factory):
     """Function or argument -> a value that is right, and makes little work; experiments train nothing."""
     with quick_training(), pytest.MonkeyPatch.context() as hub:
         values = good_values(tmp_path_factory.mktemp("good"))

@@ -258,7 +258,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(model, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.glob("*.safetensors")] == []
 
 
-def test_memory_does_not_grow_with_the_corpus(model, frozen_garbage, monkeypatch, tmp_path):
+def test_memory_does_not_grow_with_the_corpus(model, monkeypatch, tmp_path):
     """What is held after a chunk, at the most: tensors, and what Python allocated."""
     monkeypatch.setattr(tallies, "SAMPLE", 64)
     read, sizes = over_a_corpus.Run._read, {}

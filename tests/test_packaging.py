@@ -1,6 +1,7 @@
 """What the project requires is what it imports; its version stands in one place."""
 
 import ast
+import functools
 import re
 import tomllib
 from importlib import metadata
@@ -21,6 +22,7 @@ MODULES = {"scikit-learn": "sklearn"}  # package -> what it is imported as, wher
 EXTRAS = {"argcomplete", "lm-eval", "gguf"}  # imported where they are installed
 
 
+@functools.cache
 def imported():
     """The top-level modules that files of the package import, at any depth."""
     found = set()

@@ -25,8 +25,6 @@ K = (0.25, 0.5)
 RECIPE = {"steps": 2, "lr": 1e-2, "batch_size": 4}
 HOW = {"k": K, "recipe": RECIPE, "neutral": TEXTS}
 
-pytestmark = pytest.mark.usefixtures("frozen_garbage")
-
 
 def task_of(model, name="one", seed=0):
     """A task at which a model is right: its own answers."""
@@ -38,7 +36,7 @@ def task_of(model, name="one", seed=0):
 
 
 @pytest.fixture(scope="module")
-def setting(frozen_garbage):
+def setting():
     model = tiny_model()
     task = task_of(model)
     return model, task, ns.attribute(model, {"one": task})

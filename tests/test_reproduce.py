@@ -30,8 +30,6 @@ from neuroscope.tasks.mini import mini_tokenizer
 from neuroscope.training import Recipe
 from neuroscope.training.continual_learning.learner import Setting
 
-pytestmark = pytest.mark.usefixtures("frozen_garbage")
-
 RECIPE = {"steps": 1, "lr": 1e-3}
 
 

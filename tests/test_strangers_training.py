@@ -22,8 +22,6 @@ from neuroscope.errors import FileError, ModelError
 from neuroscope.models import load, resolve
 from neuroscope.training import LoraAdapter, NeuronAdapter, WholeModel, finetune
 
-pytestmark = pytest.mark.usefixtures("frozen_garbage")
-
 
 class Quantising(nn.Linear):
     """A BitLinear: -1, 0 or 1 times one scale, rounded anew from the weights whenever it is called."""
