@@ -65,18 +65,17 @@ def test_a_real_measurement_is_made_once_and_written_down(data, tmp_path):
     )
 
 
-@pytest.mark.parametrize("peers", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_all_of_the_gpu_benchmark_runs_on_a_toy_without_a_gpu(peers):
-    said = ran("--tiny", "--device", "cpu", *([] if peers else ["--alone"]), script="gpu.py")
+@pytest.mark.slow
+def test_all_of_the_gpu_benchmark_runs_on_a_toy_without_a_gpu():
+    said = ran("--tiny", "--device", "cpu", script="gpu.py")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("| ")]
     rows = {(what, name): rest for what, name, *rest in cells}
     judged = [f"evaluate {n} labels" for n in (2, 14)] + ["generate text"]
     asked = {(what, name) for what in judged for name in ("floor", "neuroscope")}
     asked |= {("attribution", "neuroscope grad-x-act"), ("ablation", "ablation of 10 %")}
     asked |= {("a training step", f"logits at {where}") for where in ("all positions", "scored ones")}
-    if peers:
-        asked |= {(what, "lm-eval HFLM") for what in judged} | {("ablation", "Bridge, fwd_hooks")}
-        asked.add(("attribution", "nnsight trace, a * g"))
+    asked |= {(what, "lm-eval HFLM") for what in judged} | {("ablation", "Bridge, fwd_hooks")}
+    asked.add(("attribution", "nnsight trace, a * g"))
     assert asked <= set(rows)
     for row in asked:
         assert float(rows[row][0]) > 0 and rows[row][1] and rows[row][2], row
