@@ -493,7 +493,7 @@ print([name for name in {heavy} if name in sys.modules])
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """The main job on the bundled model: what `make demo` runs, on fewer examples and masks."""
-    return run(output=tmp_path_factory.mktemp("demo"), n=64, n_random=3)
+    return run(output=tmp_path_factory.mktemp("demo"), n=32, n_random=3)
 
 
 @pytest.mark.slow
