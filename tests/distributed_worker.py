@@ -4,6 +4,7 @@ Every check leaves `ok` or its traceback in FOLDER/rank-N.json; after one that f
 """
 
 import contextlib
+import gc
 import inspect
 import json
 import os
@@ -673,6 +674,8 @@ def main(folder, *names):
     for check in CHECKS:
         if names and check.__name__ not in names:
             continue
+        gc.collect()
+        gc.freeze()  # as tests/conftest.py does: trainings collect garbage at every stage
         try:
             check(*[folder] * len(inspect.signature(check).parameters))
         except Exception:
