@@ -74,8 +74,6 @@ def shown(outputs, folder: Path, number: int, figures: dict[Path, dict]) -> list
     parts = []
     for i, output in enumerate(outputs):
         data = output.get("data", {})
-        if output.get("name") == "stderr":  # progress bars and the like
-            continue
         if PLOTLY in data:
             path = folder / f"{number:02}-{i}.webp"
             figures[path] = {key: data[PLOTLY][key] for key in ("data", "layout")}
@@ -89,6 +87,18 @@ def shown(outputs, folder: Path, number: int, figures: dict[Path, dict]) -> list
             rest = [f"... ({len(lines) - LINES} more lines)"] if len(lines) > LINES else []
             if lines:
                 parts.append("\n".join(["```{ .text .output }", *lines[:LINES], *rest, "```"]))
+    return parts
+
+
+def joined(outputs) -> list:
+    """A cell's outputs, with what was printed in several goes as one."""
+    parts = []
+    for output in outputs:
+        name = output.get("name")
+        if parts and name and name == parts[-1].get("name"):
+            parts[-1] = {**parts[-1], "text": parts[-1]["text"] + output["text"]}
+        elif name != "stderr":  # progress bars and the like
+            parts.append(output)
     return parts
 
 
@@ -106,7 +116,7 @@ def page(path: Path) -> str:
         if cell.cell_type == "markdown":
             parts.append(cell.source)
         else:
-            parts += [f"```python\n{cell.source}\n```", *shown(cell.outputs, folder, number, figures)]
+            parts += [f"```python\n{cell.source}\n```", *shown(joined(cell.outputs), folder, number, figures)]
     pictures(figures)
     parts.append(f"<!-- written by docs/tutorials.py from tutorials/{path.name}, {hash_of(notebook)} -->")
     return "\n\n".join(parts) + "\n"

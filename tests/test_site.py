@@ -11,6 +11,7 @@ import urllib.parse
 from pathlib import Path
 
 import families
+import nbformat
 import pytest
 
 import neuroscope
@@ -23,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs" / "hooks"))
 api = importlib.import_module("api")
 made = importlib.import_module("made")
+spec = importlib.util.spec_from_file_location("pages_of_tutorials", ROOT / "docs" / "tutorials.py")
+tutorials = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tutorials)
 NAMES = api.public_names()
 # what a page may load from elsewhere: nothing
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src"}
@@ -146,6 +150,21 @@ def test_the_table_of_families_has_every_family():
     assert list(rows) == list(families.FAMILIES)
     assert " failed." in page and ", 0 failed." in page
     assert re.search(r"on \d{4}-\d\d-\d\d with torch [\d.+\w]+, transformers \d", page)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tutorials").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_tutorial_has_its_page_as_it_is_now(path):
+    page = tutorials.PAGES / f"{path.stem}.md"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    assert tutorials.hash_of(nbformat.read(path, as_version=4)) in text, f"python docs/tutorials.py {path.stem}"
+    pictures = re.findall(rf"\]\({path.stem}/([\w-]+\.webp)\)", text)
+    assert len(pictures) >= 6
+    assert {file.name for file in (tutorials.PAGES / path.stem).iterdir()} == set(pictures)
+
+
+def test_no_page_is_of_a_tutorial_that_is_gone():
+    notebooks = {path.stem for path in (ROOT / "tutorials").glob("*.ipynb")}
+    assert {path.stem for path in tutorials.PAGES.glob("[0-9]*")} == notebooks
 
 
 def test_the_page_of_benchmarks_has_ratios_alone():
