@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 from continual_rates import Rates, usual_grid  # noqa: E402
 from continual_words import HEADING, put  # noqa: E402
+from gpu import has  # noqa: E402
 
 NAMES = {"rte": "nli-food", "e2e": "summary-food"}  # ours, in the place of the real ones
 
@@ -80,6 +81,11 @@ def test_all_of_the_gpu_benchmark_runs_on_a_toy_without_a_gpu():
     for row in asked:
         assert float(rows[row][0]) > 0 and rows[row][1] and rows[row][2], row
     assert rows["generate text", "floor"][1].startswith("1.00 (1.00 to 1.00)")
+
+
+def test_the_gpu_benchmark_leaves_out_other_libraries_if_asked():
+    assert has("nnsight", SimpleNamespace(alone=False)) and not has("nnsight", SimpleNamespace(alone=True))
+    assert not has("no_such_library", SimpleNamespace(alone=False))
 
 
 # --- rates of the comparison of continual learning, on a made-up landscape

@@ -78,7 +78,7 @@ def curves_with_band(
     entries = len(curves) + len(reference or {})
     figure = style.house_figure(traces, title, subtitle, height=max(440, 160 + 30 * entries))  # the whole legend
     figure.update_layout(xaxis_title_text=x_label, yaxis_title_text=y_label, yaxis_rangemode="tozero")
-    if x_label.startswith("layer"):
+    if x_label.startswith(("layer", "stage")):
         style.layer_ticks(figure, [v for x, _ in curves.values() for v in x])
     return figure
 

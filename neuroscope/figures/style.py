@@ -118,7 +118,7 @@ def legend_rows(figure: go.Figure) -> int:
 
 
 def layer_ticks(figure: go.Figure, layers: Collection[float]) -> None:
-    """Ticks at whole layers only, about sixteen at the most."""
+    """Ticks at whole layers (or stages) only, about sixteen at the most."""
     if len(layers):
         step = -(-(int(max(layers)) - int(min(layers)) + 1) // 16)
         figure.update_xaxes(tick0=int(min(layers)), dtick=step)

@@ -263,8 +263,8 @@ class Continual(Result):
         return figures.curves_with_band(
             curves,
             title="What is kept of earlier tasks, by stage",
-            subtitle="mean over earlier tasks of the score now over the score when learnt; bands: 95 % over runs"
-            + note(self.learnt()),
+            subtitle="mean over earlier tasks of the score now over the score when learnt; "
+            f"bands: 95 % over runs if several{note(self.learnt())}",
             x_label="stage",
             y_label="retention",
             within=(0.0, np.inf),
@@ -286,7 +286,7 @@ class Continual(Result):
         return figures.plane(
             points,
             title="Accuracy against forgetting",
-            subtitle="whiskers: 95 % intervals over orders and seeds; upper left is best" + note(self.learnt()),
+            subtitle="upper left is best; whiskers: 95 % intervals over runs if several" + note(self.learnt()),
             x_label="forgetting (peak minus final score)",
             y_label="average accuracy after the last stage",
             x_within=(-1.0, 1.0),
