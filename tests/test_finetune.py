@@ -530,6 +530,10 @@ def test_the_mixin_makes_any_trainer_train_the_adapter(tmp_path):
         first = float(trainer.evaluate(lines(model))["eval_loss"])
         trainer.train()
         assert float(trainer.evaluate(lines(model))["eval_loss"]) < 0.7 * first
+    parameters, ids = model.root.num_parameters(exclude_embeddings=True), lines(model)[0]["input_ids"]
+    for times in (1, 3):  # transformers' estimate, counted at the first step: the adapter's parameters are among them
+        assert trainer.floating_point_ops({"input_ids": ids.repeat(times)}) == 6 * parameters * times * ids.numel()
+    assert trainer.floating_point_ops({"inputs_embeds": torch.zeros(1, 2, 8)}) == 0
     held = [p for group in trainer.optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in adapter.parameters()}
     live = dict(model.root.named_parameters())

@@ -152,7 +152,8 @@ class CrossAblation(Result):
     def _half_of_selectivity(self) -> dict[str, float]:
         """Half the width of the interval of every task's selectivity: of all cells, by their weight in it."""
         names = self.standings.others
-        half = self.table.assign(half=(self.table["high"] - self.table["low"]) / 2)
+        effect, ends = self.table["effect"], self.table[["low", "high"]]  # the nearer end may be where scores end
+        half = self.table.assign(half=ends.sub(effect, axis=0).abs().max(axis=1))
         m = half.pivot(index="source", columns="target", values="half").loc[self.matrix.index, names].to_numpy()
         sources, targets = m.shape
         found = {}

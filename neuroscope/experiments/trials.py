@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -23,6 +24,7 @@ from neuroscope.tasks import Task
 from neuroscope.tasks.prompts import hash_of
 from neuroscope.training import NeuronAdapter, Recipe
 from neuroscope.training.finetuning import finetune
+from neuroscope.training.garbage import settled_garbage
 from neuroscope.training.processes import wants_shards
 from neuroscope.training.stuck_loss import StuckLoss
 
@@ -106,8 +108,9 @@ class Trials:
             if not known.keys() >= set(self._keys(*run).values())
         }
         whole = distributed.has_shards(self.model.root) or wants_shards(self.recipe)
-        for found in distributed.shared_out(desc, missing, self.progress, whole).values():
-            known |= found
+        with settled_garbage() if missing else nullcontext():
+            for found in distributed.shared_out(desc, missing, self.progress, whole).values():
+                known |= found
 
     def after(self, mask: NeuronMask, on: Sequence[str], seed: int, tasks: Sequence[str]) -> dict[str, Outcomes]:
         """[example] outcomes of each of the tasks once the mask's neurons are trained on some."""

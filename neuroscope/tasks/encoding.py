@@ -175,11 +175,11 @@ def encode_prompts(model: Model, task: Task, examples: Sequence[Example]) -> lis
     """
     if model.style == "masked":
         raise ModelError(f"generate answers to task {task.name!r}", "a masked model", "use a classification task")
-    encoded = []
+    encoded, context = [], model.context
     for i, ((prefix, body, suffix), cut) in enumerate(prompt_pieces(model, task, examples)):
         inputs = prefix + body + (suffix if model.style == "seq2seq" else [])
         new = 0 if model.style == "seq2seq" else task.max_new_tokens
-        _check_length(model, task, i, len(inputs) + new, f"{len(inputs)} prompt tokens and {new} new ones")
+        _check_length(context, task, i, len(inputs) + new, f"{len(inputs)} prompt tokens and {new} new ones")
         if not inputs:
             raise TaskError(f"a prompt to continue in {_where(task, i)}", "a prompt of no tokens", "give it some text")
         encoded.append(Encoded(inputs, [], len(inputs) - 1, cut=cut))
@@ -309,7 +309,7 @@ def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[st
     wholes = [answer if style == "seq2seq" else prompt + answer for prompt, answer in texts]
     tokens = tokenized(tokenizer, task, [prompt for prompt, _ in texts] + wholes)
     cuts = trims(model, task, [tokens[prompt] for prompt, _ in texts], answers)
-    last, unknown = end_ids(tokenizer, end, closing), unknown_id(tokenizer)
+    last, unknown, context = end_ids(tokenizer, end, closing), unknown_id(tokenizer), model.context
     encoded = []
     for i, ((prompt, rest), whole) in enumerate(zip(texts, wholes, strict=True)):
         joint = rest[: len(rest) - len(answers[i])]
@@ -328,7 +328,7 @@ def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[st
         if item.first < 0:
             raise TaskError(f"a prompt before the answer in {_where(task, i)}", "no tokens", "give it some text")
         longest = max(len(item.inputs), len(item.decoder))
-        _check_length(model, task, i, longest, f"{longest} tokens for prompt and answer")
+        _check_length(context, task, i, longest, f"{longest} tokens for prompt and answer")
         encoded.append(item)
     _mind_unknown_tokens(model, task, encoded)
     return encoded
@@ -382,11 +382,11 @@ def _check_joint(prompt: list[int], whole: list[int], answer: str, where: str, i
         )
 
 
-def _check_length(model: Model, task: Task, i: int, length: int, what: str) -> None:
-    if model.context is not None and length > model.context:
+def _check_length(context: int | None, task: Task, i: int, length: int, what: str) -> None:
+    if context is not None and length > context:
         raise TaskError(
             f"{what} in {_where(task, i)}",
-            f"a context of {model.context} tokens",
+            f"a context of {context} tokens",
             "give the task too_long='cut' or 'skip', load it with max_words=..., or use a model with a longer context",
         )
 

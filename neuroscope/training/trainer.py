@@ -75,6 +75,7 @@ class NeuronTrainerMixin:
         self.adapter = adapter
         self.run = dict(run or {})
         self.penalty = penalty
+        self.flops_of_token: int | None = None
         super().__init__(*args, **kwargs)
         if adapter.model.style != "causal":  # T5, BERT and others take the number of tokens, but leave it out
             self.model_accepts_loss_kwargs = False
@@ -100,6 +101,15 @@ class NeuronTrainerMixin:
         outputs = model(**fitting(self.adapter.model.base, given))
         loss = answer_loss(outputs, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Trainer's own estimate, for which parameters are counted at the first step and not at every one."""
+        tokens = inputs["input_ids"].numel() if "input_ids" in inputs else 0
+        if not tokens:
+            return super().floating_point_ops(inputs)  # type: ignore[misc]
+        if self.flops_of_token is None:
+            self.flops_of_token = super().floating_point_ops(inputs) // tokens  # type: ignore[misc]
+        return self.flops_of_token * tokens
 
     def _is_scaled(self, keywords: Mapping[str, Any]) -> bool:
         return self.model_accepts_loss_kwargs and keywords.get("num_items_in_batch") is not None

@@ -16,6 +16,7 @@ Simplified: one seed per control model, so that the spread over tasks holds the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -50,6 +51,7 @@ from neuroscope.models import Model
 from neuroscope.statistics import benjamini_hochberg
 from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.training import Recipe
+from neuroscope.training.garbage import settled_garbage
 from neuroscope.training.processes import wants_shards
 from neuroscope.training.recipe import FINETUNE_LR
 
@@ -176,7 +178,8 @@ def mossa(
         return rows
 
     cells = {name: partial(beside_control, number, name) for number, name in enumerate(named)}
-    rows = [row for part in shared_out("control models", cells, progress, whole).values() for row in part]
+    with settled_garbage() if controls is None else nullcontext():
+        rows = [row for part in shared_out("control models", cells, progress, whole).values() for row in part]
     rows += _dimensions(models, named, out, share)
     manifest = settings | {
         "debiased": debiased, "share": share, "null": null,

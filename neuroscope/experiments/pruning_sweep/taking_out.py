@@ -20,7 +20,7 @@ decided here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from os import PathLike
 from typing import Any, Literal
@@ -47,6 +47,7 @@ from neuroscope.statistics import (
 from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.tasks.prompts import hash_of
 from neuroscope.training import LoraAdapter, NeuronAdapter, Recipe, Trainable, every_ffn, train
+from neuroscope.training.garbage import settled_garbage
 from neuroscope.training.processes import wants_shards
 
 ASKED = "pruning"
@@ -218,8 +219,9 @@ class _Sweep:
             if not known.keys() >= set(self._keys(cell))
         }
         whole = distributed.has_shards(self.model.root) or wants_shards(self.recipe)
-        for found in distributed.shared_out(f"{ASKED}: recovery", missing, progress, whole).values():
-            known |= found
+        with settled_garbage() if missing else nullcontext():
+            for found in distributed.shared_out(f"{ASKED}: recovery", missing, progress, whole).values():
+                known |= found
 
     def _keys(self, cell: _Cell) -> tuple[str, ...]:
         """Under which keys the journal has outcomes, losses and repetition after the training."""

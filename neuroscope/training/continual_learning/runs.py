@@ -29,6 +29,7 @@ from neuroscope.training.continual_learning.learner import Setting
 from neuroscope.training.continual_learning.learnt import chance_of
 from neuroscope.training.continual_learning.methods import METHODS
 from neuroscope.training.continual_learning.sequence import Record, learn_sequence, orders_of
+from neuroscope.training.garbage import settled_garbage
 from neuroscope.training.processes import wants_shards
 from neuroscope.training.recipe import PLAIN, Recipe
 
@@ -129,7 +130,8 @@ def continual(
             place = {"order": number, "seed": seed}
             runs[files.digest(run, number)] = partial(_records, place, setting, start, entry.at_once, folder, run)
     whole = has_shards(model.root) or wants_shards(recipe)
-    records = [r for part in shared_out(f"continual {method}", runs, progress, whole).values() for r in part]
+    with settled_garbage():
+        records = [r for part in shared_out(f"continual {method}", runs, progress, whole).values() for r in part]
     changed = " ".join(f"{name}={value}" for name, value in sorted(options.items()) if value != entry.options[name])
     run_of = {"method": method, "options": changed}
     manifest = {
