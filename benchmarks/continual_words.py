@@ -110,14 +110,15 @@ class Found:
         options, names = self.lab.options, [task.name for task in self.lab.tasks]
         orders = "; ".join(", ".join(order) for order in self.lab.orders)
         tuned = ", ".join(self.lab.orders[0][: options.tune_tasks])
+        parameters = sum(p.numel() for p in self.lab.model.root.parameters())
         return "\n\n".join(
             [
                 HEADING,
                 f"`{command}`",
-                f"The base is {Path(options.base).name}, opened in {options.dtype}. Orders: {orders}. Seeds: "
-                f"{options.seeds}. {options.steps} steps of {options.batch_size} a task; {options.test} test examples; "
-                f"the first {options.max_words} words of a text. Rates are chosen on examples held out of the training "
-                f"set of {tuned}, with a seed of its own.",
+                f"The base is {Path(options.base).name}, of {parameters:,} parameters, opened in {options.dtype}. "
+                f"Orders: {orders}. Seeds: {options.seeds}. {options.steps} steps of {options.batch_size} a task; "
+                f"{options.test} test examples; the first {options.max_words} words of a text. Rates are chosen on "
+                f"examples held out of the training set of {tuned}, with a seed of its own.",
                 self.table(),
                 "Trained and stored are numbers: at a stage, and besides the base (or instead of it) after the last "
                 "one. Seconds are of the training of a whole sequence, MiB its peak beyond what was held before. LX24: "
@@ -186,7 +187,9 @@ class Found:
                 mean, low, high, runs = self.gap(method, other)
                 said = "yes" if low > 0 else "no, the contrary" if high < 0 else "**not shown**"
                 over = (
-                    f" [{100 * low:.1f}, {100 * high:.1f}] points over {runs} runs" if runs > 1 else " points, one run"
+                    f" [{100 * low:.1f}, {100 * high:.1f}] points over {runs} runs on the same test examples"
+                    if runs > 1
+                    else " points, one run"
                 )
                 lines.append(f"- {question} ({method} against {other})? {said}: {100 * mean:+.1f}{over}.")
         best = max(self.parts, key=lambda name: self._mean(name))

@@ -319,13 +319,13 @@ VOCABULARY: dict[str, Callable[[Any, str, Any], Any]] = {
 def _checks(function: Callable[..., Any]) -> dict[str, Check]:
     """By argument: the row of its name, or what its annotation says. Made at the first call, when all is imported."""
     checks: dict[str, Check] = {}
-    parameters = inspect.signature(function).parameters
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = {name: p for name, p in inspect.signature(function).parameters.items() if p.kind not in several}
     for name in [name for name in VOCABULARY if name in parameters]:
         checks[name] = lambda value, name: VOCABULARY[name](value, name, parameters[name].default)
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     for name, parameter in parameters.items():
         hint = parameter.annotation
-        if name not in checks and isinstance(hint, str) and parameter.kind not in several:
+        if name not in checks and isinstance(hint, str):
             with contextlib.suppress(NameError):  # of types that are imported for mypy alone
                 check = check_of(eval(hint, function.__globals__), PLAIN, WITHIN)
                 checks |= {} if check is None else {name: check}

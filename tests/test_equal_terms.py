@@ -9,13 +9,15 @@ from sequences import KNOWN, A, B, C, fine_outcomes, learn
 from test_finetune import MOODS, some
 from tiny import tiny_model
 
+from neuroscope.attribution import attribute
 from neuroscope.errors import FileError, ModelError
 from neuroscope.experiments.layer_by_layer.controls import Tuning
+from neuroscope.experiments.t2_train_only import train_only
 from neuroscope.models import load
 from neuroscope.training import NeuronAdapter, Recipe, WholeModel, finetune, master_weights
 from neuroscope.training.continual_learning import METHODS, learner
 from neuroscope.training.continual_learning.learner import Setting
-from neuroscope.training.stuck_loss import is_stuck
+from neuroscope.training.stuck_loss import StuckLoss, is_stuck
 
 SMALL = 2e-5  # a step far below those of a bfloat16 weight of 0.1, which are 5e-4
 
@@ -185,6 +187,22 @@ def test_a_stuck_loss_is_called_that():
     assert "did not fall in some stage (stuck): ffn" in result.in_words()
     moving = finetune(model := tiny_model(), MOODS, "ffn", steps=20, lr=2e-2)
     assert moving.manifest["stuck"] is False and "stuck" not in moving.manifest["history"][-1]
+
+
+def test_a_stuck_training_of_a_tasks_own_neurons_is_told_in_its_result(tmp_path):
+    """Of random neurons it is no fault: counted, not warned of. A second call reads the count from the journal."""
+    model = tiny_model()
+    own = attribute(model, MOODS, examples=8).top(0.3)
+    idle = {"seeds": 3, "recipe": {"steps": 20, "lr": 1e-9}, "output": tmp_path}
+    with pytest.warns(StuckLoss) as warned:
+        found = train_only(model, {"moods": MOODS}, {"moods": own}, **idle)
+    trained = [own.random_like(seed=s, match=m) for m in ("uniform", "layer") for s in range(3)]
+    assert len(warned) == 3 and len({m.identity for m in trained}) == 6  # one for each seed of its own neurons
+    for result in (found, train_only(model, {"moods": MOODS}, {"moods": own}, **idle)):
+        assert result.manifest["stuck"] == [9, 9, 6]
+        assert "loss of **9 of 9** trainings did not fall (stuck), 6 of them of random neurons" in result.in_words()
+    quick = train_only(model, {"moods": MOODS}, {"moods": own}, seeds=3, recipe={"steps": 20, "lr": 2e-2})
+    assert "stuck" not in quick.manifest
 
 
 # --- costs beside scores

@@ -30,7 +30,7 @@ from neuroscope.errors import ArgumentError, choose, kind_of
 from neuroscope.evaluation import Outcomes
 from neuroscope.experiments.judging import refuse_masks_of_test_examples
 from neuroscope.experiments.standings import MEANS, Standings
-from neuroscope.experiments.trials import Run, Trials, over_tasks, parted, require_random_masks, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, caveats, over_tasks, parted, require_random_masks
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -146,7 +146,7 @@ class ProportionSweep(Result):
             drawn,
             reference,
             title="Scores by the share of neurons trained",
-            subtitle=f"{how}; bands: 95 % over examples and {len(self.manifest['seeds'])} seeds; "
+            subtitle=f"{how}; bands: 95 % over examples and seeds ({len(self.manifest['seeds'])}); "
             f"{self.manifest['n']} test examples a task" + self.standings.note(),
             x_label="neurons in each task's mask, %",
             y_label="score, %",
@@ -161,7 +161,7 @@ class ProportionSweep(Result):
         known = self.table.loc[self.table["task"].isin(standings.others), "domain"].unique()
         why = [*standings.why(), *([MEANS] if standings.at_chance else [])]
         if not len(known):
-            return "\n".join([standings.nothing(), *why, *seen_in_words(self.manifest)])
+            return "\n".join([standings.nothing(), *why, *caveats(self.manifest)])
         summary = self.summary()
         summary = summary[summary["domain"].isin(known)]
         best = {domain: cells.loc[cells["task"].idxmax()] for domain, cells in summary.groupby("domain")}
@@ -184,9 +184,9 @@ class ProportionSweep(Result):
             lines.append(
                 f"- Chosen against random neurons of the same layers, {domain}-domain: "
                 f"{'; '.join(differ) or '**A negative**, no difference was shown at any k'} (95 % intervals over "
-                f"examples and {len(self.manifest['seeds'])} seeds, not corrected for the number of k)."
+                f"examples and seeds ({len(self.manifest['seeds'])}), not corrected for the number of k)."
             )
-        return "\n".join([*lines, *seen_in_words(self.manifest)])
+        return "\n".join([*lines, *caveats(self.manifest)])
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The summary, and every measurement."""

@@ -151,14 +151,13 @@ class CrossAblation(Result):
 
     def _half_of_selectivity(self) -> dict[str, float]:
         """Half the width of the interval of every task's selectivity: of all cells, by their weight in it."""
-        names = self.standings.others
-        effect, ends = self.table["effect"], self.table[["low", "high"]]  # the nearer end may be where scores end
-        half = self.table.assign(half=ends.sub(effect, axis=0).abs().max(axis=1))
-        m = half.pivot(index="source", columns="target", values="half").loc[self.matrix.index, names].to_numpy()
+        names, order = self.standings.others, list(self.matrix.index)
+        half = self.table.assign(half=(self.table["high"] - self.table["low"]) / 2)
+        m = half.pivot(index="source", columns="target", values="half").loc[order, names].to_numpy()
         sources, targets = m.shape
         found = {}
         for j, name in enumerate(names):
-            i = list(self.matrix.index).index(name)
+            i = order.index(name)
             weights = np.outer(np.eye(sources)[i] - 1 / sources, np.eye(targets)[j] - 1 / targets)
             found[name] = float(np.sqrt(((weights * m) ** 2).sum()))
         return found

@@ -22,7 +22,7 @@ from neuroscope.errors import choose
 from neuroscope.evaluation import AT_CHANCE, Outcomes, standing
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
-from neuroscope.experiments.trials import Run, Trials, require_random_masks, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, caveats, require_random_masks
 from neuroscope.masks import DRAWN, Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -148,7 +148,7 @@ class CrossTraining(Result):
         """What training a task's neurons brings to it and to the others, and where random ones bring as much."""
         standings = self.standings
         if not standings.others:
-            return "\n".join([standings.nothing(), *standings.why(), *seen_in_words(self.manifest)])
+            return "\n".join([standings.nothing(), *standings.why(), *caveats(self.manifest)])
         table = self.table[self.table["p"].notna()]
         is_own = table["source"] == table["target"]
         diagonal, others = table[is_own], table[~is_own]
@@ -177,7 +177,7 @@ class CrossTraining(Result):
                 + " Pairs at chance before training and after are left out."
                 * (len(table) < len(self.table))
             )
-        return "\n".join([*lines, *seen_in_words(self.manifest)])
+        return "\n".join([*lines, *caveats(self.manifest)])
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The summary, and every cell."""

@@ -26,7 +26,7 @@ from neuroscope.checks import Progress, public, seeds_of
 from neuroscope.evaluation import AT_CHANCE, CONSTANT, Outcomes, standing
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
-from neuroscope.experiments.trials import Run, Trials, require_random_masks, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, caveats, require_random_masks
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -166,7 +166,7 @@ class TrainOnly(Result):
         standings, runs = self.standings, len(self.manifest["seeds"])
         names = standings.others
         if not names:
-            return "\n".join([standings.nothing(), *standings.why(), *seen_in_words(self.manifest)])
+            return "\n".join([standings.nothing(), *standings.why(), *caveats(self.manifest)])
         total, tests = summary.loc[standings.mean], self.tests().set_index(["task", "condition"])
         better = [n for n in names if all(_beats(tests.loc[(n, c)]) for c in CONTROLS)]
         worse = [n for n in names if any(_beats(-tests.loc[(n, c)], tests.loc[(n, c), "q"]) for c in CONTROLS)]
@@ -187,7 +187,7 @@ class TrainOnly(Result):
             )
         if worse:
             lines.append(f"- **A negative**: random neurons did better in {', '.join(worse)}.")
-        return "\n".join([*lines, *seen_in_words(self.manifest)])
+        return "\n".join([*lines, *caveats(self.manifest)])
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The summary, and every measurement."""

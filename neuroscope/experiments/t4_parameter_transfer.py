@@ -30,7 +30,7 @@ from neuroscope.experiments.f3_parameter_depth import parameter_depth
 from neuroscope.experiments.f5_cross_training import cross_training
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
-from neuroscope.experiments.trials import require_random_masks, seen_in_words
+from neuroscope.experiments.trials import caveats, require_random_masks
 from neuroscope.figures import style
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve
@@ -167,7 +167,7 @@ class ParameterTransfer(Result):
             "prompts and answers have both. The correlations of single test tasks still mix sources that teach "
             "every task more or less, which is taken out over all pairs."
         )
-        return "\n".join([*lines, *self.manifest.get("at_chance", []), *seen_in_words(self.manifest)])
+        return "\n".join([*lines, *self.manifest.get("at_chance", []), *caveats(self.manifest)])
 
 
 def _said(sentences: list[tuple[str, bool]], before: str = "") -> str:
@@ -264,5 +264,6 @@ def joined(alike: ParameterSimilarity, scores: Result, seed: int = 0) -> Paramet
     manifests = {view: c.manifest for view, c in views.items()}
     level = Standings(scores.table.assign(task=scores.table["target"]), "with and without any task's training")
     shared: dict[str, Any] = {"at_chance": level.why()} if "p_majority" in scores.table else {}
-    shared |= {"cells": cells, "seed": seed, "seen": scores.manifest.get("seen", 0), "versions": files.versions()}
+    shared |= {key: scores.manifest[key] for key in ("seen", "stuck") if key in scores.manifest}
+    shared |= {"cells": cells, "seed": seed, "versions": files.versions()}
     return ParameterTransfer(table[["view", *views["layer"].table.columns]], manifests | shared)

@@ -29,7 +29,7 @@ from neuroscope.errors import ArgumentError, choose
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import MEANS, Standings
 from neuroscope.experiments.t9_draws import draw_with_overlap
-from neuroscope.experiments.trials import Run, Trials, over_tasks, parted, require_random_masks, seen_in_words
+from neuroscope.experiments.trials import Run, Trials, caveats, over_tasks, parted, require_random_masks
 from neuroscope.masks import Match, NeuronMask
 from neuroscope.models import resolve
 from neuroscope.results import Result
@@ -152,7 +152,7 @@ class OverlapControlled(Result):
         summary, trends, standings = self.summary(), self.trend(), self.standings
         why = [*standings.why(), *([MEANS] if standings.at_chance else [])]
         if not standings.others:
-            return "\n".join([standings.nothing(), *why, *seen_in_words(self.manifest)])
+            return "\n".join([standings.nothing(), *why, *caveats(self.manifest)])
         trends = trends[trends["p"].notna()]
         shown = [ROLES[trend.role] for trend in trends.itertuples() if trend.p < ALPHA]
         lines = [
@@ -172,7 +172,7 @@ class OverlapControlled(Result):
                 f"**{first['score']:.1%}** with {first['share']:.0%} of the trained neurons inside, "
                 f"**{last['score']:.1%}** with {last['share']:.0%}; {verdict}."
             )
-        return "\n".join([*lines, *seen_in_words(self.manifest)])
+        return "\n".join([*lines, *caveats(self.manifest)])
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The summary, the trends, and every measurement."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -62,6 +61,7 @@ class Trials:
         self.model, self.tasks, self.progress = model, dict(tasks), progress
         self.output = None if output is None else Path(output)
         self.measuring: dict[str, Any] = {"n": n, "batch_size": batch_size}
+        self.is_random: dict[str, bool] = {}  # of the trainings, by the key under which the journal has who is stuck
         for name in trained:
             self.tasks[name].split("train")
 
@@ -81,8 +81,9 @@ class Trials:
         if path is not None and path.exists():
             return NeuronAdapter.load(self.model, path)
         how: Any = {**vars(self.recipe), "seed": seed, "progress": self.progress}
-        # random neurons that learn nothing are a control; manifests say "stuck"
-        with warnings.catch_warnings(action="ignore", category=StuckLoss):
+        with warnings.catch_warnings():
+            if _is_random(mask):  # neurons that may learn nothing; the words of a result count those that are stuck
+                warnings.simplefilter("ignore", StuckLoss)
             trained = finetune(self.model, [self.tasks[name] for name in on], mask, **how)
         return cast("NeuronAdapter", trained)  # of a mask
 
@@ -108,7 +109,7 @@ class Trials:
             if not known.keys() >= set(self._keys(*run).values())
         }
         whole = distributed.has_shards(self.model.root) or wants_shards(self.recipe)
-        with settled_garbage() if missing else nullcontext():
+        with settled_garbage(when=bool(missing)):
             for found in distributed.shared_out(desc, missing, self.progress, whole).values():
                 known |= found
 
@@ -126,15 +127,18 @@ class Trials:
         """The journal's entries on a training, made now where it has none."""
         mask, on, seed, tasks = run
         keys, journal = self._keys(*run), self.before.journal
+        stuck = files.digest(*self._key(mask, on, seed), "stuck")
+        self.is_random[stuck] = _is_random(mask)
         missing = [name for name in tasks if keys[name] not in journal.known]
         if missing:
             adapter = self.train(mask, on, seed)
             try:
+                journal.get(stuck, lambda: [float(adapter.manifest.get("stuck", False))])
                 for name in missing:
                     journal.get(keys[name], partial(self._judge, name))
             finally:
                 adapter.detach()
-        return {key: journal.known[key] for key in keys.values()}
+        return {key: journal.known[key] for key in (*keys.values(), stuck) if key in journal.known}
 
     def row(self, task: str, outcomes: Outcomes) -> dict[str, Any]:
         """`Judge.row`, and the score's standard error over examples (se)."""
@@ -155,9 +159,15 @@ class Trials:
         }
 
     def manifest(self, masks: Mapping[str, NeuronMask], **more: Any) -> dict[str, Any]:
-        """What the numbers depend on; `seen` counts the test prompts that are training prompts of some task too."""
+        """What the numbers depend on.
+
+        `seen` counts the test prompts that are training prompts of some task too, `stuck` the trainings whose loss did
+        not fall, where there are any: [all, stuck, those of random neurons].
+        """
         learnt = {e.prompt for task in self.tasks.values() for e in task.train}
         seen = sum(e.prompt in learnt for p in self.before.prepared.values() for e in p.examples)
+        is_random = [r for key, r in self.is_random.items() if self.before.journal.known.get(key) == [1.0]]
+        more |= {"stuck": [len(self.is_random), len(is_random), sum(is_random)]} if is_random else {}
         return self.training_manifest(masks, split="test", n=self.before.n, seen=seen, **more)
 
 
@@ -194,7 +204,17 @@ def parted(tasks: Mapping[str, Task], held_out: str | Sequence[str], asked: str)
     return learnt, measured
 
 
-def seen_in_words(manifest: Mapping[str, Any]) -> list[str]:
-    """That some test prompts were not held out, where that is so."""
-    seen = manifest.get("seen", 0)
-    return [f"- **{seen}** of the test prompts are training prompts as well: those were not held out."] if seen else []
+def caveats(manifest: Mapping[str, Any]) -> list[str]:
+    """That some test prompts were not held out, or that some trainings taught nothing, where that is so."""
+    lines, seen = [], manifest.get("seen", 0)
+    if seen:
+        lines.append(f"- **{seen}** of the test prompts are training prompts as well: those were not held out.")
+    if "stuck" in manifest:
+        every, stuck, random = manifest["stuck"]
+        found = f"- The loss of **{stuck} of {every}** trainings did not fall (stuck), {random} of them of random"
+        lines.append(f"{found} neurons: try another lr, or more steps.")
+    return lines
+
+
+def _is_random(mask: NeuronMask) -> bool:
+    return "random_like" in mask.manifest

@@ -152,9 +152,7 @@ def against_controls(outcomes: ArrayLike, controls: ArrayLike) -> dict[str, floa
     effect, error = float(difference.mean()), float(np.sqrt(variance))
     half = float(stats.t.ppf(0.975, freedom)) * error
     p = float(2 * stats.t.sf(abs(effect) / error, freedom))
-    are_scores = min(masked.min(), controls.min()) >= 0 and max(masked.max(), controls.max()) <= 1
-    most = 1.0 if are_scores else np.inf
-    return {"effect": effect, "low": max(effect - half, -most), "high": min(effect + half, most), "p": p}
+    return {"effect": effect, "low": effect - half, "high": effect + half, "p": p}
 
 
 @public

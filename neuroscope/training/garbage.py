@@ -12,11 +12,14 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def settled_garbage() -> Iterator[None]:
+def settled_garbage(when: bool = True) -> Iterator[None]:
     """A scope in which the garbage collector looks only at what was made in it.
 
-    Garbage from before is collected first. Inside another such scope, or where the caller froze objects (`gc.freeze`),
-    nothing is done.
+    Garbage from before is collected first. Inside another such scope, or where the caller has frozen objects before
+    (`gc.freeze`), nothing is done.
+
+    Args:
+        when: False does nothing, where nothing is to be trained.
 
     Example:
         >>> import gc
@@ -27,7 +30,7 @@ def settled_garbage() -> Iterator[None]:
         >>> gc.get_freeze_count() == before
         True
     """
-    if gc.get_freeze_count():
+    if gc.get_freeze_count() or not when:
         yield
         return
     gc.collect()

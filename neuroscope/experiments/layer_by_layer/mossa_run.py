@@ -16,7 +16,6 @@ Simplified: one seed per control model, so that the spread over tasks holds the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -178,7 +177,7 @@ def mossa(
         return rows
 
     cells = {name: partial(beside_control, number, name) for number, name in enumerate(named)}
-    with settled_garbage() if controls is None else nullcontext():
+    with settled_garbage(when=controls is None):
         rows = [row for part in shared_out("control models", cells, progress, whole).values() for row in part]
     rows += _dimensions(models, named, out, share)
     manifest = settings | {

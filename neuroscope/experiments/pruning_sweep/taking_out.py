@@ -20,7 +20,7 @@ decided here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from os import PathLike
 from typing import Any, Literal
@@ -219,7 +219,7 @@ class _Sweep:
             if not known.keys() >= set(self._keys(cell))
         }
         whole = distributed.has_shards(self.model.root) or wants_shards(self.recipe)
-        with settled_garbage() if missing else nullcontext():
+        with settled_garbage(when=bool(missing)):
             for found in distributed.shared_out(f"{ASKED}: recovery", missing, progress, whole).values():
                 known |= found
 
