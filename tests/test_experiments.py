@@ -8,6 +8,7 @@ import itertools
 import random
 import re
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -505,6 +506,8 @@ def test_only_the_planted_neurons_learn(monkeypatch):
 
 class Planned:
     """In place of `finetune`: notes what would be trained, and trains nothing."""
+
+    manifest: ClassVar[dict] = {}
 
     def __init__(self, monkeypatch):
         self.runs = []

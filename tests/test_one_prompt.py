@@ -217,7 +217,7 @@ def test_the_figure_is_text_by_layers(model):
     cells = found.figure().data[0]
     expected = found.table.pivot(index="layer", columns="position", values="effect")
     np.testing.assert_allclose(cells.z, expected)
-    assert list(cells.x)[3] == "4 was" and list(cells.y) == ["0", "1"]
+    assert list(cells.x)[3] == "3 was" and list(cells.y) == ["0", "1"]
     assert "strongest" in cells.customdata[0][0] and "strongest single effect" in found.in_words()
 
 

@@ -81,9 +81,9 @@ class Trials:
         if path is not None and path.exists():
             return NeuronAdapter.load(self.model, path)
         how: Any = {**vars(self.recipe), "seed": seed, "progress": self.progress}
-        with warnings.catch_warnings():
-            if _is_random(mask):  # neurons that may learn nothing; the words of a result count those that are stuck
-                warnings.simplefilter("ignore", StuckLoss)
+        # random neurons may learn nothing: the words of a result count the trainings that are stuck
+        quiet: Any = {"action": "ignore", "category": StuckLoss} if _is_random(mask) else {}
+        with warnings.catch_warnings(**quiet):
             trained = finetune(self.model, [self.tasks[name] for name in on], mask, **how)
         return cast("NeuronAdapter", trained)  # of a mask
 
@@ -217,4 +217,5 @@ def caveats(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _is_random(mask: NeuronMask) -> bool:
-    return "random_like" in mask.manifest
+    """Whether neurons were drawn: by `NeuronMask.random_like`, or with a preset overlap (`t9_draws`)."""
+    return not mask.manifest.keys().isdisjoint(("random_like", "inside"))

@@ -57,7 +57,9 @@ def address_of(place: Any, widths: Mapping[str, int]) -> str:
     sites = [a for a in widths if layer_of(a) == layer]
     if len(sites) != 1:
         near = sites or sorted(widths, key=lambda a: abs(layer_of(a) - layer))
-        raise MaskError("the neurons of a mask", f"{len(sites)} sites in layer {layer}", _those(near[:NEAREST]))
+        layers = sorted({layer_of(a) for a in widths})
+        found = f"{len(sites)} sites in layer {layer}; the layers are {layers[0]} to {layers[-1]}"
+        raise MaskError(f"neurons of layer {layer}", found, _those(near[:NEAREST]))
     return sites[0]
 
 

@@ -44,10 +44,11 @@ class TokenEffects(Result):
         best = rows.loc[rows["strongest_effect"].abs().idxmax()]
         tokens = rows.groupby(["position", "token"], sort=False)["effect"].sum()
         (position, token), most = tokens.abs().idxmax(), tokens[tokens.abs().idxmax()]
+        at, strongest = best["position"], best["strongest_effect"]
         return (
-            f"Neurons act most at token {position + 1}, {token!r}: {most:.3g} of {whole:.3g} in all; the strongest "
-            f"single effect is **{best['strongest_effect']:.3g}**, of **{best['strongest']}** at token "
-            f"{best['position'] + 1}, {best['token']!r}.\n\n"
+            f"Neurons act most at position {position}, {token!r} (the first is 0): {most:.3g} of {whole:.3g} in all; "
+            f"the strongest single effect is **{strongest:.3g}**, of **{best['strongest']}** at position {at}, "
+            f"{best['token']!r}.\n\n"
             f"- Positive: removing the neuron there would do harm to the objective, {self.manifest.get('objective')}, "
             "to first order."
         )
@@ -56,7 +57,7 @@ class TokenEffects(Result):
         """Tokens by layers: the effect of a layer's neurons at each token."""
         rows = self.table
         columns = list(dict.fromkeys(zip(rows["position"], rows["token"], strict=True)))
-        names = [f"{position + 1} {html.escape(token)}" for position, token in columns]
+        names = [f"{position} {html.escape(token)}" for position, token in columns]
         sites = list(dict.fromkeys(rows["address"]))
         cells = {(r.address, r.position, r.token): r for r in rows.itertuples()}
         found = [[cells.get((site, *column)) for column in columns] for site in sites]
