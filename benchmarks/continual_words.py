@@ -185,7 +185,8 @@ class Found:
         for question, method, other in ASKED:
             if method in self.parts and other in self.parts:
                 mean, low, high, runs = self.gap(method, other)
-                said = "yes" if low > 0 else "no, the contrary" if high < 0 else "**not shown**"
+                better, worse = ("a gain", "a loss") if question.startswith("How much") else ("yes", "no, the contrary")
+                said = better if low > 0 else worse if high < 0 else "**not shown**"
                 over = (
                     f" [{100 * low:.1f}, {100 * high:.1f}] points over {runs} runs on the same test examples"
                     if runs > 1
