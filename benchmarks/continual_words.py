@@ -184,15 +184,9 @@ class Found:
         lines = []
         for question, method, other in ASKED:
             if method in self.parts and other in self.parts:
-                mean, low, high, runs = self.gap(method, other)
-                better, worse = ("a gain", "a loss") if question.startswith("How much") else ("yes", "no, the contrary")
-                said = better if low > 0 else worse if high < 0 else "**not shown**"
-                over = (
-                    f" [{100 * low:.1f}, {100 * high:.1f}] points over {runs} runs on the same test examples"
-                    if runs > 1
-                    else " points, one run"
+                lines.append(
+                    f"- {question} ({method} against {other})? {answered(question, *self.gap(method, other))}."
                 )
-                lines.append(f"- {question} ({method} against {other})? {said}: {100 * mean:+.1f}{over}.")
         best = max(self.parts, key=lambda name: self._mean(name))
         first = (
             f"Best is {best} with {100 * self._mean(best):.1f} %. The base, untrained, has {100 * self._base():.1f} % "
@@ -243,6 +237,14 @@ def shown(arguments: Sequence[str]) -> list[str]:
     """The command line without the folders of this machine."""
     names = {"--base": "BASE", "--data": "DATA", "--out": "OUT", "--write": "FILE"}
     return [names.get(before, word) for before, word in zip(["", *arguments], arguments, strict=False)]
+
+
+def answered(question: str, mean: float, low: float, high: float, runs: int) -> str:
+    """What a difference and its 95 % interval answer; of one run, whose interval is NaN, nothing is shown."""
+    better, worse = ("a gain", "a loss") if question.startswith("How much") else ("yes", "no, the contrary")
+    said = better if low > 0 else worse if high < 0 else "**not shown**"
+    over = f" [{100 * low:.1f}, {100 * high:.1f}] points over {runs} runs on the same test examples"
+    return f"{said}: {100 * mean:+.1f}{over if runs > 1 else ' points, one run'}"
 
 
 def put(text: str, path: Path) -> None:

@@ -16,7 +16,7 @@ from neuroscope.tasks import load_tasks
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 from continual_rates import Rates, usual_grid  # noqa: E402
-from continual_words import HEADING, put  # noqa: E402
+from continual_words import HEADING, answered, put  # noqa: E402
 from gpu import has  # noqa: E402
 
 NAMES = {"rte": "nli-food", "e2e": "summary-food"}  # ours, in the place of the real ones
@@ -86,6 +86,15 @@ def test_all_of_the_gpu_benchmark_runs_on_a_toy_without_a_gpu():
 def test_the_gpu_benchmark_leaves_out_other_libraries_if_asked():
     assert has("nnsight", SimpleNamespace(alone=False)) and not has("nnsight", SimpleNamespace(alone=True))
     assert not has("no_such_library", SimpleNamespace(alone=False))
+
+
+def test_a_difference_answers_only_where_its_interval_lies_on_one_side():
+    over = "points over 6 runs on the same test examples"
+    assert answered("Do masks help", 0.1, 0.02, 0.18, 6) == f"yes: +10.0 [2.0, 18.0] {over}"
+    assert answered("Do masks help", -0.1, -0.18, -0.02, 6) == f"no, the contrary: -10.0 [-18.0, -2.0] {over}"
+    assert answered("How much is it", -0.1, -0.18, -0.02, 6) == f"a loss: -10.0 [-18.0, -2.0] {over}"
+    assert answered("How much is it", 0.1, -0.02, 0.22, 6) == f"**not shown**: +10.0 [-2.0, 22.0] {over}"
+    assert answered("How much is it", 0.1, float("nan"), float("nan"), 1) == "**not shown**: +10.0 points, one run"
 
 
 # --- rates of the comparison of continual learning, on a made-up landscape

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations, weight_norm
 
 from neuroscope.errors import FileError, ModelError
 from neuroscope.models import load, resolve
-from neuroscope.training import LoraAdapter, NeuronAdapter, WholeModel, finetune
+from neuroscope.training import LoraAdapter, NeuronAdapter, WholeModel, finetune, train
 
 
 class Quantising(nn.Linear):
@@ -304,7 +304,11 @@ def test_layers_that_peft_injected_are_refused(kind, way):
 def test_neurons_are_trained_under_a_lora_of_ours():
     model = tiny_model()
     lora = LoraAdapter(model)
+    before = [p.detach().clone() for p in lora.parameters()]
     adapter = NeuronAdapter(model, mask_of(model))
+    train(adapter, A, {"steps": 2})
+    assert any(bool(p.any()) for p in adapter.parameters())
+    assert all(torch.equal(p, was) for p, was in zip(lora.parameters(), before, strict=True))
     adapter.detach()
     lora.detach()
 

@@ -166,8 +166,9 @@ class Trials:
         """
         learnt = {e.prompt for task in self.tasks.values() for e in task.train}
         seen = sum(e.prompt in learnt for p in self.before.prepared.values() for e in p.examples)
-        is_random = [r for key, r in self.is_random.items() if self.before.journal.known.get(key) == [1.0]]
-        more |= {"stuck": [len(self.is_random), len(is_random), sum(is_random)]} if is_random else {}
+        known = self.before.journal.known
+        stuck = [is_random for key, is_random in self.is_random.items() if known.get(key) == [1.0]]
+        more |= {"stuck": [len(self.is_random), len(stuck), sum(stuck)]} if stuck else {}
         return self.training_manifest(masks, split="test", n=self.before.n, seen=seen, **more)
 
 

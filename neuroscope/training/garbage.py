@@ -1,7 +1,7 @@
 """Training collects garbage again and again: here it passes over what was there before the first step.
 
 accelerate collects before every training and `measure_cost` at every stage of a sequence. What libraries keep alive is
-a million objects, which take half a second each time: a quarter of a sequence of short trainings.
+a million objects, which take half a second each time: a fifth of a sequence of short trainings.
 """
 
 from __future__ import annotations
