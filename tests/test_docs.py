@@ -9,13 +9,14 @@ import nbclient
 import nbformat
 import pages
 import pytest
+from jupyter_client.manager import start_new_kernel
 
 import neuroscope
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TUTORIALS = [
-    pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem))
+    pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group("tutorials"))
     for path in sorted((ROOT / "tutorials").glob("*.ipynb"))
 ]
 
@@ -74,12 +75,22 @@ def test_the_readme_fits_on_two_screens():
     assert len(README.splitlines()) < 120
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """One kernel for all notebooks: to open the libraries in each would take longer than some of them."""
+    manager, client = start_new_kernel(kernel_name="python3", env=os.environ | {"PYTHONPATH": str(ROOT)})
+    client.stop_channels()
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TUTORIALS)
-def test_tutorial_runs(path, monkeypatch):
-    monkeypatch.setitem(os.environ, "PYTHONPATH", str(ROOT))
+def test_tutorial_runs(path, kernel):
     notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    fresh = nbformat.v4.new_code_cell("%reset -f")
+    notebook.cells.insert(0, fresh)
+    nbclient.NotebookClient(notebook, km=kernel, timeout=300).execute()
     figures = [
         o
         for c in notebook.cells
