@@ -11,12 +11,13 @@ LOWEST ?= tests/test_models.py tests/test_masks.py tests/test_attribution.py tes
 
 setup: $(VENV)/installed
 
-# torch comes first and pinned: on a machine without CUDA a newer one would bring gigabytes of it
+# torch comes first and pinned: on a machine without CUDA a newer one would bring gigabytes of it; nothing is compiled:
+# most modules are never imported, and to compile them all takes as long as the rest
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 demo: setup
