@@ -435,6 +435,10 @@ def test_an_explorer_shows_them(cards, mask, tmp_path):
         (card.parts["site"], card.parts["neuron"]) for card in cards
     ]
     assert page.save(tmp_path / "explorer.html").stat().st_size > 10_000
+    alone = json.loads(ns.explore(cards).parts["head"])
+    assert {site["address"]: site["width"] for site in alone["sites"]} == {
+        c.parts["site"]: mask.widths[c.parts["site"]] for c in cards
+    }
 
 
 def test_words_and_figures_are_computed_from_the_numbers(cards):

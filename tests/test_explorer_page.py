@@ -338,6 +338,7 @@ def test_refusals_of_folders_and_files(folder, page, tmp_path):
         ({"site": 9}, "0 sites in layer 9"),
         ({"neuron": WIDTH}, "the site has 40"),
         ({"neuron": -1}, "neuron"),
+        ({"neuron": 3, "width": 3}, "more than 3"),
         ({"colour": "red"}, "parts ..colour"),
         ({"tasks": [{"score": 1.0}]}, "CardTask"),
         ({"texts": [{"tokens": ["a"], "activations": []}]}, "1 tokens and 0 activations"),

@@ -146,7 +146,7 @@ def _card(subject: Subject, known: Known, place: Place, name: str, rows: list[Ro
         "code": code_for(subject, place),
     }
     kept = {part: value for part, value in parts.items() if value}
-    return {"name": name, "site": place[0], "neuron": place[1], **kept}
+    return {"name": name, "site": place[0], "neuron": place[1], "width": subject.mask.widths[place[0]], **kept}
 
 
 def _changes(known: Known, rows: list[Row]) -> list[str]:

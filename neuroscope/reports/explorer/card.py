@@ -84,6 +84,7 @@ class ExplorerCard(TypedDict, total=False):
     Attributes:
         site: the address of its site, such as "blocks.9.mlp.hook_post", or its layer, such as 9.
         neuron: its index there.
+        width: how many neurons the site has; where nothing says it, as many as the cards need.
         notes: sentences to read first, such as that it is a sink.
         tokens: at which its activation is highest and lowest, on average.
         code: what it is -> lines to paste.
@@ -91,6 +92,7 @@ class ExplorerCard(TypedDict, total=False):
 
     site: Required[str | int]
     neuron: Required[int]
+    width: int
     notes: Sequence[str]
     tasks: Sequence[CardTask]
     masks: Sequence[str]
@@ -136,6 +138,10 @@ def card_data(given: Any, asked: str) -> dict[str, Any]:
     card: dict[str, Any] = {name: plain_data(value, f"{asked}: {name}") for name, value in given.items()}
     if isinstance(card["neuron"], bool) or not isinstance(card["neuron"], int) or card["neuron"] < 0:
         raise ArgumentError(f"{asked}: neuron", brief(card["neuron"]), "give its index, from 0")
+    width = card.get("width", card["neuron"] + 1)
+    if isinstance(width, bool) or not isinstance(width, int) or width <= card["neuron"]:
+        do = f"give how many neurons the site has, more than {card['neuron']}"
+        raise ArgumentError(f"{asked}: width", brief(width), do)
     for part, row in ROWS.items():
         required, allowed = row.__required_keys__, row.__required_keys__ | row.__optional_keys__
         for i, line in enumerate(_listed(card.get(part, []), f"{asked}: {part}")):

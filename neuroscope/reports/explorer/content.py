@@ -60,12 +60,13 @@ class Content:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Neurons of every site; where there are only cards, as many as they need."""
+        """Neurons of every site; where there are only cards, of theirs, as many as they say or need."""
         for per_neuron in (*self.scores.values(), *self.masks.values()):
             return dict(per_neuron.widths)
         widths: dict[str, int] = {}
         for card in self.cards:
-            widths[str(card["site"])] = max(widths.get(str(card["site"]), 0), card["neuron"] + 1)
+            site, needed = str(card["site"]), card.get("width", card["neuron"] + 1)
+            widths[site] = max(widths.get(site, 0), needed)
         return {site: widths[site] for site in sorted(widths, key=_by_numbers)}
 
     @property

@@ -1,5 +1,5 @@
 // One neuron: its score and rank in every task, and whatever parts its card has.
-import { body, copied, make, number, percent, said, tell, whole } from "./dom.js";
+import { body, copied, counted, make, number, percent, said, tell, whole } from "./dom.js";
 import { colourOf, swatch } from "./tasks.js";
 import { heat } from "./texts.js";
 
@@ -75,7 +75,7 @@ export function cardPanel(store, step) {
         data.masks[row.i] ? (data.inMask(row.i, neuron) ? "✓" : "") : "",
       ];
     });
-    const all = make("details", { open: rows.length <= 14 }, make("summary", {}, `${rows.length} tasks`), table(["task", "score", ...(signs ? ["sign"] : []), `rank of ${whole(data.total)}`, "in mask"], cells));
+    const all = make("details", { open: rows.length <= 14 }, make("summary", {}, counted(rows.length, "task")), table(["task", "score", ...(signs ? ["sign"] : []), `rank of ${whole(data.total)}`, "in mask"], cells));
     return part("Score by task", all);
   }
 

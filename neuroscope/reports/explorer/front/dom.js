@@ -31,6 +31,7 @@ export function number(value) {
 export const round = (value) => number(value).replace(/\.?0+(?=e)/, "");
 
 export const whole = (value) => value.toLocaleString("en");
+export const counted = (value, thing) => `${whole(value)} ${thing}${value === 1 ? "" : "s"}`;
 export const percent = (share) => (share === null || share === undefined ? "–" : `${number(100 * share)}\u00a0%`);
 /** A difference of two shares, in points of a hundred. */
 export const points = (value) => (value === null || value === undefined ? "–" : String(Math.round(100 * value)).replace("-", "−"));

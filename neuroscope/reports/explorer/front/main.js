@@ -4,7 +4,7 @@ import { chosenPanel } from "./chosen.js";
 import { isDark } from "./colours.js";
 import { Data } from "./data.js";
 import { depthPanel } from "./depth.js";
-import { copied, make, percent, said, tell, whole } from "./dom.js";
+import { copied, counted, make, percent, said, tell } from "./dom.js";
 import { evidencePanel } from "./evidence.js";
 import { keys } from "./keys.js";
 import { listPanel } from "./list.js";
@@ -18,8 +18,8 @@ function heading(data) {
   const { title, about, unit } = data.head;
   document.title = title;
   document.getElementById("title").replaceChildren(said(title));
-  const facts = [`${whole(data.total)} ${unit} neurons at ${data.sites.length} sites`, `${data.tasks.length} tasks`];
-  if (data.head.cards) facts.push(`${whole(data.head.cards)} cards`);
+  const facts = [`${counted(data.total, `${unit} neuron`)} at ${counted(data.sites.length, "site")}`, counted(data.tasks.length, "task")];
+  if (data.head.cards) facts.push(counted(data.head.cards, "card"));
   for (const name of ["method", "objective"]) if (about[name]) facts.push(about[name]);
   if (about.k) facts.push(`masks of the top ${percent(Number(about.k))}`);
   document.getElementById("about").replaceChildren(said(facts.join(" · ")));
@@ -120,7 +120,7 @@ async function begin() {
   below.observe(document.querySelector("header"));
   document.getElementById("link").addEventListener("click", async () => {
     const link = location.href.split("#")[0] + store.address();
-    const without = store.isCut ? `, without the set: ${whole(store.values.set.length)} neurons do not fit into an address. Download it as a mask instead.` : "";
+    const without = store.isCut ? `, without the set: ${counted(store.values.set.length, "neuron")} do not fit into an address. Download it as a mask instead.` : "";
     tell((await copied(link)) ? `The address of this view is copied${without}` : "This browser does not let the page copy its address");
   });
   document.body.dataset.state = "open"; // what is asked for is drawn; the rest is unpacked behind it

@@ -1,6 +1,6 @@
 // Every neuron of the model by layer and score, on a canvas: choose one, or draw around many.
 import { styled } from "./colours.js";
-import { body, make, number, round, tell, whole } from "./dom.js";
+import { body, counted, make, number, round, tell, whole } from "./dom.js";
 import { passes } from "./neurons.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [48, 8, 16, 30]; // around the points
@@ -284,7 +284,7 @@ export function scatterPanel(store) {
     if (to) {
       const set = around(from, to);
       brushing(false);
-      tell(set.length ? `${whole(set.length)} neurons in the set` : "No neuron lies within");
+      tell(set.length ? `${counted(set.length, "neuron")} in the set` : "No neuron lies within");
       if (set.length) store.change({ set });
       else overlay(store.values);
     } else {

@@ -1,6 +1,6 @@
 // The tasks: how well the model does each, whether its neurons are its own, and which one is looked at.
 import { category } from "./colours.js";
-import { body, make, points, said, whole } from "./dom.js";
+import { body, counted, make, points, said } from "./dom.js";
 import { shown } from "./neurons.js";
 
 /** A colour beside a task's name; tasks of a family share it, and their names tell them apart. */
@@ -29,7 +29,7 @@ export function tasksPanel(store) {
     const facts = [];
     if (standing) facts.push(`${points(standing.original)} → ${points(standing.off)} %`);
     else if (verdict) facts.push(`${points(verdict.effect)} points lost`);
-    if (!facts.length && data.tasks[task].counts) facts.push(`${whole(data.size(task))} neurons`);
+    if (!facts.length && data.tasks[task].counts) facts.push(counted(data.size(task), "neuron"));
     return facts.join(" · ");
   }
 
