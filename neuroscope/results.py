@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 
 ROWS = 24  # of a table that is printed
+OTHERS = {  # formats that a result is not saved in -> what writes them
+    ".html": ".figure().write_html('{path}')",
+    ".png": ".figure().write_image('{path}') (plotly needs kaleido for it)",
+    ".csv": ".to_frame().to_csv('{path}')",
+    ".parquet": ".to_frame().to_parquet('{path}')",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +159,20 @@ class Result:
 
     @public
     def save(self, path: str | PathLike) -> Path:
-        """Write the result as one JSON file, atomically. Numbers keep every digit; missing ones become null."""
-        return files.write(path, json.dumps(self.content(), indent=1))
+        """Write the result as one JSON file, atomically. Numbers keep every digit; missing ones become null.
+
+        Raises:
+            FileError: a name that says another format, such as a table's or a page's.
+        """
+        return self._written(path, json.dumps(self.content(), indent=1))
+
+    def _written(self, path: str | PathLike, text: str) -> Path:
+        suffix = Path(path).suffix.lower()
+        if suffix in OTHERS:
+            name = Path(path).name
+            do = f"save it as JSON, with a name in .json; {OTHERS[suffix].format(path=name)} writes this one"
+            raise FileError(f"save the result as {name!r}", f"the name of a {suffix} file", do)
+        return files.write(path, text)
 
     def content(self) -> dict[str, Any]:
         """What a file of the result holds."""

@@ -11,6 +11,7 @@ from browser import needs_chromium, opened
 
 import neuroscope
 from neuroscope import figures
+from neuroscope.errors import FileError
 from neuroscope.results import Result, Section
 
 
@@ -104,3 +105,11 @@ def test_a_page_without_a_network_shows_the_figure(tmp_path):
     page.write_text(f"<!DOCTYPE html><html><body>{LENGTHS._repr_html_()}</body></html>")
     body, _, errors = opened(page, tmp_path / "profile")
     assert "js-plotly-plot" in body and errors == []
+
+
+@pytest.mark.parametrize("name", ["lengths.html", "lengths.CSV", "lengths.png", "lengths.parquet"])
+def test_json_is_not_written_under_another_formats_name(name, tmp_path):
+    with pytest.raises(FileError, match=r"to_(frame|csv|parquet)|write_(html|image)") as told:
+        LENGTHS.save(tmp_path / name)
+    assert name in told.value.do and list(tmp_path.iterdir()) == []
+    assert LENGTHS.save(tmp_path / "lengths.json").exists()

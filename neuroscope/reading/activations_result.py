@@ -278,7 +278,7 @@ class Activations(Result):
         content |= {"manifest": self.manifest, "texts": {k: list(map(list, v)) for k, v in self.texts.items()}}
         content |= {"tokens": {name: about[name].tolist() for name in about}}
         content |= {"neurons": self.neurons, "values": packed(self.values), "first": dict(self.first)}
-        return files.write(path, json.dumps(content))
+        return self._written(path, json.dumps(content))
 
     @classmethod
     @public

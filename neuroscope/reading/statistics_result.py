@@ -197,7 +197,7 @@ class NeuronStatistics(Result):
         content["texts"] = {
             str(i): [t.task, t.text, t.prompt, list(t.tokens), list(t.decoder)] for i, t in self.texts.items()
         }
-        return files.write(path, json.dumps(content))
+        return self._written(path, json.dumps(content))
 
     @classmethod
     @public
