@@ -7,7 +7,7 @@ import pytest
 from sequences import learn
 
 from neuroscope.training import finetuning
-from neuroscope.training.garbage import settled_garbage
+from neuroscope.training.garbage import _Frozen, settled_garbage
 
 
 class Knot:
@@ -18,9 +18,10 @@ class Knot:
 
 
 @pytest.fixture(autouse=True)
-def thawed():
-    """The tests' own frozen objects are let go, and frozen again."""
+def thawed(monkeypatch):
+    """The tests' own frozen objects are let go and forgotten, and frozen again."""
     gc.unfreeze()
+    monkeypatch.setattr(_Frozen, "callers", False)
     yield
     gc.freeze()
 
@@ -46,9 +47,21 @@ def test_an_inner_scope_and_frozen_objects_of_the_callers_are_left_alone():
             pass
         assert gc.get_freeze_count() > 0
     gc.freeze()
-    with settled_garbage():
-        pass
-    assert gc.get_freeze_count() > 0
+    for _ in range(2):
+        with settled_garbage():
+            pass
+        assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+
+
+def test_what_the_caller_froze_is_counted_once(monkeypatch):
+    gc.freeze()
+    counted = []
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: counted.append(1) or 1)
+    for _ in range(3):
+        with settled_garbage():
+            pass
+    assert len(counted) == 1
     gc.unfreeze()
 
 

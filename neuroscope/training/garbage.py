@@ -15,8 +15,8 @@ from collections.abc import Iterator
 def settled_garbage(when: bool = True) -> Iterator[None]:
     """A scope in which the garbage collector looks only at what was made in it.
 
-    Garbage from before is collected first. Inside another such scope, or where the caller has frozen objects before
-    (`gc.freeze`), nothing is done.
+    Garbage from before is collected first. Inside another such scope nothing is done, nor from the first time on that
+    the caller had frozen objects before (`gc.freeze`).
 
     Args:
         when: False does nothing, where nothing is to be trained.
@@ -30,12 +30,25 @@ def settled_garbage(when: bool = True) -> Iterator[None]:
         >>> (gc.get_freeze_count() > 0) == before
         True
     """
-    if gc.get_freeze_count() or not when:
+    if not when or _Frozen.here or _Frozen.by_the_caller():
         yield
         return
     gc.collect()
     gc.freeze()
+    _Frozen.here = True
     try:
         yield
     finally:
+        _Frozen.here = False
         gc.unfreeze()
+
+
+class _Frozen:
+    """Who has frozen objects. To count them takes as long as a small training, so what a caller did is asked once."""
+
+    here = callers = False
+
+    @classmethod
+    def by_the_caller(cls) -> bool:
+        cls.callers = cls.callers or gc.get_freeze_count() > 0
+        return cls.callers
