@@ -492,8 +492,8 @@ print([name for name in {heavy} if name in sys.modules])
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The main job on the bundled model: what `make demo` runs, on fewer examples and masks."""
-    return run(output=tmp_path_factory.mktemp("demo"), n=32, n_random=3)
+    """The main job on the bundled model: what `make demo` runs, on fewer examples, masks and sizes."""
+    return run(output=tmp_path_factory.mktemp("demo"), examples=96, n=32, n_random=3, sizes=(0.01,))
 
 
 @pytest.mark.slow
