@@ -346,12 +346,10 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            unknown = next((k for k in kwargs if k not in signature.parameters), "")
-            raise ArgumentError(
-                f"{function.__qualname__}{_brief(args, kwargs)}",
-                str(error),
-                suggest(unknown, (name for name in signature.parameters if name != "self")),
-            ) from None
+            names = [name for name in signature.parameters if name not in ("self", "cls")]
+            unknown = next((k for k in kwargs if k not in names), "")
+            do = suggest(unknown, names) if unknown else f"it takes {', '.join(names)}"
+            raise ArgumentError(f"{function.__qualname__}{_brief(args, kwargs)}", str(error), do) from None
         given, is_as_given = bound.arguments, True
         for name, check in _checks(function).items():
             value = given.get(name, default := signature.parameters[name].default)

@@ -128,6 +128,8 @@ def test_what_is_converted_reaches_the_body():
         ArgumentError, match=r"measure\(str, sede=\.\.\.\)(.|\n)*missing a required argument: 'examples'"
     ):
         measure("t", sede=1)
+    with pytest.raises(ArgumentError, match=r"'examples'(.|\n)*it takes task, examples, n, seed, k, more$"):
+        measure("t")
 
 
 @pytest.mark.parametrize(
