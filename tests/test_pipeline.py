@@ -405,10 +405,10 @@ def test_the_command_line_says_what_is_wrong(folders, capsys):
         assert "found:" in err
         assert "do: " in err
     assert not (folders / "bad").exists()
-    done = command("run", "--model", "no/such-model")
-    assert (done.returncode, done.stdout) == (1, "")
+    done = command("run", "--k", "2")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
-    assert "load model 'no/such-model'" in done.stderr
+    assert "give a share in (0, 1]" in done.stderr
 
 
 @pytest.mark.parametrize(
