@@ -46,6 +46,7 @@ def test_an_inner_scope_and_frozen_objects_of_the_callers_are_left_alone():
         with settled_garbage():
             pass
         assert gc.get_freeze_count() > 0
+    assert not _Frozen.callers  # the outer scope's are not taken for the caller's
     gc.freeze()
     for _ in range(2):
         with settled_garbage():
