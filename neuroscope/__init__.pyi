@@ -24,6 +24,7 @@ from .comparison.parameters import parameter_similarity as parameter_similarity
 from .comparison.segmentation import segment as segment
 from .errors import NeuroscopeError as NeuroscopeError
 from .evaluation import evaluate as evaluate
+from .evaluation import generate as generate
 from .evaluation import neutral_loss as neutral_loss
 from .experiments.benchmarking import benchmark as benchmark
 from .experiments.comparing_methods import compare_methods as compare_methods

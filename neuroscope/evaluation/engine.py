@@ -27,6 +27,7 @@ from neuroscope.errors import ArgumentError, NumericalError, TaskError
 from neuroscope.evaluation.constant import Constant
 from neuroscope.evaluation.ranking import Candidates, Scored, candidates_of, prompts_of, rank_labels, rows_of, score
 from neuroscope.evaluation.trees import against_trees
+from neuroscope.evaluation.writing import stop_ids, written
 from neuroscope.models import Model
 from neuroscope.models.encoder import encoder_once
 from neuroscope.tasks import Example, Task
@@ -184,24 +185,10 @@ def label_loglik(model: Model, prepared: Prepared, progress: Progress | None = N
 def _generated(model: Model, prepared: Prepared, progress: Progress | None) -> list[str]:
     texts = [""] * len(prepared.examples)
     stops = stop_ids(model) | closing_ids(model, prepared.task)
-    with model.quiet(), torch.no_grad():
-        for batch in watched(prepared.prompts, progress, f"evaluate {prepared.task.name}"):
-            batch = batch.to(model.device)
-            new = model.generate(
-                batch.inputs["input_ids"], batch.inputs["attention_mask"], prepared.task.max_new_tokens
-            )
-            for i, ids in zip(batch.index.tolist(), new.tolist(), strict=True):
-                end = next((k for k, token in enumerate(ids) if token in stops), len(ids))
-                texts[i] = answer_in(prepared.task, model.tokenizer.decode(ids[:end], skip_special_tokens=True))
+    batches = watched(prepared.prompts, progress, f"evaluate {prepared.task.name}")
+    for i, ids in written(model, batches, prepared.task.max_new_tokens, stops):
+        texts[i] = answer_in(prepared.task, model.tokenizer.decode(ids, skip_special_tokens=True))
     return texts
-
-
-def stop_ids(model: Model) -> set[int]:
-    """The ids that end a text: the tokenizer's and the generation config's."""
-    ids: list[Any] = [model.tokenizer.eos_token_id]
-    listed = getattr(getattr(model.base, "generation_config", None), "eos_token_id", None)
-    ids += listed if isinstance(listed, list) else [listed]
-    return {int(token) for token in ids if token is not None}
 
 
 def outcomes_of(task: Task, examples: Sequence[Example], predictions: Sequence[str]) -> Outcomes:

@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from neuroscope.evaluation.engine import stop_ids
 from neuroscope.evaluation.neutral_texts import Neutral
+from neuroscope.evaluation.writing import stop_ids, written
 from neuroscope.models import Model
 from neuroscope.tasks.encoding import Encoded, batches_for
 
@@ -56,12 +55,8 @@ def repetition_of(model: Model, neutral: Neutral) -> Float[np.ndarray, " text"]:
     new, stops = NEW if model.style == "seq2seq" else max(1, min(NEW, room)), stop_ids(model)
     found = np.zeros(len(beginnings))
     side: Literal["right", "left"] = "right" if model.style == "seq2seq" else "left"
-    with model.quiet(), torch.no_grad():
-        for batch in batches_for(model, beginnings, neutral.batch_size, side, new):
-            made = model.generate(batch.inputs["input_ids"], batch.inputs["attention_mask"], new)
-            for i, ids in zip(batch.index.tolist(), made.tolist(), strict=True):
-                end = next((k for k, token in enumerate(ids) if token in stops), len(ids))
-                found[i] = repeated_share(ids[:end])
+    for i, ids in written(model, batches_for(model, beginnings, neutral.batch_size, side, new), new, stops):
+        found[i] = repeated_share(ids)
     return found
 
 
