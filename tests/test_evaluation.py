@@ -106,7 +106,7 @@ def test_a_batch_of_no_given_size_is_as_many_tokens_as_fit(monkeypatch, tiny_mod
 def test_outcomes_do_not_depend_on_the_batch(tiny_model, style, tokens, monkeypatch):
     model, task = tiny_model(style), make_task(("good", "very good", "so so so"))
     expected = evaluation.judge(model, evaluation.prepare_task(model, task, batch_size=1))
-    monkeypatch.setattr(encoding, "tokens_at_once", lambda model: tokens)
+    monkeypatch.setattr(encoding, "tokens_at_once", lambda model, generates: tokens)
     prepared = evaluation.prepare_task(model, task)
     parts = prepared.batches(model, style == "causal")
     assert len(parts) > 1 if tokens < 8192 else len(parts) == 1
@@ -333,6 +333,7 @@ def test_the_tokenizer_is_left_as_it_was(tiny_model):
 def test_tokens_at_once_keep_a_layers_vectors_in_the_cache(tiny_model):
     model = tiny_model()  # 48 neurons, 32 coordinates, float32: (3 * 48 + 6 * 32) * 4 = 1344 bytes a token
     assert memory.tokens_at_once(model) == 8192  # 16 MiB hold 12483 of them
+    assert memory.tokens_at_once(model, generates=True) == 4 * 8192
     hidden = {a: dataclasses.replace(s, width=11008) for a, s in model.units["hidden"].items()}
     large = dataclasses.replace(model, units={**model.units, "hidden": hidden})
     assert memory.tokens_at_once(large) == 256  # 125

@@ -408,7 +408,7 @@ def test_the_batch_size_is_chosen_by_tokens_where_none_is_given(tiny_model, monk
     many = task(texts=TEXTS * 5)
     whole = representations(tiny_model(), many)["mood"]
     assert sizes == [1, 25]  # the first pass tells the shape
-    monkeypatch.setattr("neuroscope.tasks.encoding.tokens_at_once", lambda model: 20)
+    monkeypatch.setattr("neuroscope.tasks.encoding.tokens_at_once", lambda model, generates: 20)
     sizes.clear()
     np.testing.assert_allclose(representations(tiny_model(), many)["mood"], whole, atol=1e-5)
     assert sizes[1] == 20 // (1 + max(len(text.split()) for text in TEXTS))  # the start token is one more

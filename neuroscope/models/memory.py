@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 # of 512 tokens take 0.58 of the time of batches of 8192; of a model of 6 million parameters, 1024 tokens take 0.54.
 CACHE = 16 * 2**20  # bytes
 LEAST, MOST = 256, 16384  # tokens
+# Each new token reads all weights, for one row as for forty: of SmolLM2-135M on a processor 96 answers of 32 tokens
+# take 0.49 of the time with four times the tokens in a batch, for 0.3 GB.
+GENERATING = 4
 
 
-def tokens_at_once(model: Model) -> int:
+def tokens_at_once(model: Model, generates: bool = False) -> int:
     """Tokens of a batch whose size was not asked for: a power of 2.
 
     On a CUDA GPU as many as fit, with what a backward pass keeps of all layers, into a quarter of the memory that is
     free; elsewhere (on a processor, and where free memory is not told, as on mps) as many as keep a layer's vectors in
-    a processor's cache.
+    a processor's cache; four times as many where the model generates.
     """
     embedding = model.embedding.weight
     vocabulary, width = embedding.shape
@@ -33,4 +36,5 @@ def tokens_at_once(model: Model) -> int:
         tokens = free / 4 / (layer * layers + 4 * vocabulary)
     else:
         tokens = CACHE / layer
-    return 2 ** int(max(LEAST, min(MOST, tokens))).bit_length() // 2
+    at_once = 2 ** int(max(LEAST, min(MOST, tokens))).bit_length() // 2
+    return at_once * GENERATING if generates and model.device.type != "cuda" else at_once

@@ -200,7 +200,7 @@ def batches_for(
     Rows share a batch only where the model's rotary frequencies are the same for all of them (`Model.short`), also when
     each has gained up to `new` generated tokens.
     """
-    pad, tokens = pad_id(tokenizer_of(model)), tokens_at_once(model)
+    pad, tokens = pad_id(tokenizer_of(model)), tokens_at_once(model, generates=new > 0)
     apart = None if model.short is None else (model.short - new, model.short + 1)
     return batches(encoded, batch_size, pad, model.device, model.style, side, tokens, apart, together)
 
