@@ -33,6 +33,18 @@ ASKED = (  # a question, the method that answers it, and the one that it is comp
     ("Do masks with exclusion do better than a LoRA", "ncft-exclude", "seq-lora"),
     ("Do masks with exclusion do better than orthogonal LoRAs", "ncft-exclude", "o-lora"),
     ("Do masks with exclusion do better than some examples of earlier tasks", "ncft-exclude", "replay"),
+    ("Does a LoRA of each task's own, chosen by the prompt, help", "epi", "seqft"),
+    ("Does holding important weights in place help", "ewc", "seqft"),
+    ("Do some examples of earlier tasks help", "replay", "seqft"),
+    ("Is a LoRA of each task's own better than holding weights in place", "epi", "ewc"),
+    ("Is it better than some examples of earlier tasks", "epi", "replay"),
+    ("Is holding weights in place better than these", "ewc", "replay"),
+    ("How much is lost by not being told which task is asked", "epi", "per-task"),
+)
+LEARNT = (  # the same, of how well each task is done right after its own stage
+    ("How much less do few neurons learn than all of the FFNs", "ncft-random", "ffn"),
+    ("How much less does a LoRA of each task's own learn than all of the FFNs", "epi", "ffn"),
+    ("How much more does it learn than few neurons, with fewer numbers", "epi", "ncft-random"),
 )
 HEADING = "## T5: tasks learnt one after another"
 RATES_TRIED = 3.5  # per method, on average
@@ -99,9 +111,9 @@ class Found:
     rates: Any
     lab: Any
 
-    def gap(self, method: str, other: str) -> tuple[float, float, float, int]:
-        """Mean difference in average accuracy, paired by order and seed, its 95 % interval, their number."""
-        both = [self.parts[name].metrics().set_index(["order", "seed"])["average accuracy"] for name in (method, other)]
+    def gap(self, method: str, other: str, what: str = "average accuracy") -> tuple[float, float, float, int]:
+        """Mean difference in a metric, paired by order and seed, its 95 % interval, their number."""
+        both = [self.parts[name].metrics().set_index(["order", "seed"])[what] for name in (method, other)]
         gaps = (both[0] - both[1]).dropna().to_numpy()
         return float(gaps.mean()), *mean_interval(gaps), len(gaps)
 
@@ -182,11 +194,11 @@ class Found:
     def words(self) -> str:
         """What the numbers answer."""
         lines = []
-        for question, method, other in ASKED:
-            if method in self.parts and other in self.parts:
-                lines.append(
-                    f"- {question} ({method} against {other})? {answered(question, *self.gap(method, other))}."
-                )
+        for what, questions in (("average accuracy", ASKED), ("learning accuracy", LEARNT)):
+            for question, method, other in questions:
+                if method in self.parts and other in self.parts:
+                    answer = answered(question, *self.gap(method, other, what))
+                    lines.append(f"- {question} ({method} against {other})? {answer}.")
         best = max(self.parts, key=lambda name: self._mean(name))
         first = (
             f"Best is {best} with {100 * self._mean(best):.1f} %. The base, untrained, has {100 * self._base():.1f} % "

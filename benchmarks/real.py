@@ -47,6 +47,7 @@ DISCOVERY = 64  # examples on which neurons are found: none of them is learnt
 K = 0.10
 SHARES = (0.1, 0.3, 0.5, 0.7)  # of Table 8
 BACKWARD = 2.0  # passes forward that one backward costs
+GENERATED = 5.0  # tokens that are read in the time in which one is generated
 KEPT = "\n## Explorer"  # what stands from here on is written by hand, and stays
 HEAD = """# Both papers on a real model
 
@@ -64,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with a folder of JSON lines per task")
     parser.add_argument("--out", type=Path, default=Path("real"), help="folder for all that is made (default: real)")
     parser.add_argument("--tasks", default="sst2,agnews,dbpedia,e2e", help="those that are tuned on")
-    parser.add_argument("--tune-steps", type=int, default=120, help="of 8 examples, on all tasks together")
+    parser.add_argument("--tune-steps", type=int, default=100, help="of 8 examples, on all tasks together")
     parser.add_argument("--steps", type=int, default=20, help="of 8 examples, of every other training")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     parser.add_argument("-n", type=int, default=48, help="test examples of each task")
@@ -152,6 +153,12 @@ class Lab:
         return sum(counts) / len(counts)
 
     @cached_property
+    def judged(self) -> float:
+        """What an evaluation takes, in examples run forward: the mean over tasks."""
+        written = [GENERATED * task.max_new_tokens for task in self.tasks.values() if not task.labels]
+        return self.options.n * (1 + sum(written) / len(self.tasks) / self.tokens(self.tasks))
+
+    @cached_property
     def speed(self) -> float:
         """Tokens a second of a pass forward on 8 rows of 64."""
         ids = torch.randint(100, (8, 64))
@@ -189,12 +196,12 @@ def _mossa(lab: Lab) -> Any:
 def _training(lab: Lab, runs: float) -> float:
     """Examples of so many trainings, and of one measurement after each."""
     steps = lab.options.steps * lab.recipe["batch_size"]
-    return runs * (steps * (1 + BACKWARD) + lab.options.n)
+    return runs * (steps * (1 + BACKWARD) + lab.judged)
 
 
 def _off(lab: Lab, cells: float) -> float:
     tuning = 0 if (lab.out / "tuned").exists() else lab.options.tune_steps * 8 * (1 + BACKWARD)
-    return tuning + len(lab.tasks) * DISCOVERY * (1 + BACKWARD) + cells * lab.options.n
+    return tuning + len(lab.tasks) * DISCOVERY * (1 + BACKWARD) + cells * lab.judged
 
 
 def _view(name: str) -> Callable[[Lab], Result]:
@@ -210,7 +217,7 @@ ROWS: dict[str, Row] = {
         lambda lab: experiments.deactivation(
             lab.tuned, lab.tasks, lab.own, n_random=lab.options.n_random, output=lab.out, **lab.shared
         ),
-        lambda lab: _off(lab, len(lab.tasks) * (2 + 2 * lab.options.n_random)),
+        lambda lab: _off(lab, len(lab.tasks) * (2 + 3 * lab.options.n_random)),
         real_words.deactivation,
     ),
     "T8": Row(
@@ -226,7 +233,7 @@ ROWS: dict[str, Row] = {
     ),
     **{
         f"Z-{figure}": Row(
-            _view(view), lambda lab: _training(lab, 5) + 6 * 5 * lab.options.n, partial(real_words.layers, figure)
+            _view(view), lambda lab: _training(lab, 5) + 6 * 5 * lab.judged, partial(real_words.layers, figure)
         )
         for figure, view in {
             "F1": "segments", "F2": "by_layer", "F3": "by_cluster", "F4": "maps", "F5": "dimensions", "F7": "held_out",
@@ -261,7 +268,7 @@ ROWS: dict[str, Row] = {
             lab.base, lab.some(FEW), held_out="amazon", k=(0.1, 0.5, 1.0), seeds=3, recipe=lab.recipe,
             scores={name: lab.scores(lab.base)[name] for name in lab.some(FEW)}, output=lab.out, **lab.shared,
         ),
-        lambda lab: _training(lab, 5) + 5 * 3 * lab.options.n,
+        lambda lab: _training(lab, 5) + 5 * 3 * lab.judged,
         real_words.proportion_sweep,
     ),
     "T9": Row(
