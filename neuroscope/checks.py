@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from neuroscope.annotations import Check, check_of, pairs_of
-from neuroscope.errors import ArgumentError, brief, kind_of, shown, suggest
+from neuroscope.errors import ArgumentError, brief, called_with, kind_of, shown, taken
 from neuroscope.files import path_of
 
 P = ParamSpec("P")
@@ -346,10 +346,9 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            names = [name for name in signature.parameters if name not in ("self", "cls")]
-            unknown = next((k for k in kwargs if k not in names), "")
-            do = suggest(unknown, names) if unknown else f"it takes {', '.join(names)}"
-            raise ArgumentError(f"{function.__qualname__}{_brief(args, kwargs)}", str(error), do) from None
+            raise ArgumentError(
+                f"{function.__qualname__}{called_with(args, kwargs)}", str(error), taken(signature, kwargs)
+            ) from None
         given, is_as_given = bound.arguments, True
         for name, check in _checks(function).items():
             value = given.get(name, default := signature.parameters[name].default)
@@ -391,8 +390,3 @@ def as_by_default() -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         yield
-
-
-def _brief(args: tuple, kwargs: dict) -> str:
-    """The shape of a call, for an error text: types of the positional arguments and names of the others."""
-    return "(" + ", ".join([type(a).__name__ for a in args] + [f"{k}=..." for k in kwargs]) + ")"

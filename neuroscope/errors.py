@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -140,6 +141,30 @@ def suggest(name: str, known: Iterable[str]) -> str:
         + "choose from "
         + ", ".join(map(repr, known))
     )
+
+
+def called_with(args: tuple, kwargs: dict) -> str:
+    """The shape of a call, for an error text: types of the positional arguments and names of the others."""
+    return "(" + ", ".join([type(a).__name__ for a in args] + [f"{k}=..." for k in kwargs]) + ")"
+
+
+def taken(signature: inspect.Signature, given: Iterable[str]) -> str:
+    """What a call takes, or the name that one of those given is near to.
+
+    Example:
+        >>> taken(inspect.signature(lambda task, n=1: 0), ["taks"])
+        "did you mean 'task'? choose from 'task', 'n'"
+        >>> taken(inspect.signature(lambda task, n=1, **options: 0), ["batch_size"])
+        'it takes task, n=..., **options'
+    """
+    listed = [p for name, p in signature.parameters.items() if name not in ("self", "cls")]
+    names = [p.name for p in listed if p.kind != p.VAR_KEYWORD]
+    near = next((suggest(name, names) for name in given if name not in names), "")
+    if near and (len(names) == len(listed) or near.startswith("did you mean")):  # others may be options
+        return near
+    marks: dict[Any, str] = {inspect.Parameter.VAR_KEYWORD: "**", inspect.Parameter.VAR_POSITIONAL: "*"}
+    said = [f"{marks.get(p.kind, '')}{p.name}{'' if p.default is p.empty else '=...'}" for p in listed]
+    return f"it takes {', '.join(said) or 'no arguments'}"
 
 
 def spelled(package: str, known: Collection[str], get: Callable[[str], Any] | None = None) -> Callable[[str], Any]:

@@ -24,11 +24,28 @@ if TYPE_CHECKING:
 
 ROWS = 24  # of a table that is printed
 OTHERS = {  # formats that a result is not saved in -> what writes them
-    ".html": ".figure().write_html('{path}')",
-    ".png": ".figure().write_image('{path}') (plotly needs kaleido for it)",
-    ".csv": ".to_frame().to_csv('{path}')",
-    ".parquet": ".to_frame().to_parquet('{path}')",
+    **dict.fromkeys((".html", ".htm"), ".figure().write_html({path!r})"),
+    **dict.fromkeys(
+        (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp"), ".figure().write_image({path!r}) (it needs kaleido)"
+    ),
+    ".csv": ".to_frame().to_csv({path!r})",
+    ".tsv": ".to_frame().to_csv({path!r}, sep='\\t')",
+    ".xlsx": ".to_frame().to_excel({path!r}) (it needs openpyxl)",
+    ".parquet": ".to_frame().to_parquet({path!r})",
+    ".md": ".to_frame().to_markdown({path!r}) (it needs tabulate)",
 }
+
+
+def refuse_other_formats(path: str | PathLike) -> None:
+    """Refuse to write JSON under the name of another format.
+
+    Raises:
+        FileError: says what writes that one.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in OTHERS:
+        do = f"save it as JSON, with a name in .json; {OTHERS[suffix].format(path=str(path))} writes this one"
+        raise FileError(f"save the result as {Path(path).name!r}", f"the name of a {suffix} file", do)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,15 +181,8 @@ class Result:
         Raises:
             FileError: a name that says another format, such as a table's or a page's.
         """
-        return self._written(path, json.dumps(self.content(), indent=1))
-
-    def _written(self, path: str | PathLike, text: str) -> Path:
-        suffix = Path(path).suffix.lower()
-        if suffix in OTHERS:
-            name = Path(path).name
-            do = f"save it as JSON, with a name in .json; {OTHERS[suffix].format(path=name)} writes this one"
-            raise FileError(f"save the result as {name!r}", f"the name of a {suffix} file", do)
-        return files.write(path, text)
+        refuse_other_formats(path)
+        return files.write(path, json.dumps(self.content(), indent=1))
 
     def content(self) -> dict[str, Any]:
         """What a file of the result holds."""

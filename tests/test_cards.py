@@ -439,6 +439,11 @@ def test_an_explorer_shows_them(cards, mask, tmp_path):
     assert {site["address"]: site["width"] for site in alone["sites"]} == {
         c.parts["site"]: mask.widths[c.parts["site"]] for c in cards
     }
+    other = [dict(card.parts) for card in cards]
+    other[-1]["width"] += 1
+    for more in ({}, {"masks": {"all": mask}}):
+        with pytest.raises(MaskError, match=r"card of neuron \d+ at (.|\n)*which has \d+ elsewhere"):
+            ns.explore(cards=[*other, other[-1] | {"width": other[-1]["width"] - 1, "neuron": 0}], **more)
 
 
 def test_words_and_figures_are_computed_from_the_numbers(cards):

@@ -128,8 +128,14 @@ def test_what_is_converted_reaches_the_body():
         ArgumentError, match=r"measure\(str, sede=\.\.\.\)(.|\n)*missing a required argument: 'examples'"
     ):
         measure("t", sede=1)
-    with pytest.raises(ArgumentError, match=r"'examples'(.|\n)*it takes task, examples, n, seed, k, more$"):
+    with pytest.raises(
+        ArgumentError, match=r"'examples'(.|\n)*it takes task, examples, n=\.\.\., seed=\.\.\., k=\.\.\., \*\*more$"
+    ):
         measure("t")
+    with pytest.raises(ArgumentError, match=r"'examples'(.|\n)*it takes task, examples"):
+        measure("t", batch_size=3)  # which may be one of the others: not what is wrong
+    with pytest.raises(ArgumentError, match=r"do:    it takes no arguments$"):
+        public(lambda: 0)(3)
 
 
 @pytest.mark.parametrize(

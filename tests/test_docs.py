@@ -77,7 +77,11 @@ def test_the_readme_fits_on_two_screens():
 
 @pytest.fixture(scope="module")
 def kernel():
-    """One kernel for all notebooks: to open the libraries in each would take longer than some of them."""
+    """One kernel for all notebooks: to open the libraries in each would take longer than some of them.
+
+    Each begins without the names of those before it; that it imports all it needs is seen by docs/tutorials.py, which
+    runs a notebook that was changed in a kernel of its own.
+    """
     manager, client = start_new_kernel(kernel_name="python3", env=os.environ | {"PYTHONPATH": str(ROOT)})
     client.stop_channels()
     yield manager
@@ -90,7 +94,11 @@ def test_tutorial_runs(path, kernel):
     notebook = nbformat.read(path, as_version=4)
     fresh = nbformat.v4.new_code_cell("%reset -f")
     notebook.cells.insert(0, fresh)
-    nbclient.NotebookClient(notebook, km=kernel, timeout=300).execute()
+    try:
+        nbclient.NotebookClient(notebook, km=kernel, timeout=300).execute()
+    except BaseException:
+        kernel.restart_kernel(now=True)  # or what it is still busy with would stop the next ones
+        raise
     figures = [
         o
         for c in notebook.cells

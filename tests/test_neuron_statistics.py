@@ -121,6 +121,8 @@ def test_both_stacks_of_an_encoder_and_decoder(tmp_path):
     names = [next(name for name in read.neurons if name.startswith(stack)) for stack in ("encoder", "decoder")]
     columns = ["neuron", "sign", "text", "position", "token"]  # a decoder's tokens are not its encoder's
     by_hand = read.top(2).query("neuron in @names")[columns].sort_values(columns[:3]).reset_index(drop=True)
+    with pytest.raises(FileError, match=r"figure\(\)\.write_html"):
+        found.save(tmp_path / "found.html")
     again = NeuronStatistics.load(found.save(tmp_path / "found.json"))
     for one in (found, again):
         shown = one.top(names)[columns].sort_values(columns[:3]).reset_index(drop=True)

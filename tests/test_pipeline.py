@@ -409,6 +409,8 @@ def test_the_command_line_says_what_is_wrong(folders, capsys):
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     assert "give a share in (0, 1]" in done.stderr
+    done = command("report", folders / "tasks")
+    assert (done.returncode, done.stdout) == (1, "") and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

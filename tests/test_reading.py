@@ -350,6 +350,8 @@ def test_figures_show_every_token_or_means_by_task(model, read):
 
 
 def test_a_file_keeps_every_bit(read, tmp_path):
+    with pytest.raises(FileError, match=r"to_frame\(\)\.to_csv"):
+        read.save(tmp_path / "acts.csv")
     path = read.save(tmp_path / "acts.json")
     again = ns.load_result(path)
     assert again.table.equals(read.table) and again.manifest == read.manifest

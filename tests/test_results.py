@@ -107,9 +107,20 @@ def test_a_page_without_a_network_shows_the_figure(tmp_path):
     assert "js-plotly-plot" in body and errors == []
 
 
-@pytest.mark.parametrize("name", ["lengths.html", "lengths.CSV", "lengths.png", "lengths.parquet"])
-def test_json_is_not_written_under_another_formats_name(name, tmp_path):
-    with pytest.raises(FileError, match=r"to_(frame|csv|parquet)|write_(html|image)") as told:
+@pytest.mark.parametrize(
+    ("name", "writes"),
+    [
+        ("lengths.html", "figure().write_html"),
+        ("lengths.CSV", "to_frame().to_csv"),
+        ("lengths.tsv", "to_frame().to_csv"),
+        ("lengths.png", "figure().write_image"),
+        ("lengths.svg", "figure().write_image"),
+        ("lengths.parquet", "to_frame().to_parquet"),
+        ("lengths.xlsx", "to_frame().to_excel"),
+    ],
+)
+def test_json_is_not_written_under_another_formats_name(name, writes, tmp_path):
+    with pytest.raises(FileError) as told:
         LENGTHS.save(tmp_path / name)
-    assert name in told.value.do and list(tmp_path.iterdir()) == []
+    assert f".{writes}({str(tmp_path / name)!r}" in told.value.do and list(tmp_path.iterdir()) == []
     assert LENGTHS.save(tmp_path / "lengths.json").exists()

@@ -107,6 +107,11 @@ def test_what_a_stability_says(found, mini, tasks, tmp_path):
     assert 0 < len(mask) <= 205 and mask.manifest["selection"] == {"k": 0.1, "often": 0.9}
     crossed = ns.overlap({n: ns.attribute(mini, tasks[n], examples=48).top(0.1) for n in NAMES}, ceiling=ceiling)
     assert crossed.table["ceiling"].item() == pytest.approx(math.sqrt(ceiling[NAMES[0]] * ceiling[NAMES[1]]))
+    assert "A negative" not in found.in_words()
+    weak = replace(
+        found, table=found.table.assign(jaccard=found.table["jaccard"].where(found.table["task"] != NAMES[1], 0.43))
+    )
+    assert f"of {NAMES[1]}, two masks share less than half of the neurons that are in either" in weak.in_words()
     again = ns.load_result(found.save(tmp_path / "stability.json"))
     assert again.ceiling(0.1) == ceiling and again.consensus("nli-food", 0.1) == mask
     assert again.in_words() == found.in_words()

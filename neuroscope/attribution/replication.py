@@ -140,8 +140,8 @@ class Stability(Result):
         weak = [name for name, value in ceilings.items() if value < 0.5]
         if weak:
             lines.append(
-                f"- **A negative**: of {', '.join(weak)}, less than half of the neurons of two masks are "
-                "in both of them: find them on more examples, or take what replicates with `.consensus(task, k)`."
+                f"- **A negative**: of {', '.join(weak)}, two masks share less than half of the neurons that are in "
+                "either: find them on more examples, or take what replicates with `.consensus(task, k)`."
             )
         table = self.reliability()
         lines.append(

@@ -20,7 +20,7 @@ from neuroscope.checks import public, whole
 from neuroscope.errors import ArgumentError, choose
 from neuroscope.markup import NEGATIVE
 from neuroscope.reading.packing import packed, unpacked
-from neuroscope.results import Result, content_of, damaged
+from neuroscope.results import Result, content_of, damaged, refuse_other_formats
 from neuroscope.tasks import Tasks, tasks_of
 
 if TYPE_CHECKING:
@@ -272,13 +272,18 @@ class Activations(Result):
 
     @public
     def save(self, path: str | PathLike) -> Path:
-        """Write one JSON file, atomically. Activations keep every bit."""
+        """Write one JSON file, atomically. Activations keep every bit.
+
+        Raises:
+            FileError: a name that says another format, such as a table's or a page's.
+        """
+        refuse_other_formats(path)
         about = self.table[[c for c in COLUMNS if c in self.table]]
         content = {"format": files.FORMAT, "kind": type(self).__name__, "module": type(self).__module__}
         content |= {"manifest": self.manifest, "texts": {k: list(map(list, v)) for k, v in self.texts.items()}}
         content |= {"tokens": {name: about[name].tolist() for name in about}}
         content |= {"neurons": self.neurons, "values": packed(self.values), "first": dict(self.first)}
-        return self._written(path, json.dumps(content))
+        return files.write(path, json.dumps(content))
 
     @classmethod
     @public

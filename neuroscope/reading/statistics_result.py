@@ -19,7 +19,7 @@ from neuroscope.markup import NEGATIVE
 from neuroscope.reading.activations_result import marked
 from neuroscope.reading.packing import packed, unpacked
 from neuroscope.reading.prompts import DECODER
-from neuroscope.results import Result, content_of, damaged
+from neuroscope.results import Result, content_of, damaged, refuse_other_formats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,14 +190,19 @@ class NeuronStatistics(Result):
 
     @public
     def save(self, path: str | PathLike) -> Path:
-        """Write one JSON file, atomically. Numbers keep every bit."""
+        """Write one JSON file, atomically. Numbers keep every bit.
+
+        Raises:
+            FileError: a name that says another format, such as a table's or a page's.
+        """
+        refuse_other_formats(path)
         content = {"format": files.FORMAT, "kind": type(self).__name__, "module": type(self).__module__}
         content |= {"manifest": self.manifest, "table": {name: _written(self.table[name]) for name in self.table}}
         content["extremes"] = {name: packed(array) for name, array in vars(self.extremes).items()}
         content["texts"] = {
             str(i): [t.task, t.text, t.prompt, list(t.tokens), list(t.decoder)] for i, t in self.texts.items()
         }
-        return self._written(path, json.dumps(content))
+        return files.write(path, json.dumps(content))
 
     @classmethod
     @public

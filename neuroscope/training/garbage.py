@@ -15,8 +15,8 @@ from collections.abc import Iterator
 def settled_garbage(when: bool = True) -> Iterator[None]:
     """A scope in which the garbage collector looks only at what was made in it.
 
-    Garbage from before is collected first. Inside another such scope nothing is done, nor from the first time on that
-    the caller had frozen objects before (`gc.freeze`).
+    Garbage from before is collected first. Nothing is done inside another such scope; nor, once the caller is found to
+    have frozen objects (`gc.freeze`), for the rest of the process.
 
     Args:
         when: False does nothing, where nothing is to be trained.

@@ -40,8 +40,8 @@ class NeuronCard:
     Attributes:
         name: such as "9.431".
         rows: of each task: score, rank, effect and so on, as in the table of all cards.
-        parts: plain data by part, where known: site, neuron, notes, tasks, masks, texts, histogram, writes, reads,
-            breaks, stability, nearest, code, tokens.
+        parts: plain data by part, where known: site, width (of the site), neuron, notes, tasks, masks, texts,
+            histogram, writes, reads, breaks, stability, nearest, code, tokens.
     """
 
     name: str

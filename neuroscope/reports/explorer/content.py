@@ -79,7 +79,7 @@ class Content:
 
         Raises:
             ArgumentError: there is nothing to show.
-            MaskError: scores and masks of different models, or a card of a neuron that they do not have.
+            MaskError: scores, masks or cards of different models, or a card of a neuron that they do not have.
         """
         every: dict[str, Scores | NeuronMask] = {f"scores of {name!r}": one for name, one in self.scores.items()}
         every |= {f"the mask of {name!r}": one for name, one in self.masks.items()}
@@ -93,6 +93,10 @@ class Content:
         placed: dict[tuple[str, int], Mapping[str, Any]] = {}
         for card in map(self._placed, self.cards):
             placed.setdefault((card["site"], card["neuron"]), card)
+        for (site, neuron), card in placed.items():
+            if card.get("width", self.widths[site]) != self.widths[site]:
+                found = f"a site of {card['width']} neurons, which has {self.widths[site]} elsewhere"
+                raise MaskError(f"explore(): card of neuron {neuron} at {site}", found, "give cards of one model")
         return replace(self, cards=list(placed.values()))
 
     def _placed(self, card: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 // Which masks overlap, and whose neurons break which task: two matrices that show the same pair of tasks.
 import { diverging, sequential } from "./colours.js";
-import { body, make, number, percent, points, ramp, said, whole } from "./dom.js";
+import { body, counted, make, number, percent, points, ramp, said } from "./dom.js";
 import { Grid, legend } from "./grid.js";
 import { shown } from "./neurons.js";
 import { colourOf } from "./tasks.js";
@@ -49,7 +49,7 @@ export function matricesPanel(store) {
     if (other === null) return [make("p", { class: "soft" }, "Choose a cell to compare two masks; the same pair shows among the breaks, and the list can show what they share.")];
     const cell = (name) => overlap[name]?.[task][other] ?? null;
     if (cell("jaccard") === null) return [make("p", {}, "This pair was not compared.")];
-    const line = make("p", {}, said(names[task]), " and ", said(names[other]), ` share ${whole(cell("shared"))} neurons: Jaccard ${percent(cell("jaccard"))}, by chance ${percent(cell("chance_layer"))} (q = ${number(cell("q"))}).`);
+    const line = make("p", {}, said(names[task]), " and ", said(names[other]), ` share ${counted(cell("shared"), "neuron")}: Jaccard ${percent(cell("jaccard"))}, by chance ${percent(cell("chance_layer"))} (q = ${number(cell("q"))}).`);
     const show = make("button", { type: "button", "aria-pressed": String(store.values.inside === "both"), onclick: () => store.change({ inside: store.values.inside === "both" ? "" : "both" }) }, "Show the neurons in both");
     return [line, make("div", { class: "buttons" }, show)];
   }
