@@ -28,6 +28,7 @@ from neuroscope.reading.prompts import DECODER
 SAMPLE = 1024  # tokens, at most
 SAMPLE_BYTES = 256 * 2**20
 FEWEST = 64  # tokens of a sample
+ROWS = 150_000  # numbers of so many tokens at a time stay in a processor's cache
 NEVER = torch.iinfo(torch.int64).max  # the hash of an empty place of a sample
 
 
@@ -125,6 +126,23 @@ class Sample:
         self.taken = flat[new], places
 
 
+def sums_of(x: Float[Tensor, "token neuron"], one_of: Float[Tensor, "source token"]) -> tuple[Tensor, ...]:
+    """Sums over tokens: of the activation by source (on the CPU), of its square, of its size, of being above 0.
+
+    On a processor a few tokens at a time, whose squares and so on stay in its cache: half of the time.
+    """
+    rows = len(x) if x.is_cuda else max(1, ROWS // max(1, x.shape[1]))
+    sums, moments = x.new_zeros(len(one_of), x.shape[1]), x.new_zeros(3, x.shape[1])
+    made = x.new_empty(min(rows, len(x)), x.shape[1])
+    for part, of in zip(x.split(rows), one_of.split(rows, 1), strict=True):
+        one, room = x.new_ones(1, len(part)), made[: len(part)]
+        sums += of @ part
+        moments[0] += (one @ torch.mul(part, part, out=room))[0]
+        moments[1] += (one @ torch.abs(part, out=room))[0]
+        moments[2] += (one @ torch.gt(part, 0, out=room))[0]  # a tenth of the time of (part > 0).float()
+    return sums.cpu(), *moments
+
+
 def hashes(text: np.ndarray, position: np.ndarray) -> Int[Tensor, " token"]:
     """A number from 0 to 2**63 - 2 of each token, as good as random (splitmix64)."""
     with np.errstate(over="ignore"):
@@ -191,18 +209,13 @@ class Tallies:
             x = h if len(batched.flat) == len(h) else h.index_select(0, batched.flat.to(h.device))
         if not len(x):
             return
-        one_of = kept.one_of.to(x.device)
-        sums = (one_of @ x).cpu()
+        sums, squares, sizes, above = sums_of(x, kept.one_of.to(x.device))
         refuse_non_finite(sums, site.address, self.asked)
         tally.sums += sums
         tally.tokens += kept.one_of.sum(1).long()
-        one = torch.ones(1, len(x), device=x.device)
         at_start = h.index_select(0, batched.first.to(h.device)) if seen.index is None else h[seen.at(tokens.first)]
-        is_whole = tokens.looked is tokens.real
-        whole = one @ x.abs() if is_whole else h[seen.at(tokens.real)].abs().sum(0)[None]
-        above = torch.gt(x, 0, out=torch.empty_like(x))  # a tenth of the time of (x > 0).float()
-        moments = [one @ x.square(), at_start.abs().sum(0)[None], whole, one @ above]
-        tally.moments += torch.cat(moments).cpu()
+        whole = sizes if tokens.looked is tokens.real else h[seen.at(tokens.real)].abs().sum(0)
+        tally.moments += torch.stack([squares, at_start.abs().sum(0), whole, above]).cpu()
         tally.extremes(x.cpu(), kept)
         assert sample.taken is not None
         flat, places = sample.taken
