@@ -37,14 +37,19 @@ ASKED = (  # a question, the method that answers it, and the one that it is comp
     ("Does holding important weights in place help", "ewc", "seqft"),
     ("Do some examples of earlier tasks help", "replay", "seqft"),
     ("Is a LoRA of each task's own better than holding weights in place", "epi", "ewc"),
-    ("Is it better than some examples of earlier tasks", "epi", "replay"),
-    ("Is holding weights in place better than these", "ewc", "replay"),
-    ("How much is lost by not being told which task is asked", "epi", "per-task"),
+    ("Is a LoRA of each task's own better than some examples of earlier tasks", "epi", "replay"),
+    ("Is holding weights in place better than some examples of earlier tasks", "ewc", "replay"),
+    (
+        "Does a LoRA of each task's own, chosen by the prompt, do as well as a model of each task's own",
+        "epi",
+        "per-task",
+    ),
 )
 LEARNT = (  # the same, of how well each task is done right after its own stage
-    ("How much less do few neurons learn than all of the FFNs", "ncft-random", "ffn"),
-    ("How much less does a LoRA of each task's own learn than all of the FFNs", "epi", "ffn"),
-    ("How much more does it learn than few neurons, with fewer numbers", "epi", "ncft-random"),
+    ("Do masks learn more than everything does", "ncft", "seqft"),
+    ("Do few neurons learn more than all of the FFNs do", "ncft-random", "ffn"),
+    ("Does a LoRA of each task's own learn more than all of the FFNs do", "epi", "ffn"),
+    ("Does a LoRA of each task's own learn more than few neurons, which are more numbers", "epi", "ncft-random"),
 )
 HEADING = "## T5: tasks learnt one after another"
 RATES_TRIED = 3.5  # per method, on average

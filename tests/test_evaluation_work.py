@@ -157,7 +157,9 @@ def test_batches_of_generation_are_by_tokens_and_do_not_show(tiny_model, style, 
     model, asked = tiny_model(style), task((3, 14, 1, 9, 6, 2, 14), (), max_new_tokens=6)
     answers = {}
     for tokens in (1, 40, 8192):
-        monkeypatch.setattr("neuroscope.tasks.encoding.tokens_at_once", lambda model, generates, tokens=tokens: tokens)
+        monkeypatch.setattr(
+            "neuroscope.tasks.encoding.tokens_at_once", lambda model, generates, tokens=tokens: tokens * generates
+        )
         prepared = prepare_task(model, asked)
         sizes = [len(batch.index) for batch in prepared.prompts]
         assert sizes == {1: [1] * 7, 40: [2, 4, 1], 8192: [7]}[tokens]  # 2 x 15; 4 x 10; 2

@@ -71,16 +71,39 @@ def test_a_chat_goes_on_after_its_template_and_ends_where_the_template_closes():
     expected = [by_hand(model, text, add_special_tokens=False).split() for text in shown]
     assert [text.split() for text in ns.generate(model, chats, 6)] == expected
     assert ns.generate(model, chats[0], 6).split() == expected[0]
-    (first, *_), whole = expected[0], expected[0]
-    closing = next(word for word in whole if word != first)
-    model.tokenizer.chat_template = TEMPLATE.replace("}} {% endfor", "}} " + closing + " {% endfor")
-    found = ns.generate(model, chats[0], 6).split()
-    assert closing not in found
+    closing = expected[0][2]  # now also what the template writes behind each answer, though not behind the user
+    said = "{{ m['role'] == 'assistant' and '" + closing + "' or '' }}"
+    model.tokenizer.chat_template = TEMPLATE.replace("{% endfor %}", said + "{% endfor %}")
+    first = expected[0].index(closing)
+    text = "good plot"  # beside the chat, and ended by nothing
+    found = ns.generate(model, [text, chats[0]], 6)
+    assert found[0] == ns.generate(model, text, 6) and found[1].split() == expected[0][:first]
 
 
-def test_the_space_between_prompt_and_text_is_kept():
-    """SentencePiece's decoders drop a text's first space, also that of a text which goes on."""
+def test_a_chat_may_say_again_what_was_said():
     model = tiny_model()
+    model.tokenizer.chat_template = TEMPLATE
+    user = {"role": "user", "content": "the food"}
+    chat = [user, {"role": "assistant", "content": "good"}, user]
+    shown = "Review : the food Answer : good Review : the food Answer :"
+    assert ns.generate(model, chat, 6).split() == by_hand(model, shown, add_special_tokens=False).split()
+    assert ns.attribute(model, chat, answer="good").manifest["shown"][""][:11] == shown.split()[:11]
+
+
+def test_a_prompt_is_shown_as_it_is_written():
+    mini = ns.load("mini")
+    ids = mini.tokenizer("a\n b ")["input_ids"]
+    seen = []
+    hook = mini.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].tolist()))
+    try:
+        ns.generate(mini, "a\n b ", 1)
+    finally:
+        hook.remove()
+    assert seen[0] == [ids]
+
+
+def spaced_model(model):
+    """The same with a tokenizer as SentencePiece's: without special tokens, and spaces in the tokens."""
     vocabulary = {(word if word.startswith("<") else f"▁{word}"): i for word, i in model.tokenizer.get_vocab().items()}
     spaced = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     spaced.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
@@ -92,7 +115,13 @@ def test_the_space_between_prompt_and_text_is_kept():
         "unk_token": "<unk>",
         "mask_token": "<mask>",
     }
-    other = ns.load(model.root, tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=spaced, **names))
+    return ns.load(model.root, tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=spaced, **names))
+
+
+def test_the_space_between_prompt_and_text_is_kept():
+    """SentencePiece's decoders drop a text's first space, also that of a text which goes on."""
+    model = tiny_model()
+    other = spaced_model(model)
     made = ns.generate(other, "good plot", 6)
     assert made == " " + by_hand(model, "good plot", add_special_tokens=False).lstrip() and len(made.split()) > 1
 
@@ -102,7 +131,7 @@ WRONG = {
     "a number": (3, ArgumentError, "prompts"),
     "a number among texts": (["the", 3], ArgumentError, r"prompts\[1\]"),
     "bytes": (b"the food", ArgumentError, "prompts"),
-    "too long": (["the", "food " * 60], ArgumentError, r"prompts\[1\].*61 prompt tokens and 20 new ones.*shorter"),
+    "too long": (["the", "food " * 60], ArgumentError, r"prompts\[1\].*61 tokens and 20 new ones.*shorter"),
     "a chat without a template": ([{"role": "user", "content": "the"}], ModelError, "template"),
     "messages in no order": ([{"role": "assistant", "content": "the"}], ArgumentError, "roles"),
 }
@@ -120,3 +149,21 @@ def test_no_room_and_no_such_model():
         ns.generate(tiny_model(), "the", max_new_tokens=0)
     with pytest.raises(ModelError, match="masked"):
         ns.generate(tiny_model("masked"), "the")
+    with pytest.raises(ModelError, match="no tokenizer"):
+        ns.generate(ns.load(tiny_model().root), "the")
+    small = transformers.BartConfig(
+        vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=16,
+        decoder_start_token_id=2,
+    )  # fmt: skip
+    bart = ns.load(transformers.BartForConditionalGeneration(small), tokenizer=tiny_tokenizer("seq2seq"))
+    assert isinstance(ns.generate(bart, "the", 15), str)
+    with pytest.raises(ArgumentError, match="16 new ones, for a context of 16"):
+        ns.generate(bart, "the", 16)
+
+
+def test_a_text_of_nothing_goes_on_from_the_start_token_alone():
+    model = tiny_model()
+    assert ns.generate(model, "", 6).split() == by_hand(model, "").split()
+    with pytest.raises(ArgumentError, match="prompts=''(.|\n)*no tokens"):
+        ns.generate(spaced_model(model), "")

@@ -98,7 +98,8 @@ def test_all_is_as_of_the_whole_matrix(how, model):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt", "phi3", "bloom"])
-def test_other_families(name, words):
+def test_other_families(name, words, monkeypatch):
+    monkeypatch.setattr("neuroscope.reading.tallies.AT_ONCE", 500)  # sums are taken over several parts
     model = ns.load(families.build(name), tokenizer=words)
     texts = [" ".join(f"w{(7 * i + 3 * j) % 90 + 5}" for j in range(3 + i % 4)) for i in range(20)]
     same(ns.neuron_statistics(model, texts, count=3), ns.activations(model, texts), 3)

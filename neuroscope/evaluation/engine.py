@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from neuroscope.errors import ArgumentError, NumericalError, TaskError
 from neuroscope.evaluation.constant import Constant
 from neuroscope.evaluation.ranking import Candidates, Scored, candidates_of, prompts_of, rank_labels, rows_of, score
 from neuroscope.evaluation.trees import against_trees
-from neuroscope.evaluation.writing import stop_ids, written
+from neuroscope.evaluation.writing import batches_to_continue, stop_ids, until, written
 from neuroscope.models import Model
 from neuroscope.models.encoder import encoder_once
 from neuroscope.tasks import Example, Task
@@ -122,8 +122,7 @@ def prepare_task(
 
     if task.kind == "generation":
         encoded = encode_prompts(model, task, examples)
-        side: Literal["right", "left"] = "right" if model.style == "seq2seq" else "left"
-        cut = batches_for(model, encoded, batch_size, side, task.max_new_tokens)
+        cut = batches_to_continue(model, encoded, task.max_new_tokens, batch_size)
         return prepared(encoded, prompts=list(cut))
     texts = [[label] * len(examples) for label in task.labels]
     if task.kind == "pairs":
@@ -186,8 +185,9 @@ def _generated(model: Model, prepared: Prepared, progress: Progress | None) -> l
     texts = [""] * len(prepared.examples)
     stops = stop_ids(model) | closing_ids(model, prepared.task)
     batches = watched(prepared.prompts, progress, f"evaluate {prepared.task.name}")
-    for i, ids in written(model, batches, prepared.task.max_new_tokens, stops):
-        texts[i] = answer_in(prepared.task, model.tokenizer.decode(ids, skip_special_tokens=True))
+    for i, ids in written(model, batches, prepared.task.max_new_tokens).items():
+        text = model.tokenizer.decode(until(ids, stops), skip_special_tokens=True)
+        texts[i] = answer_in(prepared.task, text)
     return texts
 
 

@@ -13,15 +13,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from neuroscope.evaluation.neutral_texts import Neutral
-from neuroscope.evaluation.writing import stop_ids, written
+from neuroscope.evaluation.writing import batches_to_continue, stop_ids, until, written
 from neuroscope.models import Model
-from neuroscope.tasks.encoding import Encoded, batches_for
+from neuroscope.tasks.encoding import Encoded
 
 GRAM = 4
 NEW = 32  # tokens that are generated, at most
@@ -54,9 +53,8 @@ def repetition_of(model: Model, neutral: Neutral) -> Float[np.ndarray, " text"]:
     room = NEW if model.context is None else model.context - max(len(row.inputs) for row in beginnings)
     new, stops = NEW if model.style == "seq2seq" else max(1, min(NEW, room)), stop_ids(model)
     found = np.zeros(len(beginnings))
-    side: Literal["right", "left"] = "right" if model.style == "seq2seq" else "left"
-    for i, ids in written(model, batches_for(model, beginnings, neutral.batch_size, side, new), new, stops):
-        found[i] = repeated_share(ids)
+    for i, ids in written(model, batches_to_continue(model, beginnings, new, neutral.batch_size), new).items():
+        found[i] = repeated_share(until(ids, stops))
     return found
 
 

@@ -23,7 +23,7 @@ def tokens_at_once(model: Model, generates: bool = False) -> int:
 
     On a CUDA GPU as many as fit, with what a backward pass keeps of all layers, into a quarter of the memory that is
     free; elsewhere (on a processor, and where free memory is not told, as on mps) as many as keep a layer's vectors in
-    a processor's cache; four times as many where the model generates.
+    a processor's cache; on a processor four times as many where the model generates.
     """
     embedding = model.embedding.weight
     vocabulary, width = embedding.shape
@@ -37,4 +37,4 @@ def tokens_at_once(model: Model, generates: bool = False) -> int:
     else:
         tokens = CACHE / layer
     at_once = 2 ** int(max(LEAST, min(MOST, tokens))).bit_length() // 2
-    return at_once * GENERATING if generates and model.device.type != "cuda" else at_once
+    return at_once * GENERATING if generates and model.device.type == "cpu" else at_once

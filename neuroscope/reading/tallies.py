@@ -28,7 +28,7 @@ from neuroscope.reading.prompts import DECODER
 SAMPLE = 1024  # tokens, at most
 SAMPLE_BYTES = 256 * 2**20
 FEWEST = 64  # tokens of a sample
-ROWS = 150_000  # numbers of so many tokens at a time stay in a processor's cache
+AT_ONCE = 150_000  # numbers that stay in a processor's cache
 NEVER = torch.iinfo(torch.int64).max  # the hash of an empty place of a sample
 
 
@@ -126,12 +126,14 @@ class Sample:
         self.taken = flat[new], places
 
 
-def sums_of(x: Float[Tensor, "token neuron"], one_of: Float[Tensor, "source token"]) -> tuple[Tensor, ...]:
+def sums_of(
+    x: Float[Tensor, "token neuron"], one_of: Float[Tensor, "source token"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sums over tokens: of the activation by source (on the CPU), of its square, of its size, of being above 0.
 
     On a processor a few tokens at a time, whose squares and so on stay in its cache: half of the time.
     """
-    rows = len(x) if x.is_cuda else max(1, ROWS // max(1, x.shape[1]))
+    rows = len(x) if x.is_cuda else max(1, AT_ONCE // max(1, x.shape[1]))
     sums, moments = x.new_zeros(len(one_of), x.shape[1]), x.new_zeros(3, x.shape[1])
     made = x.new_empty(min(rows, len(x)), x.shape[1])
     for part, of in zip(x.split(rows), one_of.split(rows, 1), strict=True):
@@ -140,7 +142,7 @@ def sums_of(x: Float[Tensor, "token neuron"], one_of: Float[Tensor, "source toke
         moments[0] += (one @ torch.mul(part, part, out=room))[0]
         moments[1] += (one @ torch.abs(part, out=room))[0]
         moments[2] += (one @ torch.gt(part, 0, out=room))[0]  # a tenth of the time of (part > 0).float()
-    return sums.cpu(), *moments
+    return sums.cpu(), moments[0], moments[1], moments[2]
 
 
 def hashes(text: np.ndarray, position: np.ndarray) -> Int[Tensor, " token"]:

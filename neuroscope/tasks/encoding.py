@@ -183,7 +183,7 @@ def encode_prompts(model: Model, task: Task, examples: Sequence[Example]) -> lis
         if not inputs:
             raise TaskError(f"a prompt to continue in {_where(task, i)}", "a prompt of no tokens", "give it some text")
         encoded.append(Encoded(inputs, [], len(inputs) - 1, cut=cut))
-    _mind_unknown_tokens(model, task, encoded)
+    mind_unknown_tokens(model, f"task {task.name!r}", encoded)
     return encoded
 
 
@@ -330,7 +330,7 @@ def _pair(model: Model, task: Task, prompts: Sequence[str], answers: Sequence[st
         longest = max(len(item.inputs), len(item.decoder))
         _check_length(context, task, i, longest, f"{longest} tokens for prompt and answer")
         encoded.append(item)
-    _mind_unknown_tokens(model, task, encoded)
+    mind_unknown_tokens(model, f"task {task.name!r}", encoded)
     return encoded
 
 
@@ -346,12 +346,13 @@ def _with_one_space(
     return shorter, bare
 
 
-def _mind_unknown_tokens(model: Model, task: Task, encoded: Sequence[Encoded]) -> None:
+def mind_unknown_tokens(model: Model, what: str, encoded: Sequence[Encoded]) -> None:
+    """Warn of texts that the tokenizer mostly does not know."""
     unknown = unknown_id(model.tokenizer)
     texts = [ids for item in encoded for ids in (item.inputs, item.answer)]
     share = sum(ids.count(unknown) for ids in texts) / max(1, sum(map(len, texts)))
     if share > MOSTLY:
-        found = f"{share:.0%} of the tokens of task {task.name!r} are unknown to the tokenizer"
+        found = f"{share:.0%} of the tokens of {what} are unknown to the tokenizer"
         warnings.warn(f"{found}: is it the model's own, and does it know the language?", stacklevel=2)
 
 

@@ -38,6 +38,10 @@ class Example:
             object.__setattr__(self, "references", (self.answer,))
 
 
+class Turns(tuple[Example, ...]):
+    """Earlier turns of a conversation, in the place of shots: what was said, which the last prompt may say again."""
+
+
 # a dataclass makes its own constructor: unknown arguments are refused as everywhere
 Example.__init__ = public(Example.__init__)  # type: ignore[method-assign]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from neuroscope.checks import text_of
 from neuroscope.errors import ArgumentError, kind_of
 from neuroscope.tasks.encoding import Encoded
-from neuroscope.tasks.example import Example
+from neuroscope.tasks.example import Example, Turns
 from neuroscope.tasks.prompts import prompt_pieces
 from neuroscope.tasks.task import Task
 from neuroscope.tasks.tokens import decoder_start
@@ -60,7 +60,7 @@ def _of_messages(messages: Any) -> tuple[str, dict[str, Any]]:
     expected = [("user", "assistant")[i % 2] for i in range(len(turns))]
     if [role for role, _ in turns] != expected or len(turns) % 2 == 0:
         raise ArgumentError("prompt: messages", f"roles {[role for role, _ in turns]}", DO)
-    before = [Example(user, said) for (_, user), (_, said) in zip(turns[:-1:2], turns[1::2], strict=True)]
+    before = Turns(Example(user, said) for (_, user), (_, said) in zip(turns[:-1:2], turns[1::2], strict=True))
     return turns[-1][1], {"chat": True, "system": system, "shots": before}
 
 

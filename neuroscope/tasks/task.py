@@ -15,7 +15,7 @@ from neuroscope import files
 from neuroscope.annotations import pairs_of
 from neuroscope.checks import all_of, plain, public, whole
 from neuroscope.errors import ArgumentError, TaskError, choose, kind_of, naming
-from neuroscope.tasks.example import Example, check_pairs
+from neuroscope.tasks.example import Example, Turns, check_pairs
 from neuroscope.tasks.hub import Columns, HubSource, read_hub
 from neuroscope.tasks.jsonl import read_jsonl
 from neuroscope.tasks.metrics import METRICS, RANKINGS
@@ -135,6 +135,8 @@ class Task:
         if isinstance(plain(self.shots), numbers.Number | str):
             return self._drawn(self.shots, seed=0)
         shots = self._examples("shots")
+        if isinstance(self.shots, Turns):
+            return Turns(shots)
         for shot in shots:
             if key_of(shot) in self._judged():
                 found = f"{shot.prompt!r:.60}, which is a discovery or test prompt too"
@@ -186,7 +188,7 @@ class Task:
         examples = tuple(getattr(self, name))
         if name == "discovery" and not examples:
             examples = tuple(self.train)
-        known = {key_of(shot) for shot in self.shots}
+        known = set() if isinstance(self.shots, Turns) else {key_of(shot) for shot in self.shots}
         examples = tuple(e for e in examples if key_of(e) not in known) if known else examples
         if not examples:
             found = f"none ({', '.join(f'{split} {len(getattr(self, split))}' for split in (*SPLITS, 'shots'))})"

@@ -91,12 +91,15 @@ class Content:
                 found = f"{next(iter(every))} over {shape(self.widths)}, {name} over {shape(one.widths)}"
                 raise MaskError("explore(): scores and masks of one model", found, "find them on one model")
         placed: dict[tuple[str, int], Mapping[str, Any]] = {}
+        widths = dict(self.widths) if every else {}
         for card in map(self._placed, self.cards):
-            placed.setdefault((card["site"], card["neuron"]), card)
-        for (site, neuron), card in placed.items():
-            if card.get("width", self.widths[site]) != self.widths[site]:
-                found = f"a site of {card['width']} neurons, which has {self.widths[site]} elsewhere"
-                raise MaskError(f"explore(): card of neuron {neuron} at {site}", found, "give cards of one model")
+            site = card["site"]
+            if "width" in card and widths.setdefault(site, card["width"]) != card["width"]:
+                found = f"a site of {card['width']} neurons, which has {widths[site]} elsewhere"
+                raise MaskError(
+                    f"explore(): card of neuron {card['neuron']} at {site}", found, "give cards of one model"
+                )
+            placed.setdefault((site, card["neuron"]), card)
         return replace(self, cards=list(placed.values()))
 
     def _placed(self, card: Mapping[str, Any]) -> Mapping[str, Any]:
