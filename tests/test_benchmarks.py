@@ -169,3 +169,27 @@ def test_a_section_is_put_in_the_place_of_the_one_before(tmp_path):
     path.write_text(path.read_text() + "\n## Z: last\n")
     put(f"{HEADING}\n\nthird", path)
     assert path.read_text() == f"# Title\n\n## F2: other\n\ntext\n\n{HEADING}\n\nthird\n\n## Z: last\n"
+
+
+ONCE = """
+import pytest
+
+@pytest.fixture
+def benchmark():
+    def once(call, *arguments):
+        return call(*arguments)
+    return once
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "benchmark(group): of pytest-benchmark")
+"""
+
+
+def test_what_the_speed_suite_times_does_what_it_is_for(tmp_path):
+    (tmp_path / "once.py").write_text(ONCE)  # in the place of pytest-benchmark, which is an extra
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "once", "-p", "no:benchmark", "-p", "no:cacheprovider"]
+    paths = os.pathsep.join(map(str, (tmp_path, BENCHMARKS, BENCHMARKS.parent)))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"PYTHONPATH": paths}
+    done = subprocess.run([*command, BENCHMARKS / "test_speed.py"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.split()[0] == "." * 13
