@@ -23,15 +23,7 @@ NONE = "none"  # the answer of a task has to be some text; it is not read
 @overload
 def generate(
     model: Any,
-    prompts: str,
-    max_new_tokens: int = 20,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> str: ...
-@overload
-def generate(
-    model: Any,
-    prompts: Sequence[Message],
+    prompts: str | Sequence[Message],
     max_new_tokens: int = 20,
     batch_size: int | None = None,
     progress: Progress | None = None,

@@ -133,7 +133,7 @@ def sums_of(
 
     On a processor a few tokens at a time, whose squares and so on stay in its cache: half of the time.
     """
-    rows = len(x) if x.is_cuda else max(1, AT_ONCE // max(1, x.shape[1]))
+    rows = len(x) if x.device.type != "cpu" else max(1, AT_ONCE // max(1, x.shape[1]))
     sums, moments = x.new_zeros(len(one_of), x.shape[1]), x.new_zeros(3, x.shape[1])
     made = x.new_empty(min(rows, len(x)), x.shape[1])
     for part, of in zip(x.split(rows), one_of.split(rows, 1), strict=True):
