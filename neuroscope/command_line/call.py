@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope.command_line.command import Command, Use
 from neuroscope.command_line.options import Option
+from neuroscope.command_line.processes import rank
 from neuroscope.errors import ArgumentError, FileError, choose
 
 if TYPE_CHECKING:
@@ -47,11 +48,13 @@ class Call:
         row: of the command's table.
         options: by name.
         given: name -> value, of those that were typed or stand in the configuration.
+        words: all that was typed after `neuroscope`.
     """
 
     row: Command
     options: Mapping[str, Option]
     given: Mapping[str, Any]
+    words: Sequence[str] = ()
     _opened: list[Any] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Any:
@@ -112,16 +115,17 @@ class Call:
         return {name: NeuronMask.load(path) for name, path in zip(names, paths, strict=True)}
 
     def say(self, text: str) -> None:
-        """Something on the way, on standard error."""
-        sys.stderr.write(f"{text}\n")
+        """Something on the way, on standard error; of several processes the first speaks."""
+        if rank() == 0:
+            sys.stderr.write(f"{text}\n")
 
     @property
     def progress(self) -> Any:
         """What shows progress: a bar on a terminal, a line now and then elsewhere."""
         from tqdm.auto import tqdm  # heavy: only once there is work
 
-        how = {"mininterval": 0.1} if sys.stderr.isatty() else {"mininterval": SELDOM, "delay": SELDOM}
-        return functools.partial(tqdm, dynamic_ncols=True, leave=False, file=sys.stderr, **how)
+        how: dict[str, Any] = {"mininterval": 0.1} if sys.stderr.isatty() else {"mininterval": SELDOM, "delay": SELDOM}
+        return functools.partial(tqdm, dynamic_ncols=True, leave=False, file=sys.stderr, disable=rank() > 0, **how)
 
 
 @contextlib.contextmanager

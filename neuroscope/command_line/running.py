@@ -14,6 +14,7 @@ from neuroscope.command_line import parsing
 from neuroscope.command_line.call import Answer, Call
 from neuroscope.command_line.command import ACTIONS, Command
 from neuroscope.command_line.options import Option, values_of
+from neuroscope.command_line.processes import rank
 from neuroscope.command_line.words import as_typed
 from neuroscope.errors import ArgumentError, NeuroscopeError
 
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _no_command(typed)
         options = row.options()
         answer = _answer(row, options, rest)
-        _print(_document(row, answer.code, answer.data) if as_json else answer.text)
+        if rank() == 0:  # of several processes that torchrun has started
+            _print(_document(row, answer.code, answer.data) if as_json else answer.text)
         return answer.code
     except BrokenPipeError:  # who read the output has seen enough
         with contextlib.suppress(OSError, ValueError):  # the interpreter writes out what is left when it ends
@@ -104,7 +106,7 @@ def read(row: Command, options: Mapping[str, Option], rest: Sequence[str]) -> tu
         raise SeveralErrors(wrong)
     for error in wrong:
         raise error
-    return Call(row, options, values), general
+    return Call(row, options, values, (*row.name.split(), *rest)), general
 
 
 def _unknown_names(row: Command, values: Mapping[str, Any]) -> list[NeuroscopeError]:

@@ -9,20 +9,31 @@ from typing import Any
 
 from neuroscope.command_line.call import Answer, Call, listed
 from neuroscope.command_line.command import RECIPE
+from neuroscope.command_line.processes import sharing
 from neuroscope.errors import ArgumentError, NeuroscopeError, choose
 from neuroscope.experiments.table import EXPERIMENTS
 
 RUN, REPRODUCE = "neuroscope.reports.main_job:run", "neuroscope.reports.reproduction:reproduce"
 ALL = "all"
+# of `all` where nothing else is given, so that it ends within half an hour on the bundled model: examples that neurons
+# are found on and tested on, the methods of LX24's Table 5 with NCFT's control, and the steps of every training
+TABLE_5 = ("seqft", "seq-lora", "epi", "o-lora", "ncft", "ncft-random", "w-ncft", "per-task")
+FIRST_LOOK = {"examples": 64, "n": 64, "methods": TABLE_5}
+FIRST_STEPS = 24
 FOR_ALL = ("model", "tasks", "output", "progress")  # arguments that every experiment has
 
 
-def whole_run(call: Call) -> Answer:
-    """The main job; what it wrote."""
-    from neuroscope.reports import main_job
+def whole_run(call: Call, *, processes: int = 1) -> Answer:
+    """The main job; what it wrote.
 
+    Args:
+        processes: that share the work, each with a copy of the model.
+    """
     start = time.perf_counter()
-    path = main_job.run(opener(call), **run_arguments(call))
+    with sharing(call.words, processes):
+        from neuroscope.reports import main_job  # heavy: while the others start
+
+        path = main_job.run(opener(call), **run_arguments(call))
     report = path.resolve()
     call.say(f"done in {time.perf_counter() - start:.0f} s")
     return Answer(str(report), written(report.parent, [report]))
@@ -57,22 +68,38 @@ def opener(call: Call) -> Any:
     return opened
 
 
-def experiments(call: Call, *, list_: bool = False) -> Answer:
+def experiments(call: Call, *, list_: bool = False, full: bool = False, processes: int = 1) -> Answer:
     """One experiment or several, each with the options that it has.
 
     Args:
         list_: say what each ID is, and end.
+        full: of all: each at its own settings, which takes hours, and not at those of a first look.
+        processes: that share the work, each with a copy of the model.
     """
     if list_:
         return _listed()
     ids = ids_of(call)
-    arguments = {id_: arguments_of(call, id_, len(ids) > 1) for id_ in ids}
+    arguments = arguments_by_id(call, ids, full)
     _refuse_what_none_has(call, ids)
+    start = time.perf_counter()
+    with sharing(call.words, processes):
+        pages, failed = _reproduced(call, arguments)
+    call.say(f"done in {time.perf_counter() - start:.0f} s")
+    folder = Path(call["output"]).expanduser().resolve()
+    text = "\n".join([*map(str, pages), *(f"{id_}: not done, {error.found}" for id_, error in failed.items())])
+    not_done = {id_: {"asked": e.asked, "found": e.found, "do": e.do} for id_, e in failed.items()}
+    return Answer(text, written(folder, pages) | {"not_done": not_done}, 1 if failed else 0)
+
+
+def _reproduced(
+    call: Call, arguments: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Path], dict[str, NeuroscopeError]]:
+    """The pages, and the errors of those that failed; of one experiment its error is raised."""
     from neuroscope.reports import reproduction  # heavy: after what can be refused without it
 
     pages: list[Path] = []
     failed: dict[str, NeuroscopeError] = {}
-    start = time.perf_counter()
+    ids = list(arguments)
     for place, id_ in enumerate(ids, 1):
         if len(ids) > 1:
             call.say(f"{id_} ({place} of {len(ids)}): {EXPERIMENTS[id_].title}")
@@ -83,11 +110,7 @@ def experiments(call: Call, *, list_: bool = False) -> Answer:
                 raise
             failed[id_] = error
             call.say(f"{id_}: {error}")
-    call.say(f"done in {time.perf_counter() - start:.0f} s")
-    folder = Path(call["output"]).expanduser().resolve()
-    text = "\n".join([*map(str, pages), *(f"{id_}: not done, {error.found}" for id_, error in failed.items())])
-    not_done = {id_: {"asked": e.asked, "found": e.found, "do": e.do} for id_, e in failed.items()}
-    return Answer(text, written(folder, pages) | {"not_done": not_done}, 1 if failed else 0)
+    return pages, failed
 
 
 def _listed() -> Answer:
@@ -105,14 +128,47 @@ def ids_of(call: Call) -> list[str]:
     Raises:
         ArgumentError: none, or one that is not in the table.
     """
-    given = call.given.get("experiment") or []
-    named = [one for word in ([given] if isinstance(given, str) else given) for one in word.split(",")]
+    named = _named(call)
     if not named:
         raise ArgumentError("neuroscope reproduce", "no ID", "name one or more, or all; `--list` shows them")
-    if any(name.lower() == ALL for name in named):
+    if _is_all(call):
         return list(EXPERIMENTS)
     ids = [name.strip().upper() for name in named]
     return list(dict.fromkeys(choose(id_, EXPERIMENTS, "experiment") for id_ in ids))
+
+
+def _named(call: Call) -> list[str]:
+    given = call.given.get("experiment") or []
+    return [one for word in ([given] if isinstance(given, str) else given) for one in word.split(",")]
+
+
+def _is_all(call: Call) -> bool:
+    return any(name.strip().lower() == ALL for name in _named(call))
+
+
+def arguments_by_id(call: Call, ids: Sequence[str], full: bool) -> dict[str, dict[str, Any]]:
+    """The arguments of `reproduce` for each experiment: of all, those of a first look where nothing else is given.
+
+    Raises:
+        ArgumentError: --full of experiments that are named, which have their own settings anyway.
+    """
+    if full and not _is_all(call):
+        asked = f"neuroscope reproduce {' '.join(ids)} --full"
+        raise ArgumentError(asked, "IDs by name, which have their own settings anyway", "leave --full out")
+    arguments = {id_: arguments_of(call, id_, len(ids) > 1) for id_ in ids}
+    return arguments if full or not _is_all(call) else {id_: _first_look(id_, arguments[id_]) for id_ in ids}
+
+
+def _first_look(id_: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an experiment with those of a first look, where the user gave no other."""
+    from neuroscope.reports.bench import accepted
+
+    names = accepted(EXPERIMENTS[id_])
+    found = {name: value for name, value in FIRST_LOOK.items() if name in names} | given
+    recipe = given.get("recipe", {})
+    if "recipe" in names and "epochs" not in recipe:
+        found["recipe"] = {"steps": FIRST_STEPS} | recipe
+    return found
 
 
 def arguments_of(call: Call, id_: str, is_one_of_several: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroscope.checks import whole
 from neuroscope.command_line.actions import jobs
 from neuroscope.command_line.actions.costs import NOTHING, Cost, Costs, memory_of
 from neuroscope.command_line.actions.work import SHARED, STAGES, Size, Stage, stages_of_run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 JOURNAL = "journal.jsonl"
 
 
-def plan_of_run(call: Call) -> Answer:
+def plan_of_run(call: Call, *, processes: int = 1) -> Answer:
     """The plan of the main job."""
     from neuroscope.evaluation import neutral_loss
     from neuroscope.reports.main_job import named_tasks
@@ -34,10 +35,10 @@ def plan_of_run(call: Call) -> Answer:
     stages = stages_of_run(len(named), call["n_random"], shown, call["parts"] is not None, bool(tune), has_neutral)
     steps = _steps(named, tune if isinstance(tune, dict) else {}, together=True)
     costs = Costs(model, named, call["n"], call["examples"], call["batch_size"], steps)
-    return _answer(call, {"run": stages}, {"run": costs}, {"run": list(named)})
+    return _answer(call, {"run": stages}, {"run": costs}, {"run": list(named)}, processes)
 
 
-def plan_of_experiments(call: Call, *, list_: bool = False) -> Answer:
+def plan_of_experiments(call: Call, *, list_: bool = False, full: bool = False, processes: int = 1) -> Answer:
     """The plan of experiments."""
     if list_:
         return jobs.experiments(call, list_=True)
@@ -46,6 +47,7 @@ def plan_of_experiments(call: Call, *, list_: bool = False) -> Answer:
     from neuroscope.reports.reproduction import held_out_of
 
     ids = jobs.ids_of(call)
+    given_by_id = jobs.arguments_by_id(call, ids, full)
     plans: dict[str, list[Stage]] = {}
     costs: dict[str, Costs] = {}
     tasks: dict[str, list[str]] = {}
@@ -53,7 +55,7 @@ def plan_of_experiments(call: Call, *, list_: bool = False) -> Answer:
     scored: set[tuple[str, ...]] = set()
     for id_ in ids:
         row = EXPERIMENTS[id_]
-        given = jobs.arguments_of(call, id_, len(ids) > 1)
+        given = given_by_id[id_]
         named = named_tasks(given.get("tasks", row.tasks), "reproduce")
         out = held_out_of(row, named, given.get("held_out"))
         arguments: dict[str, Any] = {
@@ -74,10 +76,11 @@ def plan_of_experiments(call: Call, *, list_: bool = False) -> Answer:
         tasks[id_] = list(names)
         n = bench.settings.get("n")
         recipe = bench.settings.get("recipe") or {}
-        key = (names, n, str(recipe))
-        known[key] = known.get(key) or Costs(call.model(), named, n, call["examples"], None, _steps(named, recipe))
+        key = (names, n, arguments["examples"], str(recipe))
+        how = (named, n, arguments["examples"], None, _steps(named, recipe))
+        known[key] = known.get(key) or Costs(call.model(), *how)
         costs[id_] = known[key]
-    return _answer(call, plans, costs, tasks)
+    return _answer(call, plans, costs, tasks, processes)
 
 
 def _size(bench: Any, tasks: int, learnt: int) -> Size:
@@ -127,7 +130,11 @@ def _succeeds(measure: Any) -> bool:
 
 
 def _answer(
-    call: Call, plans: Mapping[str, list[Stage]], costs: Mapping[str, Costs], tasks: Mapping[str, list[str]]
+    call: Call,
+    plans: Mapping[str, list[Stage]],
+    costs: Mapping[str, Costs],
+    tasks: Mapping[str, list[str]],
+    processes: int,
 ) -> Answer:
     rows: list[dict[str, Any]] = []
     for job, stages in plans.items():
@@ -142,6 +149,8 @@ def _answer(
     for row in rows:
         text.append(f"{row['job']:6} {_line(row['stage'], row['cost'])}")
     text += [f"{'':6} {'all':24} {'':44} {total.passes:9,.0f} {_clock(total.seconds):>8}", ""]
+    if whole(processes, "processes", 1) > 1:
+        text[-1:] = [f"times are of one process; {processes} share the work", ""]
     names = list(dict.fromkeys(name for each in tasks.values() for name in each))
     text.append(f"tasks: {', '.join(names)}")
     text.append(
@@ -155,6 +164,7 @@ def _answer(
         "stages": [{"job": r["job"], **vars(r["stage"]), **vars(r["cost"])} for r in rows],
         "passes": total.passes,
         "seconds": total.seconds,
+        "processes": processes,
         "memory": memory,
         "measured": measured,
         "tasks": dict(tasks),
