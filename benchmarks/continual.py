@@ -126,6 +126,8 @@ class Lab:
         self.methods = options.methods.split(",")
         if unknown := [name for name in self.methods if name not in [*METHODS, *VARIANTS]]:
             raise SystemExit(f"continual.py: no method {unknown[0]}; there are {', '.join([*METHODS, *VARIANTS])}")
+        if (options.tune_tasks or len(self.tasks)) < 2:
+            raise SystemExit("continual.py: rates are chosen on a sequence: give --tune-tasks 2 or more")
         self.recipe = {"steps": options.steps, "batch_size": options.batch_size}
 
     def chosen(self, name: str) -> tuple[str, dict[str, Any]]:

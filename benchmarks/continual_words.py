@@ -122,6 +122,11 @@ class Found:
         gaps = (both[0] - both[1]).dropna().to_numpy()
         return float(gaps.mean()), *mean_interval(gaps), len(gaps)
 
+    @property
+    def heading(self) -> str:
+        """Of the section: one for each base."""
+        return f"{HEADING}, on {Path(self.lab.options.base).name}"
+
     def section(self, command: str) -> str:
         """Markdown of all of it."""
         options, names = self.lab.options, [task.name for task in self.lab.tasks]
@@ -130,7 +135,7 @@ class Found:
         parameters = sum(p.numel() for p in self.lab.model.root.parameters())
         return "\n\n".join(
             [
-                HEADING,
+                self.heading,
                 f"`{command}`",
                 f"The base is {Path(options.base).name}, of {parameters:,} parameters, opened in {options.dtype}. "
                 f"Orders: {orders}. Seeds: {options.seeds}. {options.steps} steps of {options.batch_size} a task; "
@@ -209,6 +214,12 @@ class Found:
             f"Best is {best} with {100 * self._mean(best):.1f} %. The base, untrained, has {100 * self._base():.1f} % "
             "on the same tasks."
         )
+        for name in self.parts:
+            if found := identified(self.lab.out, name, len(self.lab.tasks)):
+                mean, runs = float(np.mean(found)), len(found)
+                lines.append(
+                    f"- {name} sent {100 * mean:.1f} % of the test prompts to their own task's part ({runs} runs)."
+                )
         never: dict[str, list[str]] = {}
         for name, part in self.parts.items():
             for row in part.learnt().itertuples():
@@ -264,9 +275,17 @@ def answered(question: str, mean: float, low: float, high: float, runs: int) -> 
     return f"{said}: {100 * mean:+.1f}{over if runs > 1 else ' points, one run'}"
 
 
+def identified(out: Path | None, name: str, stages: int) -> list[float]:
+    """Of a method that tells tasks apart: the share of prompts sent to their own, after the last stage of each run."""
+    paths = sorted((out / "runs" / name).glob(f"*/*/stage-{stages}.json")) if out else []
+    logs = [files.read_json(path, "a finished stage")["log"] for path in paths]
+    return [log["identified"] for log in logs if "identified" in log]
+
+
 def put(text: str, path: Path) -> None:
-    """Put the section into a file, in the place of the one that is there, or at the end."""
+    """Put a section into a file, in the place of the one of the same heading, or at the end."""
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    head, _, rest = before.partition(HEADING)
+    heading = text.partition("\n")[0]
+    head, _, rest = before.partition(f"{heading}\n")
     after = rest[rest.find("\n## ") :] if "\n## " in rest else ""
     files.write(path, head.rstrip("\n") + ("\n\n" if head else "") + text + "\n" + after)

@@ -16,11 +16,12 @@ import torch
 
 from neuroscope.errors import NumericalError
 from neuroscope.tasks import load_tasks
+from neuroscope.training.continual_learning import Continual, continual
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 from continual_rates import Rates, usual_grid  # noqa: E402
-from continual_words import HEADING, answered, put  # noqa: E402
+from continual_words import HEADING, Found, answered, put  # noqa: E402
 from gpu import has  # noqa: E402
 
 NAMES = {"rte": "nli-food", "e2e": "summary-food"}  # ours, in the place of the real ones
@@ -169,6 +170,35 @@ def test_a_section_is_put_in_the_place_of_the_one_before(tmp_path):
     path.write_text(path.read_text() + "\n## Z: last\n")
     put(f"{HEADING}\n\nthird", path)
     assert path.read_text() == f"# Title\n\n## F2: other\n\ntext\n\n{HEADING}\n\nthird\n\n## Z: last\n"
+    put(f"{HEADING}, on another\n\nfourth", path)
+    put(f"{HEADING}, on another\n\nfifth", path)
+    assert path.read_text().endswith(f"{HEADING}\n\nthird\n\n## Z: last\n\n{HEADING}, on another\n\nfifth\n")
+
+
+def test_words_about_sequences_are_of_the_numbers(tmp_path):
+    """Each sentence against a number that is computed here from the runs' scores."""
+    tasks = load_tasks("praise,asks-who", train=16, discovery=8, test=16).values()
+    how = {"recipe": {"steps": 2, "lr": 1e-3}, "seeds": (0, 1)}
+    parts = {
+        name: continual("mini", tasks, name, **how, output=tmp_path / "runs" / name / "lr-0.001")
+        for name in ("seqft", "ffn", "epi")
+    }
+    lab = SimpleNamespace(out=tmp_path, tasks=list(tasks), trained_as=lambda name: name)
+    rates = SimpleNamespace(at_edge=lambda name: name == "ffn")
+    words = Found(Continual.join(parts.values()), parts, rates, lab).words()
+    means = {}
+    for name, part in parts.items():
+        last = part.table[part.table["stage"] == 2]
+        means[name] = last.groupby("seed")["score"].mean()
+    gap = 100 * (means["ffn"] - means["seqft"]).mean()
+    assert f"leaving all but the FFNs alone (ffn against seqft)? **not shown**: {gap:+.1f} [" in words or abs(gap) > 5
+    best = max(means, key=lambda name: means[name].mean())
+    assert words.startswith(f"Best is {best} with {100 * means[best].mean():.1f} %.")
+    logs = [json.loads(p.read_text())["log"] for p in (tmp_path / "runs" / "epi").rglob("stage-2.json")]
+    assert len(logs) == 2
+    own = [sum(log["routed"][task.name][task.name] for task in tasks) / 2 for log in logs]
+    assert f"epi sent {50 * sum(own):.1f} % of the test prompts to their own task's part (2 runs)." in words
+    assert "seqft sent" not in words and words.endswith("- The best rate lies at the edge of the grid for ffn.")
 
 
 ONCE = """

@@ -3,7 +3,8 @@
 1. What was typed is started again in further processes, each with a copy of the model; this one is the first.
 2. They join as torchrun's processes do, so that everything in the library that shares work shares it (`distributed`).
 3. The first alone speaks. Where another fails, its last words are in the first one's error.
-4. None outlives the first, also where that is killed: each watches a pipe that ends with it.
+4. None outlives the first, also where that is killed: each watches a pipe that ends with it. An interrupt from a
+   terminal reaches all, so that the first does not wait for an answer of another.
 """
 
 from __future__ import annotations
@@ -31,9 +32,18 @@ LAST = 20  # seconds that others are given to end after the first
 SHOWN = 3  # lines of what a process that failed said last
 
 
+class Gone(RuntimeError):
+    """A process ended before it joined."""
+
+
 def rank() -> int:
     """Which process this is: 0 where there is one, and where it is the first."""
-    return int(os.environ.get("RANK", 0))
+    return 0 if alone() else int(os.environ.get("RANK", 0))
+
+
+def alone() -> bool:
+    """Whether neither torchrun nor another process of ours has started this one."""
+    return int(os.environ.get("WORLD_SIZE", 1)) == 1
 
 
 @contextlib.contextmanager
@@ -49,18 +59,20 @@ def sharing(words: Sequence[str], processes: int) -> Iterator[None]:
         NeuroscopeError: a process ended before the work was done; what it said last.
     """
     processes = whole(processes, "processes", 1)
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if started > 1:
+    if not alone():
         if processes > 1 and FOLLOWS not in os.environ:
             do = "leave --processes out, or start it without torchrun"
-            raise ArgumentError(f"--processes {processes}", f"{started} processes that torchrun has started", do)
+            found = f"{os.environ['WORLD_SIZE']} processes that torchrun has started"
+            raise ArgumentError(f"--processes {processes}", found, do)
         with _joined():
             yield
         return
     if processes == 1:
         yield
         return
-    from neuroscope.distributed import PeerError  # heavy
+    from torch.distributed import DistError  # heavy, as the next
+
+    from neuroscope.distributed import PeerError
 
     with tempfile.TemporaryDirectory() as folder, _meeting_place(processes) as store:
         others = [_start(words, number, Path(folder)) for number in range(1, processes)]
@@ -71,8 +83,9 @@ def sharing(words: Sequence[str], processes: int) -> Iterator[None]:
             for other in others:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     other.wait(LAST)
-        except (PeerError, RuntimeError) as error:  # told by another process, or of a connection that is gone
-            if failed := _said(others, Path(folder)):
+        except (PeerError, RuntimeError) as error:
+            by_another = isinstance(error, PeerError | Gone | DistError) or "gloo" in str(error)
+            if by_another and (failed := _said(others, Path(folder))):
                 raise failed from error
             raise
         finally:
@@ -83,7 +96,7 @@ def sharing(words: Sequence[str], processes: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _meeting_place(processes: int) -> Iterator[Any]:
     """A scope with a store that the others find by what torchrun would tell them in the environment."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore(HERE, 0, processes, is_master=True, wait_for_workers=False)
     size, threads = str(processes), str(max(1, (os.cpu_count() or 1) // processes))
@@ -105,12 +118,12 @@ def _wait_for(others: Sequence[subprocess.Popen[Any]], store: Any) -> None:
     """Until all are there.
 
     Raises:
-        RuntimeError: one ended on its way.
+        Gone: one ended on its way.
     """
     names = [f"{HELLO}{number}" for number in range(1, len(others) + 1)]
     while not store.check(names):
         if any(other.poll() is not None for other in others):
-            raise RuntimeError("a process ended before it joined")
+            raise Gone
         time.sleep(0.05)
 
 
@@ -125,15 +138,18 @@ def _joined(store: Any = None) -> Iterator[None]:
         return
     if FOLLOWS in os.environ:
         threading.Thread(target=_end_with_the_first, args=(sys.stdin,), daemon=True).start()
-        store = distributed.TCPStore(HERE, int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"]))
+        place = HERE, int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
+        store = distributed.TCPStore(*place)  # type: ignore[attr-defined]
         store.set(f"{HELLO}{rank()}", "")
     threads = torch.get_num_threads()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
     accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if accelerators:
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)) % accelerators)
-    place = {} if store is None else {"store": store, "rank": rank(), "world_size": int(os.environ["WORLD_SIZE"])}
-    distributed.init_process_group(None if accelerators else "gloo", timeout=PATIENCE, **place)
+    how: dict[str, Any] = {"backend": None if accelerators else "gloo", "timeout": PATIENCE}
+    if store is not None:  # else by the environment, as torchrun has it
+        how |= {"store": store, "rank": rank(), "world_size": int(os.environ["WORLD_SIZE"])}
+    distributed.init_process_group(**how)
     try:
         yield
     finally:
@@ -152,7 +168,7 @@ def _start(words: Sequence[str], number: int, folder: Path) -> subprocess.Popen[
     with open(folder / str(number), "wb") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "neuroscope", *words], env=os.environ | place, stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=said,
         )  # fmt: skip
 
 

@@ -145,7 +145,8 @@ COMMANDS: dict[str, Command] = {
             {
                 "neuroscope reproduce --list": "say what each ID is",
                 "neuroscope reproduce T1 F5": "two of them, on the bundled model, into reproduction/",
-                "neuroscope reproduce all --dry-run": "what all of them would take",
+                "neuroscope reproduce all": "all of them, a first look: 64 examples, 24 steps, two processes",
+                "neuroscope reproduce all --full --dry-run": "what all would take at their own settings: hours",
             },
             {"experiment": "*"},
             SAID | {
@@ -163,6 +164,7 @@ COMMANDS: dict[str, Command] = {
                 "steps": "of every training; by default those of --epochs, and 20 for Z-F",
                 "lr": "peak learning rate; by default 3e-3, for T5 tuned by method, for Z-F 3e-4",
                 "methods": "of continual learning (T5): ncft,seqft; by default all",
+                "processes": "that share the work, each with a copy of the model; by default 1, and 2 for all on mini",
             },
             "Of several IDs, each is given those options that it has. What was stopped goes on where it was when the "
             "same command is given again.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from neuroscope.command_line.call import Answer, Call, listed
 from neuroscope.command_line.command import RECIPE
-from neuroscope.command_line.processes import sharing
+from neuroscope.command_line.processes import alone, sharing
 from neuroscope.errors import ArgumentError, NeuroscopeError, choose
 from neuroscope.experiments.table import EXPERIMENTS
 
@@ -18,7 +19,7 @@ ALL = "all"
 # of `all` where nothing else is given, so that it ends within half an hour on the bundled model: examples that neurons
 # are found on and tested on, the methods of LX24's Table 5 with NCFT's control, and the steps of every training
 TABLE_5 = ("seqft", "seq-lora", "epi", "o-lora", "ncft", "ncft-random", "w-ncft", "per-task")
-FIRST_LOOK = {"examples": 64, "n": 64, "methods": TABLE_5}
+FIRST_LOOK: dict[str, Any] = {"examples": 64, "n": 64, "methods": TABLE_5}
 FIRST_STEPS = 24
 FOR_ALL = ("model", "tasks", "output", "progress")  # arguments that every experiment has
 
@@ -68,13 +69,13 @@ def opener(call: Call) -> Any:
     return opened
 
 
-def experiments(call: Call, *, list_: bool = False, full: bool = False, processes: int = 1) -> Answer:
+def experiments(call: Call, *, list_: bool = False, full: bool = False, processes: int | None = None) -> Answer:
     """One experiment or several, each with the options that it has.
 
     Args:
         list_: say what each ID is, and end.
         full: of all: each at its own settings, which takes hours, and not at those of a first look.
-        processes: that share the work, each with a copy of the model.
+        processes: that share the work, each with a copy of the model; None: 1, and of all with the bundled model 2.
     """
     if list_:
         return _listed()
@@ -82,7 +83,7 @@ def experiments(call: Call, *, list_: bool = False, full: bool = False, processe
     arguments = arguments_by_id(call, ids, full)
     _refuse_what_none_has(call, ids)
     start = time.perf_counter()
-    with sharing(call.words, processes):
+    with sharing(call.words, processes_of(call, processes)):
         pages, failed = _reproduced(call, arguments)
     call.say(f"done in {time.perf_counter() - start:.0f} s")
     folder = Path(call["output"]).expanduser().resolve()
@@ -146,6 +147,13 @@ def _is_all(call: Call) -> bool:
     return any(name.strip().lower() == ALL for name in _named(call))
 
 
+def processes_of(call: Call, processes: int | None) -> int:
+    """How many share the work: the bundled model, which is too small for several threads, takes two for `all`."""
+    if processes is None:
+        processes = 2 if _is_all(call) and call["model"] == "mini" and (os.cpu_count() or 1) > 1 and alone() else 1
+    return processes
+
+
 def arguments_by_id(call: Call, ids: Sequence[str], full: bool) -> dict[str, dict[str, Any]]:
     """The arguments of `reproduce` for each experiment: of all, those of a first look where nothing else is given.
 
@@ -164,7 +172,7 @@ def _first_look(id_: str, given: Mapping[str, Any]) -> dict[str, Any]:
     from neuroscope.reports.bench import accepted
 
     names = accepted(EXPERIMENTS[id_])
-    found = {name: value for name, value in FIRST_LOOK.items() if name in names} | given
+    found: dict[str, Any] = {name: value for name, value in FIRST_LOOK.items() if name in names} | dict(given)
     recipe = given.get("recipe", {})
     if "recipe" in names and "epochs" not in recipe:
         found["recipe"] = {"steps": FIRST_STEPS} | recipe

@@ -38,7 +38,7 @@ def plan_of_run(call: Call, *, processes: int = 1) -> Answer:
     return _answer(call, {"run": stages}, {"run": costs}, {"run": list(named)}, processes)
 
 
-def plan_of_experiments(call: Call, *, list_: bool = False, full: bool = False, processes: int = 1) -> Answer:
+def plan_of_experiments(call: Call, *, list_: bool = False, full: bool = False, processes: int | None = None) -> Answer:
     """The plan of experiments."""
     if list_:
         return jobs.experiments(call, list_=True)
@@ -80,7 +80,7 @@ def plan_of_experiments(call: Call, *, list_: bool = False, full: bool = False, 
         how = (named, n, arguments["examples"], None, _steps(named, recipe))
         known[key] = known.get(key) or Costs(call.model(), *how)
         costs[id_] = known[key]
-    return _answer(call, plans, costs, tasks, processes)
+    return _answer(call, plans, costs, tasks, jobs.processes_of(call, processes))
 
 
 def _size(bench: Any, tasks: int, learnt: int) -> Size:

@@ -1,0 +1,185 @@
+"""Several processes for one command: the same tables, one voice, and nothing that outlives the first."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuroscope.command_line import processes
+from neuroscope.command_line.actions import jobs
+from neuroscope.command_line.call import Call
+from neuroscope.command_line.processes import sharing
+from neuroscope.command_line.running import main
+from neuroscope.command_line.table import COMMANDS
+from neuroscope.errors import ArgumentError, NeuroscopeError
+from neuroscope.experiments.table import EXPERIMENTS
+from neuroscope.reports.bench import accepted
+
+TWO = "praise,asks-who"
+FEW = ["--tasks", TWO, "--examples", "8", "--n", "8", "--steps", "2"]
+LONG = ["reproduce", "T2", "--tasks", TWO, "--steps", "100000"]  # nobody waits for its end
+T1 = ["reproduce", "T1", "--tasks", "nli-food,sentiment-food", "--examples", "8", "--n", "8", "--n-random", "3"]
+
+on_linux = pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are found in /proc")
+
+
+def neuroscope(*words, wait=True):
+    command = [sys.executable, "-m", "neuroscope", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = subprocess.Popen(command, **pipes, text=True, start_new_session=True)
+    return (*started.communicate(timeout=600), started.returncode) if wait else started
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def until(true, seconds=120):
+    """What `true` gives, once it gives something."""
+    end = time.time() + seconds
+    while time.time() < end:
+        if found := true():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not come true")
+
+
+def rows(folder):
+    return {path.name: list(csv.reader(path.open())) for path in sorted(folder.glob("tables/*.csv"))}
+
+
+def close(a, b):
+    try:
+        return float(a) == pytest.approx(float(b), abs=1e-4)
+    except ValueError:
+        return a == b
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    """Neurons are found, and trained."""
+    for name, more in (("one", []), ("two", ["--processes", "2"])):
+        out, err, code = neuroscope("reproduce", "T2", *FEW, "--output", tmp_path / name, *more)
+        assert code == 0, err
+        assert out.split() == [str(tmp_path / name / "T2.html")]  # the first alone speaks
+        assert err.count("Model(mini") == 1
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert one and one.keys() == two.keys()
+    for name in one:
+        assert len(one[name]) == len(two[name]) > 1
+        times = [i for i, column in enumerate(one[name][0]) if column in ("seconds", "peak_mib", "bytes")]
+        for a, b in zip(one[name], two[name], strict=True):
+            assert all(close(x, y) for i, (x, y) in enumerate(zip(a, b, strict=True)) if i not in times), (name, a, b)
+    files = [sorted(str(p.relative_to(tmp_path / n)) for p in (tmp_path / n).rglob("*")) for n in ("one", "two")]
+    assert files[0] == files[1]
+    lines = [(tmp_path / name / "journal.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert len(lines[0]) == len(lines[1]) == len(set(lines[1])) > 10  # nothing is measured twice
+
+
+@on_linux
+@pytest.mark.parametrize("ended", ["first", "other", "interrupt"])
+def test_none_outlives_the_first_and_the_first_says_who_is_gone(ended, tmp_path):
+    first = neuroscope(*LONG, "--processes", "2", "--output", tmp_path, wait=False)
+    try:
+        [other] = until(lambda: children(first.pid))
+        until((tmp_path / "settings" / "T2.json").exists)  # both are at work
+        if ended == "interrupt":
+            os.killpg(first.pid, signal.SIGINT)  # as a terminal does
+        else:
+            os.kill({"first": first.pid, "other": other}[ended], signal.SIGKILL)
+        said = first.communicate(timeout=120)[1]
+        until(lambda: not Path(f"/proc/{other}").exists(), 20)
+        assert "Traceback" not in said
+        if ended == "other":
+            assert first.returncode == 1 and "process 2 of 2 was killed by signal 9" in said
+            assert "goes on where it was" in said
+        if ended == "interrupt":
+            assert first.returncode == 130 and "neuroscope: stopped" in said
+    finally:
+        first.kill()
+
+
+def test_what_fails_in_all_is_told_once(tmp_path, capsys):
+    assert main(["run", "--model", str(tmp_path / "no"), "--processes", "2", "--output", str(tmp_path / "out")]) != 0
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("do:") == 1 and "process" not in err
+    assert not torch.distributed.is_initialized() and processes.alone()
+
+
+def test_a_process_that_does_not_come_is_told_with_its_last_words():
+    before = dict(os.environ)
+    with pytest.raises(NeuroscopeError, match="process 2 of 2 failed") as error, sharing(["evalaute"], 2):
+        raise AssertionError("nobody else is there")
+    assert "did you mean" in str(error.value).lower() or "evaluate" in str(error.value)
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("many", [0, -1, 1.5, True])
+def test_no_number_of_processes(many):
+    with pytest.raises(ArgumentError, match="processes"), sharing([], many):
+        pass
+
+
+def test_one_process_is_this_one(monkeypatch):
+    monkeypatch.setattr(processes, "_start", lambda *_: pytest.fail("none is started"))
+    with sharing(["run"], 1):
+        assert processes.rank() == 0
+
+
+def test_processes_of_torchrun_start_none_of_their_own(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ArgumentError, match="torchrun has started"), sharing(["run"], 2):
+        pass
+
+
+def asked(*words, **given):
+    row = COMMANDS["reproduce"]
+    return Call(row, row.options(), {"experiment": list(words), **given})
+
+
+def test_all_is_at_the_settings_of_a_first_look_where_nothing_else_is_given():
+    ids = list(EXPERIMENTS)
+    found = jobs.arguments_by_id(asked("all"), ids, full=False)
+    for id_ in ids:
+        names = accepted(EXPERIMENTS[id_])
+        expected = {name: value for name, value in jobs.FIRST_LOOK.items() if name in names}
+        expected |= {"recipe": {"steps": jobs.FIRST_STEPS}} if "recipe" in names else {}
+        assert {name: value for name, value in found[id_].items() if name != "progress"} == expected, id_
+    assert found["T5"]["methods"] == jobs.TABLE_5 and found["T1"]["n"] == 64 and "n" not in found["T8"]
+    given = jobs.arguments_by_id(asked("ALL", epochs=3.0, n=None, examples=256, methods=["ncft"]), ids, full=False)
+    assert given["T2"]["recipe"] == {"epochs": 3.0} and given["T2"]["n"] is None and given["T2"]["examples"] == 256
+    assert given["T5"]["methods"] == ["ncft"]
+    steps = jobs.arguments_by_id(asked("all", steps=5, lr=1e-3), ids, full=False)
+    assert steps["T2"]["recipe"] == {"steps": 5, "lr": 1e-3}
+    full = jobs.arguments_by_id(asked("all"), ids, full=True)
+    assert all(set(arguments) == {"progress"} for arguments in full.values())
+    named = jobs.arguments_by_id(asked("T2", "T1"), ["T2", "T1"], full=False)
+    assert all(set(arguments) == {"progress"} for arguments in named.values())
+
+
+def test_all_on_the_bundled_model_takes_two_processes(monkeypatch):
+    monkeypatch.setattr(jobs.os, "cpu_count", lambda: 8)
+    assert jobs.processes_of(asked("all"), None) == 2 and jobs.processes_of(asked("all"), 1) == 1
+    assert jobs.processes_of(asked("all", model="gpt2"), None) == jobs.processes_of(asked("T1", "T2"), None) == 1
+    monkeypatch.setattr(jobs.os, "cpu_count", lambda: 1)
+    assert jobs.processes_of(asked("all"), None) == 1
+    monkeypatch.setattr(jobs.os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # torchrun has started as many as are wanted
+    assert jobs.processes_of(asked("all"), None) == 1
+
+
+def test_full_is_of_all_alone(capsys):
+    assert main(["reproduce", "T8", "--full"]) == 2
+    assert "leave --full out" in capsys.readouterr().err
+
+
+def test_a_plan_says_that_processes_share(capsys, tmp_path):
+    words = [*T1, "--output", str(tmp_path), "--dry-run", "--processes"]
+    assert main([*words, "3"]) == 0
+    assert "times are of one process; 3 share the work" in capsys.readouterr().out
+    assert main([*words, "0"]) == 2
