@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuroscope.command_line import processes
 from neuroscope.command_line.actions import jobs
+from neuroscope.command_line.actions import sharing as shared
+from neuroscope.command_line.actions.sharing import sharing
 from neuroscope.command_line.call import Call
-from neuroscope.command_line.processes import sharing
+from neuroscope.command_line.processes import alone, rank
 from neuroscope.command_line.running import main
 from neuroscope.command_line.table import COMMANDS
 from neuroscope.errors import ArgumentError, NeuroscopeError
@@ -108,7 +109,7 @@ def test_what_fails_in_all_is_told_once(tmp_path, capsys):
     assert main(["run", "--model", str(tmp_path / "no"), "--processes", "2", "--output", str(tmp_path / "out")]) != 0
     out, err = capsys.readouterr()
     assert out == "" and err.count("do:") == 1 and "process" not in err
-    assert not torch.distributed.is_initialized() and processes.alone()
+    assert not torch.distributed.is_initialized() and alone()
 
 
 def test_a_process_that_does_not_come_is_told_with_its_last_words():
@@ -126,9 +127,9 @@ def test_no_number_of_processes(many):
 
 
 def test_one_process_is_this_one(monkeypatch):
-    monkeypatch.setattr(processes, "_start", lambda *_: pytest.fail("none is started"))
+    monkeypatch.setattr(shared, "_start", lambda *_: pytest.fail("none is started"))
     with sharing(["run"], 1):
-        assert processes.rank() == 0
+        assert rank() == 0
 
 
 def test_processes_of_torchrun_start_none_of_their_own(monkeypatch):

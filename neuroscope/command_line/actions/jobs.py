@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neuroscope.command_line.actions.sharing import sharing
 from neuroscope.command_line.call import Answer, Call, listed
 from neuroscope.command_line.command import RECIPE
-from neuroscope.command_line.processes import alone, sharing
+from neuroscope.command_line.processes import alone
 from neuroscope.errors import ArgumentError, NeuroscopeError, choose
 from neuroscope.experiments.table import EXPERIMENTS
 
