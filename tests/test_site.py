@@ -3,6 +3,7 @@
 import html.parser
 import importlib.util
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import families
 import nbformat
 import pytest
+from browser import Browser, needs_chromium
 
 import neuroscope
 from neuroscope import errors
@@ -97,6 +99,30 @@ def test_every_public_name_has_its_place_and_is_found_by_the_search(site):
     assert [name.said for name in NAMES if name.anchor not in pages[name.room].ids] == []
     search = (site / "search" / "search_index.js").read_text(encoding="utf-8")
     assert [name.said for name in NAMES if name.anchor not in search] == []
+
+
+SEARCH = """(() => {
+  document.querySelector("[data-md-toggle=search]").click();
+  const typed = document.querySelector(".md-search__input");
+  typed.focus(); typed.value = WORDS; typed.dispatchEvent(new Event("input", {bubbles: true}));
+  typed.dispatchEvent(new KeyboardEvent("keyup", {bubbles: true}));
+})()"""
+FOUND = "[...document.querySelectorAll('.md-search-result__link')].map(a => a.href.split('?')[0])"
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_search_of_a_site_opened_from_the_disk_finds_names_in_code(site, tmp_path):
+    wanted = {"faithfulness": "how-to/judge", "cross_ablation": "concepts/verdicts", "fine-tune": "how-to/train"}
+    with Browser(tmp_path) as browser:
+        for words, page in wanted.items():
+            browser.open((site / "index.html").as_uri(), "document.readyState == 'complete'")
+            browser.js(SEARCH.replace("WORDS", json.dumps(words)))
+            browser.until(f"{FOUND}.length > 0")
+            found = browser.js(FOUND)
+            assert any(link.endswith(f"{page}.html") for link in found), (words, found)
+            assert not found[0].endswith("changelog.html")
+        assert browser.complaints == []
 
 
 def test_the_link_checker_sees_what_is_broken(tmp_path):

@@ -93,7 +93,8 @@ def relative(table: str) -> str:
 
 
 def changelog() -> str:
-    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    """The file, which has a word of everything, and so comes after other pages in the search."""
+    return "---\nsearch:\n  boost: 0.1\n---\n\n" + (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def verdict_rules() -> str:

@@ -81,7 +81,7 @@ def _rendered(tokenizer: Any, task: Task, prompt: str, answer: str | None = None
     asked = f"the prompts of task {task.name!r} as a chat"
     template = getattr(tokenizer, "chat_template", None)
     if not template:
-        do = "use the tokenizer of an instruct model, set its chat_template, or leave chat=True out"
+        do = "use the tokenizer of an instruct model, set its chat_template, or give plain texts, without chat=True"
         raise ModelError(asked, "a tokenizer without a chat template", do)
     messages = [{"role": role, "content": text} for role, text in turns]
     try:
@@ -89,7 +89,8 @@ def _rendered(tokenizer: Any, task: Task, prompt: str, answer: str | None = None
         how |= {"tokenize": False, "enable_thinking": False}  # an answer follows at once
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=answer is None, **how)
     except Exception as error:  # a template is a program of somebody else's
-        do = "give no system message" if task.system else "repair tokenizer.chat_template, or leave chat=True out"
+        plain = "repair tokenizer.chat_template, or give plain texts, without chat=True"
+        do = "give no system message" if task.system else plain
         raise ModelError(asked, f"a template that refuses them: {type(error).__name__}: {error}", do) from None
     if task.system.strip() not in text:
         raise ModelError(asked, "a template that drops the system message", "put it into the prompts, not into system=")
