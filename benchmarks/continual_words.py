@@ -125,7 +125,8 @@ class Found:
     @property
     def heading(self) -> str:
         """Of the section: one for each base."""
-        return f"{HEADING}, on {Path(self.lab.options.base).name}"
+        parameters = sum(p.numel() for p in self.lab.model.root.parameters()) / 1e6
+        return f"{HEADING}, on {Path(self.lab.options.base).name} ({parameters:.1f} million parameters)"
 
     def section(self, command: str) -> str:
         """Markdown of all of it."""
@@ -214,8 +215,8 @@ class Found:
             f"Best is {best} with {100 * self._mean(best):.1f} %. The base, untrained, has {100 * self._base():.1f} % "
             "on the same tasks."
         )
-        for name in self.parts:
-            if found := identified(self.lab.out, name, len(self.lab.tasks)):
+        for name, part in self.parts.items():
+            if found := identified(part):
                 mean, runs = float(np.mean(found)), len(found)
                 lines.append(
                     f"- {name} sent {100 * mean:.1f} % of the test prompts to their own task's part ({runs} runs)."
@@ -275,11 +276,11 @@ def answered(question: str, mean: float, low: float, high: float, runs: int) -> 
     return f"{said}: {100 * mean:+.1f}{over if runs > 1 else ' points, one run'}"
 
 
-def identified(out: Path | None, name: str, stages: int) -> list[float]:
+def identified(part: Continual) -> list[float]:
     """Of a method that tells tasks apart: the share of prompts sent to their own, after the last stage of each run."""
-    paths = sorted((out / "runs" / name).glob(f"*/*/stage-{stages}.json")) if out else []
-    logs = [files.read_json(path, "a finished stage")["log"] for path in paths]
-    return [log["identified"] for log in logs if "identified" in log]
+    runs = part.manifest["runs"]
+    last = max(run["stage"] for run in runs)
+    return [run["log"]["identified"] for run in runs if run["stage"] == last and "identified" in run["log"]]
 
 
 def put(text: str, path: Path) -> None:

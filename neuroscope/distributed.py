@@ -33,6 +33,11 @@ class PeerError(NeuroscopeError):
     """Another process failed, so that there is no sum over all of them."""
 
 
+def _peers(asked: str, failed: Mapping[int, str]) -> PeerError:
+    found = "; ".join(f"an error in process {number}: {words}" for number, words in failed.items())
+    return PeerError(asked, found, "see what that process said")
+
+
 def world() -> tuple[int, int]:
     """This process's rank, and the number of processes: (0, 1) without a process group, and within `apart`."""
     if _alone.get() or not (distributed.is_available() and distributed.is_initialized()):
@@ -61,6 +66,11 @@ def my_part(items: Sequence[T]) -> list[T]:
     return list(items[rank::size])
 
 
+def is_told(error: Exception) -> bool:
+    """Whether every process has this error or knows of it, so that all may go on alike."""
+    return isinstance(error, PeerError) or bool(vars(error).get("told"))
+
+
 @contextlib.contextmanager
 def together(asked: str, *same: object) -> Iterator[None]:
     """A scope that all processes enter for the same purpose; an error in one of them ends it in all.
@@ -82,11 +92,11 @@ def together(asked: str, *same: object) -> Iterator[None]:
         raise ArgumentError(asked, "processes that differ in the model, the data or the settings", do)
     try:
         yield
-    except PeerError:
-        raise
-    except Exception:
-        with contextlib.suppress(RuntimeError):  # the connection itself may be what failed
-            _tell(failed=True)
+    except Exception as error:
+        if not is_told(error):  # else by a scope within this one
+            with contextlib.suppress(RuntimeError):  # the connection itself may be what failed
+                _tell(error)
+            vars(error)["told"] = True
         raise
 
 
@@ -102,10 +112,8 @@ def total(sums: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
     """
     if world()[1] == 1:
         return dict(sums)
-    failed = _tell(failed=False)
-    if failed:
-        asked, do = "a sum over processes", "see the message of that process"
-        raise PeerError(asked, f"an error in process {', '.join(map(str, failed))}", do)
+    if failed := _tell():
+        raise _peers("a sum over processes", failed)
     sizes = torch.tensor([sums[k].numel() if k in sums else 0 for k in keys])
     sizes = _reduced(sizes, distributed.ReduceOp.MAX)
     named = [(k, n) for k, n in zip(keys, sizes.tolist(), strict=True) if n]
@@ -139,21 +147,24 @@ def exchanged(found: Mapping[str, T]) -> dict[str, T]:
     size = world()[1]
     if size == 1:
         return dict(found)
-    failed = _tell(failed=False)
-    if failed:
-        asked, do = "what all processes found", "see the message of that process"
-        raise PeerError(asked, f"an error in process {', '.join(map(str, failed))}", do)
+    if failed := _tell():
+        raise _peers("what all processes found", failed)
     parts: list[Any] = [None] * size
     distributed.all_gather_object(parts, dict(found))
     return {key: value for part in parts for key, value in part.items()}
 
 
-def _tell(failed: bool) -> list[int]:
-    """Tell the others whether this process failed; the ranks of those that did."""
+def _tell(error: Exception | None = None) -> dict[int, str]:
+    """Tell the others whether this process failed; of those that did, their number and what they say."""
     rank, size = world()
     flags = torch.zeros(size, dtype=torch.int64)
-    flags[rank] = int(failed)
-    return [int(i) for i in _reduced(flags, distributed.ReduceOp.MAX).nonzero()]
+    flags[rank] = int(error is not None)
+    if not _reduced(flags, distributed.ReduceOp.MAX).any():
+        return {}
+    found = error.found if isinstance(error, NeuroscopeError) else str(error)
+    words: list[Any] = [None] * size
+    distributed.all_gather_object(words, None if error is None else f"{type(error).__name__}: {found}")
+    return {number: each for number, each in enumerate(words) if each is not None}
 
 
 def _reduced(tensor: Tensor, how: distributed.ReduceOp.RedOpType) -> Tensor:
@@ -206,16 +217,16 @@ def writing(root: nn.Module) -> Iterator[bool]:
     if not has_shards(root):
         yield True
         return
-    error: list[Exception] = []
+    failed: Exception | None = None
     try:
         yield distributed.get_rank() == 0
-    except Exception as failed:
-        error.append(failed)
+    except Exception as error:
+        failed = error
         raise
     finally:
-        failed_ranks = _tell(failed=bool(error))
-        if failed_ranks and not error:
-            raise PeerError("write a file", "an error in process 0", "see the message of that process")
+        others = _tell(failed)
+        if others and failed is None:
+            raise _peers("write a file", others)
 
 
 def settle(root: nn.Module) -> None:

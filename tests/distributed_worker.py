@@ -167,6 +167,13 @@ def check_an_error_in_one_process_is_told_to_the_other():
         assert isinstance(error.value, distributed.PeerError) == (rank == 1)
         assert rank == 0 or "an error in process 0" in str(error.value)
     with_hook.remove()
+    within = (distributed.together("all of it"), distributed.together("a part"))
+    with pytest.raises((NumericalError, distributed.PeerError)) as error, within[0], within[1]:
+        if rank == 0:  # the error is told once, and leaves both scopes
+            raise NumericalError("a part", "a bad number", "stop")
+        distributed.exchanged({})
+    assert distributed.is_told(error.value) and not distributed.is_told(NumericalError("a", "b", "c"))
+    assert rank == 0 or "an error in process 0: NumericalError: a bad number" in str(error.value)
     assert attribute(model, REVIEWS).manifest["examples"] == 5  # the processes are in step again
     with torch.no_grad():
         model.root.model.norm.weight.fill_(torch.nan)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from neuroscope.errors import NumericalError
+from neuroscope.statistics import mean_interval
 from neuroscope.tasks import load_tasks
 from neuroscope.training.continual_learning import Continual, continual
 
@@ -183,15 +184,17 @@ def test_words_about_sequences_are_of_the_numbers(tmp_path):
         name: continual("mini", tasks, name, **how, output=tmp_path / "runs" / name / "lr-0.001")
         for name in ("seqft", "ffn", "epi")
     }
-    lab = SimpleNamespace(out=tmp_path, tasks=list(tasks), trained_as=lambda name: name)
+    lab = SimpleNamespace(tasks=list(tasks), trained_as=lambda name: name)
     rates = SimpleNamespace(at_edge=lambda name: name == "ffn")
     words = Found(Continual.join(parts.values()), parts, rates, lab).words()
     means = {}
     for name, part in parts.items():
         last = part.table[part.table["stage"] == 2]
         means[name] = last.groupby("seed")["score"].mean()
-    gap = 100 * (means["ffn"] - means["seqft"]).mean()
-    assert f"leaving all but the FFNs alone (ffn against seqft)? **not shown**: {gap:+.1f} [" in words or abs(gap) > 5
+    gaps = (means["ffn"] - means["seqft"]).to_numpy()
+    low, high = mean_interval(gaps)
+    question = "How much of it is leaving all but the FFNs alone"
+    assert f"- {question} (ffn against seqft)? {answered(question, gaps.mean(), low, high, 2)}." in words
     best = max(means, key=lambda name: means[name].mean())
     assert words.startswith(f"Best is {best} with {100 * means[best].mean():.1f} %.")
     logs = [json.loads(p.read_text())["log"] for p in (tmp_path / "runs" / "epi").rglob("stage-2.json")]

@@ -1,6 +1,7 @@
 """Several processes for one command: the same tables, one voice, and nothing that outlives the first."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from neuroscope.command_line.actions import jobs
 from neuroscope.command_line.actions import sharing as shared
 from neuroscope.command_line.actions.sharing import sharing
 from neuroscope.command_line.call import Call
-from neuroscope.command_line.processes import alone, rank
+from neuroscope.command_line.processes import alone, rank, speaks
 from neuroscope.command_line.running import main
 from neuroscope.command_line.table import COMMANDS
 from neuroscope.errors import ArgumentError, NeuroscopeError
@@ -24,10 +25,12 @@ from neuroscope.reports.bench import accepted
 
 TWO = "praise,asks-who"
 FEW = ["--tasks", TWO, "--examples", "8", "--n", "8", "--steps", "2"]
-LONG = ["reproduce", "T2", "--tasks", TWO, "--steps", "100000"]  # nobody waits for its end
+LONG = ["reproduce", "T2", "--tasks", TWO, "--steps", "1500"]  # nobody waits for its end
 T1 = ["reproduce", "T1", "--tasks", "nli-food,sentiment-food", "--examples", "8", "--n", "8", "--n-random", "3"]
 
-on_linux = pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are found in /proc")
+on_linux = pytest.mark.skipif(
+    not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="processes are found in /proc"
+)
 
 
 def neuroscope(*words, wait=True):
@@ -38,7 +41,17 @@ def neuroscope(*words, wait=True):
 
 
 def children(pid):
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Processes of ours that a process has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"neuroscope" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def is_gone(pid):
+    """Whether a process has ended, also where nobody has asked for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def until(true, seconds=120):
@@ -87,17 +100,17 @@ def test_two_processes_find_what_one_finds(tmp_path):
 def test_none_outlives_the_first_and_the_first_says_who_is_gone(ended, tmp_path):
     first = neuroscope(*LONG, "--processes", "2", "--output", tmp_path, wait=False)
     try:
-        [other] = until(lambda: children(first.pid))
+        other = until(lambda: children(first.pid))[0]
         until((tmp_path / "settings" / "T2.json").exists)  # both are at work
         if ended == "interrupt":
             os.killpg(first.pid, signal.SIGINT)  # as a terminal does
         else:
             os.kill({"first": first.pid, "other": other}[ended], signal.SIGKILL)
-        said = first.communicate(timeout=120)[1]
-        until(lambda: not Path(f"/proc/{other}").exists(), 20)
+        said = first.communicate(timeout=240)[1]
+        until(lambda: is_gone(other), 20)
         assert "Traceback" not in said
         if ended == "other":
-            assert first.returncode == 1 and "process 2 of 2 was killed by signal 9" in said
+            assert first.returncode == 1 and "process 1 (this is 0) was killed by signal 9" in said
             assert "goes on where it was" in said
         if ended == "interrupt":
             assert first.returncode == 130 and "neuroscope: stopped" in said
@@ -114,7 +127,7 @@ def test_what_fails_in_all_is_told_once(tmp_path, capsys):
 
 def test_a_process_that_does_not_come_is_told_with_its_last_words():
     before = dict(os.environ)
-    with pytest.raises(NeuroscopeError, match="process 2 of 2 failed") as error, sharing(["evalaute"], 2):
+    with pytest.raises(NeuroscopeError, match=r"process 1 \(this is 0\) failed") as error, sharing(["evalaute"], 2):
         raise AssertionError("nobody else is there")
     assert "did you mean" in str(error.value).lower() or "evaluate" in str(error.value)
     assert dict(os.environ) == before
@@ -133,9 +146,49 @@ def test_one_process_is_this_one(monkeypatch):
 
 
 def test_processes_of_torchrun_start_none_of_their_own(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    as_torchrun(monkeypatch, rank=0)
     with pytest.raises(ArgumentError, match="torchrun has started"), sharing(["run"], 2):
         pass
+
+
+def as_torchrun(monkeypatch, rank):
+    for name, value in {"LOCAL_RANK": rank, "RANK": rank, "WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_what_a_cluster_sets_for_other_programs_changes_nothing(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert alone() and rank() == 0 and speaks({"processes": None})
+    monkeypatch.setenv("LOCAL_RANK", "")
+    assert alone()
+    as_torchrun(monkeypatch, rank=3)
+    assert not alone() and rank() == 3
+    assert not speaks({"processes": None}) and speaks({"n": None})  # a command that shares nothing
+
+
+def test_a_batch_that_cannot_be_cut_is_refused_first(capsys, tmp_path):
+    words = ["run", "--tune", "--tune-batch-size", "16", "--processes", "3", "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "batches of 16 examples" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_command_that_speaks_once(tmp_path):
+    words = ["T8", "--tasks", "nli-food,sentiment-food", "--examples", "8", "--output", tmp_path, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "neuroscope",
+    ]
+    done = subprocess.run([*command, "reproduce", *map(str, words)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"]["pages"] == [str(tmp_path / "T8.html")]
 
 
 def asked(*words, **given):
@@ -149,7 +202,8 @@ def test_all_is_at_the_settings_of_a_first_look_where_nothing_else_is_given():
     for id_ in ids:
         names = accepted(EXPERIMENTS[id_])
         expected = {name: value for name, value in jobs.FIRST_LOOK.items() if name in names}
-        expected |= {"recipe": {"steps": jobs.FIRST_STEPS}} if "recipe" in names else {}
+        expected |= {"recipe": {"steps": 20 if id_.startswith("Z-") else 24}} if "recipe" in names else {}
+        expected["output"] = "first-look"
         assert {name: value for name, value in found[id_].items() if name != "progress"} == expected, id_
     assert found["T5"]["methods"] == jobs.TABLE_5 and found["T1"]["n"] == 64 and "n" not in found["T8"]
     given = jobs.arguments_by_id(asked("ALL", epochs=3.0, n=None, examples=256, methods=["ncft"]), ids, full=False)
@@ -157,6 +211,9 @@ def test_all_is_at_the_settings_of_a_first_look_where_nothing_else_is_given():
     assert given["T5"]["methods"] == ["ncft"]
     steps = jobs.arguments_by_id(asked("all", steps=5, lr=1e-3), ids, full=False)
     assert steps["T2"]["recipe"] == {"steps": 5, "lr": 1e-3}
+    assert jobs.output_of(asked("all"), found) == Path("first-look")
+    there = jobs.arguments_by_id(asked("all", output="mine"), ids, full=False)
+    assert jobs.output_of(asked("all"), there) == Path("mine")
     full = jobs.arguments_by_id(asked("all"), ids, full=True)
     assert all(set(arguments) == {"progress"} for arguments in full.values())
     named = jobs.arguments_by_id(asked("T2", "T1"), ["T2", "T1"], full=False)
@@ -164,13 +221,13 @@ def test_all_is_at_the_settings_of_a_first_look_where_nothing_else_is_given():
 
 
 def test_all_on_the_bundled_model_takes_two_processes(monkeypatch):
-    monkeypatch.setattr(jobs.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda _: range(8), raising=False)
     assert jobs.processes_of(asked("all"), None) == 2 and jobs.processes_of(asked("all"), 1) == 1
     assert jobs.processes_of(asked("all", model="gpt2"), None) == jobs.processes_of(asked("T1", "T2"), None) == 1
-    monkeypatch.setattr(jobs.os, "cpu_count", lambda: 1)
-    assert jobs.processes_of(asked("all"), None) == 1
-    monkeypatch.setattr(jobs.os, "cpu_count", lambda: 8)
-    monkeypatch.setenv("WORLD_SIZE", "4")  # torchrun has started as many as are wanted
+    with monkeypatch.context() as within:
+        as_torchrun(within, rank=0)  # it has started as many as are wanted
+        assert jobs.processes_of(asked("all"), None) == 1
+    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda _: range(1), raising=False)
     assert jobs.processes_of(asked("all"), None) == 1
 
 

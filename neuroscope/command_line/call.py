@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope.command_line.command import Command, Use
 from neuroscope.command_line.options import Option
-from neuroscope.command_line.processes import rank
+from neuroscope.command_line.processes import speaks
 from neuroscope.errors import ArgumentError, FileError, choose
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Call:
 
     def say(self, text: str) -> None:
         """Something on the way, on standard error; of several processes the first speaks."""
-        if rank() == 0:
+        if speaks(self.options):
             sys.stderr.write(f"{text}\n")
 
     @property
@@ -125,7 +125,9 @@ class Call:
         from tqdm.auto import tqdm  # heavy: only once there is work
 
         how: dict[str, Any] = {"mininterval": 0.1} if sys.stderr.isatty() else {"mininterval": SELDOM, "delay": SELDOM}
-        return functools.partial(tqdm, dynamic_ncols=True, leave=False, file=sys.stderr, disable=rank() > 0, **how)
+        return functools.partial(
+            tqdm, dynamic_ncols=True, leave=False, file=sys.stderr, disable=not speaks(self.options), **how
+        )
 
 
 @contextlib.contextmanager

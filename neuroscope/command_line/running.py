@@ -14,7 +14,7 @@ from neuroscope.command_line import parsing
 from neuroscope.command_line.call import Answer, Call
 from neuroscope.command_line.command import ACTIONS, Command
 from neuroscope.command_line.options import Option, values_of
-from neuroscope.command_line.processes import rank
+from neuroscope.command_line.processes import speaks
 from neuroscope.command_line.words import as_typed
 from neuroscope.errors import ArgumentError, NeuroscopeError
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _no_command(typed)
         options = row.options()
         answer = _answer(row, options, rest)
-        if rank() == 0:  # of several processes that torchrun has started
+        if speaks(options):
             _print(_document(row, answer.code, answer.data) if as_json else answer.text)
         return answer.code
     except BrokenPipeError:  # who read the output has seen enough
@@ -149,7 +149,7 @@ def _failed(error: BaseException, row: Command | None, options: Mapping[str, Opt
         found = f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
         do = "add --debug for the whole traceback; if it is not about your files, it is a fault of neuroscope"
         errors = [NeuroscopeError(f"neuroscope {row.name if row else ''}".strip(), found, do)]
-    if as_json:
+    if as_json and speaks(options):
         _print(_document(row, code, errors=errors))
     many = f"{len(errors)} errors" if len(errors) > 1 else ""
     if isinstance(error, KeyboardInterrupt):

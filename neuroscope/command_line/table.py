@@ -145,7 +145,7 @@ COMMANDS: dict[str, Command] = {
             {
                 "neuroscope reproduce --list": "say what each ID is",
                 "neuroscope reproduce T1 F5": "two of them, on the bundled model, into reproduction/",
-                "neuroscope reproduce all": "all of them, a first look: 64 examples, 24 steps, two processes",
+                "neuroscope reproduce all": "all of them, a first look of half an hour, into first-look/",
                 "neuroscope reproduce all --full --dry-run": "what all would take at their own settings: hours",
             },
             {"experiment": "*"},
@@ -166,8 +166,9 @@ COMMANDS: dict[str, Command] = {
                 "methods": "of continual learning (T5): ncft,seqft; by default all",
                 "processes": "that share the work, each with a copy of the model; by default 1, and 2 for all on mini",
             },
-            "Of several IDs, each is given those options that it has. What was stopped goes on where it was when the "
-            "same command is given again.",
+            "Of several IDs, each is given those options that it has. `all` is a first look, into first-look/: 64 "
+            "examples, 64 to test on, 24 steps, some methods of continual learning, where you give no other. "
+            "What was stopped goes on where it was when the same command is given again.",
             plan="planning:plan_of_experiments", needs=("experiment",),
         ),
         Command(

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neuroscope.checks import whole
 from neuroscope.command_line.actions.sharing import sharing
 from neuroscope.command_line.call import Answer, Call, listed
 from neuroscope.command_line.command import RECIPE
 from neuroscope.command_line.processes import alone
-from neuroscope.errors import ArgumentError, NeuroscopeError, choose
+from neuroscope.errors import ArgumentError, NeuroscopeError, TaskError, choose
 from neuroscope.experiments.table import EXPERIMENTS
 
 RUN, REPRODUCE = "neuroscope.reports.main_job:run", "neuroscope.reports.reproduction:reproduce"
@@ -22,6 +23,7 @@ ALL = "all"
 TABLE_5 = ("seqft", "seq-lora", "epi", "o-lora", "ncft", "ncft-random", "w-ncft", "per-task")
 FIRST_LOOK: dict[str, Any] = {"examples": 64, "n": 64, "methods": TABLE_5}
 FIRST_STEPS = 24
+FIRST_FOLDER = "first-look"  # so that it is not in the way of what is measured in full
 FOR_ALL = ("model", "tasks", "output", "progress")  # arguments that every experiment has
 
 
@@ -32,10 +34,12 @@ def whole_run(call: Call, *, processes: int = 1) -> Answer:
         processes: that share the work, each with a copy of the model.
     """
     start = time.perf_counter()
+    arguments = run_arguments(call)
+    _refuse_uneven(arguments["tune"], processes)
     with sharing(call.words, processes):
-        from neuroscope.reports import main_job  # heavy: while the others start
+        from neuroscope.reports import main_job  # heavy
 
-        path = main_job.run(opener(call), **run_arguments(call))
+        path = main_job.run(opener(call), **arguments)
     report = path.resolve()
     call.say(f"done in {time.perf_counter() - start:.0f} s")
     return Answer(str(report), written(report.parent, [report]))
@@ -47,6 +51,18 @@ def run_arguments(call: Call) -> dict[str, Any]:
     recipe = {name: value for name, value in call.of(RECIPE).items() if value is not None}
     given["tune"] = recipe or bool(given.get("tune"))
     return given | tasks_given(call) | {"progress": call.progress}
+
+
+def _refuse_uneven(tune: Any, processes: int) -> None:
+    """A training that processes share needs batches that they can cut into equal parts: refused before all else."""
+    if not tune or processes == 1:
+        return
+    from neuroscope.training import Recipe
+
+    size = Recipe.of(tune if isinstance(tune, dict) else {}).batch_size
+    if size % whole(processes, "processes", 1):
+        asked, found = f"--tune with --processes {processes}", f"batches of {size} examples, which do not divide"
+        raise ArgumentError(asked, found, f"give --tune-batch-size a multiple of {processes}, or other --processes")
 
 
 def tasks_given(call: Call) -> dict[str, Any]:
@@ -87,7 +103,7 @@ def experiments(call: Call, *, list_: bool = False, full: bool = False, processe
     with sharing(call.words, processes_of(call, processes)):
         pages, failed = _reproduced(call, arguments)
     call.say(f"done in {time.perf_counter() - start:.0f} s")
-    folder = Path(call["output"]).expanduser().resolve()
+    folder = output_of(call, arguments).resolve()
     text = "\n".join([*map(str, pages), *(f"{id_}: not done, {error.found}" for id_, error in failed.items())])
     not_done = {id_: {"asked": e.asked, "found": e.found, "do": e.do} for id_, e in failed.items()}
     return Answer(text, written(folder, pages) | {"not_done": not_done}, 1 if failed else 0)
@@ -97,7 +113,8 @@ def _reproduced(
     call: Call, arguments: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[Path], dict[str, NeuroscopeError]]:
     """The pages, and the errors of those that failed; of one experiment its error is raised."""
-    from neuroscope.reports import reproduction  # heavy: after what can be refused without it
+    from neuroscope import distributed  # heavy: after what can be refused without it
+    from neuroscope.reports import reproduction
 
     pages: list[Path] = []
     failed: dict[str, NeuroscopeError] = {}
@@ -108,8 +125,9 @@ def _reproduced(
         try:
             pages.append(reproduction.reproduce(id_, opener(call), **arguments[id_]).resolve())
         except NeuroscopeError as error:
-            if len(ids) == 1:
-                raise
+            others_have_it = distributed.is_told(error) or isinstance(error, ArgumentError | TaskError)
+            if len(ids) == 1 or not (others_have_it or distributed.world()[1] == 1):
+                raise  # processes that go on with different experiments would wait for each other
             failed[id_] = error
             call.say(f"{id_}: {error}")
     return pages, failed
@@ -148,10 +166,16 @@ def _is_all(call: Call) -> bool:
     return any(name.strip().lower() == ALL for name in _named(call))
 
 
+def output_of(call: Call, arguments: Mapping[str, Mapping[str, Any]]) -> Path:
+    """The folder that experiments are written into."""
+    return Path(next(iter(arguments.values())).get("output", call["output"])).expanduser()
+
+
 def processes_of(call: Call, processes: int | None) -> int:
     """How many share the work: the bundled model, which is too small for several threads, takes two for `all`."""
     if processes is None:
-        processes = 2 if _is_all(call) and call["model"] == "mini" and (os.cpu_count() or 1) > 1 and alone() else 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1  # tried on Linux alone
+        processes = 2 if _is_all(call) and call["model"] == "mini" and cores > 1 and alone() else 1
     return processes
 
 
@@ -172,12 +196,13 @@ def _first_look(id_: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of an experiment with those of a first look, where the user gave no other."""
     from neuroscope.reports.bench import accepted
 
-    names = accepted(EXPERIMENTS[id_])
+    row = EXPERIMENTS[id_]
+    names = accepted(row)
     found: dict[str, Any] = {name: value for name, value in FIRST_LOOK.items() if name in names} | dict(given)
     recipe = given.get("recipe", {})
     if "recipe" in names and "epochs" not in recipe:
-        found["recipe"] = {"steps": FIRST_STEPS} | recipe
-    return found
+        found["recipe"] = {"steps": min(FIRST_STEPS, row.keywords.get("recipe", {}).get("steps", FIRST_STEPS))} | recipe
+    return {"output": FIRST_FOLDER} | found
 
 
 def arguments_of(call: Call, id_: str, is_one_of_several: bool) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def plan_of_run(call: Call, *, processes: int = 1) -> Answer:
     from neuroscope.evaluation import neutral_loss
     from neuroscope.reports.main_job import named_tasks
 
+    whole(processes, "processes", 1)
     arguments = jobs.run_arguments(call)
     named = named_tasks(arguments.get("tasks", "mini"), "run")
     model = call.model()
@@ -35,7 +36,8 @@ def plan_of_run(call: Call, *, processes: int = 1) -> Answer:
     stages = stages_of_run(len(named), call["n_random"], shown, call["parts"] is not None, bool(tune), has_neutral)
     steps = _steps(named, tune if isinstance(tune, dict) else {}, together=True)
     costs = Costs(model, named, call["n"], call["examples"], call["batch_size"], steps)
-    return _answer(call, {"run": stages}, {"run": costs}, {"run": list(named)}, processes)
+    folder = Path(call["output"]).expanduser()
+    return _answer(call, folder, {"run": stages}, {"run": costs}, {"run": list(named)}, processes)
 
 
 def plan_of_experiments(call: Call, *, list_: bool = False, full: bool = False, processes: int | None = None) -> Answer:
@@ -46,8 +48,10 @@ def plan_of_experiments(call: Call, *, list_: bool = False, full: bool = False, 
     from neuroscope.reports.main_job import named_tasks
     from neuroscope.reports.reproduction import held_out_of
 
+    processes = whole(jobs.processes_of(call, processes), "processes", 1)
     ids = jobs.ids_of(call)
     given_by_id = jobs.arguments_by_id(call, ids, full)
+    folder = jobs.output_of(call, given_by_id)
     plans: dict[str, list[Stage]] = {}
     costs: dict[str, Costs] = {}
     tasks: dict[str, list[str]] = {}
@@ -69,7 +73,7 @@ def plan_of_experiments(call: Call, *, list_: bool = False, full: bool = False, 
         arguments |= {"examples": call["examples"], **given, "held_out": out}
         if isinstance(arguments["methods"], str):
             arguments["methods"] = [arguments["methods"]]
-        bench = Bench(row, named, Path(call["output"]), {k: v for k, v in arguments.items() if k != "tasks"})
+        bench = Bench(row, named, folder, {k: v for k, v in arguments.items() if k != "tasks"})
         names = tuple(named)
         stages = STAGES[row.function.partition(":")[2]](_size(bench, len(named), len(named) - len(out)))
         plans[id_] = _without_what_is_made(stages, names, scored)
@@ -80,7 +84,7 @@ def plan_of_experiments(call: Call, *, list_: bool = False, full: bool = False, 
         how = (named, n, arguments["examples"], None, _steps(named, recipe))
         known[key] = known.get(key) or Costs(call.model(), *how)
         costs[id_] = known[key]
-    return _answer(call, plans, costs, tasks, jobs.processes_of(call, processes))
+    return _answer(call, folder, plans, costs, tasks, processes)
 
 
 def _size(bench: Any, tasks: int, learnt: int) -> Size:
@@ -131,6 +135,7 @@ def _succeeds(measure: Any) -> bool:
 
 def _answer(
     call: Call,
+    folder: Path,
     plans: Mapping[str, list[Stage]],
     costs: Mapping[str, Costs],
     tasks: Mapping[str, list[str]],
@@ -142,15 +147,14 @@ def _answer(
             rows.append({"job": job, "stage": stage, "cost": costs[job].of(stage)})
     total = sum((row["cost"] for row in rows), NOTHING)
     memory = memory_of(call.model())
-    folder = Path(call["output"]).expanduser()
     kept = _lines_of(folder / JOURNAL)
     text = [f"plan of `neuroscope {call.row.name}` into {folder.resolve()}; nothing was written", ""]
     text.append(f"{'':6} {'stage':24} {'what':44} {'passes':>9} {'time':>8}")
     for row in rows:
         text.append(f"{row['job']:6} {_line(row['stage'], row['cost'])}")
-    text += [f"{'':6} {'all':24} {'':44} {total.passes:9,.0f} {_clock(total.seconds):>8}", ""]
-    if whole(processes, "processes", 1) > 1:
-        text[-1:] = [f"times are of one process; {processes} share the work", ""]
+    text += [f"{'':6} {'all':24} {'':44} {total.passes:9,.0f} {_clock(total.seconds):>8}"]
+    text += [f"times are of one process; {processes} share the work"] if processes > 1 else []
+    text += [""]
     names = list(dict.fromkeys(name for each in tasks.values() for name in each))
     text.append(f"tasks: {', '.join(names)}")
     text.append(

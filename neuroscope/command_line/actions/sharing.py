@@ -2,9 +2,11 @@
 
 1. What was typed is started again in further processes, each with a copy of the model; this one is the first.
 2. They join as torchrun's processes do, so that everything in the library that shares work shares it (`distributed`).
-3. The first alone speaks. Where another fails, its last words are in the first one's error.
+3. The first alone speaks. Where another is gone, its last words are in the first one's error.
 4. None outlives the first, also where that is killed: each watches a pipe that ends with it. An interrupt from a
    terminal reaches all, so that the first does not wait for an answer of another.
+
+They find each other by a file in a folder of this user's, and talk over the loopback.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from neuroscope.checks import whole
 from neuroscope.command_line.processes import alone, rank
 from neuroscope.errors import ArgumentError, NeuroscopeError
 
-FOLLOWS = "NEUROSCOPE_FOLLOWS"  # set in a process that the first one started, and ends with
-HERE = "127.0.0.1"
+STORE = "NEUROSCOPE_STORE"  # the file by which a process that the first one started finds the others
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 HELLO = "there: "  # of a process that has come, by its number
 PATIENCE = timedelta(days=7)  # of a process that is done before others: a training may take long
 LAST = 20  # seconds that others are given to end after the first
@@ -51,7 +53,7 @@ def sharing(words: Sequence[str], processes: int) -> Iterator[None]:
     """
     processes = whole(processes, "processes", 1)
     if not alone():
-        if processes > 1 and FOLLOWS not in os.environ:
+        if processes > 1 and STORE not in os.environ:
             do = "leave --processes out, or start it without torchrun"
             found = f"{os.environ['WORLD_SIZE']} processes that torchrun has started"
             raise ArgumentError(f"--processes {processes}", found, do)
@@ -61,12 +63,10 @@ def sharing(words: Sequence[str], processes: int) -> Iterator[None]:
     if processes == 1:
         yield
         return
-    from torch.distributed import DistError  # heavy, as the next
+    from torch.distributed import DistError  # heavy
 
-    from neuroscope.distributed import PeerError
-
-    with tempfile.TemporaryDirectory() as folder, _meeting_place(processes) as store:
-        others = [_start(words, number, Path(folder)) for number in range(1, processes)]
+    with tempfile.TemporaryDirectory() as name, _meeting_place(Path(name), processes) as store:
+        others = [_start(words, number, Path(name)) for number in range(1, processes)]
         try:
             _wait_for(others, store)
             with _joined(store):
@@ -74,9 +74,9 @@ def sharing(words: Sequence[str], processes: int) -> Iterator[None]:
             for other in others:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     other.wait(LAST)
-        except (PeerError, RuntimeError) as error:
-            by_another = isinstance(error, PeerError | Gone | DistError) or "gloo" in str(error)
-            if by_another and (failed := _said(others, Path(folder))):
+        except RuntimeError as error:
+            lost = isinstance(error, Gone | DistError) or "gloo" in str(error)
+            if lost and (failed := _said(others, Path(name))):
                 raise failed from error
             raise
         finally:
@@ -85,18 +85,20 @@ def sharing(words: Sequence[str], processes: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _meeting_place(processes: int) -> Iterator[Any]:
-    """A scope with a store that the others find by what torchrun would tell them in the environment."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+def _meeting_place(folder: Path, processes: int) -> Iterator[Any]:
+    """A scope with a store, and with an environment that says what torchrun's would."""
+    import torch
+    from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-    store = TCPStore(HERE, 0, processes, is_master=True, wait_for_workers=False)
-    size, threads = str(processes), str(max(1, (os.cpu_count() or 1) // processes))
+    threads, size = max(1, torch.get_num_threads() // processes), str(processes)
     values = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-    values |= {"MASTER_ADDR": HERE, "MASTER_PORT": str(store.port), "OMP_NUM_THREADS": threads}
+    values |= {"OMP_NUM_THREADS": str(threads)}
+    if sys.platform in LOOPBACK:
+        values |= {"GLOO_SOCKET_IFNAME": LOOPBACK[sys.platform]}
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
-        yield store
+        yield FileStore(str(folder / "store"), processes)
     finally:
         for name, value in before.items():
             if value is None:
@@ -127,25 +129,33 @@ def _joined(store: Any = None) -> Iterator[None]:
     if distributed.is_initialized():
         yield
         return
-    if FOLLOWS in os.environ:
+    size = int(os.environ["WORLD_SIZE"])
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", before)))
+    how: dict[str, Any] = {"backend": _backend(), "timeout": PATIENCE}
+    if path := os.environ.get(STORE):
         threading.Thread(target=_end_with_the_first, args=(sys.stdin,), daemon=True).start()
-        place = HERE, int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
-        store = distributed.TCPStore(*place)  # type: ignore[attr-defined]
+        store = distributed.FileStore(path, size)  # type: ignore[attr-defined]
         store.set(f"{HELLO}{rank()}", "")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
-    accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-    if accelerators:
-        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)) % accelerators)
-    how: dict[str, Any] = {"backend": None if accelerators else "gloo", "timeout": PATIENCE}
     if store is not None:  # else by the environment, as torchrun has it
-        how |= {"store": store, "rank": rank(), "world_size": int(os.environ["WORLD_SIZE"])}
+        how |= {"store": store, "rank": rank(), "world_size": size}
     distributed.init_process_group(**how)
     try:
         yield
     finally:
         distributed.destroy_process_group()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def _backend() -> str:
+    """NCCL where every process has a GPU of its own, which is made its current one; else all goes over the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "gloo"
+    count, place = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+    torch.accelerator.set_device_index(place % count)
+    return "cpu:gloo,cuda:nccl" if count >= int(os.environ.get("LOCAL_WORLD_SIZE", place + 1)) else "gloo"
 
 
 def _end_with_the_first(pipe: IO[str]) -> None:
@@ -154,11 +164,12 @@ def _end_with_the_first(pipe: IO[str]) -> None:
 
 
 def _start(words: Sequence[str], number: int, folder: Path) -> subprocess.Popen[Any]:
-    """A process that does what was typed, as one of the others."""
-    place = {"RANK": str(number), "LOCAL_RANK": str(number), FOLLOWS: "1"}
+    """A process that does what was typed, as one of the others; it imports from where this one does."""
+    place = {"RANK": str(number), "LOCAL_RANK": str(number), STORE: str(folder / "store")}
+    place |= {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     with open(folder / str(number), "wb") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", "neuroscope", *words], env=os.environ | place, stdin=subprocess.PIPE,
+            [sys.executable, "-P", "-m", "neuroscope", *words], env=os.environ | place, stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL, stderr=said,
         )  # fmt: skip
 
@@ -174,7 +185,8 @@ def _end(other: subprocess.Popen[Any]) -> None:
 
 
 def _said(others: Sequence[subprocess.Popen[Any]], folder: Path) -> NeuroscopeError | None:
-    """The error to raise where one of the others failed, with what it said last."""
+    """The error to raise where others are gone: of one that was killed, else of one that did not just lose another."""
+    found: list[tuple[int, str, str]] = []
     for number, other in enumerate(others, 1):
         with contextlib.suppress(subprocess.TimeoutExpired):
             other.wait(LAST)
@@ -182,7 +194,11 @@ def _said(others: Sequence[subprocess.Popen[Any]], folder: Path) -> NeuroscopeEr
             continue
         how = f"was killed by signal {-other.returncode}" if other.returncode < 0 else "failed"
         said = (folder / str(number)).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-SHOWN:]
-        found = "; ".join([f"process {number + 1} of {len(others) + 1} {how}", *(line.strip() for line in said)])
-        do = "give the same command again, which goes on where it was; if memory ran out, with fewer --processes"
-        return NeuroscopeError("share the work among processes", found, do)
-    return None
+        text = "; ".join([f"process {number} (this is 0) {how}", *(line.strip() for line in said)])
+        do = "give the same command again, which goes on where it was"
+        do += "; if memory ran out, with fewer --processes" if other.returncode < 0 else ", once that is mended"
+        found.append((1 + ("gloo" in text) if other.returncode > 0 else 0, text, do))
+    if not found:
+        return None
+    _, text, do = min(found)
+    return NeuroscopeError("share the work among processes", text, do)
