@@ -365,7 +365,7 @@ def test_exit_codes(folder, capsys, monkeypatch):
     for error, code, said in (
         (FileError("read x", "nothing there", "check the path"), 1, "neuroscope: read x\n  found: nothing there"),
         (ArgumentError("masks=3", "an int", "give files"), 2, "neuroscope: masks 3\n  found: an int"),
-        (KeyboardInterrupt(), 130, "goes on where it was"),
+        (KeyboardInterrupt(), 130, "goes on from what is in its folder"),
         (ZeroDivisionError("of a fault"), 1, "found: ZeroDivisionError: of a fault (" + __file__),
     ):
         fails(error)

@@ -458,7 +458,7 @@ def test_ctrl_c_is_no_traceback(folders, capsys, monkeypatch):
 
     monkeypatch.setattr("neuroscope.reports.main_job.run", stop)
     assert main(["run", "--model", str(folders / "model"), "--output", str(folders / "bad")]) == 130
-    assert "goes on where it was" in capsys.readouterr().err
+    assert "goes on from what is in its folder" in capsys.readouterr().err
 
 
 def test_help_names_every_option(capsys):

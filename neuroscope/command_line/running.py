@@ -153,7 +153,7 @@ def _failed(error: BaseException, row: Command | None, options: Mapping[str, Opt
         _print(_document(row, code, errors=errors))
     many = f"{len(errors)} errors" if len(errors) > 1 else ""
     if isinstance(error, KeyboardInterrupt):
-        sys.stderr.write("neuroscope: stopped; the same command goes on where it was\n")
+        sys.stderr.write("neuroscope: stopped; the same command goes on from what is in its folder\n")
     else:
         lines = [f"neuroscope: {one}" if not many else str(one) for one in errors]
         sys.stderr.write("\n".join(([f"neuroscope: {many}"] if many else []) + lines) + "\n")

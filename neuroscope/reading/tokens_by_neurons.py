@@ -36,6 +36,7 @@ from neuroscope.reading.prompts import (
     rows_of,
 )
 from neuroscope.tasks import Task
+from neuroscope.tasks.encoding import mind_unknown_tokens
 from neuroscope.tasks.prompts import hash_of
 from neuroscope.tasks.tokens import unknown_in, words_of
 
@@ -276,6 +277,7 @@ def _result(
     shown = [row.encoded.inputs for row in rows]
     if unknown := unknown_in(model.tokenizer, (i for ids in shown for i in ids)):
         manifest["unknown"] = unknown
+        mind_unknown_tokens(model, "the texts", [row.encoded for row in rows])
     words = words_of(model.tokenizer, [*found["id"].tolist(), *(i for ids in shown for i in ids)])
     about = {
         "task": [rows[i].task for i in found["text"]],

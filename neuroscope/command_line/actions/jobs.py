@@ -41,7 +41,7 @@ def whole_run(call: Call, *, processes: int = 1) -> Answer:
 
         path = main_job.run(opener(call), **arguments)
     report = path.resolve()
-    call.say(f"done in {time.perf_counter() - start:.0f} s")
+    call.say(f"done in {time.perf_counter() - start:.0f} s; `neuroscope report {report.parent}` says what was found")
     return Answer(str(report), written(report.parent, [report]))
 
 
@@ -134,7 +134,7 @@ def _reproduced(
 
 
 def _listed() -> Answer:
-    lines = [f"{row.id:5} {row.title} ({row.paper})" for row in EXPERIMENTS.values()]
+    lines = [f"{row.id:7} {row.title} ({row.paper})" for row in EXPERIMENTS.values()]
     rows = [
         {"id": row.id, "title": row.title, "paper": row.paper, "citation": row.citation, "tasks": row.tasks}
         for row in EXPERIMENTS.values()

@@ -149,11 +149,14 @@ def _answer(
     memory = memory_of(call.model())
     kept = _lines_of(folder / JOURNAL)
     text = [f"plan of `neuroscope {call.row.name}` into {folder.resolve()}; nothing was written", ""]
-    text.append(f"{'':6} {'stage':24} {'what':44} {'passes':>9} {'time':>8}")
-    for row in rows:
-        text.append(f"{row['job']:6} {_line(row['stage'], row['cost'])}")
-    text += [f"{'':6} {'all':24} {'':44} {total.passes:9,.0f} {_clock(total.seconds):>8}"]
-    text += [f"times are of one process; {processes} share the work"] if processes > 1 else []
+    text.append(f"{'':7} {'stage':24} {'what':44} {'passes':>9} {'time':>8}")
+    for job, stages in plans.items():
+        text += [f"{job:7} {_line(row['stage'], row['cost'])}" for row in rows if row["job"] == job]
+        text += [] if stages else [f"{job:7} out of what those before have made"]
+    text += [f"{'':7} {'all':24} {'':44} {total.passes:9,.0f} {_clock(total.seconds):>8}"]
+    if processes > 1:
+        shared = _clock(total.seconds / processes)
+        text += [f"times are of one process; {processes} share the work: {shared} where each has a core to itself"]
     text += [""]
     names = list(dict.fromkeys(name for each in tasks.values() for name in each))
     text.append(f"tasks: {', '.join(names)}")
@@ -161,7 +164,10 @@ def _answer(
         f"memory: weights {_bytes(memory['weights'])}; this process had {_bytes(memory['most_so_far'])} at most"
     )
     measured = list(dict.fromkeys(one for cost in costs.values() for one in cost.measured))
-    text.append(f"measured on this machine now: {'; '.join(measured)}. Passes that generate are at most as many.")
+    text.append(
+        f"measured on this machine, as busy as it is now: {'; '.join(measured)}. Passes that generate are at most as "
+        "many."
+    )
     text += [f"{folder}/{JOURNAL} has {kept} measurements already, which are not made again"] if kept else []
     data = {
         "folder": folder.resolve(),
