@@ -116,8 +116,8 @@ def test_texts_that_the_tokenizer_hardly_knows_are_told():
     model = tiny_model()
     with pytest.warns(UserWarning, match="60% of the tokens of task 'reviews' are unknown to the tokenizer"):
         ns.evaluate(model, reviews("das war aber"))
-    known, good = ("the food was", "the film was") * 4, ("good", "bad")
-    with pytest.warns(UserWarning, match=r"task 'asked' are unknown to the tokenizer, some in every prompt"):
+    known, good = ("the food was", "the film was"), ("good", "bad")
+    with pytest.warns(UserWarning, match=r"task 'asked' are unknown to the tokenizer, the last of every prompt"):
         ns.evaluate(model, Task("asked", test=[Example(f"{p} Answer:", "good") for p in known], labels=good))
     partly = Task("colours", test=[Example("the food was", "good grapes")], max_new_tokens=2)
     ns.attribute(model, partly, split="test")

@@ -59,8 +59,8 @@ def address_of(place: Any, widths: Mapping[str, int]) -> str:
         near = sites or sorted(widths, key=lambda a: abs(layer_of(a) - layer))
         layers = sorted({layer_of(a) for a in widths})
         found = f"{len(sites)} sites in layer {layer}; the layers are {layers[0]} to {layers[-1]}"
-        do = _those(near[:NEAREST]) if sites else f"use one of these layers, or an address; the nearest: {', '.join(near[:NEAREST])}"
-        raise MaskError(f"neurons of layer {layer}", found, do)
+        do = _those(near[:NEAREST])
+        raise MaskError(f"neurons of layer {layer}", found, do if sites else f"use one of these layers, or {do}")
     return sites[0]
 
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 STYLES = ("causal", "seq2seq", "masked")
 ROWS = 128  # at most so many examples are in a batch whose size is not given
-SEVERAL = 8  # prompts, from which there is a warning of a word that is unknown in each
 MOSTLY = 0.5  # unknown tokens among those of all prompts, from which there is a warning
 UNSCORED = -100  # the target of a position that predicts no answer token
 
@@ -348,13 +347,14 @@ def _with_one_space(
 
 
 def mind_unknown_tokens(model: Model, what: str, encoded: Sequence[Encoded]) -> None:
-    """Warn of texts that the tokenizer mostly does not know, and of a word that it does not know in each of several."""
+    """Warn of texts that the tokenizer mostly does not know, or whose answers all follow a word unknown to it."""
     unknown = unknown_id(model.tokenizer)
-    counts = [(item.inputs + item.answer).count(unknown) for item in encoded]
-    share = sum(counts) / max(1, sum(len(item.inputs) + len(item.answer) for item in encoded))
-    if share > MOSTLY or (len(counts) >= SEVERAL and min(counts) > 0):
+    texts = [ids for item in encoded for ids in (item.inputs, item.answer)]
+    share = sum(ids.count(unknown) for ids in texts) / max(1, sum(map(len, texts)))
+    at_end = len(encoded) > 1 and all(item.inputs[item.first : item.first + 1] == [unknown] for item in encoded)
+    if share > MOSTLY or at_end:
         found = f"{share:.0%} of the tokens of {what} are unknown to the tokenizer"
-        found += "" if share > MOSTLY else ", some in every prompt"
+        found += ", the last of every prompt among them" if at_end else ""
         warnings.warn(f"{found}: is it the model's own, and does it know the language?", stacklevel=2)
 
 
