@@ -56,6 +56,7 @@ def ran(monkeypatch, capsys):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.filterwarnings("ignore:.*the last of every prompt")  # "Answer:" is no word of the toy
 def test_a_real_measurement_is_made_once_and_written_down(ran, data, tmp_path):
     out = tmp_path / "out"
     given = ["--base", "mini", "--data", data, "--out", out, "--tasks", ",".join(NAMES), "--threads", 1]

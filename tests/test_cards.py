@@ -27,6 +27,7 @@ from neuroscope.reading.cards.breaking import random_neurons
 from neuroscope.reports.explorer.card import card_data
 from neuroscope.tasks import Example, Task
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*the last of every prompt")  # toys that know few words
 SITE = "blocks.0.mlp.hook_post"
 PLANTED = 5
 NOUNS = ("food", "film", "soup", "plot", "story", "food film", "a soup", "the plot")

@@ -174,7 +174,7 @@ def test_an_experiment_is_one_function_and_one_row(monkeypatch, suite, tmp_path,
         EXPERIMENTS, "T99", Experiment("T99", "LX24", "words of the tasks", "counting:count_words", tasks="mini")
     )
     assert main(["reproduce", "--list"]) == 0
-    assert "T99   words of the tasks (LX24)" in capsys.readouterr().out
+    assert "T99     words of the tasks (LX24)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["reproduce", "--help"])
     assert "T99" in capsys.readouterr().out
