@@ -125,20 +125,23 @@ class Found:
     @property
     def heading(self) -> str:
         """Of the section: one for each base."""
-        parameters = sum(p.numel() for p in self.lab.model.root.parameters()) / 1e6
-        return f"{HEADING}, on {Path(self.lab.options.base).name} ({parameters:.1f} million parameters)"
+        return f"{HEADING}, on {Path(self.lab.options.base).name} ({self.parameters / 1e6:.1f} million parameters)"
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the base has."""
+        return sum(p.numel() for p in self.lab.model.root.parameters())
 
     def section(self, command: str) -> str:
         """Markdown of all of it."""
         options, names = self.lab.options, [task.name for task in self.lab.tasks]
         orders = "; ".join(", ".join(order) for order in self.lab.orders)
         tuned = ", ".join(self.lab.orders[0][: options.tune_tasks])
-        parameters = sum(p.numel() for p in self.lab.model.root.parameters())
         return "\n\n".join(
             [
                 self.heading,
                 f"`{command}`",
-                f"The base is {Path(options.base).name}, of {parameters:,} parameters, opened in {options.dtype}. "
+                f"The base is {Path(options.base).name}, of {self.parameters:,} parameters, opened in {options.dtype}. "
                 f"Orders: {orders}. Seeds: {options.seeds}. {options.steps} steps of {options.batch_size} a task; "
                 f"{options.test} test examples; the first {options.max_words} words of a text. Rates are chosen on "
                 f"examples held out of the training set of {tuned}, with a seed of its own.",

@@ -102,6 +102,9 @@ def test_none_outlives_the_first_and_the_first_says_who_is_gone(ended, tmp_path)
     try:
         other = until(lambda: children(first.pid))[0]
         until((tmp_path / "settings" / "T2.json").exists)  # both are at work
+        if ended == "first":  # the other trains by itself, and would not notice for minutes
+            until(lambda: len(list(tmp_path.glob("scores/*.safetensors"))) == 2)
+            time.sleep(3)
         if ended == "interrupt":
             os.killpg(first.pid, signal.SIGINT)  # as a terminal does
         else:
@@ -176,17 +179,8 @@ def test_a_batch_that_cannot_be_cut_is_refused_first(capsys, tmp_path):
 @pytest.mark.slow
 def test_torchrun_starts_a_command_that_speaks_once(tmp_path):
     words = ["T8", "--tasks", "nli-food,sentiment-food", "--examples", "8", "--output", tmp_path, "--json"]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "neuroscope",
-    ]
-    done = subprocess.run([*command, "reproduce", *map(str, words)], capture_output=True, text=True, timeout=300)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "neuroscope", "reproduce"]
+    done = subprocess.run([sys.executable, *torchrun, *map(str, words)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["result"]["pages"] == [str(tmp_path / "T8.html")]
 

@@ -119,6 +119,8 @@ def test_texts_that_the_tokenizer_hardly_knows_are_told():
     known, good = ("the food was", "the film was"), ("good", "bad")
     with pytest.warns(UserWarning, match=r"task 'asked' are unknown to the tokenizer, the last of every prompt"):
         ns.evaluate(model, Task("asked", test=[Example(f"{p} Answer:", "good") for p in known], labels=good))
+    with warnings.catch_warnings(action="error"):  # what begins with an unknown word is another thing, as to a seq2seq
+        ns.evaluate(tiny_model("seq2seq"), Task("asked", test=[Example(f"Oh {p}", "good") for p in known], labels=good))
     partly = Task("colours", test=[Example("the food was", "good grapes")], max_new_tokens=2)
     ns.attribute(model, partly, split="test")
     unknown = Task("colours", test=[Example("the food was", "ripe grapes")], max_new_tokens=2)

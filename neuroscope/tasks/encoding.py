@@ -351,7 +351,8 @@ def mind_unknown_tokens(model: Model, what: str, encoded: Sequence[Encoded]) -> 
     unknown = unknown_id(model.tokenizer)
     texts = [ids for item in encoded for ids in (item.inputs, item.answer)]
     share = sum(ids.count(unknown) for ids in texts) / max(1, sum(map(len, texts)))
-    at_end = len(encoded) > 1 and all(item.inputs[item.first : item.first + 1] == [unknown] for item in encoded)
+    ends = [item.inputs[item.first : item.first + 1] for item in encoded] if model.style == "causal" else []
+    at_end = len(ends) > 1 and all(end == [unknown] for end in ends)
     if share > MOSTLY or at_end:
         found = f"{share:.0%} of the tokens of {what} are unknown to the tokenizer"
         found += ", the last of every prompt among them" if at_end else ""
