@@ -6,7 +6,7 @@ OUT ?= report
 REAL ?= real
 LOWEST ?= tests/test_models.py tests/test_masks.py tests/test_attribution.py tests/test_interventions.py tests/test_evaluation.py
 
-.PHONY: setup demo test lint types docs bench real mini wheel lowest clean
+.PHONY: setup demo test lint types docs bench real mini wheel lowest extras clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/installed
@@ -66,13 +66,21 @@ wheel:
 lowest:
 	rm -rf .lowest
 	$(PYTHON) -m venv .lowest
-	$(PYTHON) tests/lowest.py > .lowest/constraints.txt
-	.lowest/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.lowest/bin/python -m pip install --quiet --constraint constraints.txt torch packaging
+	.lowest/bin/python tests/lowest.py > .lowest/constraints.txt
 	.lowest/bin/python -m pip install --quiet --constraint .lowest/constraints.txt --editable . pytest hypothesis
 	OMP_NUM_THREADS=1 .lowest/bin/python -m pytest $(LOWEST)
+
+# every extra by itself, beside nothing but the base install (and pytest): its tests pass
+extras:
+	rm -rf .extras
+	$(PYTHON) -m venv .extras/base
+	.extras/base/bin/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	.extras/base/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable . pytest hypothesis
+	OMP_NUM_THREADS=1 .extras/base/bin/python tests/extras.py
 
 mini: setup
 	$(BIN)/python assets/build_mini.py
 
 clean:
-	rm -rf $(VENV) $(OUT) site dist .wheel .lowest
+	rm -rf $(VENV) $(OUT) site dist .wheel .lowest .extras

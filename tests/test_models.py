@@ -119,6 +119,7 @@ def test_every_way_to_open_a_model_is_the_same(name, backend, opened, words):
     other = resolve(BACKENDS[backend](copy.deepcopy(reference.root), words, name))
     assert other.backend == BACKEND_NAME.get(backend, "nnsight") and other.style == reference.style
     assert other.has_parameters == (not backend.startswith("bridge"))
+    close = 2 * CLOSE if backend.startswith("bridge") else CLOSE  # the oldest transformer-lens that is allowed: 1.3e-5
     for unit in UNITS:
         mine, theirs = reference.sites(unit), other.sites(unit)
         assert list(mine) == list(theirs)
@@ -131,7 +132,7 @@ def test_every_way_to_open_a_model_is_the_same(name, backend, opened, words):
         chosen = thirds(mine)
         expected = ablated(reference, unit, chosen)
         assert (expected - logprobs(reference)).abs().max() > 0.05  # else the comparison says nothing
-        assert (ablated(other, unit, chosen) - expected).abs().max() < CLOSE
+        assert (ablated(other, unit, chosen) - expected).abs().max() < close
 
 
 @pytest.mark.parametrize("name", FAMILIES)
