@@ -474,8 +474,9 @@ def check_what_cannot_be_divided_is_refused():
         trained("causal", batch_size=3)
     with pytest.raises(ModelError, match="accelerate leaves FSDP out"):
         trained("causal", arguments={"fsdp": True})
-    one = trained("causal", batch_size=3, steps=1, arguments={"per_device_train_batch_size": 4})
-    alike(numbers(one))
+    with pytest.raises(ArgumentError, match="4 per device, 1 part.s. and 2 process.es.: 8 a step"):
+        trained("causal", batch_size=3, arguments={"per_device_train_batch_size": 4})
+    alike(numbers(trained("causal", batch_size=8, steps=1, arguments={"per_device_train_batch_size": 4})))
 
 
 # --- sharded models

@@ -1,6 +1,7 @@
 """Equal terms: float32 master weights on a narrow base, costs beside scores, stuck losses called that."""
 
 import copy
+import warnings
 
 import pytest
 import quick_training
@@ -77,6 +78,29 @@ def test_steps_too_small_for_bfloat16_are_learnt():
     assert kept / sum(start[n].numel() for n in matrices) < lost - 0.05
 
 
+@pytest.mark.parametrize("name", ["ffn", "ncft", "w-ncft", "cnl"])
+def test_what_a_stage_changes_by_less_than_bfloat16_can_say_is_there_at_the_next(name):
+    """Rounded into the weights after each stage, half of the entries that three stages move would not move."""
+    half, full = narrow()
+    before, moved = weights(half), []
+    for model in (half, full):
+        learner = METHODS[name].start(Setting(model, [A, B, C], [], Recipe(steps=8, batch_size=8, lr=SMALL), 0))
+        for stage in range(3):
+            learner.learn(stage)
+        learner.outcomes(C)
+        assert model is full or same(weights(half), before)  # the base itself is not written
+        sums = {n: w.float() for n, w in before.items()}
+        for placed in (one for part in learner.parts for one in part.placed):
+            change = placed.delta.weight if placed.delta.dim == 0 else placed.delta.weight.t()
+            sums[f"{placed.path}.weight"].index_add_(placed.delta.dim, placed.delta.index, change.detach())
+        if model is full:
+            assert all(torch.allclose(weights(full)[n], w, atol=1e-7) for n, w in sums.items() if n.endswith("weight"))
+        moved.append(sum(int((w.to(torch.bfloat16) != before[n]).sum()) for n, w in sums.items()))
+        learner.take_off()
+    assert moved[0] > 0.9 * moved[1] > 100
+    assert same(weights(half), before) and all(torch.equal(w, before[n].float()) for n, w in weights(full).items())
+
+
 def test_what_is_saved_is_exact_and_goes_on_as_if_it_had_not_been_cut(tmp_path):
     half, full = narrow()
     how = {"steps": 3, "lr": SMALL}
@@ -142,6 +166,8 @@ def test_a_second_training_of_the_whole_model_says_so():
     first = finetune(model, MOODS, None, steps=1)
     assert first.manifest["on"] == model.name
     with pytest.warns(UserWarning, match=r"was fine-tuned before, and is trained further; unmerge\(\) or detach\(\)"):
+        finetune(model, MOODS, some(model), steps=1).detach()
+    with pytest.warns(UserWarning, match="was fine-tuned before"):
         second = finetune(model, MOODS, None, steps=1)
     assert second.manifest["on"] == f"{model.name} with a training of the whole model"
     second.detach()
@@ -157,6 +183,21 @@ def test_merged_adapters_stand_in_the_manifest():
     adapter.merge()
     above = finetune(model, MOODS, some(model), steps=1)
     assert above.manifest["on"] == f"{model.name} with a merged adapter"
+    above.detach()
+    adapter.detach()  # what is merged stays
+    with warnings.catch_warnings():  # made an error, a warning leaves nothing on the model
+        warnings.simplefilter("error")
+        later = finetune(model, MOODS, some(model), steps=1)
+        assert later.manifest["on"] == f"{model.name} with an adapter that was merged and detached"
+        names = list(weights(model))
+        with pytest.raises(UserWarning, match="has an adapter on it"):
+            finetune(model, MOODS, some(model), steps=1)
+        assert list(weights(model)) == names
+        later.detach()
+        names = list(weights(model))
+        with pytest.raises(StuckLoss):
+            finetune(model, MOODS, some(model), steps=20, lr=1e-9)
+        assert list(weights(model)) == names
 
 
 # --- stuck losses
@@ -166,7 +207,7 @@ def test_merged_adapters_stand_in_the_manifest():
     ("losses", "stuck"),
     [
         ([0.7] * 20, True),
-        ([0.7] * 19, False),  # too few to say
+        ([0.7] * 19, None),  # too few to say
         ([1.0] * 4 + [0.5] * 12 + [0.981] * 4, True),  # the first fifth against the last
         ([1.0] * 4 + [5.0] * 12 + [0.979] * 4, False),
         ([0.11] * 20, True),
@@ -179,6 +220,11 @@ def test_the_rule_for_a_stuck_loss(losses, stuck):
 
 
 def test_a_stuck_loss_is_called_that():
+    with pytest.warns(UserWarning, match="the loss is stuck"):  # however seldom checkpoints are
+        seldom = finetune(model := tiny_model(), MOODS, some(model), steps=40, lr=1e-9, every=40)
+    assert seldom.manifest["stuck"] is True
+    few = finetune(model := tiny_model(), MOODS, some(model), steps=15, lr=1e-9)
+    assert few.manifest["stuck"] is None
     with pytest.warns(UserWarning, match=r"the loss is stuck: .* try another lr than 1e-09, or more steps"):
         adapter = finetune(model := tiny_model(), MOODS, some(model), steps=20, lr=1e-9)
     assert adapter.manifest["stuck"] is True and adapter.manifest["history"][-1]["stuck"] is True

@@ -260,6 +260,10 @@ def test_activation_checkpointing_and_accumulation_do_not_change_the_result():
     assert torch.allclose(deltas(halves), plain, atol=1e-5)
     with pytest.raises(ArgumentError, match=r"(?s)batch_size=16 with gradient_accumulation_steps=3.*multiple of 3"):
         finetune(other := tiny_model(), MOODS, some(other), arguments={"gradient_accumulation_steps": 3})
+    with pytest.raises(ArgumentError, match="4 per device, 1 part.s. and 1 process.es.: 4 a step"):
+        finetune(other, MOODS, some(other), batch_size=16, arguments={"per_device_train_batch_size": 4})
+    with pytest.raises(ArgumentError, match=r"gradient_accumulation_steps=1\.5"):
+        finetune(other, MOODS, some(other), arguments={"gradient_accumulation_steps": 1.5})
 
 
 def test_activation_checkpointing_still_ends_the_backward_pass_at_the_lowest_trained_layer():

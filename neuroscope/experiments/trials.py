@@ -133,7 +133,7 @@ class Trials:
         if missing:
             adapter = self.train(mask, on, seed)
             try:
-                journal.get(stuck, lambda: [float(adapter.manifest.get("stuck", False))])
+                journal.get(stuck, lambda: [float(adapter.manifest.get("stuck") is True)])
                 for name in missing:
                     journal.get(keys[name], partial(self._judge, name))
             finally:

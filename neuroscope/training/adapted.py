@@ -11,8 +11,11 @@ from neuroscope.models import Model
 from neuroscope.training.deltas import Delta, are_live
 from neuroscope.training.trainable import is_our_lora
 
-# a model that was trained as a whole -> the fingerprint it was left with
-_TRAINED: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+WHOLE = "a training of the whole model"
+MERGED = "an adapter that was merged and detached"
+
+# a model whose weights hold a training that nothing else tells of -> the fingerprint it was left with, and what it is
+_TRAINED: weakref.WeakKeyDictionary[nn.Module, tuple[str, str]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -22,16 +25,16 @@ class Carried:
     Attributes:
         live: adapters that count and can be taken off; "" if there are none.
         merged: whether adapters are merged into the weights and still held.
-        trained: whether the weights are those that a training of the whole model has left.
+        trained: of what training the weights are those that it has left; "" if of none.
     """
 
     live: str
     merged: bool
-    trained: bool
+    trained: str
 
     def words(self, name: str) -> str:
         """For a manifest: on what was trained; `name` is the model's."""
-        said = [self.live, "a merged adapter" * self.merged, "a training of the whole model" * self.trained]
+        said = [self.live, "a merged adapter" * self.merged, self.trained]
         more = [one for one in said if one]
         return f"{name} with {' and '.join(more)}" if more else name
 
@@ -42,10 +45,10 @@ def carried_by(model: Model) -> Carried:
     live = ["an adapter"] if are_live(model.root) else []
     live += ["a LoRA"] if any(is_our_lora(m) and m.active_adapters for m in modules) else []
     merged = any(isinstance(module, Delta) and not module.live for module in modules)
-    left = _TRAINED.get(model.root)
-    return Carried(" and ".join(live), merged, left is not None and left == model.fingerprint())
+    left, what = _TRAINED.get(model.root, ("", ""))
+    return Carried(" and ".join(live), merged, what if left and left == model.fingerprint() else "")
 
 
-def note_trained(model: Model) -> None:
-    """Remember that a model has the weights that a training of the whole model has left."""
-    _TRAINED[model.root] = model.fingerprint()
+def note_trained(model: Model, what: str) -> None:
+    """Remember that a model has the weights that a training has left."""
+    _TRAINED[model.root] = (model.fingerprint(), what)

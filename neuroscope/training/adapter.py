@@ -25,6 +25,7 @@ from neuroscope.checks import finite, public
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, choose, kind_of
 from neuroscope.masks import NeuronMask, read_safetensors
 from neuroscope.models import Model, resolve
+from neuroscope.training.adapted import MERGED, note_trained
 from neuroscope.training.deltas import attach, bare, places_of, remove
 from neuroscope.training.peft_folder import write_peft
 from neuroscope.training.saving import guard, save_checkpoint, unguard, write_tensors
@@ -152,10 +153,13 @@ class NeuronAdapter:
 
     def detach(self) -> None:
         """Take the adapter off the model. What is merged stays merged; call `unmerge` before to have the base back."""
+        is_merged = self.is_merged and self._is_attached and not distributed.has_shards(self.model.root)
         for placed in self.placed:
             remove(placed)
         self._is_attached = False
         unguard(self.model.root)
+        if is_merged:
+            note_trained(self.model, MERGED)
 
     @public
     def save(self, path: str | PathLike, *, dtype: torch.dtype = torch.float32) -> Path:

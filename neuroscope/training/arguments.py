@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from neuroscope.checks import whole
 from neuroscope.errors import ArgumentError
 from neuroscope.models import Model
 from neuroscope.training.processes import shards_elsewhere
@@ -26,8 +27,7 @@ def training_arguments(
         examples: how many to learn from.
         has_held_out: some are held out, to be judged every now and then.
     """
-    given = recipe.arguments.get("gradient_accumulation_steps")
-    parts = given if isinstance(given, int) and given > 0 else 1  # TrainingArguments refuse the rest
+    parts = whole(recipe.arguments.get("gradient_accumulation_steps", 1), "gradient_accumulation_steps", 1)
     if "per_device_train_batch_size" not in recipe.arguments and recipe.batch_size % parts:
         asked = f"batch_size={recipe.batch_size} with gradient_accumulation_steps={parts}"
         do = f"give a multiple of {parts}: batch_size is of a whole step"
@@ -44,7 +44,7 @@ def training_arguments(
         "weight_decay": recipe.weight_decay,
         "seed": seed,
         "optim": "adamw_torch",
-        "logging_steps": max(1, every * CHECKS // LOGS),
+        "logging_steps": max(1, int(total) // LOGS),
         "save_strategy": "no" if folder is None else "steps",
         "save_steps": every,
         "save_total_limit": 2,

@@ -30,7 +30,7 @@ from neuroscope.tasks import Task, Tasks, tasks_of
 from neuroscope.tasks.encoding import Encoded, encode, pad_id
 from neuroscope.tasks.prompts import fitting, hash_of, how_asked
 from neuroscope.tasks.tokens import tokenizer_of
-from neuroscope.training.adapted import carried_by, note_trained
+from neuroscope.training.adapted import WHOLE, carried_by, note_trained
 from neuroscope.training.adapter import NeuronAdapter
 from neuroscope.training.arguments import training_arguments
 from neuroscope.training.checkpoints import checkpoint_of
@@ -84,8 +84,9 @@ def finetune(
 
     Returns:
         The adapter, live on the model; `.manifest["history"]` has the losses, with "stuck" at the last one if they did
-        not fall (`training.stuck_loss` has the rule), and `.manifest["on"]` what the model carried before. For
-        `mask=None`, a `WholeModel`: the model has the trained weights, and `.unmerge()` puts the base's back.
+        not fall (`training.stuck_loss` has the rule; `.manifest["stuck"]` is None where it cannot tell), and
+        `.manifest["on"]` what the model carried before. For `mask=None`, a `WholeModel`: the model has the trained
+        weights, and `.unmerge()` puts the base's back.
 
     Raises:
         TaskError: a task has no training examples, or one that does not fit the model's context.
@@ -111,27 +112,33 @@ def finetune(
     for task in named.values():
         task.split("train")
     before = carried_by(model)
-    if before.live:
-        text = f"{model.name} has {before.live} on it, and this one is trained on top; detach() that to train anew"
-        warnings.warn(text, stacklevel=3)
-    if mask is None and before.trained:
-        text = f"{model.name} was fine-tuned before, and is trained further; unmerge() or detach() that to train anew"
-        warnings.warn(text, stacklevel=3)
     adapter = (
         WholeModel(model)
         if mask is None
         else NeuronAdapter(model, every_ffn(model) if isinstance(mask, str) and mask == "ffn" else mask)
     )
-    train(
-        adapter, named, recipe, seed=seed, output=output, resume_from_checkpoint=resume_from_checkpoint,
-        progress=progress,
-    )  # fmt: skip
-    adapter.manifest["on"] = before.words(model.name)
+    try:
+        if before.live:
+            text = f"{model.name} has {before.live} on it, and this one is trained on top; detach() that to train anew"
+            warnings.warn(text, stacklevel=3)
+        if before.trained == WHOLE:
+            text = (
+                f"{model.name} was fine-tuned before, and is trained further; unmerge() or detach() that to train anew"
+            )
+            warnings.warn(text, stacklevel=3)
+        train(
+            adapter, named, recipe, seed=seed, output=output, resume_from_checkpoint=resume_from_checkpoint,
+            progress=progress,
+        )  # fmt: skip
+        adapter.manifest["on"] = before.words(model.name)
+        if adapter.manifest["stuck"]:
+            text = f"the loss is stuck: from the first fifth of the steps to the last it did not fall by {FALL:.0%}"
+            warnings.warn(f"{text}; try another lr than {recipe.lr:g}, or more steps", StuckLoss, stacklevel=3)
+    except Warning:  # that was made an error: nobody gets the handle
+        adapter.detach()
+        raise
     if mask is None:
-        note_trained(model)
-    if adapter.manifest["stuck"]:
-        text = f"the loss is stuck: from the first fifth of the steps to the last it did not fall by {FALL:.0%}"
-        warnings.warn(f"{text}; try another lr than {recipe.lr:g}, or more steps", StuckLoss, stacklevel=3)
+        note_trained(model, WHOLE)
     return adapter
 
 

@@ -67,19 +67,24 @@ def divide(arguments: TrainingArguments, recipe: Recipe, asked: str) -> None:
     Raises:
         ArgumentError: the batch cannot be cut into equal parts, or FSDP is asked for in one process.
     """
-    processes, batch_size = arguments.world_size, recipe.batch_size
+    processes, batch_size, parts = arguments.world_size, recipe.batch_size, arguments.gradient_accumulation_steps
     if is_apart() and arguments.device.type != "cpu":  # for a single process transformers takes the first one
         device = torch.device(os.environ["ACCELERATE_TORCH_DEVICE"])
         vars(arguments)["_setup_devices"] = device
         torch.accelerator.set_device_index(device)
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else Trainer multiplies the batch by the devices in sight
+    each = recipe.arguments.get("per_device_train_batch_size")
+    if each is not None and each * parts * processes != batch_size:
+        found = f"{each} per device, {parts} part(s) and {processes} process(es): {each * parts * processes} a step"
+        raise ArgumentError(
+            f"{asked} with batch_size={batch_size}", found, "give batch_size alone: it is of a whole step"
+        )
     if processes == 1:
         if wants_shards(recipe):
             do = "start the script with `torchrun --nproc-per-node N` or `accelerate launch`"
             raise ArgumentError(f"{asked} with FSDP", "one process", do)
         return
-    parts = arguments.gradient_accumulation_steps
     if "per_device_train_batch_size" not in recipe.arguments:
         if batch_size % (processes * parts):
             do = f"give a multiple of {processes * parts}: batch_size is of all processes together"

@@ -4,7 +4,8 @@
    in the base model).
 2. Their parameters alone are trained, from where the stages before left them; everything else keeps every bit. The
    optimizer is a new one: kept moments would move the neurons of earlier tasks.
-3. The change is merged, and the next task comes.
+3. The change is merged, and the next task comes. On a base of 16 bits it stays beside the weights, in float32: merged,
+   what a stage changes by less than the weights can say would be lost before the next one adds to it.
 
 Ours: `exclude` leaves out the neurons that earlier tasks were given, and takes the next best; "score" gives a neuron to
 the task that needs it most: it leaves out those of earlier tasks whose need of it, when they were learnt, was as great,
@@ -38,6 +39,7 @@ from neuroscope.masks import NeuronMask, Scores
 from neuroscope.tasks.task import Task
 from neuroscope.training import NeuronAdapter, every_ffn
 from neuroscope.training.continual_learning.learner import Learner, Log, Setting, Tensors
+from neuroscope.training.master_weights import wide
 
 ScoredIn = Literal["current", "base"]
 Protect = bool | Literal["random"]
@@ -117,26 +119,31 @@ def ffn(setting: Setting) -> Learner:
 
 
 def train_chosen(setting: Setting, choice: Choice) -> Learner:
-    """A learner that trains neurons which are chosen for every task, and merges the change.
+    """A learner that trains neurons which are chosen for every task, and merges the change unless that would round it.
 
     Args:
-        choice: called with the task and the adapters of earlier tasks, which are merged.
+        choice: called with the task and the adapters of earlier tasks, whose changes count.
     """
     adapters: list[NeuronAdapter] = []
+    is_narrow = any(wide(weight.dtype) != weight.dtype for weight in setting.model.root.parameters())
 
     def learn(stage: int) -> Log:
         task = setting.tasks[stage]
         mask, claimed = choice(task, adapters), claims(adapters)
         adapters.append(NeuronAdapter(setting.model, mask))
         setting.train(adapters[-1], [task])
-        adapters[-1].merge()
+        settle()
         shared = int(sum((claimed[a][neurons] > 0).sum() for a, neurons in mask.items())) if claimed else 0
         trained = adapters[-1].n_parameters
         return {"trained": trained, "neurons": len(mask), "shared": shared, "layers": mask.counts()}
 
     def load(path: Path) -> None:  # checks that it stands on the adapters before
         adapters.append(NeuronAdapter.load(setting.model, path))
-        adapters[-1].merge()
+        settle()
+
+    def settle() -> None:
+        if not is_narrow:
+            adapters[-1].merge()
 
     return Learner(learn, setting.judge, adapters, load)
 
@@ -224,9 +231,10 @@ def _protected(
 
 @contextlib.contextmanager
 def unmerged(adapters: Sequence[NeuronAdapter]) -> Iterator[None]:
-    """A scope in which the model is the base, to the bit: merged adapters are taken out, and add nothing."""
+    """A scope in which the model is the base, to the bit: adapters are taken out of the weights, and add nothing."""
+    merged = [adapter for adapter in adapters if adapter.is_merged]
     try:
-        for adapter in reversed(adapters):
+        for adapter in reversed(merged):
             adapter.unmerge()
         for adapter in adapters:
             for placed in adapter.placed:
@@ -234,7 +242,9 @@ def unmerged(adapters: Sequence[NeuronAdapter]) -> Iterator[None]:
         yield
     finally:
         for adapter in adapters:
-            if not adapter.is_merged:
+            for placed in adapter.placed:
+                placed.delta.live = not placed.before
+            if adapter in merged and not adapter.is_merged:
                 adapter.merge()
 
 

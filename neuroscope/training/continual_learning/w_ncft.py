@@ -144,7 +144,7 @@ def factors(
 def weighted(
     adapters: Sequence[NeuronAdapter], weights: Float[Tensor, " task"], weighting: Weighting
 ) -> Iterator[None]:
-    """A scope in which the neurons of merged adapters are weighted; after it every weight is as it was, to the bit."""
+    """A scope in which the neurons of adapters are weighted; after it every weight is as it was, to the bit."""
     owned = [
         {a: torch.zeros(w).index_fill_(0, adapter.mask[a], 1.0) for a, w in adapter.mask.widths.items()}
         for adapter in adapters
