@@ -117,6 +117,21 @@ def page(parts, tmp_path_factory):
     return ns.explore(**parts, title=f"A page {SCRIPT}").save(tmp_path_factory.mktemp("page") / "explorer.html")
 
 
+LONG = [f"{kind}-{subject}" for kind in ("sentiment", "natural-language-inference") for subject in
+        ("food", "film", "books", "travel", "politics", "sport")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A page of twelve tasks with long names that differ at their ends."""
+    values = np.random.default_rng(1).normal(size=(len(LONG), LAYERS * WIDTH)).astype(np.float32) ** 2
+    scores = scores_of(values, LONG)
+    masks = {name: s.top(0.3) for name, s in scores.items()}
+    crossed = crossed_of(LONG, dict.fromkeys(LONG, "one"))
+    content = ns.explore(scores=scores, masks=masks, overlap=ns.overlap(masks), crossed=crossed)
+    return content.save(tmp_path_factory.mktemp("many") / "many.html")
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("profile")) as driven:
@@ -739,6 +754,42 @@ def test_nothing_is_wider_than_the_window(browser, page, width, dark):
     browser.click("#theme")
     assert browser.js("getComputedStyle(document.body).backgroundColor") != f"rgb({', '.join(map(str, ground))})"
     assert browser.complaints == []
+
+
+def place(browser, selector):
+    """Where an element stands in the window: its top and its end."""
+    return browser.js(
+        f"(b => [b.top, b.bottom])(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+    )
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 900])
+def test_a_choice_leaves_the_page_where_it_is_and_a_neuron_brings_its_card(browser, page, many, width):
+    browser.size(width, 844, touch=width < 500)
+    browser.open(page.as_uri(), WHOLE)
+
+    def moved(selector):
+        """By how much a click moves the panel that it is in, in pixels."""
+        where, panel = browser.middle(selector), selector.split()[0]
+        (before, _), _, (after, _) = place(browser, panel), browser.click_at(*where), place(browser, panel)
+        return abs(after - before)
+
+    assert moved("#panel-overlap tbody tr:nth-child(2) td:nth-of-type(3)") < 1 and "with=" in fragment(browser)
+    assert moved("#panel-depth tbody tr:nth-child(1) td:nth-of-type(2)") < 1
+    moved("#panel-list .neuron")
+    assert text(browser, "#h-card") == f"Neuron {PLANTED}"
+    seen = "document.elementFromPoint(b.left + 9, b.top + 9)?.id === 'h-card'"  # nothing lies over it
+    heading = f"(b => {seen})(document.getElementById('h-card').getBoundingClientRect())"
+    assert browser.js(heading)
+    assert moved("#panel-card .buttons button:nth-child(2)") < 1  # the next one: the card is in view
+    browser.js(f"location.hash = 'neuron={PLANTED}'")
+    browser.until(f"document.getElementById('h-card').textContent === 'Neuron {PLANTED}'")
+    assert moved("#panel-card .near button") > 99 and browser.js(heading)  # from its end to its beginning
+    browser.open(many.as_uri(), WHOLE)
+    assert moved("#panel-overlap tbody tr:nth-child(12) td:nth-of-type(3)") < 1
+    (top, end), (least, most) = place(browser, "#task-11"), place(browser, "#panel-tasks .list")
+    assert least <= top and end <= most + 1  # it is seen in its list
 
 
 @needs_chromium

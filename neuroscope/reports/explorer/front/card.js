@@ -4,6 +4,8 @@ import { colourOf, swatch } from "./tasks.js";
 import { heat } from "./texts.js";
 
 const TEXTS = 5; // shown of each sign before the fold
+const SEEN = 200; // pixels of a card in the window with which it counts as seen
+const GAP = 8; // above a card that the page went to
 
 const part = (title, ...content) => make("section", { class: "part" }, make("h3", {}, title), ...content);
 const table = (head, rows) =>
@@ -211,9 +213,18 @@ export function cardPanel(store, step) {
     );
   }
 
+  /** A card begins at its top; where it is not beside what was clicked, the page goes to it. */
+  function begin() {
+    const section = host.parentElement;
+    section.scrollTop = 0;
+    const [{ top }, header] = [section.getBoundingClientRect(), document.querySelector("header")];
+    const covered = getComputedStyle(header).position === "sticky" ? header.offsetHeight : 0;
+    if (top < covered || top > innerHeight - SEEN) scrollBy(0, top - covered - GAP);
+  }
+
   store.listen((values, changed) => {
     if (["neuron", "set", "task", "theme", "data"].some((name) => changed.has(name))) draw(values);
-    if (changed.has("neuron")) host.scrollTop = 0;
+    if (changed.has("neuron") && values.neuron !== null) begin();
   });
   draw(store.values);
 }

@@ -52,6 +52,18 @@ export function ink(colour) {
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.3 ? "#14202b" : "#ffffff";
 }
 
+/** Scrolls the nearest box that scrolls, never the page, until an element is seen in it. */
+export function reveal(element) {
+  const scrolls = (box) => box.scrollHeight > box.clientHeight && ["auto", "scroll"].includes(getComputedStyle(box).overflowY);
+  let box = element?.parentElement;
+  while (box && box !== document.body && !scrolls(box)) box = box.parentElement;
+  if (!box || box === document.body) return;
+  const [inner, outer] = [element.getBoundingClientRect(), box.getBoundingClientRect()];
+  const [above, below] = [inner.top - outer.top - box.clientTop, inner.bottom - outer.top - box.clientTop - box.clientHeight];
+  if (above < 0) box.scrollTop += above;
+  else if (below > 0) box.scrollTop += below;
+}
+
 /** Puts text on the clipboard; false where the browser does not let it. */
 export async function copied(text) {
   try {

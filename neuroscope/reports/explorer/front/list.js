@@ -1,5 +1,5 @@
 // The neurons that pass the filters, the most relevant first, and the step from one to the next.
-import { body, make, number, said, whole } from "./dom.js";
+import { body, make, number, reveal, said, whole } from "./dom.js";
 import { all, listed, passes } from "./neurons.js";
 import { peak } from "./texts.js";
 import { swatch } from "./tasks.js";
@@ -64,11 +64,7 @@ export function listPanel(store) {
     const on = list.querySelector("[aria-selected=true]");
     if (on) list.setAttribute("aria-activedescendant", on.id);
     else list.removeAttribute("aria-activedescendant");
-    if (on) {
-      const [top, low] = [on.offsetTop - list.offsetTop, on.offsetTop - list.offsetTop + on.offsetHeight];
-      if (top < list.scrollTop) list.scrollTop = top;
-      else if (low > list.scrollTop + list.clientHeight) list.scrollTop = low - list.clientHeight;
-    }
+    reveal(on);
   }
 
   /** The next neuron of the list (1), or the one before (-1). */

@@ -1,5 +1,5 @@
 // One field for addresses ("9.431"), layers, tasks, verdicts, and words in the texts and tokens of cards.
-import { make, said } from "./dom.js";
+import { make, reveal, said } from "./dom.js";
 
 const MOST = 30; // lines of what was found
 const BESIDE = 36; // letters shown on either side of a word that was found
@@ -67,7 +67,7 @@ export function searchField(store) {
     [...found.children].forEach((line, i) => line.setAttribute("aria-selected", String(i === at)));
     if (at >= 0 && !found.hidden) {
       field.setAttribute("aria-activedescendant", `found-${at}`);
-      found.children[at].scrollIntoView({ block: "nearest" });
+      reveal(found.children[at]);
     } else field.removeAttribute("aria-activedescendant");
   }
 

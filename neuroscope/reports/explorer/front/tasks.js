@@ -1,6 +1,6 @@
 // The tasks: how well the model does each, whether its neurons are its own, and which one is looked at.
 import { category } from "./colours.js";
-import { body, counted, make, points, said } from "./dom.js";
+import { body, counted, make, points, reveal, said } from "./dom.js";
 import { shown } from "./neurons.js";
 
 /** A colour beside a task's name; tasks of a family share it, and their names tell them apart. */
@@ -68,7 +68,7 @@ export function tasksPanel(store) {
   store.listen((values, changed) => {
     if (changed.has("verdict") || changed.has("theme")) draw(values);
     else mark(values);
-    list.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" });
+    if (changed.has("task")) reveal(list.querySelector("[aria-selected=true]"));
   });
   draw(store.values);
 }
