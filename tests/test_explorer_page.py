@@ -552,6 +552,7 @@ SEARCHES = [  # what is written, a line that is found, the neuron that Enter lea
     ("FOX", "Fox", PLANTED),
     ("1.400", "There is no neuron 1.400: layer 1 has 1.0 to 1.39.", None),
     ("7.1", "There is no layer 7: there are 0 to 2.", None),
+    ("L9", "There is no layer 9: there are 0 to 2.", None),
     ("frozen? no", "Nothing is called so", None),
 ]
 
@@ -565,6 +566,12 @@ def test_search(shown):
         shown.key("Enter", "Escape") if neuron is None else shown.key("Enter")
         assert text(shown, "#h-card") == (f"Neuron {neuron}" if neuron else "Neuron"), asked
         assert shown.js("document.getElementById('found').hidden")
+    for asked in ("1", "L1", "1.", "layer 1", "Blocks.1.mlp.hook_post"):
+        shown.key("Escape", "Escape", "/")
+        shown.write(asked)
+        assert texts(shown, "#found [role=option]")[0] == "layer1", asked
+        shown.key("Enter")
+        assert shown.js("document.getElementById('filter-layer').value") == "1", asked
     shown.key("/")
     shown.write("שלום")
     assert shown.js("document.getElementById('search').getAttribute('aria-activedescendant')") == "found-0"
@@ -662,9 +669,28 @@ def test_a_shared_address_gives_the_view_back(shown, page):
     shown.open(address, WHOLE)
     assert view(shown) == view_then
     assert text(shown, "#panel-scatter button") == "Logarithmic scale"
-    shown.open(page.as_uri() + "#task=nobody&layer=99&neuron=1.4000&set=%F0%9F%98%80&inside=out&scale=&with", WHOLE)
+    unknown = "#task=nobody&layer=99&neuron=1.4000&set=%F0%9F%98%80&inside=out&sign=x&verdict=fine&scale=&with"
+    shown.open(page.as_uri() + unknown, WHOLE)
     assert view(shown) == before  # what is not there is left, and named
-    assert text(shown, "#message") == f"There is no neuron 1.4000: layer 1 has 1.0 to 1.{WIDTH - 1}."
+    assert text(shown, "#message").split(". ") == [
+        "There is no task nobody here", "There is no layer 99: there are 0 to 2",
+        f"There is no neuron 1.4000: layer 1 has 1.0 to 1.{WIDTH - 1}", "There is no sign x here",
+        "There is no inside out here", "There is no verdict fine here.",
+    ]  # fmt: skip
+    shown.open(page.as_uri() + "#sign=+&layer=L1&neuron=fox", WHOLE)
+    assert view(shown)["filter-sign"] == "+" and {name.split(".")[0] for name in view(shown)["rows"]} == {"1"}
+    assert text(shown, "#message") == "There is no neuron fox here."
+
+
+@needs_chromium
+def test_a_sign_in_the_address_of_a_page_without_signs_is_ignored_and_said_to_be(browser, many):
+    ignored = "These scores have no sign: the address's sign is ignored."
+    browser.open(many.as_uri() + "#sign=-&verdict=fine", WHOLE)
+    assert text(browser, "#message") == f"There is no verdict fine here. {ignored}"
+    assert view(browser)["filter-sign"] == "" and len(view(browser)["rows"]) == 60 and "sign" not in fragment(browser)
+    browser.js("location.hash = 'sign=-&layer=1'")
+    browser.until("document.getElementById('filter-layer').value === '1'")
+    assert text(browser, "#message") == ignored and len(view(browser)["rows"]) == WIDTH
 
 
 @needs_chromium

@@ -80,10 +80,10 @@ export async function copied(text) {
   }
 }
 
-/** Says in words, also to screen readers, what has just been done. */
-export function tell(text) {
+/** Says in words, also to screen readers, what has just been done; `more`: after what is still shown. */
+export function tell(text, more = false) {
   const message = document.getElementById("message");
-  message.textContent = text;
+  message.textContent = more && message.textContent ? `${message.textContent} ${text}` : text;
   clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => (message.textContent = ""), 6000);
+  tell.timer = setTimeout(() => (message.textContent = ""), Math.max(6000, 80 * message.textContent.length));
 }

@@ -62,7 +62,7 @@ function filters(store) {
     const able = { mask: data.masks[values.task], alone: data.masks[values.task], both: values.other !== null, card: data.cards.size, set: values.set.length };
     for (const option of document.getElementById("filter-inside").options) if (option.value) option.disabled = !able[option.value];
     const sign = document.getElementById("filter-sign");
-    sign.disabled = !data.signed && !data.signs;
+    sign.disabled = !data.hasSigns;
     sign.title = sign.disabled ? "These scores have no sign: the reduction takes absolute values" : "";
   };
   store.listen(mark);
@@ -129,6 +129,8 @@ async function begin() {
     await data.load(task);
     await new Promise((resolve) => setTimeout(resolve)); // clicks are answered in between
   }
+  data.isWhole = true;
+  await store.change(store.able(store.values));
   if (store.values.inside === "card" || store.values.neuron !== null || data.tasks.length) store.tell(new Set(["data"]));
   document.body.dataset.state = "whole";
 }

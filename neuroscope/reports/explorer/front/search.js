@@ -28,8 +28,10 @@ export function searchField(store) {
     const neuron = data.find(asked);
     if (typeof neuron === "number") results.push({ kind: "neuron", text: data.name(neuron), change: { neuron } });
     else if (neuron) results.push({ kind: "", text: neuron, change: null });
-    const layer = data.sites.findIndex((site) => word === site.layer.toLowerCase() || word === `layer ${site.layer}`.toLowerCase());
+    const layer = data.findSite(asked);
+    const [, missing] = word.match(/^(?:layer|l)\s*(\d+)\.?$/) ?? [];
     if (layer >= 0) results.push({ kind: "layer", text: data.sites[layer].layer, change: { layer } });
+    else if (missing) results.push({ kind: "", text: data.noLayer(missing), change: null });
     data.tasks.forEach((task, i) => {
       if (task.name.toLowerCase().includes(word)) results.push({ kind: "task", text: task.name, change: { task: i } });
     });
