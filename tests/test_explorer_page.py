@@ -819,6 +819,62 @@ def test_a_choice_leaves_the_page_where_it_is_and_a_neuron_brings_its_card(brows
 
 
 @needs_chromium
+@pytest.mark.parametrize(("height", "most"), [(900, 0.7), (640, 0.6)])
+def test_a_card_has_most_of_a_window_and_the_list_many_rows(browser, page, height, most):
+    browser.size(1440 if height > 800 else 1280, height)
+    browser.open(page.as_uri() + f"#neuron={PLANTED}", WHOLE)
+    top, end = place(browser, "#panel-card")
+    assert (end - top) > most * height and end <= height
+    (top, end), (row, second) = place(browser, "#panel-list .list"), place(browser, "#panel-list .neuron:nth-child(2)")
+    assert (end - top) / (second - row) > 5
+    below, tasks = place(browser, "#panel-list")[0], place(browser, "#panel-tasks")[1]
+    assert tasks < below < tasks + 20
+    browser.js("scrollTo(0, 1e6)")
+    (top, end) = place(browser, "#panel-card")
+    assert top > 0 and (end - top) > most * height  # it stays beside what is read
+    assert place(browser, "#panel-list")[0] >= place(browser, "#panel-tasks")[1]
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 900])
+def test_names_are_told_apart_where_there_is_little_room(browser, many, page, width):
+    browser.size(width, 844, touch=width < 500)
+    browser.open(many.as_uri(), WHOLE)
+    for panel in ("depth", "overlap", "crossed"):
+        edges = f"""[...document.querySelectorAll('#panel-{panel} tbody th')].map(th => [
+            th, th.querySelector('.swatch'), th.querySelector('.cut span:last-child'),
+        ].map(e => (b => [b.left, b.right])(e.getBoundingClientRect())))"""
+        for (left, right), (first, _), (start, last) in browser.js(edges):
+            assert left <= first and start < last <= right + 1  # the square and the end of the name are in it
+    ends = [name[name.rindex("-") :] for name in LONG]
+    assert texts(browser, "#panel-depth tbody .cut span:last-child") == ends
+    assert texts(browser, "#panel-depth tbody th") == LONG
+    high = "[...document.querySelectorAll('.slanted thead .cut')].map(e => e.offsetHeight).every(h => h && h <= 9 * 16)"
+    assert browser.js(high)
+    assert text(browser, "#panel-crossed .corner") == "off\u00a0↓ measured\u00a0→"
+    browser.open(page.as_uri(), WHOLE)
+    assert texts(browser, "#panel-depth tbody th") == NAMES  # whole, whatever is in them
+
+
+@needs_chromium
+def test_tasks_that_share_a_colour_have_numbers_in_their_squares(browser, many, parts, tmp_path):
+    numbers = "[...document.querySelectorAll('#panel-list .neuron:first-child .swatch')].map(e => e.dataset.number)"
+    browser.size(1440, 900)
+    browser.open(many.as_uri(), WHOLE)
+    first = np.argmax(np.random.default_rng(1).normal(size=(len(LONG), LAYERS * WIDTH)).astype(np.float32)[0] ** 2)
+    (neuron,) = texts(browser, "#panel-list .neuron:first-child .name")
+    assert neuron == f"{first // WIDTH}.{first % WIDTH}"
+    marks = (
+        browser.js("document.querySelector('#panel-list .marks').title").removeprefix("in the masks of ").split(", ")
+    )
+    assert browser.js(numbers) == [str(LONG.index(name) + 1) for name in marks] and len(marks) > 1
+    of_tasks = "[...document.querySelectorAll('#panel-tasks .swatch')].map(e => e.dataset.number)"
+    assert browser.js(of_tasks) == [str(i + 1) for i in range(len(LONG))]
+    browser.open(ns.explore(masks=parts["masks"]).save(tmp_path / "four.html").as_uri(), WHOLE)
+    assert browser.js(of_tasks) == [None] * len(NAMES)  # each has a colour of its own
+
+
+@needs_chromium
 def test_data_of_another_version_are_refused_in_words(browser, page, tmp_path):
     path = tmp_path / "later.html"
     path.write_text(page.read_text("utf-8").replace('"format":1', '"format":7'))

@@ -15,6 +15,15 @@ export function make(tag, attributes = {}, ...children) {
 /** A user's text, in its own direction, so that right-to-left text does not turn what stands around it. */
 export const said = (text) => make("bdi", {}, String(text));
 
+/** A name that is cut in its middle where there is no room: names of a kind differ at their ends. */
+export function cut(name) {
+  const letters = [...String(name)];
+  const last = letters.findLastIndex((letter) => "-_ /.:".includes(letter));
+  const tail = letters.length - last <= 12 && last > 0 ? last : Math.max(letters.length - 6, 0);
+  const [start, end] = [letters.slice(0, tail), letters.slice(tail)].map((part) => make("span", {}, part.join("")));
+  return make("bdi", { class: "cut" }, start, end);
+}
+
 /** The element that holds what a panel shows. */
 export const body = (panel) => document.querySelector(`#panel-${panel} .body`);
 
@@ -49,7 +58,7 @@ export function ramp(colours, share) {
 /** Black or white, whichever is read better on a colour of `ramp`. */
 export function ink(colour) {
   const [red, green, blue] = colour.match(/\d+/g).map((value) => (Number(value) / 255) ** 2.2);
-  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.3 ? "#14202b" : "#ffffff";
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2 ? "#14202b" : "#ffffff";
 }
 
 /** Scrolls the nearest box that scrolls, never the page, until an element is seen in it. */

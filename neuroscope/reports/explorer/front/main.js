@@ -116,8 +116,13 @@ async function begin() {
   const mark = contents();
   store.listen(mark);
   theme(store);
-  const below = new ResizeObserver(([{ target }]) => document.documentElement.style.setProperty("--below", `${target.offsetHeight + 12}px`));
-  below.observe(document.querySelector("header"));
+  const { style } = document.documentElement; // what is below the header and below the tasks begins where these end
+  const [header, tasks] = ["header", "#panel-tasks"].map((selector) => document.querySelector(selector));
+  const sizes = new ResizeObserver(() => {
+    style.setProperty("--below", `${header.offsetHeight + 12}px`);
+    style.setProperty("--tasks", `${tasks.offsetHeight}px`);
+  });
+  for (const one of [header, tasks]) sizes.observe(one);
   document.getElementById("link").addEventListener("click", async () => {
     const link = location.href.split("#")[0] + store.address();
     const without = store.isCut ? `, without the set: ${counted(store.values.set.length, "neuron")} do not fit into an address. Download it as a mask instead.` : "";
