@@ -88,10 +88,13 @@ def card(site=1, neuron=7):
         "tokens": {"toward": [(" cat", 2.0)], "away": [(SCRIPT, -3.0)]},
         "reads": {"toward": [(" cat", 1.0)]},
         "breaks": [
-            {"task": NAMES[0], "effect": 0.3, "low": 0.2, "high": 0.4, "random": 0.01, "random_high": 0.02, "q": 0.001},
-            {"task": "elsewhere", "effect": None},
+            {"task": NAMES[0], "effect": 0.3, "low": 0.2, "high": 0.4, "random": 0.01, "random_high": 0.02, "q": 0.001,
+             "mask_effect": 0.6, "share": 0.5},
+            {"task": "elsewhere", "effect": 0.1, "mask_effect": -0.02, "share": math.nan},
+            {"task": "unknown", "effect": None},
         ],
-        "stability": [{"task": NAMES[0], "low": 1, "high": 3, "share": 0.98}],
+        "stability": [{"task": NAMES[0], "low": 2.325, "high": 1014.675, "share": 0.98},
+                      {"task": "elsewhere", "low": math.nan, "high": 9}],
         "nearest": [{"neuron": "0.3", "similarity": 0.8, "by": "weights"}, {"neuron": "77.1"}],
         "code": {"another tool": "tool.off('1.7')"},
     }  # fmt: skip
@@ -457,6 +460,12 @@ def test_clicks_change_every_panel(shown):
         "Activation by task",
     ):
         assert part in texts(shown, "#panel-card h3")
+    parts = "[...document.querySelectorAll('#panel-card .part')].find(e => e.textContent.startsWith('{}'))"
+    cells = "[..." + parts + ".querySelectorAll('tbody td:{}')].map(e => e.textContent)"
+    assert shown.js(cells.format("What breaks", "last-child")) == ["50\u00a0%", "–", "–"]
+    said = "No share where the mask's effect is not shown to be above 0: elsewhere (\u22120.02)."
+    assert said in shown.js(parts.format("What breaks") + ".textContent")
+    assert shown.js(cells.format("Does its rank last", "nth-of-type(1)")) == ["2 to 1,015", "–"]
     shown.click("#panel-card .near button")
     assert text(shown, "#h-card") == "Neuron 0.3"
     assert "What it writes" not in texts(shown, "#panel-card h3")

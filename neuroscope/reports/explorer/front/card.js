@@ -128,19 +128,26 @@ export function cardPanel(store, step) {
     const every = lines.flatMap((line) => [line.low, line.high, line.effect, line.random, line.random_low, line.random_high, 0]).filter((value) => Number.isFinite(value));
     const [from, to] = [Math.min(...every), Math.max(...every)];
     const { unit } = lines[0];
+    const ofMask = lines.some((line) => known(line.share) || known(line.mask_effect));
     const rows = lines.map((line) => [
       task(line.task),
       number(line.effect),
       line.effect === null ? "" : interval(line, from, to),
       line.q === undefined ? "" : number(line.q),
+      ...(ofMask ? [percent(line.share)] : []),
     ]);
-    return part("What breaks without it", table(["task", unit ?? "nats lost", "", "q"], rows), make("p", { class: "soft hint" }, unit ? "" : "By how much the loss on the task's answers rises. ", "The point is this neuron alone switched off, the line its interval; the ring is random neurons of the same layer."));
+    const without = lines.filter((line) => known(line.mask_effect) && !known(line.share));
+    const reason = without.flatMap((line, i) => [i ? "; " : "", said(line.task), ` (${number(line.mask_effect)})`]);
+    return part("What breaks without it", table(["task", unit ?? "nats lost", "", "q", ...(ofMask ? ["of the mask's"] : [])], rows), make("p", { class: "soft hint" }, unit ? "" : "By how much the loss on the task's answers rises. ", "The point is this neuron alone switched off, the line its interval; the ring is random neurons of the same layer.", ofMask ? " Of the mask's: its share of what the task loses without the whole mask; shares need not add up to 1." : "", ...(without.length ? [" No share where the mask's effect is not shown to be above 0: ", ...reason, "."] : [])));
   }
 
+  const known = (value) => value !== null && value !== undefined;
+  /** An interval's ends lie between ranks. */
+  const ranks = ({ low, high }) => (known(low) && known(high) ? `${whole(Math.round(low))} to ${whole(Math.round(high))}` : "–");
   const stability = (lines) =>
     part(
       "Does its rank last",
-      table(["task", "rank on other examples", "in the mask"], lines.map((line) => [task(line.task), line.low === undefined ? "–" : `${whole(line.low ?? NaN)} to ${whole(line.high ?? NaN)}`, percent(line.share)])),
+      table(["task", "rank on other examples", "in the mask"], lines.map((line) => [task(line.task), ranks(line), percent(line.share)])),
     );
 
   const nearest = (lines) =>
