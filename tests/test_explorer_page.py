@@ -623,6 +623,52 @@ def test_a_point_among_the_scores_is_named_and_chosen(shown):
 
 
 @needs_chromium
+def test_arrows_go_through_the_scores_and_with_shift_into_the_set(shown):
+    values = planted_values()[0].reshape(LAYERS, WIDTH)
+    heights = np.arcsinh(values / 1e-3)  # of the logarithmic scale, whose unit is four decades below the largest, 9
+    shown.js("document.querySelector('.canvases [tabindex]').focus()")
+    shown.key("ArrowUp")
+    assert text(shown, "#h-card") == f"Neuron {PLANTED}"  # the first is the largest
+    down = np.argsort(-values[1])[1:3]
+    shown.key("ArrowDown", "ArrowDown")
+    assert text(shown, "#h-card") == f"Neuron 1.{down[1]}"
+    shown.key("ArrowUp")
+    assert text(shown, "#h-card") == f"Neuron 1.{down[0]}"
+    right = np.abs(heights[2] - heights[1, down[0]]).argmin()
+    shown.key("ArrowRight", shift=True)
+    assert text(shown, "#h-card") == f"Neuron 2.{right}"
+    assert text(shown, "#message").startswith(f"2.{right} · score") and "2 neurons in the set" in text(
+        shown, "#message"
+    )
+    shown.key("ArrowRight")  # there is no layer further
+    left = np.abs(heights[1] - heights[2, right]).argmin()
+    shown.key("ArrowLeft", shift=True)
+    assert text(shown, "#h-card") == f"Neuron 1.{left}"
+    shown.js("navigator.clipboard.writeText = text => { globalThis.copied = text; return Promise.resolve(); }")
+    shown.click("#copy-json")
+    chosen = {address: set(found) for address, found in json.loads(shown.js("copied"))["neurons"].items() if found}
+    one, two = list(WIDTHS)[1:]
+    assert chosen == {one: {int(down[0]), int(left)}, two: {int(right)}}
+    shown.key("?")
+    assert "with any arrow" in text(shown, "#help")
+
+
+@needs_chromium
+def test_arrows_pass_by_equal_scores_one_by_one(browser, tmp_path):
+    (address,) = widths = {"blocks.0.mlp.hook_post": 6}
+    values = torch.tensor([0, 2, 0, 0, 1, torch.nan])
+    scores = {"t": ns.Scores({address: values}, widths, "hidden", {"method": "planted", "n_scored": 5})}
+    browser.size(390, 844)
+    browser.open(ns.explore(scores=scores).save(tmp_path / "equal.html").as_uri() + "#neuron=0.4", WHOLE)
+    browser.js("document.querySelector('.canvases [tabindex]').focus()")
+    before, passed = browser.js("scrollY"), []
+    for key in ["ArrowDown"] * 4 + ["ArrowUp"] * 5:
+        browser.key(key)
+        passed.append(text(browser, "#h-card").removeprefix("Neuron 0."))
+    assert passed == list("023320411") and browser.js("scrollY") == before
+
+
+@needs_chromium
 def test_what_is_drawn_around_becomes_a_mask(shown, tmp_path):
     x, y, width, height = canvas(shown)
     shown.drag((x + width / LAYERS, y + 1), (x + 2 * width / LAYERS, y + height))

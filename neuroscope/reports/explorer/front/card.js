@@ -220,10 +220,11 @@ export function cardPanel(store, step) {
     );
   }
 
-  /** A card begins at its top; where it is not beside what was clicked, the page goes to it. */
+  /** A card begins at its top; where it is not beside what was clicked, the page goes to it, but not from under keys. */
   function begin() {
     const section = host.parentElement;
     section.scrollTop = 0;
+    if (document.querySelector("main :focus-visible")) return;
     const [{ top }, header] = [section.getBoundingClientRect(), document.querySelector("header")];
     const covered = getComputedStyle(header).position === "sticky" ? header.offsetHeight : 0;
     if (top < covered || top > innerHeight - SEEN) scrollBy(0, top - covered - GAP);
