@@ -942,6 +942,20 @@ def work(browser):
     return next(m["value"] for m in browser.ask("Performance.getMetrics")["metrics"] if m["name"] == "TaskDuration")
 
 
+def large_cards(values, names):
+    """A card with every part for each layer's neuron that scores highest for a task."""
+    text = {"tokens": [" word"] * 60, "activations": list(np.linspace(-1, 3, 60))}
+    ends = {"toward": [(" near", 2.0)] * 10, "away": [(" far", -2.0)] * 10}
+    breaks = [{"task": name, "effect": 0.3, "low": 0.2, "high": 0.4, "random": 0.01, "q": 0.001} for name in names]
+    every = {
+        "texts": [text] * 10, "tokens": ends, "writes": ends, "reads": ends, "breaks": breaks,
+        "histogram": {"edges": list(range(31)), "counts": {name: [1] * 30 for name in names}},
+    }  # fmt: skip
+    highest = values.reshape(len(names), 32, -1).argmax(2)
+    chosen = sorted({(layer, int(neuron)) for row in highest for layer, neuron in enumerate(row)})
+    return [{"site": layer, "neuron": neuron, **every} for layer, neuron in chosen]
+
+
 LARGE = {f"blocks.{layer}.mlp.hook_post": 11008 for layer in range(32)}
 
 
@@ -951,9 +965,8 @@ def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
     """12 tasks of 32 x 11,008 neurons. Bounds are of its own work: others share the machine."""
     values = np.random.default_rng(0).standard_t(3, size=(12, 32 * 11008)).astype(np.float32) ** 2
     scores = scores_of(values, [f"task {i}" for i in range(12)], LARGE)
-    path = ns.explore(scores=scores, masks={name: s.top(0.1) for name, s in scores.items()}).save(
-        tmp_path / "large.html"
-    )
+    masks, cards = {name: s.top(0.1) for name, s in scores.items()}, large_cards(values, list(scores))
+    path = ns.explore(scores=scores, masks=masks, cards=cards).save(tmp_path / "large.html")
     size = path.stat().st_size / 1e6
     browser.events.clear()
     browser.size(1440, 900)
@@ -970,6 +983,7 @@ def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
         browser.js("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")  # it is painted
         clicks[selector] = (1000 * (time.perf_counter() - start), 1000 * (work(browser) - worked))
     assert text(browser, "#task-6[aria-selected=true]")
+    assert {"Texts", "What breaks without it", "Activation by task"} <= set(texts(browser, "#panel-card h3"))
     seldom = int(np.argsort(-values[6])[200_000])  # beyond those whose order is kept
     browser.open(f"{path.as_uri()}#task=task+6&neuron={seldom // 11008}.{seldom % 11008}", WHOLE)
     packed = (
@@ -987,5 +1001,5 @@ def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
         sys.stdout.write(
             f"\nlarge explorer: {size:.1f} MB, opened in {opened:.2f} s ({opening:.2f} of work); clicks: {said}\n"
         )
-    assert size < 30 and opening < 3 and max(own for _, own in clicks.values()) < 400
+    assert size < 30 and opening < 3 and max(own for _, own in clicks.values()) < 200
     assert browser.complaints == []

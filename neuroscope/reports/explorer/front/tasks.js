@@ -12,7 +12,7 @@ export function swatch(data, task) {
   return mark;
 }
 
-const sharesColours = (data) => new Set(data.tasks.map((_, task) => colourOf(data, task))).size < data.tasks.length;
+const sharesColours = ({ families, tasks, head }) => Math.min(families.length, head.palette.categories.length) < tasks.length;
 
 export function colourOf(data, task) {
   const { family, name } = data.tasks[task];
