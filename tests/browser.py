@@ -156,11 +156,11 @@ class Browser:
             self.mouse("mouseMoved", *(a + step * (b - a) for a, b in zip(start, end, strict=True)))
         self.mouse("mouseReleased", *end)
 
-    def key(self, *names):
+    def key(self, *names, shift=False):
         """Keys by their names, such as "ArrowDown"; a single character is typed."""
         for name in names:
             text = {"text": name} if len(name) == 1 else {"text": "\r"} if name == "Enter" else {}
-            more = {"key": name, "windowsVirtualKeyCode": CODES.get(name, 0), **text}
+            more = {"key": name, "windowsVirtualKeyCode": CODES.get(name, 0), "modifiers": 8 * shift, **text}
             self.ask("Input.dispatchKeyEvent", type="keyDown", **more)
             self.ask("Input.dispatchKeyEvent", type="keyUp", key=name, windowsVirtualKeyCode=CODES.get(name, 0))
 

@@ -571,7 +571,10 @@ def test_what_cannot_be_is_refused_by_name(model, mask):
 def test_a_card_says_in_what_a_loss_is_measured_that_is_not_in_nats():
     row = {"effect": 0.5, "low": 0.2, "high": np.nan, "p": 0.1}
     assert breaking.in_card("t", row, "loss") == {"task": "t", "effect": 0.5, "low": 0.2, "high": None}
-    other = breaking.in_card("t", row, "logit-difference")
+    of_mask = {"mask_effect": -0.1, "share": np.nan}
+    found = breaking.in_card("t", row | of_mask, "loss")
+    assert (found["mask_effect"], found["share"]) == (-0.1, None)
+    other = breaking.in_card("t", row | of_mask, "logit-difference")
     assert other["unit"] == "logit-difference lost"
     assert card_data({"site": 0, "neuron": 1, "breaks": [other]}, "a card")["breaks"] == [other]
 

@@ -88,10 +88,13 @@ def card(site=1, neuron=7):
         "tokens": {"toward": [(" cat", 2.0)], "away": [(SCRIPT, -3.0)]},
         "reads": {"toward": [(" cat", 1.0)]},
         "breaks": [
-            {"task": NAMES[0], "effect": 0.3, "low": 0.2, "high": 0.4, "random": 0.01, "random_high": 0.02, "q": 0.001},
-            {"task": "elsewhere", "effect": None},
+            {"task": NAMES[0], "effect": 0.3, "low": 0.2, "high": 0.4, "random": 0.01, "random_high": 0.02, "q": 0.001,
+             "mask_effect": 0.6, "share": 0.5},
+            {"task": "elsewhere", "effect": 0.1, "mask_effect": -0.02, "share": math.nan},
+            {"task": "unknown", "effect": None},
         ],
-        "stability": [{"task": NAMES[0], "low": 1, "high": 3, "share": 0.98}],
+        "stability": [{"task": NAMES[0], "low": 2.325, "high": 1014.675, "share": 0.98},
+                      {"task": "elsewhere", "low": math.nan, "high": 9}],
         "nearest": [{"neuron": "0.3", "similarity": 0.8, "by": "weights"}, {"neuron": "77.1"}],
         "code": {"another tool": "tool.off('1.7')"},
     }  # fmt: skip
@@ -115,6 +118,21 @@ def parts():
 @pytest.fixture(scope="module")
 def page(parts, tmp_path_factory):
     return ns.explore(**parts, title=f"A page {SCRIPT}").save(tmp_path_factory.mktemp("page") / "explorer.html")
+
+
+LONG = [f"{kind}-{subject}" for kind in ("sentiment", "natural-language-inference") for subject in
+        ("food", "film", "books", "travel", "politics", "sport")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A page of twelve tasks with long names that differ at their ends."""
+    values = np.random.default_rng(1).normal(size=(len(LONG), LAYERS * WIDTH)).astype(np.float32) ** 2
+    scores = scores_of(values, LONG)
+    masks = {name: s.top(0.3) for name, s in scores.items()}
+    crossed = crossed_of(LONG, dict.fromkeys(LONG, "one"))
+    content = ns.explore(scores=scores, masks=masks, overlap=ns.overlap(masks), crossed=crossed)
+    return content.save(tmp_path_factory.mktemp("many") / "many.html")
 
 
 @pytest.fixture(scope="module")
@@ -442,6 +460,12 @@ def test_clicks_change_every_panel(shown):
         "Activation by task",
     ):
         assert part in texts(shown, "#panel-card h3")
+    parts = "[...document.querySelectorAll('#panel-card .part')].find(e => e.textContent.startsWith('{}'))"
+    cells = "[..." + parts + ".querySelectorAll('tbody td:{}')].map(e => e.textContent)"
+    assert shown.js(cells.format("What breaks", "last-child")) == ["50\u00a0%", "–", "–"]
+    said = "No share where the mask's effect is not shown to be above 0: elsewhere (\u22120.02)."
+    assert said in shown.js(parts.format("What breaks") + ".textContent")
+    assert shown.js(cells.format("Does its rank last", "nth-of-type(1)")) == ["2 to 1,015", "–"]
     shown.click("#panel-card .near button")
     assert text(shown, "#h-card") == "Neuron 0.3"
     assert "What it writes" not in texts(shown, "#panel-card h3")
@@ -537,6 +561,7 @@ SEARCHES = [  # what is written, a line that is found, the neuron that Enter lea
     ("FOX", "Fox", PLANTED),
     ("1.400", "There is no neuron 1.400: layer 1 has 1.0 to 1.39.", None),
     ("7.1", "There is no layer 7: there are 0 to 2.", None),
+    ("L9", "There is no layer 9: there are 0 to 2.", None),
     ("frozen? no", "Nothing is called so", None),
 ]
 
@@ -550,6 +575,12 @@ def test_search(shown):
         shown.key("Enter", "Escape") if neuron is None else shown.key("Enter")
         assert text(shown, "#h-card") == (f"Neuron {neuron}" if neuron else "Neuron"), asked
         assert shown.js("document.getElementById('found').hidden")
+    for asked in ("1", "L1", "1.", "layer 1", "Blocks.1.mlp.hook_post"):
+        shown.key("Escape", "Escape", "/")
+        shown.write(asked)
+        assert texts(shown, "#found [role=option]")[0] == "layer1", asked
+        shown.key("Enter")
+        assert shown.js("document.getElementById('filter-layer').value") == "1", asked
     shown.key("/")
     shown.write("שלום")
     assert shown.js("document.getElementById('search').getAttribute('aria-activedescendant')") == "found-0"
@@ -589,6 +620,52 @@ def test_a_point_among_the_scores_is_named_and_chosen(shown):
     assert next(iter(named)) == PLANTED  # the largest of all is the first from above
     shown.click_at(at, y + named[PLANTED] + 6)
     assert text(shown, "#h-card") == f"Neuron {PLANTED}"
+
+
+@needs_chromium
+def test_arrows_go_through_the_scores_and_with_shift_into_the_set(shown):
+    values = planted_values()[0].reshape(LAYERS, WIDTH)
+    heights = np.arcsinh(values / 1e-3)  # of the logarithmic scale, whose unit is four decades below the largest, 9
+    shown.js("document.querySelector('.canvases [tabindex]').focus()")
+    shown.key("ArrowUp")
+    assert text(shown, "#h-card") == f"Neuron {PLANTED}"  # the first is the largest
+    down = np.argsort(-values[1])[1:3]
+    shown.key("ArrowDown", "ArrowDown")
+    assert text(shown, "#h-card") == f"Neuron 1.{down[1]}"
+    shown.key("ArrowUp")
+    assert text(shown, "#h-card") == f"Neuron 1.{down[0]}"
+    right = np.abs(heights[2] - heights[1, down[0]]).argmin()
+    shown.key("ArrowRight", shift=True)
+    assert text(shown, "#h-card") == f"Neuron 2.{right}"
+    assert text(shown, "#message").startswith(f"2.{right} · score") and "2 neurons in the set" in text(
+        shown, "#message"
+    )
+    shown.key("ArrowRight")  # there is no layer further
+    left = np.abs(heights[1] - heights[2, right]).argmin()
+    shown.key("ArrowLeft", shift=True)
+    assert text(shown, "#h-card") == f"Neuron 1.{left}"
+    shown.js("navigator.clipboard.writeText = text => { globalThis.copied = text; return Promise.resolve(); }")
+    shown.click("#copy-json")
+    chosen = {address: set(found) for address, found in json.loads(shown.js("copied"))["neurons"].items() if found}
+    one, two = list(WIDTHS)[1:]
+    assert chosen == {one: {int(down[0]), int(left)}, two: {int(right)}}
+    shown.key("?")
+    assert "with any arrow" in text(shown, "#help")
+
+
+@needs_chromium
+def test_arrows_pass_by_equal_scores_one_by_one(browser, tmp_path):
+    (address,) = widths = {"blocks.0.mlp.hook_post": 6}
+    values = torch.tensor([0, 2, 0, 0, 1, torch.nan])
+    scores = {"t": ns.Scores({address: values}, widths, "hidden", {"method": "planted", "n_scored": 5})}
+    browser.size(390, 844)
+    browser.open(ns.explore(scores=scores).save(tmp_path / "equal.html").as_uri() + "#neuron=0.4", WHOLE)
+    browser.js("document.querySelector('.canvases [tabindex]').focus()")
+    before, passed = browser.js("scrollY"), []
+    for key in ["ArrowDown"] * 4 + ["ArrowUp"] * 5:
+        browser.key(key)
+        passed.append(text(browser, "#h-card").removeprefix("Neuron 0."))
+    assert passed == list("023320411") and browser.js("scrollY") == before
 
 
 @needs_chromium
@@ -647,9 +724,28 @@ def test_a_shared_address_gives_the_view_back(shown, page):
     shown.open(address, WHOLE)
     assert view(shown) == view_then
     assert text(shown, "#panel-scatter button") == "Logarithmic scale"
-    shown.open(page.as_uri() + "#task=nobody&layer=99&neuron=1.4000&set=%F0%9F%98%80&inside=out&scale=&with", WHOLE)
+    unknown = "#task=nobody&layer=99&neuron=1.4000&set=%F0%9F%98%80&inside=out&sign=x&verdict=fine&scale=&with"
+    shown.open(page.as_uri() + unknown, WHOLE)
     assert view(shown) == before  # what is not there is left, and named
-    assert text(shown, "#message") == f"There is no neuron 1.4000: layer 1 has 1.0 to 1.{WIDTH - 1}."
+    assert text(shown, "#message").split(". ") == [
+        "There is no task nobody here", "There is no layer 99: there are 0 to 2",
+        f"There is no neuron 1.4000: layer 1 has 1.0 to 1.{WIDTH - 1}", "There is no sign x here",
+        "There is no inside out here", "There is no verdict fine here.",
+    ]  # fmt: skip
+    shown.open(page.as_uri() + "#sign=+&layer=L1&neuron=fox", WHOLE)
+    assert view(shown)["filter-sign"] == "+" and {name.split(".")[0] for name in view(shown)["rows"]} == {"1"}
+    assert text(shown, "#message") == "There is no neuron fox here."
+
+
+@needs_chromium
+def test_a_sign_in_the_address_of_a_page_without_signs_is_ignored_and_said_to_be(browser, many):
+    ignored = "These scores have no sign: the address's sign is ignored."
+    browser.open(many.as_uri() + "#sign=-&verdict=fine", WHOLE)
+    assert text(browser, "#message") == f"There is no verdict fine here. {ignored}"
+    assert view(browser)["filter-sign"] == "" and len(view(browser)["rows"]) == 60 and "sign" not in fragment(browser)
+    browser.js("location.hash = 'sign=-&layer=1'")
+    browser.until("document.getElementById('filter-layer').value === '1'")
+    assert text(browser, "#message") == ignored and len(view(browser)["rows"]) == WIDTH
 
 
 @needs_chromium
@@ -741,6 +837,98 @@ def test_nothing_is_wider_than_the_window(browser, page, width, dark):
     assert browser.complaints == []
 
 
+def place(browser, selector):
+    """Where an element stands in the window: its top and its end."""
+    return browser.js(
+        f"(b => [b.top, b.bottom])(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+    )
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 900])
+def test_a_choice_leaves_the_page_where_it_is_and_a_neuron_brings_its_card(browser, page, many, width):
+    browser.size(width, 844, touch=width < 500)
+    browser.open(page.as_uri(), WHOLE)
+
+    def moved(selector):
+        """By how much a click moves the panel that it is in, in pixels."""
+        where, panel = browser.middle(selector), selector.split()[0]
+        (before, _), _, (after, _) = place(browser, panel), browser.click_at(*where), place(browser, panel)
+        return abs(after - before)
+
+    assert moved("#panel-overlap tbody tr:nth-child(2) td:nth-of-type(3)") < 1 and "with=" in fragment(browser)
+    assert moved("#panel-depth tbody tr:nth-child(1) td:nth-of-type(2)") < 1
+    moved("#panel-list .neuron")
+    assert text(browser, "#h-card") == f"Neuron {PLANTED}"
+    seen = "document.elementFromPoint(b.left + 9, b.top + 9)?.id === 'h-card'"  # nothing lies over it
+    heading = f"(b => {seen})(document.getElementById('h-card').getBoundingClientRect())"
+    assert browser.js(heading)
+    assert moved("#panel-card .buttons button:nth-child(2)") < 1  # the next one: the card is in view
+    browser.js(f"location.hash = 'neuron={PLANTED}'")
+    browser.until(f"document.getElementById('h-card').textContent === 'Neuron {PLANTED}'")
+    assert moved("#panel-card .near button") > 99 and browser.js(heading)  # from its end to its beginning
+    browser.open(many.as_uri(), WHOLE)
+    assert moved("#panel-overlap tbody tr:nth-child(12) td:nth-of-type(3)") < 1
+    (top, end), (least, most) = place(browser, "#task-11"), place(browser, "#panel-tasks .list")
+    assert least <= top and end <= most + 1  # it is seen in its list
+
+
+@needs_chromium
+@pytest.mark.parametrize(("height", "most"), [(900, 0.7), (640, 0.6)])
+def test_a_card_has_most_of_a_window_and_the_list_many_rows(browser, page, height, most):
+    browser.size(1440 if height > 800 else 1280, height)
+    browser.open(page.as_uri() + f"#neuron={PLANTED}", WHOLE)
+    top, end = place(browser, "#panel-card")
+    assert (end - top) > most * height and end <= height
+    (top, end), (row, second) = place(browser, "#panel-list .list"), place(browser, "#panel-list .neuron:nth-child(2)")
+    assert (end - top) / (second - row) > 5
+    below, tasks = place(browser, "#panel-list")[0], place(browser, "#panel-tasks")[1]
+    assert tasks < below < tasks + 20
+    browser.js("scrollTo(0, 1e6)")
+    (top, end) = place(browser, "#panel-card")
+    assert top > 0 and (end - top) > most * height  # it stays beside what is read
+    assert place(browser, "#panel-list")[0] >= place(browser, "#panel-tasks")[1]
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 900])
+def test_names_are_told_apart_where_there_is_little_room(browser, many, page, width):
+    browser.size(width, 844, touch=width < 500)
+    browser.open(many.as_uri(), WHOLE)
+    for panel in ("depth", "overlap", "crossed"):
+        edges = f"""[...document.querySelectorAll('#panel-{panel} tbody th')].map(th => [
+            th, th.querySelector('.swatch'), th.querySelector('.cut span:last-child'),
+        ].map(e => (b => [b.left, b.right])(e.getBoundingClientRect())))"""
+        for (left, right), (first, _), (start, last) in browser.js(edges):
+            assert left <= first and start < last <= right + 1  # the square and the end of the name are in it
+    ends = [name[name.rindex("-") :] for name in LONG]
+    assert texts(browser, "#panel-depth tbody .cut span:last-child") == ends
+    assert texts(browser, "#panel-depth tbody th") == LONG
+    high = "[...document.querySelectorAll('.slanted thead .cut')].map(e => e.offsetHeight).every(h => h && h <= 9 * 16)"
+    assert browser.js(high)
+    assert text(browser, "#panel-crossed .corner") == "off\u00a0↓ measured\u00a0→"
+    browser.open(page.as_uri(), WHOLE)
+    assert texts(browser, "#panel-depth tbody th") == NAMES  # whole, whatever is in them
+
+
+@needs_chromium
+def test_tasks_that_share_a_colour_have_numbers_in_their_squares(browser, many, parts, tmp_path):
+    numbers = "[...document.querySelectorAll('#panel-list .neuron:first-child .swatch')].map(e => e.dataset.number)"
+    browser.size(1440, 900)
+    browser.open(many.as_uri(), WHOLE)
+    first = np.argmax(np.random.default_rng(1).normal(size=(len(LONG), LAYERS * WIDTH)).astype(np.float32)[0] ** 2)
+    (neuron,) = texts(browser, "#panel-list .neuron:first-child .name")
+    assert neuron == f"{first // WIDTH}.{first % WIDTH}"
+    marks = (
+        browser.js("document.querySelector('#panel-list .marks').title").removeprefix("in the masks of ").split(", ")
+    )
+    assert browser.js(numbers) == [str(LONG.index(name) + 1) for name in marks] and len(marks) > 1
+    of_tasks = "[...document.querySelectorAll('#panel-tasks .swatch')].map(e => e.dataset.number)"
+    assert browser.js(of_tasks) == [str(i + 1) for i in range(len(LONG))]
+    browser.open(ns.explore(masks=parts["masks"]).save(tmp_path / "four.html").as_uri(), WHOLE)
+    assert browser.js(of_tasks) == [None] * len(NAMES)  # each has a colour of its own
+
+
 @needs_chromium
 def test_data_of_another_version_are_refused_in_words(browser, page, tmp_path):
     path = tmp_path / "later.html"
@@ -754,6 +942,20 @@ def work(browser):
     return next(m["value"] for m in browser.ask("Performance.getMetrics")["metrics"] if m["name"] == "TaskDuration")
 
 
+def large_cards(values, names):
+    """A card with every part for each layer's neuron that scores highest for a task."""
+    text = {"tokens": [" word"] * 60, "activations": list(np.linspace(-1, 3, 60))}
+    ends = {"toward": [(" near", 2.0)] * 10, "away": [(" far", -2.0)] * 10}
+    breaks = [{"task": name, "effect": 0.3, "low": 0.2, "high": 0.4, "random": 0.01, "q": 0.001} for name in names]
+    every = {
+        "texts": [text] * 10, "tokens": ends, "writes": ends, "reads": ends, "breaks": breaks,
+        "histogram": {"edges": list(range(31)), "counts": {name: [1] * 30 for name in names}},
+    }  # fmt: skip
+    highest = values.reshape(len(names), 32, -1).argmax(2)
+    chosen = sorted({(layer, int(neuron)) for row in highest for layer, neuron in enumerate(row)})
+    return [{"site": layer, "neuron": neuron, **every} for layer, neuron in chosen]
+
+
 LARGE = {f"blocks.{layer}.mlp.hook_post": 11008 for layer in range(32)}
 
 
@@ -763,9 +965,8 @@ def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
     """12 tasks of 32 x 11,008 neurons. Bounds are of its own work: others share the machine."""
     values = np.random.default_rng(0).standard_t(3, size=(12, 32 * 11008)).astype(np.float32) ** 2
     scores = scores_of(values, [f"task {i}" for i in range(12)], LARGE)
-    path = ns.explore(scores=scores, masks={name: s.top(0.1) for name, s in scores.items()}).save(
-        tmp_path / "large.html"
-    )
+    masks, cards = {name: s.top(0.1) for name, s in scores.items()}, large_cards(values, list(scores))
+    path = ns.explore(scores=scores, masks=masks, cards=cards).save(tmp_path / "large.html")
     size = path.stat().st_size / 1e6
     browser.events.clear()
     browser.size(1440, 900)
@@ -782,6 +983,7 @@ def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
         browser.js("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")  # it is painted
         clicks[selector] = (1000 * (time.perf_counter() - start), 1000 * (work(browser) - worked))
     assert text(browser, "#task-6[aria-selected=true]")
+    assert {"Texts", "What breaks without it", "Activation by task"} <= set(texts(browser, "#panel-card h3"))
     seldom = int(np.argsort(-values[6])[200_000])  # beyond those whose order is kept
     browser.open(f"{path.as_uri()}#task=task+6&neuron={seldom // 11008}.{seldom % 11008}", WHOLE)
     packed = (
@@ -799,5 +1001,5 @@ def test_a_large_model_opens_and_answers_at_once(browser, tmp_path, capsys):
         sys.stdout.write(
             f"\nlarge explorer: {size:.1f} MB, opened in {opened:.2f} s ({opening:.2f} of work); clicks: {said}\n"
         )
-    assert size < 30 and opening < 3 and max(own for _, own in clicks.values()) < 400
+    assert size < 30 and opening < 3 and max(own for _, own in clicks.values()) < 200
     assert browser.complaints == []

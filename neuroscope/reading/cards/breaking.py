@@ -168,6 +168,6 @@ def with_q(rows: list[dict[str, Any]]) -> None:
 
 def in_card(name: str, row: Mapping[str, Any], objective: str) -> dict[str, Any]:
     """A row as a card has it; of another objective than the loss it says which."""
-    names = ("effect", "low", "high", "random", "random_low", "random_high", "q")
+    names = ("effect", "low", "high", "random", "random_low", "random_high", "q", "mask_effect", "share")
     unit = {} if objective == "loss" else {"unit": f"{objective} lost"}
     return {"task": name, **unit} | {key: json_plain(row[key]) for key in names if key in row}

@@ -46,7 +46,8 @@ class CardTokens(TypedDict, total=False):
 class CardBreak(TypedDict, total=False):
     """What a task loses without this neuron alone, beside random neurons of its layer (`random`, their mean).
 
-    `effect` is the rise of the loss on the task's answers, in nats, unless `unit` names another.
+    `effect` is the rise of the loss on the task's answers, in nats, unless `unit` names another; `mask_effect` that
+    without the whole mask, and `share` the neuron's of it, None where the mask's is not shown to be above 0.
     """
 
     task: Required[str]
@@ -58,6 +59,8 @@ class CardBreak(TypedDict, total=False):
     random_high: float | None
     p: float | None
     q: float | None
+    mask_effect: float | None
+    share: float | None
     unit: str
 
 

@@ -4,6 +4,8 @@ import { colourOf, swatch } from "./tasks.js";
 import { heat } from "./texts.js";
 
 const TEXTS = 5; // shown of each sign before the fold
+const SEEN = 200; // pixels of a card in the window with which it counts as seen
+const GAP = 8; // above a card that the page went to
 
 const part = (title, ...content) => make("section", { class: "part" }, make("h3", {}, title), ...content);
 const table = (head, rows) =>
@@ -126,19 +128,26 @@ export function cardPanel(store, step) {
     const every = lines.flatMap((line) => [line.low, line.high, line.effect, line.random, line.random_low, line.random_high, 0]).filter((value) => Number.isFinite(value));
     const [from, to] = [Math.min(...every), Math.max(...every)];
     const { unit } = lines[0];
+    const ofMask = lines.some((line) => known(line.share) || known(line.mask_effect));
     const rows = lines.map((line) => [
       task(line.task),
       number(line.effect),
       line.effect === null ? "" : interval(line, from, to),
       line.q === undefined ? "" : number(line.q),
+      ...(ofMask ? [percent(line.share)] : []),
     ]);
-    return part("What breaks without it", table(["task", unit ?? "nats lost", "", "q"], rows), make("p", { class: "soft hint" }, unit ? "" : "By how much the loss on the task's answers rises. ", "The point is this neuron alone switched off, the line its interval; the ring is random neurons of the same layer."));
+    const without = lines.filter((line) => known(line.mask_effect) && !known(line.share));
+    const reason = without.flatMap((line, i) => [i ? "; " : "", said(line.task), ` (${number(line.mask_effect)})`]);
+    return part("What breaks without it", table(["task", unit ?? "nats lost", "", "q", ...(ofMask ? ["of the mask's"] : [])], rows), make("p", { class: "soft hint" }, unit ? "" : "By how much the loss on the task's answers rises. ", "The point is this neuron alone switched off, the line its interval; the ring is random neurons of the same layer.", ofMask ? " Of the mask's: its share of what the task loses without the whole mask; shares need not add up to 1." : "", ...(without.length ? [" No share where the mask's effect is not shown to be above 0: ", ...reason, "."] : [])));
   }
 
+  const known = (value) => value !== null && value !== undefined;
+  /** An interval's ends lie between ranks. */
+  const ranks = ({ low, high }) => (known(low) && known(high) ? `${whole(Math.round(low))} to ${whole(Math.round(high))}` : "–");
   const stability = (lines) =>
     part(
       "Does its rank last",
-      table(["task", "rank on other examples", "in the mask"], lines.map((line) => [task(line.task), line.low === undefined ? "–" : `${whole(line.low ?? NaN)} to ${whole(line.high ?? NaN)}`, percent(line.share)])),
+      table(["task", "rank on other examples", "in the mask"], lines.map((line) => [task(line.task), ranks(line), percent(line.share)])),
     );
 
   const nearest = (lines) =>
@@ -211,9 +220,19 @@ export function cardPanel(store, step) {
     );
   }
 
+  /** A card begins at its top; where it is not beside what was clicked, the page goes to it, but not from under keys. */
+  function begin() {
+    const section = host.parentElement;
+    section.scrollTop = 0;
+    if (document.querySelector("main :focus-visible")) return;
+    const [{ top }, header] = [section.getBoundingClientRect(), document.querySelector("header")];
+    const covered = getComputedStyle(header).position === "sticky" ? header.offsetHeight : 0;
+    if (top < covered || top > innerHeight - SEEN) scrollBy(0, top - covered - GAP);
+  }
+
   store.listen((values, changed) => {
     if (["neuron", "set", "task", "theme", "data"].some((name) => changed.has(name))) draw(values);
-    if (changed.has("neuron")) host.scrollTop = 0;
+    if (changed.has("neuron") && values.neuron !== null) begin();
   });
   draw(store.values);
 }

@@ -49,6 +49,11 @@ export class Data {
     this.families = [...new Set(this.tasks.map((task) => task.family || task.name))];
     this.signed = false; // whether scores have signs
     this.signs = false; // whether cards do
+    this.isWhole = false; // whether all of it is unpacked
+  }
+
+  get hasSigns() {
+    return this.signed || this.signs;
   }
 
   /** Unpacks what there is of one task. */
@@ -150,6 +155,18 @@ export class Data {
     return `${this.sites[site].layer}.${neuron - this.offsets[site]}`;
   }
 
+  /** The site of a layer: "29", "29.", "L29", "layer 29", or its address; -1 where there is none. */
+  findSite(name) {
+    const asked = name.trim().toLowerCase().replace(/\.$/, "");
+    const called = (word) => this.sites.findIndex(({ layer, address }) => layer.toLowerCase() === word || address.toLowerCase() === word);
+    const exact = called(asked);
+    return exact >= 0 ? exact : called(asked.replace(/^(layer|l)\s*/, ""));
+  }
+
+  noLayer(layer) {
+    return `There is no layer ${layer}: there are ${this.sites[0].layer} to ${this.sites.at(-1).layer}.`;
+  }
+
   /** The neuron that is called so; a text that says why there is none; null for what is no name of one. */
   find(name) {
     const siteOf = (layer) => this.sites.findIndex((one) => one.layer === layer || one.address === layer);
@@ -159,9 +176,7 @@ export class Data {
       if (layer === undefined) return null;
     }
     const site = siteOf(layer);
-    if (site < 0) {
-      return `There is no layer ${layer}: there are ${this.sites[0].layer} to ${this.sites.at(-1).layer}.`;
-    }
+    if (site < 0) return this.noLayer(layer);
     if (Number(index) < this.sites[site].width) return this.offsets[site] + Number(index);
     return `There is no neuron ${layer}.${index}: layer ${layer} has ${layer}.0 to ${layer}.${this.sites[site].width - 1}.`;
   }

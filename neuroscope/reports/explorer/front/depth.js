@@ -3,7 +3,7 @@ import { sequential } from "./colours.js";
 import { body, make, percent, ramp, whole } from "./dom.js";
 import { Grid, legend } from "./grid.js";
 import { shown } from "./neurons.js";
-import { colourOf } from "./tasks.js";
+import { swatch } from "./tasks.js";
 
 export function depthPanel(store) {
   const { data } = store;
@@ -28,7 +28,7 @@ export function depthPanel(store) {
       label: "Masks over depth: tasks by layers",
       corner: "layer",
       narrow: many,
-      rows: rows.map((task) => ({ name: data.tasks[task].name, swatch: colourOf(data, task) })),
+      rows: rows.map((task) => ({ name: data.tasks[task].name, swatch: swatch(data, task) })),
       columns: data.sites.map((site) => ({ name: site.layer, title: `layer ${site.layer}: ${site.address}` })),
       cell: (row, site) => {
         const task = rows[row];

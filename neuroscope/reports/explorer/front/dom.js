@@ -15,6 +15,15 @@ export function make(tag, attributes = {}, ...children) {
 /** A user's text, in its own direction, so that right-to-left text does not turn what stands around it. */
 export const said = (text) => make("bdi", {}, String(text));
 
+/** A name that is cut in its middle where there is no room: names of a kind differ at their ends. */
+export function cut(name) {
+  const letters = [...String(name)];
+  const last = letters.findLastIndex((letter) => "-_ /.:".includes(letter));
+  const tail = letters.length - last <= 12 && last > 0 ? last : Math.max(letters.length - 6, 0);
+  const [start, end] = [letters.slice(0, tail), letters.slice(tail)].map((part) => make("span", {}, part.join("")));
+  return make("bdi", { class: "cut" }, start, end);
+}
+
 /** The element that holds what a panel shows. */
 export const body = (panel) => document.querySelector(`#panel-${panel} .body`);
 
@@ -49,7 +58,19 @@ export function ramp(colours, share) {
 /** Black or white, whichever is read better on a colour of `ramp`. */
 export function ink(colour) {
   const [red, green, blue] = colour.match(/\d+/g).map((value) => (Number(value) / 255) ** 2.2);
-  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.3 ? "#14202b" : "#ffffff";
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2 ? "#14202b" : "#ffffff";
+}
+
+/** Scrolls the nearest box that scrolls, never the page, until an element is seen in it. */
+export function reveal(element) {
+  const scrolls = (box) => box.scrollHeight > box.clientHeight && ["auto", "scroll"].includes(getComputedStyle(box).overflowY);
+  let box = element?.parentElement;
+  while (box && box !== document.body && !scrolls(box)) box = box.parentElement;
+  if (!box || box === document.body) return;
+  const [inner, outer] = [element.getBoundingClientRect(), box.getBoundingClientRect()];
+  const [above, below] = [inner.top - outer.top - box.clientTop, inner.bottom - outer.top - box.clientTop - box.clientHeight];
+  if (above < 0) box.scrollTop += above;
+  else if (below > 0) box.scrollTop += below;
 }
 
 /** Puts text on the clipboard; false where the browser does not let it. */
@@ -68,10 +89,10 @@ export async function copied(text) {
   }
 }
 
-/** Says in words, also to screen readers, what has just been done. */
-export function tell(text) {
+/** Says in words, also to screen readers, what has just been done; `more`: after what is still shown. */
+export function tell(text, more = false) {
   const message = document.getElementById("message");
-  message.textContent = text;
+  message.textContent = more && message.textContent ? `${message.textContent} ${text}` : text;
   clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => (message.textContent = ""), 6000);
+  tell.timer = setTimeout(() => (message.textContent = ""), Math.max(6000, 80 * message.textContent.length));
 }

@@ -1,9 +1,9 @@
 // A matrix of coloured cells that is gone through by mouse and by arrows: masks over depth, overlap, cross-ablation.
-import { ink, make, said } from "./dom.js";
+import { cut, ink, make } from "./dom.js";
 
 export class Grid {
   /**
-   * `rows` and `columns` are lists of { name, title?, swatch? }; `cell(row, column)` gives { colour, text, title }, or null
+   * `rows` and `columns` are lists of { name, title?, swatch? } (an element); `cell(row, column)` gives { colour, text, title }, or null
    * where there is nothing; `choose(row, column)` is called with what is chosen, null for a whole row or column.
    */
   constructor(host, { label, corner, rows, columns, cell, choose, narrow = false, slanted = false }) {
@@ -12,15 +12,11 @@ export class Grid {
     this.columns = columns.length;
     this.at = [0, 0];
     const head = columns.map((column, j) =>
-      make("th", { scope: "col", "data-row": "", "data-column": j, title: column.title ?? column.name }, make("span", {}, said(column.name))),
+      make("th", { scope: "col", "data-row": "", "data-column": j, title: column.title ?? column.name }, make("span", {}, cut(column.name))),
     );
     const lines = rows.map((row, i) => {
-      const name = make("th", { scope: "row", "data-row": i, "data-column": "", title: row.title ?? row.name }, make("span", {}, said(row.name)));
-      if (row.swatch) {
-        const swatch = make("i", { class: "swatch", "aria-hidden": "true" });
-        swatch.style.backgroundColor = row.swatch;
-        name.prepend(swatch);
-      }
+      const name = make("th", { scope: "row", "data-row": i, "data-column": "", title: row.title ?? row.name }, make("span", {}, cut(row.name)));
+      if (row.swatch) name.firstChild.prepend(row.swatch);
       const cells = columns.map((_, j) => {
         const found = cell(i, j);
         const attributes = { role: "gridcell", "data-row": i, "data-column": j, tabindex: -1 };

@@ -9,6 +9,8 @@ const KEYS = [
   ["m", "only the neurons in the task's mask, and all of them again"],
   ["s", "put the neuron into the set, or take it out"],
   ["Tab", "from panel to panel; arrows then go through the list or matrix, Enter chooses"],
+  ["← → ↑ ↓", "among the scores, once they have the focus: the nearest score of the next layer, the next score of the layer"],
+  ["Shift ←", "there, with any arrow: the same, and both neurons go into the set"],
   ["Esc", "close what is open, then leave the neuron, the pair and the layer"],
   ["?", "this list"],
 ];

@@ -1,5 +1,5 @@
 // The neurons that pass the filters, the most relevant first, and the step from one to the next.
-import { body, make, number, said, whole } from "./dom.js";
+import { body, make, number, reveal, said, whole } from "./dom.js";
 import { all, listed, passes } from "./neurons.js";
 import { peak } from "./texts.js";
 import { swatch } from "./tasks.js";
@@ -9,10 +9,11 @@ const STEP = 60; // rows shown at first, and at each wish for more
 export function listPanel(store) {
   const { data } = store;
   const words = make("p", { class: "soft hint" });
-  const list = make("div", { role: "listbox", "aria-label": "Neurons", tabindex: 0, class: "list" });
+  const list = make("div", { role: "listbox", "aria-label": "Neurons", tabindex: 0 });
   const more = make("button", { type: "button", onclick: () => ((most += STEP), draw(store.values)) }, "More");
   const take = make("button", { type: "button", onclick: () => store.change({ set: all(data, store.values) }) }, "Make a set of all these");
-  body("list").replaceChildren(words, list, make("div", { class: "buttons" }, more, take));
+  const box = make("div", { class: "list" }, list, more);
+  body("list").replaceChildren(words, box, make("div", { class: "buttons" }, take));
   let most = STEP;
   let neurons = [];
 
@@ -64,11 +65,7 @@ export function listPanel(store) {
     const on = list.querySelector("[aria-selected=true]");
     if (on) list.setAttribute("aria-activedescendant", on.id);
     else list.removeAttribute("aria-activedescendant");
-    if (on) {
-      const [top, low] = [on.offsetTop - list.offsetTop, on.offsetTop - list.offsetTop + on.offsetHeight];
-      if (top < list.scrollTop) list.scrollTop = top;
-      else if (low > list.scrollTop + list.clientHeight) list.scrollTop = low - list.clientHeight;
-    }
+    reveal(on);
   }
 
   /** The next neuron of the list (1), or the one before (-1). */
@@ -98,7 +95,7 @@ export function listPanel(store) {
     if (redraws.some((name) => changed.has(name)) || (values.inside === "set" && changed.has("set"))) {
       if (!changed.has("theme") && !changed.has("data")) most = STEP;
       draw(values);
-      if (!changed.has("theme") && !changed.has("data")) list.scrollTop = 0;
+      if (!changed.has("theme") && !changed.has("data")) box.scrollTop = 0;
       mark(values);
     } else mark(values);
   });

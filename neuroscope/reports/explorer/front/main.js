@@ -62,7 +62,7 @@ function filters(store) {
     const able = { mask: data.masks[values.task], alone: data.masks[values.task], both: values.other !== null, card: data.cards.size, set: values.set.length };
     for (const option of document.getElementById("filter-inside").options) if (option.value) option.disabled = !able[option.value];
     const sign = document.getElementById("filter-sign");
-    sign.disabled = !data.signed && !data.signs;
+    sign.disabled = !data.hasSigns;
     sign.title = sign.disabled ? "These scores have no sign: the reduction takes absolute values" : "";
   };
   store.listen(mark);
@@ -116,8 +116,13 @@ async function begin() {
   const mark = contents();
   store.listen(mark);
   theme(store);
-  const below = new ResizeObserver(([{ target }]) => document.documentElement.style.setProperty("--below", `${target.offsetHeight + 12}px`));
-  below.observe(document.querySelector("header"));
+  const { style } = document.documentElement; // what is below the header and below the tasks begins where these end
+  const [header, tasks] = ["header", "#panel-tasks"].map((selector) => document.querySelector(selector));
+  const sizes = new ResizeObserver(() => {
+    style.setProperty("--below", `${header.offsetHeight + 12}px`);
+    style.setProperty("--tasks", `${tasks.offsetHeight}px`);
+  });
+  for (const one of [header, tasks]) sizes.observe(one);
   document.getElementById("link").addEventListener("click", async () => {
     const link = location.href.split("#")[0] + store.address();
     const without = store.isCut ? `, without the set: ${counted(store.values.set.length, "neuron")} do not fit into an address. Download it as a mask instead.` : "";
@@ -129,6 +134,8 @@ async function begin() {
     await data.load(task);
     await new Promise((resolve) => setTimeout(resolve)); // clicks are answered in between
   }
+  data.isWhole = true;
+  await store.change(store.able(store.values));
   if (store.values.inside === "card" || store.values.neuron !== null || data.tasks.length) store.tell(new Set(["data"]));
   document.body.dataset.state = "whole";
 }

@@ -3,13 +3,13 @@ import { diverging, sequential } from "./colours.js";
 import { body, counted, make, number, percent, points, ramp, said } from "./dom.js";
 import { Grid, legend } from "./grid.js";
 import { shown } from "./neurons.js";
-import { colourOf } from "./tasks.js";
+import { swatch } from "./tasks.js";
 
 export function matricesPanel(store) {
   const { data } = store;
   const { overlap, crossed, verdicts, alpha, palette } = data.head;
   const names = data.tasks.map((task) => task.name);
-  const heads = () => names.map((name, i) => ({ name, swatch: colourOf(data, i) }));
+  const heads = () => names.map((name, i) => ({ name, swatch: swatch(data, i) }));
   const panels = [];
   const pair = (row, column) => {
     const { task, other } = store.values;
@@ -61,7 +61,7 @@ export function matricesPanel(store) {
     const most = Math.max(0.01, ...crossed.effect.flatMap((row, i) => row.filter((value, j) => value !== null && !lost(i, j)).map(Math.abs)));
     const grid = new Grid(host, {
       label: "Whose neurons break which task: neurons off by task measured",
-      corner: "off ↓ measured →",
+      corner: "off\u00a0↓ measured\u00a0→",
       rows: heads(),
       columns: heads(),
       slanted: true,

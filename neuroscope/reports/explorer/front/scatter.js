@@ -1,7 +1,7 @@
-// Every neuron of the model by layer and score, on a canvas: choose one, or draw around many.
+// Every neuron of the model by layer and score, on a canvas: choose one, draw around many, or go from one to the next.
 import { styled } from "./colours.js";
 import { body, counted, make, number, round, tell, whole } from "./dom.js";
-import { passes } from "./neurons.js";
+import { listed, passes } from "./neurons.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [48, 8, 16, 30]; // around the points
 const NEAR = 14; // pixels from a point that still choose it
@@ -11,7 +11,7 @@ const DECADES = 4; // of scores below the largest that the logarithmic scale sho
 export function scatterPanel(store) {
   const { data } = store;
   const points = make("canvas", { "aria-hidden": "true" });
-  const over = make("canvas", { tabindex: 0, role: "img", "aria-describedby": "scatter-note" });
+  const over = make("canvas", { tabindex: 0, role: "application", "aria-describedby": "scatter-note" });
   const frame = make("div", { class: "canvases" }, points, over);
   const note = make("p", { class: "soft hint", id: "scatter-note" });
   const scale = make("button", { type: "button", onclick: () => store.change({ scale: store.values.scale === "log" ? "linear" : "log" }) });
@@ -71,7 +71,7 @@ export function scatterPanel(store) {
     keys.replaceChildren(...legendOf(values, colours));
     const most = data.tops[values.task][0];
     over.setAttribute("aria-label", `Scores of ${data.tasks[values.task].name}: ${whole(data.total)} neurons by layer; the largest is ${data.name(most)}, ${number(scores[most])}`);
-    const how = "Click a neuron, or draw around several to make a set. Within a layer neurons stand in their own order.";
+    const how = "Click a neuron, or draw around several to make a set; arrows go from one to the next. Within a layer neurons stand in their own order.";
     note.replaceChildren(how);
     return undefined;
   }
@@ -251,6 +251,45 @@ export function scatterPanel(store) {
     return set;
   }
 
+  const about = (neuron) => `${data.name(neuron)} · score ${number(view.scores[neuron])} · rank ${whole(data.rank(store.values.task, neuron))}`;
+
+  /** Where an arrow leads: up and down to the next score in the layer, left and right to the nearest in the next layer. */
+  function beside(neuron, key) {
+    if (neuron === null) return listed(data, store.values, 1)[0] ?? null;
+    const { scores, y } = view;
+    const { test } = passes(data, store.values);
+    const best = (site, able, better) => {
+      let found = null;
+      for (let i = data.offsets[site]; i < data.offsets[site + 1]; i++) if (able(i) && (found === null || better(i, found)) && test(i)) found = i;
+      return found;
+    };
+    const site = data.siteOf(neuron);
+    const across = { ArrowLeft: -1, ArrowRight: 1 }[key];
+    if (!across) {
+      const up = key === "ArrowUp" ? 1 : -1;
+      const above = (i, j) => up * (scores[i] === scores[j] ? j - i : scores[i] - scores[j]); // of equal ones the first
+      return best(site, (i) => above(i, neuron) > 0, (i, j) => above(i, j) < 0);
+    }
+    const away = (i) => Math.abs(y(scores[i]) - y(scores[neuron]));
+    for (let at = site + across; data.sites[at]; at += across) {
+      const found = best(at, (i) => away(i) >= 0, (i, j) => away(i) < away(j));
+      if (found !== null) return found;
+    }
+    return null;
+  }
+
+  over.addEventListener("keydown", (event) => {
+    if (!["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].includes(event.key) || event.ctrlKey || event.metaKey || event.altKey || !view) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const { neuron: was, set } = store.values;
+    const neuron = beside(was, event.key);
+    if (neuron === null) return;
+    const more = event.shiftKey ? [was, neuron].filter((one) => one !== null && !set.includes(one)) : [];
+    store.change({ neuron, ...(more.length ? { set: [...set, ...more].sort((a, b) => a - b) } : {}) });
+    tell(about(neuron) + (event.shiftKey ? ` · ${counted(store.values.set.length, "neuron")} in the set` : ""));
+  });
+
   const place = (event) => {
     const box = over.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
@@ -268,8 +307,7 @@ export function scatterPanel(store) {
     const near = view && !drag ? nearest(px, py) : null;
     tip.hidden = near === null;
     if (near === null) return undefined;
-    const rank = data.rank(store.values.task, near);
-    tip.textContent = `${data.name(near)} · score ${number(view.scores[near])} · rank ${whole(rank)}`;
+    tip.textContent = about(near);
     tip.style.left = `${Math.min(event.clientX + 14, innerWidth - 210)}px`;
     tip.style.top = `${event.clientY + 16}px`;
     return undefined;

@@ -1,5 +1,5 @@
 // One field for addresses ("9.431"), layers, tasks, verdicts, and words in the texts and tokens of cards.
-import { make, said } from "./dom.js";
+import { make, reveal, said } from "./dom.js";
 
 const MOST = 30; // lines of what was found
 const BESIDE = 36; // letters shown on either side of a word that was found
@@ -28,8 +28,10 @@ export function searchField(store) {
     const neuron = data.find(asked);
     if (typeof neuron === "number") results.push({ kind: "neuron", text: data.name(neuron), change: { neuron } });
     else if (neuron) results.push({ kind: "", text: neuron, change: null });
-    const layer = data.sites.findIndex((site) => word === site.layer.toLowerCase() || word === `layer ${site.layer}`.toLowerCase());
+    const layer = data.findSite(asked);
+    const [, missing] = word.match(/^(?:layer|l)\s*(\d+)\.?$/) ?? [];
     if (layer >= 0) results.push({ kind: "layer", text: data.sites[layer].layer, change: { layer } });
+    else if (missing) results.push({ kind: "", text: data.noLayer(missing), change: null });
     data.tasks.forEach((task, i) => {
       if (task.name.toLowerCase().includes(word)) results.push({ kind: "task", text: task.name, change: { task: i } });
     });
@@ -67,7 +69,7 @@ export function searchField(store) {
     [...found.children].forEach((line, i) => line.setAttribute("aria-selected", String(i === at)));
     if (at >= 0 && !found.hidden) {
       field.setAttribute("aria-activedescendant", `found-${at}`);
-      found.children[at].scrollIntoView({ block: "nearest" });
+      reveal(found.children[at]);
     } else field.removeAttribute("aria-activedescendant");
   }
 

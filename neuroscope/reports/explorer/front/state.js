@@ -56,7 +56,14 @@ export class Store {
     this.data = data;
     this.panels = [];
     this.values = { ...START, ...this.parsed(location.hash) };
-    addEventListener("hashchange", () => this.change({ ...START, ...this.parsed(location.hash) }));
+    addEventListener("hashchange", () => this.change(this.able({ ...START, ...this.parsed(location.hash) })));
+  }
+
+  /** The same values, without a filter by sign where the data turn out to have none: it would leave no neuron. */
+  able(values) {
+    if (!values.sign || !this.data.isWhole || this.data.hasSigns) return values;
+    tell("These scores have no sign: the address's sign is ignored.", true);
+    return { ...values, sign: "" };
   }
 
   /** `panel(values, changed)` is called with every change, and with the names of what changed. */
@@ -105,22 +112,27 @@ export class Store {
   parsed(fragment) {
     const { data } = this;
     const parts = new URLSearchParams(fragment.replace(/^#/, ""));
-    const found = {};
-    const place = (list, key, name) => list.findIndex((one) => one[key] === parts.get(name));
+    if (parts.get("sign") === " ") parts.set("sign", "+"); // as a + written by hand is read
+    const [found, missing] = [{}, []];
     for (const [value, name] of [["task", "task"], ["other", "with"]]) {
-      const task = place(data.tasks, "name", name);
+      const task = data.tasks.findIndex((one) => one.name === parts.get(name));
       if (task >= 0) found[value] = task;
-      else if (parts.get(name)) tell(`There is no task ${parts.get(name)} here.`);
+      else if (parts.get(name)) missing.push(`There is no task ${parts.get(name)} here.`);
     }
-    const layer = place(data.sites, "layer", "layer");
+    const layer = data.findSite(parts.get("layer") ?? "");
     if (layer >= 0) found.layer = layer;
-    const neuron = parts.has("neuron") ? data.find(parts.get("neuron")) : null;
+    else if (parts.get("layer")) missing.push(data.noLayer(parts.get("layer")));
+    const neuron = data.find(parts.get("neuron") ?? "");
     if (typeof neuron === "number") found.neuron = neuron;
-    else if (neuron) tell(neuron);
-    const known = { verdict: (data.head.verdicts ?? []).map((one) => one?.verdict), sign: ["+", "-"], scale: ["log", "linear"] };
-    known.inside = ["mask", "alone", "both", "card", "set"];
-    for (const [name, allowed] of Object.entries(known)) if (allowed.includes(parts.get(name))) found[name] = parts.get(name);
+    else if (parts.get("neuron")) missing.push(neuron ?? `There is no neuron ${parts.get("neuron")} here.`);
+    const known = { sign: ["+", "-"], scale: ["log", "linear"], inside: ["mask", "alone", "both", "card", "set"] };
+    known.verdict = (data.head.verdicts ?? []).map((one) => one?.verdict);
+    for (const [name, allowed] of Object.entries(known)) {
+      if (allowed.includes(parts.get(name))) found[name] = parts.get(name);
+      else if (parts.get(name)) missing.push(`There is no ${name} ${parts.get(name)} here.`);
+    }
     if (parts.has("set")) found.set = read(parts.get("set"), data.total);
+    tell(missing.join(" "));
     return found;
   }
 }

@@ -1,14 +1,18 @@
 // The tasks: how well the model does each, whether its neurons are its own, and which one is looked at.
 import { category } from "./colours.js";
-import { body, counted, make, points, said } from "./dom.js";
+import { body, counted, ink, make, points, ramp, reveal, said } from "./dom.js";
 import { shown } from "./neurons.js";
 
-/** A colour beside a task's name; tasks of a family share it, and their names tell them apart. */
+/** A colour beside a task's name: that of its family. Where tasks share colours, a number tells them apart. */
 export function swatch(data, task) {
-  const mark = make("i", { class: "swatch", "aria-hidden": "true" });
-  mark.style.backgroundColor = colourOf(data, task);
+  const mark = make("i", { class: "swatch", "aria-hidden": "true", "data-number": sharesColours(data) ? task + 1 : null });
+  const colour = colourOf(data, task);
+  mark.style.backgroundColor = colour;
+  mark.style.color = ink(ramp([colour, colour], 0));
   return mark;
 }
+
+const sharesColours = ({ families, tasks, head }) => Math.min(families.length, head.palette.categories.length) < tasks.length;
 
 export function colourOf(data, task) {
   const { family, name } = data.tasks[task];
@@ -27,7 +31,7 @@ export function tasksPanel(store) {
   function about(task) {
     const [verdict, standing] = [verdicts?.[task], standings?.[task]];
     const facts = [];
-    if (standing) facts.push(`${points(standing.original)} → ${points(standing.off)} %`);
+    if (standing) facts.push(`${points(standing.original)}\u00a0→\u00a0${points(standing.off)}\u00a0%`);
     else if (verdict) facts.push(`${points(verdict.effect)} points lost`);
     if (!facts.length && data.tasks[task].counts) facts.push(counted(data.size(task), "neuron"));
     return facts.join(" · ");
@@ -68,7 +72,7 @@ export function tasksPanel(store) {
   store.listen((values, changed) => {
     if (changed.has("verdict") || changed.has("theme")) draw(values);
     else mark(values);
-    list.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" });
+    if (changed.has("task")) reveal(list.querySelector("[aria-selected=true]"));
   });
   draw(store.values);
 }
