@@ -24,7 +24,7 @@ from neuroscope.attribution.objectives import OBJECTIVES, Objective
 from neuroscope.checks import Progress, public, whole
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, choose
 from neuroscope.evaluation import prepare_neutral
-from neuroscope.masks import NeuronMask, Scores, mask_for, masks_of, scores_of
+from neuroscope.masks import Masks, NeuronMask, Scores, mask_for, masks_of, scores_of
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.reading.activations_result import Activations
 from neuroscope.reading.cards.active_together import active_together, some
@@ -55,7 +55,7 @@ def neurons(
     *,
     texts: Sequence[str] | None = None,
     scores: Mapping[str, Scores] | None = None,
-    masks: Mapping[str, NeuronMask] | None = None,
+    masks: Masks | None = None,
     adapter: Any = None,
     top: int = 10,
     count: int = 10,
@@ -122,7 +122,7 @@ def neurons(
     mask = mask_for(model, mask, ASKED, unit)
     given = {} if scores is None else scores_of(scores, ASKED)
     known = {str(mask.manifest["task"]): mask} if masks is None and "task" in mask.manifest else {}
-    known = known if masks is None else masks_of(masks, ASKED)
+    known = known if masks is None else masks_of(masks, ASKED, model, unit)
     _same_model(mask, {**{f"scores of {n}": s for n, s in given.items()}, **{f"mask {n}": m for n, m in known.items()}})
     texts, broken_lines = _texts(model, texts, n)
     journal = files.Journal(None if output is None else Path(output) / JOURNAL)
