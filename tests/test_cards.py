@@ -590,6 +590,15 @@ def test_a_neuron_that_does_less_than_random_ones_is_not_said_to_do_more():
     told = NeuronCard("0.1", card.rows, {**card.parts, "breaks": [more | {"unit": "log-odds lost"}]})
     assert "the lost log-odds on t falls by 0.5" in told.in_words()
     assert told.figure().layout.yaxis.title.text == "log-odds lost"
+    for unit, name, label in (({}, "loss", "nats"), ({"unit": "log-odds lost"}, "lost log-odds", "log-odds lost")):
+        frame = pd.DataFrame([{"neuron": "0.1", **more}])
+        deck = NeuronCards(frame, {}, [{**parts, "breaks": [more | unit]}])
+        assert f"change the {name} on a task" in deck.in_words()
+        figure = deck.figure()
+        assert (
+            figure.data[0].colorbar.title.text == label
+            and f"rise of the {name} on" in figure.layout.title.subtitle.text
+        )
 
 
 def test_a_file_of_texts_that_is_not_there_is_not_read_as_a_text(tmp_path):
