@@ -492,7 +492,12 @@ def test_a_sink_is_named(model):
         site = sink.sites()[SITE]
         site.ins["gate"][0].view()[:, 7], site.ins["up"][0].view()[:, 7] = 9 * reads, 9 * reads
     cards = ns.neurons(sink, "0.7", texts=["the food was good"])
-    assert cards.card("0.7").parts["notes"][0].startswith("A sink: 100% of its absolute activation")
+    (note, *_) = cards.card("0.7").parts["notes"]
+    assert note.startswith("A sink: 100% of its absolute activation") and "`skip_first=True`" in note
+    (note, *_) = ns.neurons(sink, "0.7", texts=["the food was good"], skip_first=True).card("0.7").parts["notes"]
+    assert note.startswith("A sink: ") and "skip_first" not in note  # it is so already
+    (note, *_) = ns.neurons(sink, "0.7", texts=["the"]).card("0.7").parts["notes"]
+    assert not note.startswith("A sink") and "do not tell whether it is a sink" in note
 
 
 def test_first_tokens_can_be_left_out(model):

@@ -17,6 +17,7 @@ import neuroscope as ns
 from neuroscope.errors import ArgumentError, FileError, NumericalError
 from neuroscope.models import tap_experts
 from neuroscope.reading import over_a_corpus, tallies
+from neuroscope.reading.sinks import Begun
 from neuroscope.reading.statistics_result import NeuronStatistics
 from neuroscope.tasks import Example, Task
 
@@ -330,5 +331,5 @@ def test_a_spread_that_rounding_ate_is_not_said_to_be_zero():
         tokens=torch.tensor([10]), value=torch.zeros(2, 1, 3), text=torch.zeros(2, 1, 3), sums=sums,
         moments=torch.stack([squares, *[torch.ones(3, dtype=torch.float64)] * 3]), sample=torch.zeros(4, 3),
     )  # fmt: skip
-    found = over_a_corpus._table("blocks.0.mlp.hook_post", "0", tally, ["all"])["sd"]
+    found = over_a_corpus._table("blocks.0.mlp.hook_post", "0", tally, ["all"], Begun(), True)["sd"]
     assert np.isnan(found[0]) and found[1] == pytest.approx(np.sqrt(0.1 - 0.04)) and found[2] == 0
