@@ -121,6 +121,8 @@ def neuron_statistics(
             return NeuronStatistics.load(kept.result)
         run.go(kept)
         tallies, about = run.of_all()
+        if not about["texts"]:
+            run.corpus.refuse_broken(ASKED)
         refuse_nothing(about["tokens"], at, ASKED)
         manifest = {**settings, **about, **model.provenance(), "versions": files.versions()}
         result = _result(model, run, tallies, json.loads(json.dumps(manifest, default=repr)))

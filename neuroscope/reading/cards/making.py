@@ -36,7 +36,7 @@ from neuroscope.reading.cards.firing import Firing
 from neuroscope.reading.cards.replicating import Use, used
 from neuroscope.reading.cards.similar import by_tasks
 from neuroscope.reading.cards.subject import ASKED, JOURNAL, Subject, among
-from neuroscope.reading.corpora import JSON, Broken, sources_of
+from neuroscope.reading.corpora import DO_LINES, JSON, Broken, sources_of
 from neuroscope.reading.finding_directions import directions
 from neuroscope.reading.prompts import rows_of
 from neuroscope.reading.tokens_by_neurons import activations
@@ -135,6 +135,7 @@ def neurons(
             uses = _uses(subject, given, parts)
             subject = replace(subject, chosen=_best(subject, uses, top))
             found = _read(subject, uses, known, texts, count)
+            found = replace(found, missing={**_left_out(broken_lines), **found.missing})
             manifest = _manifest(subject, given, texts, {"top": top, "count": count, "parts": parts})
         if change is not None:
             with model.unchanged():
@@ -154,9 +155,15 @@ def _texts(model: Model, texts: Sequence[str] | None, n: int | None) -> tuple[Se
     broken = Broken()
     found = [str(text) for _, text in source.items(model, "test", n, broken)]
     if not found:
-        do = "give JSON lines with a text each, or one text a line"
-        raise FileError(f"{ASKED}(texts): read {texts[0]}", "no text", do)
+        seen = f"no text, {broken.count:,} broken lines ({broken})" if broken.count else "no text"
+        raise FileError(f"{ASKED}(texts): read {texts[0]}", seen, DO_LINES)
     return found, {"broken": {"count": broken.count, "first": broken.lines}} if broken.count else {}
+
+
+def _left_out(broken_lines: Mapping[str, Any]) -> dict[str, str]:
+    """The broken lines as what is missing."""
+    told = broken_lines.get("broken")
+    return {f"{told['count']:,} broken line(s) of the file": "; ".join(told["first"])} if told else {}
 
 
 def _even(parts: Any) -> int:
