@@ -30,7 +30,7 @@ class NeuroscopeError(ValueError):
         ...     print(error)
         the neurons of a mask at blocks.0
           found: neuron 9; the site has 4
-          do:    use indices from 0 to 3, or one flag for each neuron
+          do:    use indices from 0 to 3, or one flag for each neuron; the nearest: 0.3
     """
 
     def __init__(self, asked: str, found: str, do: str) -> None:

@@ -381,8 +381,11 @@ def test_masks_and_models_that_cannot_be_trained_are_refused():
             NeuronAdapter(model, mask_of(resolve(build("t5"))))
         with pytest.raises(MaskError, match="head"):
             NeuronAdapter(model, NeuronMask.of({}, {a: s.width for a, s in model.sites("head").items()}, "head"))
-        with pytest.raises(ArgumentError, match="a dict of one list for a mask"):
-            NeuronAdapter(model, {"blocks.0.mlp.hook_post": [1]})
+        with pytest.raises(ArgumentError, match="an empty dict in place of a mask"):
+            NeuronAdapter(model, {})
+        adapter = NeuronAdapter(model, {1: [2]})  # as people write it
+        assert adapter.mask == NeuronMask.of({1: [2]}, model)
+        adapter.detach()
     mixture = tap_experts(build("mixtral"))
     for unit in ("hidden", "output"):
         with unchanged(mixture), pytest.raises(ModelError, match="mixture"):

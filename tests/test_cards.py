@@ -492,7 +492,12 @@ def test_a_sink_is_named(model):
         site = sink.sites()[SITE]
         site.ins["gate"][0].view()[:, 7], site.ins["up"][0].view()[:, 7] = 9 * reads, 9 * reads
     cards = ns.neurons(sink, "0.7", texts=["the food was good"])
-    assert cards.card("0.7").parts["notes"][0].startswith("A sink: 100% of its absolute activation")
+    (note, *_) = cards.card("0.7").parts["notes"]
+    assert note.startswith("A sink: 100% of its absolute activation") and "`skip_first=True`" in note
+    (note, *_) = ns.neurons(sink, "0.7", texts=["the food was good"], skip_first=True).card("0.7").parts["notes"]
+    assert note.startswith("A sink: ") and "skip_first" not in note  # it is so already
+    (note, *_) = ns.neurons(sink, "0.7", texts=["the"]).card("0.7").parts["notes"]
+    assert not note.startswith("A sink") and "do not tell whether it is a sink" in note
 
 
 def test_first_tokens_can_be_left_out(model):
@@ -514,7 +519,10 @@ def test_texts_of_a_file(model, tmp_path):
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
     cards = ns.neurons(model, "0.5", texts=str(tmp_path / "corpus.jsonl"))
     given = ns.neurons(model, "0.5", texts=["the food was good", "a story"])
-    assert cards.table.equals(given.table) and cards.cards == given.cards
+    (card,), (expected,) = cards.cards, given.cards
+    assert cards.table.equals(given.table) and {**card, "notes": []} == {**expected, "notes": []}
+    (note,) = set(card["notes"]) - set(expected.get("notes", []))
+    assert note.startswith("Without 2 broken line(s) of the file: line 2")
     assert cards.manifest["broken"]["count"] == 2 and cards.manifest["broken"]["first"][0].startswith("line 2")
     (tmp_path / "empty.jsonl").write_text("{}")
     with pytest.raises(FileError, match="no text"):
@@ -593,6 +601,15 @@ def test_a_neuron_that_does_less_than_random_ones_is_not_said_to_do_more():
     told = NeuronCard("0.1", card.rows, {**card.parts, "breaks": [more | {"unit": "log-odds lost"}]})
     assert "the lost log-odds on t falls by 0.5" in told.in_words()
     assert told.figure().layout.yaxis.title.text == "log-odds lost"
+    for unit, name, label in (({}, "loss", "nats"), ({"unit": "log-odds lost"}, "lost log-odds", "log-odds lost")):
+        frame = pd.DataFrame([{"neuron": "0.1", **more}])
+        deck = NeuronCards(frame, {}, [{**parts, "breaks": [more | unit]}])
+        assert f"change the {name} on a task" in deck.in_words()
+        figure = deck.figure()
+        assert (
+            figure.data[0].colorbar.title.text == label
+            and f"rise of the {name} on" in figure.layout.title.subtitle.text
+        )
 
 
 def test_a_file_of_texts_that_is_not_there_is_not_read_as_a_text(tmp_path):

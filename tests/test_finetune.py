@@ -463,7 +463,7 @@ def test_bad_input_is_refused(tmp_path):
     refused(MaskError, "empty mask", model, MOODS, mask - mask)
     refused(ArgumentError, "no task", model, [], mask)
     refused(ArgumentError, "str", model, "moods", mask)
-    refused(ArgumentError, "for a mask", model, MOODS, "all")
+    refused(MaskError, "'all' for a neuron", model, MOODS, "all")
     refused(ArgumentError, "steps=0", model, MOODS, mask, steps=0)
     refused(ArgumentError, "batch_size=2.5", model, MOODS, mask, batch_size=2.5)
     refused(ArgumentError, "dev=1", model, MOODS, mask, dev=1)

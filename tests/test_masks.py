@@ -14,11 +14,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuroscope.comparison.parameters import parameter_similarity
 from neuroscope.errors import ArgumentError, FileError, MaskError, NeuroscopeError, NumericalError
+from neuroscope.experiments import (
+    cross_ablation,
+    cross_training,
+    deactivation,
+    dose,
+    mask_parts,
+    overlap_controlled,
+    parameter_depth,
+    parameter_transfer,
+    train_only,
+)  # fmt: skip
 from neuroscope.interop.lape import load_lape, save_lape
 from neuroscope.masks import NeuronMask, Scores, check_mask, mask_for, masks_of
 from neuroscope.masks import scores_of as scores_by_name
 from neuroscope.masks.mask_depth import mask_depth
+from neuroscope.tasks import Example, Task
 
 WIDTHS = {"blocks.0.mlp.hook_post": 5, "blocks.1.mlp.hook_post": 8, "blocks.10.mlp.hook_post": 3}
 EVERY = [(a, j) for a, w in WIDTHS.items() for j in range(w)]
@@ -473,9 +486,11 @@ def test_neurons_written_by_people_are_understood_given_a_model(written, tiny_mo
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("7.2", "0 sites in layer 7.*nearest: blocks.1.mlp.hook_post, blocks.0"),
-        ("1.48", "neuron 48; the site has 48.*0 to 47"),
+        ("7.2", "0 sites in layer 7.*nearest: blocks.1.mlp.hook_post, blocks.0.*nearest neurons: 1.2, 0.2$"),
+        ("1.48", "neuron 48; the site has 48.*0 to 47.*the nearest: 1.47$"),
         ({"blocks.1.mlp.hook_pst": [0]}, "'blocks.1.mlp.hook_pst'.*nearest: blocks.1.mlp.hook_post, blocks.0"),
+        ([(9, 99)], "layer 9.*nearest neurons: 1.47, 0.47$"),
+        ("blocks.2.mlp.hook_post.5", "which is not there.*nearest neurons: (1.5, 0.5|0.5, 1.5)$"),
         ("eleven", "'eleven' for a neuron.*'11.1229'"),
         ({1: []}, "no neuron"),
     ],
@@ -483,6 +498,32 @@ def test_neurons_written_by_people_are_understood_given_a_model(written, tiny_mo
 def test_an_address_that_is_not_there_names_the_nearest(written, said, tiny_model):
     with pytest.raises(MaskError, match=f"(?s){said}"):
         mask_for(tiny_model(), written, "read")
+
+
+BY_TASK = [
+    cross_ablation, cross_training, deactivation, dose, mask_parts, overlap_controlled, parameter_depth,
+    parameter_transfer, train_only,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", BY_TASK)
+def test_masks_by_name_may_be_written_by_people_where_the_model_is_at_hand(function, tiny_model):
+    more: dict = {"held_out": ["b"]} if function is overlap_controlled else {}
+    tasks = {name: Task(name, train=[Example("the", "a")], test=[Example("the", "b")]) for name in "ab"}
+    with pytest.raises(MaskError, match=r"(?s)masks\['b'\].*layer 7.*nearest"):  # they are read
+        function(tiny_model(), tasks, {"a": {1: [2]}, "b": "7.2"}, **more)
+
+
+def test_what_masks_by_name_are_made_of(tiny_model):
+    model = tiny_model()
+    mask = NeuronMask.of("1.2", model)
+    assert masks_of({"a": "1.2", "b": mask, "c": {1: [2]}}, "compare", model) == dict.fromkeys("abc", mask)
+    with pytest.raises(ArgumentError, match=r"(?s)a str under 'a'.*NeuronMask\.of\(\"11\.1229\", model\)"):
+        masks_of({"a": "1.2"}, "compare")
+    alike = parameter_similarity(model, {"a": ["1.2", "1.3"], "b": {1: [3]}}, n_random=3)
+    same = parameter_similarity(model, {"a": NeuronMask.of(["1.2", "1.3"], model), "b": "1.3"}, n_random=3)
+    assert alike.table.equals(same.table)
+    assert parameter_similarity(model, "1.2", n_random=3, other=tiny_model()).table["value"].max() == pytest.approx(1)
 
 
 def test_scores_are_no_mask(tiny_model):

@@ -17,6 +17,7 @@ import neuroscope as ns
 from neuroscope.errors import ArgumentError, FileError, NumericalError
 from neuroscope.models import tap_experts
 from neuroscope.reading import over_a_corpus, tallies
+from neuroscope.reading.sinks import Begun
 from neuroscope.reading.statistics_result import NeuronStatistics
 from neuroscope.tasks import Example, Task
 
@@ -144,6 +145,15 @@ def test_sources_stand_side_by_side(model, tmp_path):
         assert source[text.text] == text.prompt
 
 
+def test_a_file_of_broken_lines_alone_is_told_with_them(model, tmp_path):
+    path = tmp_path / "broken.jsonl"
+    path.write_text("\n".join(['{"text": 3}', "{", *["7"] * 20]))
+    said = r"(?s)22 broken lines \(line 1: \"text\" is an int, not a text; line 2: .*and 12 more"
+    for read in (lambda: ns.neuron_statistics(model, path), lambda: ns.neurons(model, "0.1", texts=str(path))):
+        with pytest.raises(FileError, match=said):
+            read()
+
+
 def test_broken_lines_are_left_out_counted_and_named(model, tmp_path):
     path = tmp_path / "corpus.jsonl"
     good = [json.dumps({"text": TEXTS[0]}), json.dumps(TEXTS[1]), "", json.dumps({"text": TEXTS[2], "label": 3})]
@@ -155,7 +165,7 @@ def test_broken_lines_are_left_out_counted_and_named(model, tmp_path):
     assert "6 lines of prompts are no texts: line 2: " in said and "line 3: fields ['label'], no \"text\"" in said
     np.testing.assert_array_equal(found.table, ns.neuron_statistics(model, TEXTS[:3]).table)
     path.write_text("{\n")
-    with pytest.raises(ns.NeuroscopeError, match="the tokens to read"):
+    with pytest.raises(ns.NeuroscopeError, match="1 broken lines"):
         ns.neuron_statistics(model, path)
     with pytest.raises(FileError, match="no file there"):
         ns.neuron_statistics(model, "the food was good")
@@ -330,5 +340,5 @@ def test_a_spread_that_rounding_ate_is_not_said_to_be_zero():
         tokens=torch.tensor([10]), value=torch.zeros(2, 1, 3), text=torch.zeros(2, 1, 3), sums=sums,
         moments=torch.stack([squares, *[torch.ones(3, dtype=torch.float64)] * 3]), sample=torch.zeros(4, 3),
     )  # fmt: skip
-    found = over_a_corpus._table("blocks.0.mlp.hook_post", "0", tally, ["all"])["sd"]
+    found = over_a_corpus._table("blocks.0.mlp.hook_post", "0", tally, ["all"], Begun(), True)["sd"]
     assert np.isnan(found[0]) and found[1] == pytest.approx(np.sqrt(0.1 - 0.04)) and found[2] == 0

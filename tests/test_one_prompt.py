@@ -1,17 +1,22 @@
 """Which neurons answer one prompt, and where in it they act: against brute force, on every style and family."""
 
+import warnings
+from types import SimpleNamespace
+
 import families
 import numpy as np
 import pytest
 import torch
 from tiny import tiny_model
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 import neuroscope as ns
 from neuroscope.attribution import METHODS
 from neuroscope.errors import ArgumentError, NeuroscopeError, TaskError
 from neuroscope.models import tap_experts
 from neuroscope.tasks import Example, Task
-from neuroscope.tasks.one_prompt import task_of_prompt
+from neuroscope.tasks.one_prompt import mind_missing_space, task_of_prompt
 
 PROMPT = "the food was very good :"
 ASKED = {"answer": " yes", "foil": " no"}
@@ -21,6 +26,24 @@ BY_TOKEN = [name for name, method in METHODS.items() if method.by_token and not 
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
+
+
+def with_bytes():
+    """A model, as far as is asked, whose words begin with a space, as GPT-2's do."""
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.train_from_iterator(["The capital is Paris Paris"] * 9, trainers.BpeTrainer(vocab_size=400))
+    return SimpleNamespace(style="causal", tokenizer=PreTrainedTokenizerFast(tokenizer_object=words))
+
+
+def test_a_forgotten_space_is_told():
+    with pytest.warns(UserWarning, match=r"'Paris' is scored without.*capital isParis.*write answer=' Paris'"):
+        mind_missing_space(with_bytes(), "The capital is", "Paris")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for prompt, answer in (("The is ", "Paris"), ("The is", " Paris"), ("The is", "."), ("the (", "Paris")):
+            mind_missing_space(with_bytes(), prompt, answer)
+        mind_missing_space(tiny_model(), "the food was", "good")  # words without spaces
 
 
 def by_hand(model, measure):

@@ -282,6 +282,24 @@ def test_a_planted_sink_is_named():
     read = ns.activations(model, FOOD, ["0.7", "1.3"])
     assert read.sinks == ["0.7"] and "**Sinks**: 1 of them" in read.in_words() and "0.7" in read.in_words()
     assert read.summary()["sink"].tolist() == [True, False]
+    assert "skip_first=True" in read.in_words()
+    assert "skip_first=True" not in ns.activations(model, FOOD, ["0.7"], skip_first=True).in_words()
+    everything = ns.neuron_statistics(model, FOOD)
+    assert "0.7" in everything.sinks and "skip_first=True" in everything.in_words()
+
+
+def test_texts_that_are_short_or_begin_alike_make_no_sink():
+    """Of texts of one token all is on the first one; of texts that begin with one word the word may be why."""
+    model = tiny_model()
+    model.tokenizer.add_bos_token = False
+    ids = model.tokenizer("the a food film", add_special_tokens=False)["input_ids"]
+    site = model.sites()["blocks.0.mlp.hook_post"]
+    with torch.no_grad():
+        model.root.model.layers[0].self_attn.o_proj.weight.zero_()
+        start = model.root.model.embed_tokens.weight[ids[0]]
+        site.ins["gate"][0].view()[:, 7], site.ins["up"][0].view()[:, 7] = 20 * start / start.norm() ** 2, start
+    read = ns.activations(model, ["the", "food", "film"])
+    assert max(read.first.values()) == 1 and read.sinks == []
 
 
 def test_a_probe_of_transformer_lens_takes_the_matrix():

@@ -24,7 +24,7 @@ from neuroscope.models.running import refuse_without_gradients
 from neuroscope.tasks import Task, tasks_of
 from neuroscope.tasks.encoding import batches_for, encode
 from neuroscope.tasks.foils import first_token, foils
-from neuroscope.tasks.one_prompt import is_prompt, task_of_prompt, whole_prompt
+from neuroscope.tasks.one_prompt import is_prompt, mind_missing_space, task_of_prompt, whole_prompt
 from neuroscope.tasks.prompts import fitting, how_asked
 
 ByAddress = Mapping[str, Tensor]
@@ -67,7 +67,8 @@ def attribute(
         model: anything that can be opened.
         tasks: a Task, or a sequence or a mapping of them (then the result is a dict); or one prompt: a text, or the
             messages of a chat ({"role": ..., "content": ...}), which the tokenizer's chat template shows.
-        answer: of one prompt, the text that should follow, with the space that it begins with, such as " Paris".
+        answer: of one prompt, the text that should follow, with the space that it begins with, such as " Paris"
+            (a warning says where it seems forgotten).
         foil: of one prompt, another answer, such as " London": the objective is then "logit-difference".
         method: "grad-x-act" (LX24), "integrated-gradients" (option `steps`), "attribution-patching" (needs corrupt
             prompts; options `direction`, "noising" or "denoising", and `steps`: from 2 up it is EAP-IG), "relp" (option
@@ -129,9 +130,11 @@ def attribute(
         of_prompt,
     )  # fmt: skip
     if of_prompt:
-        tasks = task_of_prompt(tasks, "none" if callable(objective) else answer, foil)
-    by_name = tasks_of(tasks, "attribute")
-    scores = scores_of_tasks(resolve(model), by_name, request)
+        prompt, tasks = tasks, task_of_prompt(tasks, "none" if callable(objective) else answer, foil)
+    by_name, model = tasks_of(tasks, "attribute"), resolve(model)
+    if of_prompt and answer is not None:
+        mind_missing_space(model, prompt, answer)
+    scores = scores_of_tasks(model, by_name, request)
     return scores[next(iter(scores))] if isinstance(tasks, Task) else scores
 
 

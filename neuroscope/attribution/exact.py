@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from neuroscope.attribution.scoring import Scoring
 from neuroscope.checks import whole
 from neuroscope.errors import ArgumentError, ModelError
-from neuroscope.masks import NeuronMask
+from neuroscope.masks import is_one_mask, mask_for
 from neuroscope.models.encoder import over_tensors
 from neuroscope.models.sites import Site, edit, needs_whole_passes
 from neuroscope.tasks.encoding import UNSCORED, Batch
@@ -55,7 +55,7 @@ class Plan:
     ffn: nn.Module | None = None
 
 
-def exact(scoring: Scoring, neurons: NeuronMask | int | None = None) -> dict[str, Tensor]:
+def exact(scoring: Scoring, neurons: Any = None) -> dict[str, Tensor]:
     """The change of the loss when one neuron is set to zero.
 
     Args:
@@ -108,15 +108,17 @@ def changes(
                 see(site, part, batch, change)
 
 
-def _chosen(scoring: Scoring, neurons: NeuronMask | int | None) -> dict[str, Int[Tensor, " chosen"]]:
+def _chosen(scoring: Scoring, neurons: Any) -> dict[str, Int[Tensor, " chosen"]]:
     """The neurons to measure, by address."""
     widths = {a: s.width for a, s in scoring.sites.items()}
     if neurons is None:
         return {a: torch.arange(width) for a, width in widths.items()}
-    if isinstance(neurons, NeuronMask):
-        neurons.fits(scoring.sites, "exact ablation of a mask's neurons")
-        return dict(neurons)
-    total, do = sum(widths.values()), "give a number, a NeuronMask, or None"
+    if is_one_mask(neurons):
+        asked = "exact ablation of a mask's neurons"
+        mask = mask_for(scoring.model, neurons, asked, scoring.request.unit, "neurons")
+        mask.fits(scoring.sites, asked)  # of the unit that is scored
+        return dict(mask)
+    total, do = sum(widths.values()), "give a number, a mask, or None"
     if whole(neurons, "neurons", 1, do) > total:
         raise ArgumentError(f"neurons={neurons!r}", f"not a number from 1 to {total}", do)
     generator = torch.Generator().manual_seed(scoring.request.seed)

@@ -37,7 +37,7 @@ from neuroscope.interop.harness import (
 from neuroscope.interventions import ablate
 from neuroscope.interventions.edits import Value
 from neuroscope.interventions.where import At, Range
-from neuroscope.masks import NeuronMask, masks_of
+from neuroscope.masks import Masks, NeuronMask, masks_of
 from neuroscope.models import resolve
 from neuroscope.statistics import against_controls, benjamini_hochberg, bootstrap_interval, score_interval
 from neuroscope.tasks import Task
@@ -51,7 +51,7 @@ Condition = tuple[str, str, int | None]  # condition, name of the mask, seed
 @public
 def benchmark(
     model: Any,
-    masks: Mapping[str, NeuronMask],
+    masks: Masks,
     tasks: str | PathLike | Iterable[str | PathLike],
     *,
     n_random: int = 5,
@@ -98,10 +98,11 @@ def benchmark(
     """
     asked = "benchmark"
     refuse_corrupt(value, asked)
-    masks, sources = masks_of(masks, asked), sources_of(tasks, asked)
+    sources = sources_of(tasks, asked)
     limit = None if limit is None else whole(limit, "benchmark: limit", LEAST, "give 2 or more, or None for all")
     shots = None if num_fewshot is None else whole(num_fewshot, "benchmark: num_fewshot", 0)
     opened = resolve(model)
+    masks = masks_of(masks, asked, opened)
     with opened.unchanged():
         scopes: dict[Condition, Any] = {}
         identities: dict[Condition, str] = {(INTACT, "", None): files.digest(*opened.identity().values())}

@@ -27,8 +27,8 @@ from neuroscope.errors import ArgumentError
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.trials import Trials
 from neuroscope.figures import style
-from neuroscope.masks import NeuronMask, masks_of
-from neuroscope.models import Model, resolve
+from neuroscope.masks import Masks, NeuronMask
+from neuroscope.models import Model
 from neuroscope.tasks import Tasks
 from neuroscope.training import NeuronAdapter, Recipe
 
@@ -179,7 +179,7 @@ class Trained(Mapping[str, Model]):
 def parameter_depth(
     model: Any,
     tasks: Tasks | None,
-    masks: Mapping[str, NeuronMask],
+    masks: Masks,
     *,
     estimator: Estimator = "masked",
     part: Part = "all",
@@ -226,10 +226,10 @@ def parameter_depth(
             if value is not None:
                 do = f"give tasks as well, or leave {name} out"
                 raise ArgumentError(f"parameter_depth({name}=...)", "no tasks to train on", do)
-        similarity = parameter_similarity(model, masks_of(masks, "parameter_depth"), **how)
+        similarity = parameter_similarity(model, masks, **how)
         return ParameterDepth(similarity.table, similarity.manifest | {"untrained": None, "touched": None})
-    tasks, masks = tasks_and_masks(tasks, masks, "parameter_depth")
-    trials = Trials(resolve(model), tasks, tasks, recipe, output=output, progress=progress)
+    model, tasks, masks = tasks_and_masks(model, tasks, masks, "parameter_depth")
+    trials = Trials(model, tasks, tasks, recipe, output=output, progress=progress)
     before = parameter_similarity(trials.model, masks, **how)
     trained = Trained(trials, masks, seed)
     try:

@@ -20,9 +20,8 @@ from neuroscope.experiments.judging import Judge, tasks_and_masks
 from neuroscope.experiments.neutrality import Neutrality, neutral_columns
 from neuroscope.experiments.standings import Standings
 from neuroscope.interventions.edits import Value
-from neuroscope.masks import DRAWN, Match, NeuronMask, mask_for
+from neuroscope.masks import DRAWN, Masks, Match, NeuronMask
 from neuroscope.masks.evidence import VERDICT_NUMBERS, Evidence, evidence_of
-from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, effect_margin
 from neuroscope.tasks import Tasks, tasks_of
@@ -267,7 +266,7 @@ class CrossAblation(Result):
 def cross_ablation(
     model: Any,
     tasks: Tasks,
-    masks: Mapping[str, NeuronMask],
+    masks: Masks,
     *,
     n_random: int = 5,
     n: int | None = None,
@@ -308,10 +307,7 @@ def cross_ablation(
     import pandas as pd  # heavy: only for tables
 
     given = tasks_of(tasks, "cross_ablation")
-    tasks, masks = tasks_and_masks(given, masks, "cross_ablation")
-    model = resolve(model)
-    for mask in masks.values():
-        mask_for(model, mask, "cross_ablation")
+    model, tasks, masks = tasks_and_masks(model, given, masks, "cross_ablation")
     if without := [name for name in given if name not in tasks]:
         text = f"cross_ablation leaves out tasks without a mask: {', '.join(without)}. What masks do to them is not "
         warnings.warn(f"{text}measured: give masks of all tasks, or only the tasks that have one", stacklevel=3)

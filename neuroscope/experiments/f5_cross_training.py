@@ -23,8 +23,7 @@ from neuroscope.evaluation import AT_CHANCE, Outcomes, standing
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
 from neuroscope.experiments.trials import Run, Trials, caveats, require_random_masks
-from neuroscope.masks import DRAWN, Match, NeuronMask
-from neuroscope.models import resolve
+from neuroscope.masks import DRAWN, Masks, Match
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, outcomes_interval
 from neuroscope.tasks import Tasks
@@ -188,7 +187,7 @@ class CrossTraining(Result):
 def cross_training(
     model: Any,
     tasks: Tasks,
-    masks: Mapping[str, NeuronMask],
+    masks: Masks,
     *,
     seeds: int | Sequence[int] = 3,
     match: Match = "layer",
@@ -224,12 +223,12 @@ def cross_training(
     """
     import pandas as pd  # heavy: only for tables
 
-    tasks, masks = tasks_and_masks(tasks, masks, "cross_training")
+    model, tasks, masks = tasks_and_masks(model, tasks, masks, "cross_training")
     choose(match, ("layer", "uniform"), "match")
     seeds = seeds_of(seeds)
     require_random_masks(seeds, "cross_training")
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
-    trials = Trials(resolve(model), tasks, tasks, recipe, **measuring)
+    trials = Trials(model, tasks, tasks, recipe, **measuring)
     names, rows = list(tasks), []
     own: dict[str, list[Run]] = {name: [(m, [name], s, names) for s in seeds] for name, m in masks.items()}
     drawn: dict[str, list[Run]] = {

@@ -26,7 +26,7 @@ from neuroscope.interventions.edits import Value
 from neuroscope.interventions.mask_sites import MaskSites, Scope
 from neuroscope.interventions.replacements import ByAddress, mean_activations
 from neuroscope.masks import NeuronMask, masks_of
-from neuroscope.models import Model, identity_of
+from neuroscope.models import Model, identity_of, resolve
 from neuroscope.statistics import score_interval
 from neuroscope.tasks import Task, tasks_of
 
@@ -292,20 +292,24 @@ def masks_manifest(masks: Mapping[str, NeuronMask]) -> dict[str, Any]:
     }
 
 
-def tasks_and_masks(tasks: object, masks: object, asked: str) -> tuple[dict[str, Task], dict[str, NeuronMask]]:
-    """Masks by name, and of the tasks those that have one, in the order of the masks.
+def tasks_and_masks(
+    model: Any, tasks: object, masks: object, asked: str
+) -> tuple[Model, dict[str, Task], dict[str, NeuronMask]]:
+    """The model, opened; masks of it by name; and of the tasks those that have one, in the order of the masks.
 
     Raises:
         ArgumentError: not tasks, not masks, or a mask without a task.
+        MaskError: a mask of another model, or neurons that it does not have.
         TaskError: a mask that was found on test examples of one of these tasks.
     """
-    named, chosen = tasks_of(tasks, asked), masks_of(masks, asked)
+    named, model = tasks_of(tasks, asked), resolve(model)
+    chosen = masks_of(masks, asked, model)
     missing = [name for name in chosen if name not in named]
     if missing:
         raise ArgumentError(f"{asked}: a task for every mask", f"no task for {missing}", f"tasks has {list(named)}")
     named = {name: named[name] for name in chosen}
     refuse_masks_of_test_examples(chosen, named, named.values())
-    return named, chosen
+    return model, named, chosen
 
 
 def refuse_masks_of_test_examples(

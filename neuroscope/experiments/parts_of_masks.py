@@ -15,8 +15,7 @@ from neuroscope.errors import ArgumentError, choose
 from neuroscope.evaluation import AT_CHANCE, standing
 from neuroscope.experiments.judging import Judge, tasks_and_masks
 from neuroscope.experiments.standings import Standings
-from neuroscope.masks import DRAWN, Match, NeuronMask
-from neuroscope.models import resolve
+from neuroscope.masks import DRAWN, Masks, Match, NeuronMask
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg
 from neuroscope.tasks import Tasks
@@ -142,7 +141,7 @@ def parts_of(masks: Mapping[str, NeuronMask], families: Mapping[str, str]) -> di
 def mask_parts(
     model: Any,
     tasks: Tasks,
-    masks: Mapping[str, NeuronMask],
+    masks: Masks,
     *,
     n_random: int = 5,
     n: int | None = None,
@@ -178,11 +177,11 @@ def mask_parts(
     """
     import pandas as pd  # heavy: only for tables
 
-    tasks, masks = tasks_and_masks(tasks, masks, "mask_parts")
+    model, tasks, masks = tasks_and_masks(model, tasks, masks, "mask_parts")
     choose(match, tuple(DRAWN), "match")
     if len(masks) < 2:
         raise ArgumentError("mask_parts", "one mask", "give those of two tasks or more, or use deactivation")
-    judge = Judge(resolve(model), tasks, n, batch_size, output)
+    judge = Judge(model, tasks, n, batch_size, output)
     judge.require_two_examples("mask_parts")
     parts = parts_of(masks, {name: task.family for name, task in tasks.items()})
     cells = {

@@ -26,9 +26,8 @@ from neuroscope.experiments.random_controls import (
     with_q,
 )
 from neuroscope.experiments.standings import Standings
-from neuroscope.masks import DRAWN, NeuronMask
+from neuroscope.masks import DRAWN, Masks, NeuronMask
 from neuroscope.masks.evidence import Evidence
-from neuroscope.models import resolve
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA
 from neuroscope.tasks import Tasks
@@ -228,7 +227,7 @@ class Deactivation(Result):
 def deactivation(
     model: Any,
     tasks: Tasks,
-    masks: Mapping[str, NeuronMask],
+    masks: Masks,
     *,
     n_random: int = 5,
     n: int | None = None,
@@ -275,8 +274,8 @@ def deactivation(
     """
     import pandas as pd  # heavy: only for tables
 
-    tasks, masks = tasks_and_masks(tasks, masks, "deactivation")
-    judge = Judge(resolve(model), tasks, n, batch_size, output, neutral)
+    model, tasks, masks = tasks_and_masks(model, tasks, masks, "deactivation")
+    judge = Judge(model, tasks, n, batch_size, output, neutral)
     judge.require_two_examples("deactivation")
     drawn = {name: drawn_beside(mask, range(n_random)) for name, mask in masks.items()}
     off = {name: _conditions(mask, drawn[name][0]) for name, mask in masks.items()}

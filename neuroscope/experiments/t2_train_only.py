@@ -27,8 +27,7 @@ from neuroscope.evaluation import AT_CHANCE, CONSTANT, Outcomes, standing
 from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
 from neuroscope.experiments.trials import Run, Trials, caveats, require_random_masks
-from neuroscope.masks import Match, NeuronMask
-from neuroscope.models import resolve
+from neuroscope.masks import Masks, Match
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, against_controls, benjamini_hochberg, seeds_and_examples_interval
 from neuroscope.tasks import Tasks
@@ -202,7 +201,7 @@ def _beats(test: Any, q: float | None = None) -> bool:
 def train_only(
     model: Any,
     tasks: Tasks,
-    masks: Mapping[str, NeuronMask],
+    masks: Masks,
     *,
     seeds: int | Sequence[int] = 3,
     recipe: Recipe | Mapping[str, Any] | None = None,
@@ -246,11 +245,11 @@ def train_only(
     """
     import pandas as pd  # heavy: only for tables
 
-    tasks, masks = tasks_and_masks(tasks, masks, "train_only")
+    model, tasks, masks = tasks_and_masks(model, tasks, masks, "train_only")
     seeds = seeds_of(seeds)
     require_random_masks(seeds, "train_only")
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
-    trials = Trials(resolve(model), tasks, tasks, recipe, **measuring)
+    trials = Trials(model, tasks, tasks, recipe, **measuring)
     runs: dict[str, dict[str, list[Run]]] = {}
     for name, mask in masks.items():
         drawn = {c: [mask.random_like(seed=s, match=m) for s in seeds] for c, m in CONTROLS.items()}

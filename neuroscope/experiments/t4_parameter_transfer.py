@@ -32,8 +32,7 @@ from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import Standings
 from neuroscope.experiments.trials import caveats, require_random_masks
 from neuroscope.figures import style
-from neuroscope.masks import Match, NeuronMask
-from neuroscope.models import resolve
+from neuroscope.masks import Masks, Match
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA
 from neuroscope.tasks import Tasks
@@ -187,7 +186,7 @@ def _due(tasks: Mapping[str, Any], control: Mapping[str, Any]) -> str:
 def parameter_transfer(
     model: Any,
     tasks: Tasks,
-    masks: Mapping[str, NeuronMask],
+    masks: Masks,
     *,
     estimator: Estimator = "masked",
     part: Part = "all",
@@ -230,11 +229,10 @@ def parameter_transfer(
     """
     choose(match, ("layer", "uniform"), "match")
     require_random_masks(seeds_of(seeds), "parameter_transfer")
-    tasks, masks = tasks_and_masks(tasks, masks, "parameter_transfer")
+    model, tasks, masks = tasks_and_masks(model, tasks, masks, "parameter_transfer")
     if len(masks) < 4:
         do = "give four or more; five give every test task four models"
         raise ArgumentError("correlate similarity with transfer", f"{len(masks)} tasks", do)
-    model = resolve(model)
     shared: dict[str, Any] = {"recipe": recipe, "output": output, "progress": progress}
     how: dict[str, Any] = {"estimator": estimator, "part": part, "n_random": n_random, "seed": seed}
     alike = parameter_depth(model, tasks, masks, **how, **shared)

@@ -30,8 +30,7 @@ from neuroscope.experiments.judging import tasks_and_masks
 from neuroscope.experiments.standings import MEANS, Standings
 from neuroscope.experiments.t9_draws import draw_with_overlap
 from neuroscope.experiments.trials import Run, Trials, caveats, over_tasks, parted, require_random_masks
-from neuroscope.masks import Match, NeuronMask
-from neuroscope.models import resolve
+from neuroscope.masks import Masks, Match, NeuronMask
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA, permutation_p, seeds_and_examples_interval
 from neuroscope.tasks import Tasks, tasks_of
@@ -202,7 +201,7 @@ def _spearman(scores: Any, shares: Any) -> tuple[float, float]:
 def overlap_controlled(
     model: Any,
     tasks: Tasks,
-    masks: Mapping[str, NeuronMask],
+    masks: Masks,
     *,
     held_out: str | Sequence[str],
     shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -256,7 +255,7 @@ def overlap_controlled(
     learnt, measured_only = parted(tasks, held_out, asked)
     if not measured_only:
         raise ArgumentError(f"{asked}(held_out=())", "no task held out", "name one or more")
-    _, masks = tasks_and_masks(tasks, masks, asked)
+    model, _, masks = tasks_and_masks(model, tasks, masks, asked)
     for name in measured_only:
         choose(name, masks, "mask of held-out task")
     shares, seeds = shares_of(shares, "shares", with_zero=True), seeds_of(seeds)
@@ -265,7 +264,7 @@ def overlap_controlled(
         raise ArgumentError(f"shares={shares}", "one share", "give two or more: their trend is the question")
     choose(match, ("layer", "uniform"), "match")
     measuring: dict[str, Any] = {"n": n, "batch_size": batch_size, "output": output, "progress": progress}
-    trials = Trials(resolve(model), tasks, learnt, recipe, **measuring)
+    trials = Trials(model, tasks, learnt, recipe, **measuring)
     target = reduce(or_, (masks[name] for name in measured_only))
     training_mask = reduce(or_, (masks[name] for name in learnt)) if all(name in masks for name in learnt) else None
     size = _size(size, target)

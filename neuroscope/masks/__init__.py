@@ -3,7 +3,7 @@
 from neuroscope.masks.draws import DRAWN, Match
 from neuroscope.masks.evidence_card import EvidenceCard
 from neuroscope.masks.mask_overlap import overlap, overlap_sweep
-from neuroscope.masks.neuron_mask import NeuronMask, check_mask, mask_for, masks_of
+from neuroscope.masks.neuron_mask import Masks, NeuronMask, check_mask, is_one_mask, mask_for, masks_of
 from neuroscope.masks.overlap_clusters import OverlapClusters
 from neuroscope.masks.overlap_results import Overlap, OverlapSweep
 from neuroscope.masks.per_neuron import read_safetensors, shape
@@ -14,6 +14,7 @@ from neuroscope.masks.scores import Scores, scores_of
 __all__ = [
     "DRAWN",
     "EvidenceCard",
+    "Masks",
     "Match",
     "NeuronMask",
     "Overlap",
@@ -22,6 +23,7 @@ __all__ = [
     "ScoreDiagnostics",
     "Scores",
     "check_mask",
+    "is_one_mask",
     "load_mask",
     "mask_for",
     "masks_of",

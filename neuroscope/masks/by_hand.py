@@ -15,7 +15,7 @@ from neuroscope.annotations import pairs_of
 from neuroscope.arrays import array_of
 from neuroscope.checks import by_text, whole
 from neuroscope.errors import MaskError, brief, kind_of
-from neuroscope.masks.neuron_names import layer_of
+from neuroscope.masks.neuron_names import layer_of, names_of_sites
 
 NEAREST = 3  # addresses that an error names
 FORMS = (
@@ -32,14 +32,17 @@ def neurons_of(neurons: Any, widths: Mapping[str, int]) -> dict[str, Int[Tensor,
     """
     chosen: dict[str, list[Tensor]] = {address: [] for address in widths}
     for place, indices in _by_place(neurons, widths):
-        address = address_of(place, widths)
-        chosen[address].append(_indices(indices, address, widths[address]))
+        address = address_of(place, widths, indices)
+        chosen[address].append(_indices(indices, address, widths))
     empty = torch.zeros(0, dtype=torch.long)
     return {address: torch.cat([empty, *parts]).unique() for address, parts in chosen.items()}
 
 
-def address_of(place: Any, widths: Mapping[str, int]) -> str:
+def address_of(place: Any, widths: Mapping[str, int], neuron: Any = None) -> str:
     """The address of a site that is named by its address, or by its layer where the layer has one site.
+
+    Args:
+        neuron: that is looked for there, if it is one: an error then names the nearest neurons.
 
     Raises:
         MaskError: there is none, or several.
@@ -49,7 +52,7 @@ def address_of(place: Any, widths: Mapping[str, int]) -> str:
     known = f"use one of {', '.join(list(widths)[:NEAREST])}, ..."
     if isinstance(place, str) and not (place.isascii() and place.isdigit()):
         near = difflib.get_close_matches(place, widths, n=NEAREST, cutoff=0)
-        raise MaskError("the neurons of a mask", f"address {place!r}, which is not there", _those(near))
+        raise MaskError("the neurons of a mask", f"address {place!r}, which is not there", _those(near, widths, neuron))
     try:
         layer = whole(int(place) if isinstance(place, str) else place, "layer")
     except ValueError:
@@ -59,13 +62,21 @@ def address_of(place: Any, widths: Mapping[str, int]) -> str:
         near = sites or sorted(widths, key=lambda a: abs(layer_of(a) - layer))
         layers = sorted({layer_of(a) for a in widths})
         found = f"{len(sites)} sites in layer {layer}; the layers are {layers[0]} to {layers[-1]}"
-        do = _those(near[:NEAREST])
+        do = _those(near[:NEAREST], widths, neuron)
         raise MaskError(f"neurons of layer {layer}", found, do if sites else f"use one of these layers, or {do}")
     return sites[0]
 
 
-def _those(addresses: Iterable[str]) -> str:
-    return f"name the site by its address; the nearest: {', '.join(addresses)}"
+def _those(addresses: Iterable[str], widths: Mapping[str, int], neuron: Any) -> str:
+    near = list(addresses)
+    said = f"name the site by its address; the nearest: {', '.join(near)}"
+    return said if type(neuron) is not int else f"{said}; the nearest neurons: {_nearest(near, widths, neuron)}"
+
+
+def _nearest(addresses: Iterable[str], widths: Mapping[str, int], neuron: int) -> str:
+    """The neuron of each site that is nearest to an index, by name."""
+    sites = names_of_sites(list(widths))
+    return ", ".join(f"{sites[a]}.{min(max(neuron, 0), widths[a] - 1)}" for a in addresses if widths[a])
 
 
 def _by_place(neurons: Any, widths: Mapping[str, int]) -> Iterable[tuple[Any, Any]]:
@@ -113,8 +124,9 @@ def _pair(neuron: Any) -> tuple[Any, Any]:
     raise MaskError("the neurons of a mask", f"{brief(neuron)} for a neuron", FORMS)
 
 
-def _indices(values: Any, address: str, width: int) -> Int[Tensor, " chosen"]:
+def _indices(values: Any, address: str, widths: Mapping[str, int]) -> Int[Tensor, " chosen"]:
     """Indices at one site, checked."""
+    width = widths[address]
     asked, do = f"the neurons of a mask at {address}", f"use indices from 0 to {width - 1}, or one flag for each neuron"
     if isinstance(values, AbstractSet):
         values = list(values)
@@ -135,7 +147,8 @@ def _indices(values: Any, address: str, width: int) -> Int[Tensor, " chosen"]:
     indices = array.flatten().long()
     outside = indices[(indices < 0) | (indices >= width)].tolist()
     if outside:
-        raise MaskError(asked, f"neuron {outside[0]}; the site has {width}", do)
+        nearest = _nearest([address], widths, outside[0])
+        raise MaskError(asked, f"neuron {outside[0]}; the site has {width}", f"{do}; the nearest: {nearest}")
     return indices
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 WRITTEN = (str, list, tuple, AbstractSet, Mapping)  # how neurons are written by hand, besides arrays and frames
+Masks = Mapping[str, Any]  # by name: each a NeuronMask, or neurons of the model at hand as people write them
+BY_HAND = 'of neurons written by hand, such as "11.1229", NeuronMask.of("11.1229", model) makes one'
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -297,14 +299,15 @@ def check_mask(mask: object, asked: str) -> None:
     """
     if not isinstance(mask, NeuronMask):
         found = f"{kind_of(mask)} in place of a mask"
-        raise ArgumentError(asked, found, "give a NeuronMask, such as scores.top(0.10)")
+        raise ArgumentError(asked, found, f"give a NeuronMask, such as scores.top(0.10); {BY_HAND}")
 
 
-def mask_for(model: Model, mask: Any, asked: str, unit: Unit = "hidden") -> NeuronMask:
+def mask_for(model: Model, mask: Any, asked: str, unit: Unit = "hidden", name: str = "mask") -> NeuronMask:
     """A mask of this model's neurons: a NeuronMask that fits it, or neurons as people write them (`NeuronMask.of`).
 
     Args:
         unit: what neurons that are written by hand are.
+        name: of the argument, for an error.
 
     Raises:
         ArgumentError: what is no mask and names no neuron.
@@ -314,7 +317,7 @@ def mask_for(model: Model, mask: Any, asked: str, unit: Unit = "hidden") -> Neur
         is_array = hasattr(mask, "dtype") or hasattr(mask, "columns")
         if isinstance(mask, PerNeuron) or not (is_array or (isinstance(mask, WRITTEN) and len(mask))):
             check_mask(mask, asked)
-        with naming("mask"):
+        with naming(name):
             mask = NeuronMask.of(mask, model, unit)
         if not len(mask):
             raise MaskError(asked, "no neuron in the mask", "name one or more, such as '11.1229'")
@@ -322,19 +325,37 @@ def mask_for(model: Model, mask: Any, asked: str, unit: Unit = "hidden") -> Neur
     return mask
 
 
-def masks_of(masks: object, asked: str) -> dict[str, NeuronMask]:
+def masks_of(masks: object, asked: str, model: Model | None = None, unit: Unit = "hidden") -> dict[str, NeuronMask]:
     """Masks by name, as a dict of their own: what every function with an argument `masks` makes of it.
 
     Args:
-        masks: name (usually of a task) -> mask.
+        masks: name (usually of a task) -> mask; of a model also neurons as people write them, as for `mask_for`.
         asked: what the caller wants them for: the first line of an error.
+        model: whose neurons they are, where one is at hand.
+        unit: what neurons that are written by hand are.
 
     Raises:
         ArgumentError: anything else, such as a list or one mask without a name; or no mask.
+        MaskError: as in `mask_for`.
     """
-    return by_name(
-        masks, NeuronMask, "masks", asked, "give a dict name -> NeuronMask, such as {task.name: scores.top(0.10)}"
-    )
+    do = "give a dict name -> NeuronMask, such as {task.name: scores.top(0.10)}"
+    if model is None:
+        return by_name(masks, NeuronMask, "masks", asked, f"{do}; {BY_HAND}")
+    named: dict[str, Any] = by_name(masks, object, "masks", asked, do)
+    return {name: mask_for(model, mask, asked, unit, f"masks[{name!r}]") for name, mask in named.items()}
+
+
+def is_one_mask(masks: object) -> bool:
+    """Whether something is one mask rather than masks by name: a NeuronMask, or neurons as people write them.
+
+    Example:
+        >>> is_one_mask("11.1229"), is_one_mask({11: [1229]}), is_one_mask({"nli-food": "11.1229"})
+        (True, True, False)
+    """
+    if isinstance(masks, Mapping) and not isinstance(masks, NeuronMask):
+        return bool(masks) and not any(isinstance(name, str) for name in masks)
+    is_array = getattr(masks, "ndim", 0) > 0  # a number of numpy is none
+    return isinstance(masks, NeuronMask) or is_array or isinstance(masks, WRITTEN)
 
 
 def _flags(indices: Int[Tensor, " chosen"], width: int) -> Bool[Tensor, " width"]:

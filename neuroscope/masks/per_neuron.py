@@ -192,7 +192,7 @@ def frame_of(neurons: Mapping[str, Int[Tensor, " chosen"]], **columns: Tensor) -
     return pd.DataFrame(data | {name: c.cpu().numpy() for name, c in columns.items()})
 
 
-def by_name(values: object, kind: type[T], name: str, asked: str, do: str) -> dict[str, T]:
+def by_name(values: object, kind: type[T] | type[object], name: str, asked: str, do: str) -> dict[str, T]:
     """A dict of name -> `kind`.
 
     Raises:

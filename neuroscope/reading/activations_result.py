@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLUMNS = ("task", "text", "position", "part", "token", "id")  # of every token, before the neurons'
-SINK = 0.5  # the share of a neuron's activation on first tokens, above which it is a sink
 FEW = 48  # tokens that a figure has room for
 MOST = 40  # neurons that a figure has room for
 BINS = 40
@@ -69,8 +68,8 @@ class Activations(Result):
 
     @property
     def sinks(self) -> list[str]:
-        """Neurons that have most of their absolute activation on the first token of a text, whatever it says."""
-        return [name for name, share in self.first.items() if share > SINK]
+        """Neurons that are active at the first token of a text, whatever it says (`reading.sinks` has the rule)."""
+        return list(self.manifest.get("sinks", ()))
 
     def summary(self) -> pd.DataFrame:
         """A row per neuron: tokens that it saw, mean, sd, least, greatest, density, first_share, sink.
@@ -91,7 +90,7 @@ class Activations(Result):
         columns = {"tokens": n, "mean": mean, "sd": spread}
         columns |= {name: np.where(n > 0, values, np.nan) for name, values in ends.items()}
         share = np.array([self.first.get(name, np.nan) for name in self.neurons])
-        columns |= {"density": density, "first_share": share, "sink": share > SINK}
+        columns |= {"density": density, "first_share": share, "sink": [name in self.sinks for name in self.neurons]}
         return pd.DataFrame({"neuron": self.neurons, **columns})
 
     @public
@@ -220,11 +219,12 @@ class Activations(Result):
         where = f"at {self.table['token'].iat[row]!r} in {self._context(int(row))!r}"
         lines = [f"{said}; the strongest activation is **{x[row, column]:.3g}**, of **{names[column]}** {where}.", ""]
         sinks = self.sinks
+        advice = "" if self.manifest.get("skip_first") else " `skip_first=True` leaves that token out."
         if sinks:
             shown = ", ".join(sinks[:8]) + (f" and {len(sinks) - 8} more" if len(sinks) > 8 else "")
             lines.append(
                 f"- **Sinks**: {len(sinks)} of them have most of their absolute activation on the first token of a "
-                f"text, whatever it says: {shown}. `skip_first=True` leaves that token out."
+                f"text, whatever it says: {shown}.{advice}"
             )
         if unknown := self.manifest.get("unknown"):
             lines.append(

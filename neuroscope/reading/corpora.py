@@ -29,6 +29,7 @@ from neuroscope.tasks.tokens import decoder_start, tokenize, tokenizer_of
 
 NAMED = 10  # broken lines that are named
 JSON = (".jsonl", ".ndjson", ".json")
+DO_LINES = "give JSON lines with a text each, or one text a line"
 DO = "give texts, Tasks, a file of JSON lines, or a dict of these by name"
 
 
@@ -44,6 +45,10 @@ class Broken:
         self.count += 1
         if len(self.lines) < NAMED:
             self.lines.append(f"{of} {number}: {why}")
+
+    def __str__(self) -> str:
+        more = f"; and {self.count - len(self.lines):,} more" if self.count > len(self.lines) else ""
+        return "; ".join(self.lines) + more
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,9 @@ def _text_in(line: str) -> str:
 def _text_of_row(row: Any) -> str:
     text = row.get("text") if isinstance(row, dict) else row
     if not isinstance(text, str) or not text.strip():
-        fields = f"fields {sorted(row)}" if isinstance(row, dict) else kind_of(row)
+        if isinstance(row, dict) and "text" in row:
+            raise ValueError(f'"text" is {kind_of(text) if not isinstance(text, str) else "empty"}, not a text')
+        fields = f"fields {sorted(map(str, row))}" if isinstance(row, dict) else kind_of(row)
         raise ValueError(f'{fields}, no "text"')
     text.encode()  # half of a surrogate pair is no text
     return text
@@ -243,6 +250,17 @@ class Corpus:
             places = {number: place for number, _, place, _ in wanted}
             found |= {row.text: (places[row.text], row) for row in again.rows(model, wanted)}
         return found
+
+    def refuse_broken(self, asked: str) -> None:
+        """Refuse files of which no line is a text.
+
+        Raises:
+            FileError: names the first of the lines.
+        """
+        every = [(name, broken) for name, broken in self.broken.items() if broken.count]
+        if every:
+            found = "; ".join(f"no text in {name}, {b.count:,} broken lines ({b})" for name, b in every)
+            raise FileError(f"{asked}: read the corpus", found, DO_LINES)
 
     def in_manifest(self) -> dict[str, Any]:
         """What a manifest says of lines and texts that were left out, and of those that were cut."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
+from operator import add
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +29,10 @@ from neuroscope.checks import Progress, public, watched, whole
 from neuroscope.errors import ArgumentError, FileError
 from neuroscope.masks.neuron_names import layer_of, names_of_sites
 from neuroscope.models import Model, Unit, resolve
-from neuroscope.reading.activations_result import SINK
 from neuroscope.reading.corpora import Corpus, sources_of
 from neuroscope.reading.passes import Pass, run_passes
-from neuroscope.reading.prompts import At, Looked, refuse_nothing
+from neuroscope.reading.prompts import DECODER, At, Looked, refuse_nothing
+from neuroscope.reading.sinks import Begun
 from neuroscope.reading.statistics_result import Extremes, NeuronStatistics, ReadText
 from neuroscope.reading.tallies import SAMPLE, SAMPLE_BYTES, Sample, Tallies, Tally
 from neuroscope.reading.tokens_by_neurons import Split
@@ -119,9 +121,11 @@ def neuron_statistics(
             return NeuronStatistics.load(kept.result)
         run.go(kept)
         tallies, about = run.of_all()
+        if not about["texts"]:
+            run.corpus.refuse_broken(ASKED)
         refuse_nothing(about["tokens"], at, ASKED)
         manifest = {**settings, **about, **model.provenance(), "versions": files.versions()}
-        result = _result(model, run.corpus, tallies, json.loads(json.dumps(manifest, default=repr)))
+        result = _result(model, run, tallies, json.loads(json.dumps(manifest, default=repr)))
         if kept is not None and distributed.world()[0] == 0:
             result.save(kept.result)
             kept.clean()
@@ -187,6 +191,7 @@ class Run:
     done: int = 0  # chunks, of all processes
     texts: int = 0
     tokens: int = 0
+    begun: dict[str, Begun] = field(default_factory=lambda: {"": Begun(), DECODER: Begun()})  # by stack
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.corpus.sources]
@@ -219,6 +224,8 @@ class Run:
             self.tallies.begins(done, of_row[0][index], of_row[1][index])
 
         self.texts += len(rows)
+        self.begun[""] += Begun.of(row.encoded.inputs for row in rows)
+        self.begun[DECODER] += Begun.of(row.encoded.decoder for row in rows)
         run_passes(
             self.model, rows, self.tallies.sites.values(), self.looked, self.tallies.look, asked=ASKED,
             batch_size=self.batch_size, begins=begins,
@@ -226,11 +233,12 @@ class Run:
 
     def of_all(self) -> tuple[dict[str, Tally], dict[str, Any]]:
         """The tallies of all processes together, and what a manifest says of the texts."""
-        part = (self.tallies.by_site, self.tallies.samples, self.texts, self.tokens, self.corpus.odd)
+        part = (self.tallies.by_site, self.tallies.samples, self.texts, self.tokens, self.corpus.odd, self.begun)
         every = {"": part} if self.whole else distributed.exchanged({str(distributed.world()[0]): part})
         tallies, samples = reduce(_merged, ((tallies, samples) for tallies, samples, *_ in every.values()))
         texts, tokens = sum(one[2] for one in every.values()), sum(one[3] for one in every.values())
         self.corpus.odd = {name: sum(one[4][name] for one in every.values()) for name in self.corpus.odd}
+        self.begun = {stack: reduce(add, (one[5][stack] for one in every.values())) for stack in self.begun}
         sample = max(int((s.keys < torch.iinfo(torch.int64).max).sum()) for s in samples.values())
         return tallies, {"texts": texts, "tokens": tokens, "sample": sample, **self.corpus.in_manifest()}
 
@@ -242,6 +250,7 @@ class Run:
         }
         tensors |= {f"sample/{stack}": s.keys for stack, s in self.tallies.samples.items()}
         about = {"done": self.done, "texts": self.texts, "tokens": self.tokens, "odd": self.corpus.odd}
+        about["begun"] = {stack: [[*one.firsts.items()], one.tokens] for stack, one in self.begun.items()}
         metadata = {"neuroscope": json.dumps(about)}
         files.write(path, lambda partial: save_file(tensors, partial, metadata))
 
@@ -258,6 +267,7 @@ class Run:
                     self.tallies.samples[stack] = Sample(file.get_tensor(f"sample/{stack}"))
             self.done, self.texts, self.tokens = about["done"], about["texts"], about["tokens"]
             self.corpus.odd = about["odd"]
+            self.begun = {stack: Begun(Counter(dict(map(tuple, f))), n) for stack, (f, n) in about["begun"].items()}
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise FileError(f"go on from {path}", str(error)[:200], "delete the file, to begin anew") from None
 
@@ -285,13 +295,15 @@ def stack_of_tally(address: str, kept: Mapping[str, tuple[Tensor, Tensor]]) -> t
 
 
 def _result(
-    model: Model, corpus: Corpus, tallies: Mapping[str, Tally], manifest: dict[str, Any]
+    model: Model, run: Run, tallies: Mapping[str, Tally], manifest: dict[str, Any]
 ) -> NeuronStatistics:  # fmt: skip
     import pandas as pd  # heavy: only where a table is made
 
-    names = names_of_sites(list(tallies))
+    names, corpus = names_of_sites(list(tallies)), run.corpus
     sources = [source.name for source in corpus.sources]
-    table = pd.concat([_table(a, names[a], t, sources) for a, t in tallies.items()], ignore_index=True)
+    of_stack = {stack: (one, one.tells(model.tokenizer)) for stack, one in run.begun.items()}
+    begun = {address: of_stack[DECODER if address.startswith(DECODER) else ""] for address in tallies}
+    table = pd.concat([_table(a, names[a], t, sources, *begun[a]) for a, t in tallies.items()], ignore_index=True)
     joined = {
         name: torch.cat([getattr(t, name) for t in tallies.values()], 2).numpy()
         for name in ("value", "text", "position")
@@ -309,7 +321,7 @@ def _result(
     return NeuronStatistics(table, manifest, extremes, texts)
 
 
-def _table(address: str, called: str, tally: Tally, sources: Sequence[str]) -> pd.DataFrame:
+def _table(address: str, called: str, tally: Tally, sources: Sequence[str], begun: Begun, tells: bool) -> pd.DataFrame:
     """A row per neuron of a site."""
     import pandas as pd  # heavy: only where a table is made
 
@@ -334,7 +346,7 @@ def _table(address: str, called: str, tally: Tally, sources: Sequence[str]) -> p
             "density": above / tokens,
         }
         columns |= {f"q{round(100 * q):02d}": values for q, values in _quantiles(tally.sample).items()}
-        columns |= {"first_share": first / size, "sink": first > SINK * size}
+        columns |= {"first_share": first / size, "sink": begun.has_sink(first / size) & tells}
         if len(sources) > 1:
             means = sums / by_source[:, None]
             columns |= {f"mean {name}": means[i] for i, name in enumerate(sources)}

@@ -70,8 +70,8 @@ class NeuronStatistics(Result):
         table: name ("11.1229"), address, layer, neuron; tokens (that it saw), mean, sd (NaN where it is
             below 0.3 % of the mean: rounding), min, max; density (the share of its tokens at which it is above 0);
             quantiles (q01 ... q99), of a sample of the tokens; first_share (the share of its absolute activation that
-            is on first tokens), sink (whether that is most of it); and of several
-            sources or tasks the mean of each, such as "mean nli-food".
+            is on first tokens), sink (whether it is active there whatever the text says: `reading.sinks` has the
+            rule); and of several sources or tasks the mean of each, such as "mean nli-food".
         extremes: where each neuron is most active.
         texts: number -> the text, of all that `extremes` refer to.
     """
@@ -84,7 +84,7 @@ class NeuronStatistics(Result):
 
     @property
     def sinks(self) -> list[str]:
-        """Neurons that have most of their absolute activation on the first token of a text, whatever it says."""
+        """Neurons that are active at the first token of a text, whatever it says (`reading.sinks` has the rule)."""
         return self.table.loc[self.table["sink"], "name"].tolist()
 
     @public
@@ -147,9 +147,10 @@ class NeuronStatistics(Result):
         ]
         if sinks:
             shown = ", ".join(sinks[:SHOWN]) + (f" and {len(sinks) - SHOWN} more" if len(sinks) > SHOWN else "")
+            advice = "" if about.get("skip_first") else " `skip_first=True` leaves that token out."
             lines.append(
                 f"- **Sinks**: {len(sinks):,} have most of their absolute activation on the first token of a text, "
-                f"whatever it says: {shown}. `skip_first=True` leaves that token out."
+                f"whatever it says: {shown}.{advice}"
             )
         if none:
             lines.append(f"- {NEGATIVE}: {none:,} neurons saw no token, and have no numbers.")

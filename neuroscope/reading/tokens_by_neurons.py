@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from neuroscope.reading.prompts import (
     refuse_nothing,
     rows_of,
 )
+from neuroscope.reading.sinks import Begun
 from neuroscope.tasks import Task
 from neuroscope.tasks.encoding import mind_unknown_tokens
 from neuroscope.tasks.prompts import hash_of
@@ -254,6 +255,20 @@ def _stack(site: Site) -> str:
     return DECODER if site.address.startswith(DECODER) else ""
 
 
+def _sinks(
+    model: Model, rows: Sequence[Row], addresses: Sequence[str], names: Sequence[str], shares: Mapping[str, float]
+) -> dict[str, list[str]]:
+    """Neurons that are active at first tokens: sinks, and those of which these texts do not tell."""
+    found: dict[str, list[str]] = {"sinks": [], "perhaps_sinks": []}
+    for of_decoder in (False, True):
+        begun = Begun.of(row.encoded.decoder if of_decoder else row.encoded.inputs for row in rows)
+        kind = "sinks" if begun.tells(model.tokenizer) else "perhaps_sinks"
+        mine = [n for a, n in zip(addresses, names, strict=True) if a.startswith(DECODER) == of_decoder and n in shares]
+        flags = begun.has_sink([shares[name] for name in mine])
+        found[kind] += [name for name, flag in zip(mine, flags, strict=True) if flag]
+    return {kind: told for kind, told in found.items() if told}
+
+
 PARTS = ("prompt", "answer", "decoder")
 
 
@@ -293,4 +308,5 @@ def _result(
     for row, ids in zip(rows, shown, strict=True):
         texts.setdefault(row.task, []).append((row.prompt, row.label, tuple(words[i] for i in ids)))
     shares = {name: float(a / b) for name, a, b in zip(names, first, whole, strict=True) if b > 0}
+    manifest |= _sinks(model, rows, [address for address, chosen in mask.items() for _ in chosen], names, shares)
     return Activations(table, manifest, texts, shares)

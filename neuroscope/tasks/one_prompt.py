@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from neuroscope.models import Model
 
 NAME = "prompt"
+SPACES = ("\u0120", "\u2581")  # what a space is in the words of byte-level tokenizers, and of sentencepiece
+ENDS = tuple(".,:;?!)")  # after which a space comes, besides letters and digits
 DO = "give [{'role': 'user', 'content': ...}], with a system message or earlier turns before it"
 
 
@@ -51,6 +54,22 @@ def task_of_prompt(prompt: Any, answer: Any, foil: Any = None) -> Task:
         answer, foil = answer.lstrip(" "), None if foil is None else foil.lstrip(" ")
     example = Example(text_of(text, "prompt"), answer, corrupt_answer=foil)
     return Task(NAME, discovery=[example], separator="", kind="generation", **chat)
+
+
+def mind_missing_space(model: Model, prompt: Any, answer: str) -> None:
+    """Warn of an answer without its space, after a prompt that ends with none: "is" and "Paris" make "isParis".
+
+    Only where the tokenizer has words that begin with a space (as those of GPT-2 and Llama), and this is one.
+    """
+    if not isinstance(prompt, str) or model.style != "causal" or model.tokenizer is None:
+        return
+    if not answer[:1].isalnum() or not (prompt[-1:].isalnum() or prompt[-1:] in ENDS):
+        return
+    ids = model.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+    first = str(model.tokenizer.convert_ids_to_tokens(ids)[0]) if ids else ""
+    if first[:1] in SPACES and first[1:2].isalnum():
+        text = f"the answer {answer!r} is scored without a space before it, as {(prompt + answer)[-24:]!r}"
+        warnings.warn(f"{text}: write answer={' ' + answer!r}", stacklevel=4)
 
 
 def _of_messages(messages: Any) -> tuple[str, dict[str, Any]]:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from neuroscope import distributed
 from neuroscope.checks import finite, public
-from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, choose, kind_of
-from neuroscope.masks import NeuronMask, read_safetensors
+from neuroscope.errors import FileError, MaskError, ModelError, choose
+from neuroscope.masks import NeuronMask, mask_for, read_safetensors
 from neuroscope.models import Model, resolve
 from neuroscope.training.adapted import MERGED, note_trained
 from neuroscope.training.deltas import attach, bare, places_of, remove
@@ -68,10 +68,9 @@ class NeuronAdapter:
     """
 
     @public
-    def __init__(self, model: Any, mask: NeuronMask, *, manifest: Mapping[str, Any] | None = None) -> None:
-        _is_mask(mask)
+    def __init__(self, model: Any, mask: Any, *, manifest: Mapping[str, Any] | None = None) -> None:
         self.model: Model = resolve(model)
-        self.mask = mask
+        self.mask = mask = mask_for(self.model, mask, "an adapter")
         self.manifest = dict(manifest or {})
         places = places_of(self.model, mask)
         with bare(self.model.root):
@@ -272,12 +271,6 @@ class NeuronAdapter:
         return (
             f"NeuronAdapter({self.n_parameters:,} parameters of {len(self.mask):,} {self.mask.unit} neurons, {state})"
         )
-
-
-def _is_mask(mask: Any) -> None:
-    if not isinstance(mask, NeuronMask):
-        found = f"{kind_of(mask)} for a mask"
-        raise ArgumentError("an adapter", found, "give a NeuronMask, such as scores.top(0.10)")
 
 
 def _read(path: str | PathLike) -> tuple[dict[str, Tensor], dict, dict]:

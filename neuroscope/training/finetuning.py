@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ from neuroscope.training.whole_model import WholeModel
 def finetune(
     model: Any,
     tasks: Tasks,
-    mask: NeuronMask | Literal["ffn"] | None,
+    mask: Any,
     *,
     seed: int = 0,
     output: str | PathLike | None = None,
@@ -71,7 +71,8 @@ def finetune(
         model: anything that can be opened, with parameters of its own. On one that has an adapter already, the new one
             is trained on top of it, with a warning unless that is merged. So is a whole model that was trained before.
         tasks: whose training examples to learn, mixed.
-        mask: hidden neurons or output units; "ffn": all hidden neurons; None: every parameter of the model.
+        mask: hidden neurons or output units, a NeuronMask or written by hand (`NeuronMask.of`); "ffn": all hidden
+            neurons; None: every parameter of the model.
         seed: of dropout, of the order of the examples, and of the choice of those held out.
         output: folder for checkpoints, which hold what is trained and the optimizer's state; none are kept if None.
         resume_from_checkpoint: a checkpoint's folder, or True for the latest complete one in `output`, if there is any.

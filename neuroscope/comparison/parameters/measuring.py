@@ -34,7 +34,7 @@ from neuroscope.comparison.parameters.sources import Source, open_source, with_a
 from neuroscope.comparison.parameters.tabulating import Measured, result_of
 from neuroscope.distributed import shared_out
 from neuroscope.errors import ArgumentError, MaskError, ModelError, choose, naming
-from neuroscope.masks import NeuronMask, masks_of
+from neuroscope.masks import NeuronMask, Scores, is_one_mask, masks_of
 
 ASKED = "similarity of parameters"
 Pair = tuple[str, str]
@@ -59,7 +59,7 @@ class Settings:
 @public
 def parameter_similarity(
     model: Any,
-    masks: Mapping[str, NeuronMask] | NeuronMask,
+    masks: Any,
     *,
     estimator: Estimator = "masked",
     part: Part = "all",
@@ -109,7 +109,7 @@ def parameter_similarity(
     if other is not None and estimator != "masked":
         found = "two models, between which a mask's neurons are compared in place"
         raise ArgumentError(f"estimator={estimator!r}", found, "take estimator='masked'")
-    named = {"mask": masks} if isinstance(masks, NeuronMask) else masks_of(masks, ASKED)
+    named = _named(masks, model)
     _check_masks(named, model, 1 if other is not None else 2)
     return compared(model, named, settings, other, progress)
 
@@ -214,6 +214,16 @@ def _with_random(name: str, mask: NeuronMask, n_random: int, seed: int) -> list[
     """The mask and random ones of its sizes, drawn from seeds that hold its name: equal masks get independent ones."""
     seeds = [int(files.digest(seed, name, number), 16) for number in range(n_random)]
     return [mask, *(mask.drawn_like(s, "layer") for s in seeds)]
+
+
+def _named(masks: Any, model: Any) -> dict[str, NeuronMask]:
+    """Masks by name; what is written by hand is of the model, or of the first of several."""
+    given = {"mask": masks} if is_one_mask(masks) else masks
+    every = given.values() if isinstance(given, Mapping) else ()
+    if all(isinstance(mask, NeuronMask | Scores) for mask in every) or (isinstance(model, Mapping) and not model):
+        return masks_of(given, ASKED)
+    first = model[next(iter(model))] if isinstance(model, Mapping) else model
+    return masks_of(given, ASKED, open_source(first, ASKED).model)
 
 
 def _check_masks(masks: Mapping[str, NeuronMask], model: Any, least: int) -> None:

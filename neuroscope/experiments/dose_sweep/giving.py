@@ -28,8 +28,8 @@ from neuroscope.evaluation import AT_CHANCE, Outcomes, standing
 from neuroscope.experiments.dose_sweep.dose_result import COLUMNS, TESTS, DoseResponse
 from neuroscope.experiments.judging import Change, Judge, tasks_and_masks
 from neuroscope.interventions import add, scale
-from neuroscope.masks import NeuronMask
-from neuroscope.models import Model, resolve
+from neuroscope.masks import NeuronMask, is_one_mask
+from neuroscope.models import Model
 from neuroscope.statistics import (
     against_controls,
     benjamini_hochberg,
@@ -47,7 +47,7 @@ Direction = float | Mapping[str, Tensor] | None
 def dose(
     model: Any,
     tasks: Tasks,
-    masks: Mapping[str, NeuronMask] | NeuronMask,
+    masks: Any,
     *,
     factors: Sequence[float] = (0, 0.5, 1, 1.5, 2, 4),
     direction: float | Mapping[str, Tensor] | None = None,
@@ -93,10 +93,10 @@ def dose(
     import pandas as pd  # heavy: only for tables
 
     doses, direction = _doses(factors), _direction_of(direction)
-    if isinstance(masks, NeuronMask):
+    if is_one_mask(masks):
         masks = dict.fromkeys(tasks_of(tasks, ASKED), masks)
-    named, chosen = tasks_and_masks(tasks, masks, ASKED)
-    judge = Judge(resolve(model), named, n, batch_size, output, neutral, repetition=True)
+    model, named, chosen = tasks_and_masks(model, tasks, masks, ASKED)
+    judge = Judge(model, named, n, batch_size, output, neutral, repetition=True)
     judge.require_two_examples(ASKED)
     for mask in chosen.values():
         _check_fit(judge.model, mask, doses[-1], direction)

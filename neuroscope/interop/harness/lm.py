@@ -19,7 +19,7 @@ from neuroscope.interop.harness.aside import aside, require
 from neuroscope.interventions import ablate
 from neuroscope.interventions.edits import Value
 from neuroscope.interventions.where import At, Range
-from neuroscope.masks import NeuronMask, check_mask
+from neuroscope.masks import NeuronMask, check_mask, mask_for
 from neuroscope.models import Model, load, resolve
 from neuroscope.models.memory import tokens_at_once
 from neuroscope.models.passes import telling
@@ -243,9 +243,8 @@ def harness_model(
         >>> lm = harness_model(model, mask)  # doctest: +SKIP
         >>> lm_eval.simple_evaluate(model=lm, tasks=["arc_easy"])["results"]  # doctest: +SKIP
     """
-    if mask is not None:
-        check_mask(mask, "harness_model(mask)")
     opened = resolve(model)
+    mask = None if mask is None else mask_for(opened, mask, "harness_model(mask)")
     with aside():
         made = lm_class("harness_model")
         size = AUTO if batch_size is None else batch_size

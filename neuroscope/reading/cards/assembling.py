@@ -15,6 +15,7 @@ from neuroscope.reading.cards import breaking, similar
 from neuroscope.reading.cards.active_together import Near
 from neuroscope.reading.cards.breaking import Lost, with_q
 from neuroscope.reading.cards.firing import Firing
+from neuroscope.reading.cards.neuron_card import lost_in
 from neuroscope.reading.cards.pasting import code_for
 from neuroscope.reading.cards.replicating import Use
 from neuroscope.reading.cards.subject import Place, Subject
@@ -118,7 +119,7 @@ def _card(subject: Subject, known: Known, place: Place, name: str, rows: list[Ro
     parts: dict[str, Any] = {
         "notes": [
             *firing.notes(name),
-            *_changes(known, rows),
+            *_changes(subject, known, rows),
             *(f"Without {p}: {w}" for p, w in known.missing.items()),
         ],
         "tasks": [
@@ -149,7 +150,7 @@ def _card(subject: Subject, known: Known, place: Place, name: str, rows: list[Ro
     return {"name": name, "site": place[0], "neuron": place[1], "width": subject.mask.widths[place[0]], **kept}
 
 
-def _changes(known: Known, rows: list[Row]) -> list[str]:
+def _changes(subject: Subject, known: Known, rows: list[Row]) -> list[str]:
     """What an adapter changed, in sentences."""
     if known.after is None:
         return []
@@ -158,7 +159,8 @@ def _changes(known: Known, rows: list[Row]) -> list[str]:
         line = f"After the adapter, on {row['task']}: mean activation {row['activation']:.3g} -> "
         line += f"{row['activation_after']:.3g}"
         if np.isfinite(row.get("effect", np.nan)) and np.isfinite(row["effect_after"]):
-            line += f"; loss without it {row['effect']:+.3g} -> {row['effect_after']:+.3g}"
+            lost = lost_in(breaking.in_card(row["task"], row, subject.objective))
+            line += f"; {lost} without it {row['effect']:+.3g} -> {row['effect_after']:+.3g}"
         told.append(line + ".")
     return told
 

@@ -14,7 +14,7 @@ from neuroscope import figures, files
 from neuroscope.checks import public
 from neuroscope.errors import FileError, choose
 from neuroscope.markup import NEGATIVE
-from neuroscope.reading.cards.neuron_card import NeuronCard, does_more
+from neuroscope.reading.cards.neuron_card import NeuronCard, does_more, lost_in, unit_of
 from neuroscope.results import Result
 from neuroscope.statistics import ALPHA
 
@@ -31,10 +31,10 @@ class NeuronCards(Result):
 
     Attributes:
         table: a row per neuron and task, in the order of the cards: neuron (its name), address, layer, index; task;
-            score, rank (1: the highest of the model); effect (rise of the loss on the answer without it alone, nats)
-            with low and high; random (that of random neurons of its site) with random_low and random_high; p and q of
-            being more than these; mask_effect, share (of it); sign (1: it helps, -1: it hurts, 0: neither is shown,
-            with sign_q, corrected over all neurons and tasks here);
+            score, rank (1: the highest of the model); effect (rise of the loss on the answer without it alone, in nats,
+            or of the objective that the manifest names) with low and high; random (that of random neurons of its site)
+            with random_low and random_high; p and q of being more than these; mask_effect, share (of it); sign (1: it
+            helps, -1: it hurts, 0: neither is shown, with sign_q, corrected over all neurons and tasks here);
             rank_low, rank_high, selected (over halves of the examples); activation (mean over tokens); with an adapter
             activation_after and effect_after. NaN where it was not measured.
         cards: plain data of each.
@@ -84,8 +84,8 @@ class NeuronCards(Result):
             )
         else:
             lead = (
-                f"**{count} of {len(self)}** neurons alone change the loss on a task more than random neurons of their "
-                f"layer do (q < {ALPHA})."
+                f"**{count} of {len(self)}** neurons alone change the {lost_in(self._broken)} on a task more "
+                f"than random neurons of their layer do (q < {ALPHA})."
             )
         lines = [line for card in self for line in card.in_words().split("\n")[:1]]
         told = []
@@ -93,6 +93,11 @@ class NeuronCards(Result):
             rest = [line.removeprefix("- ") for line in card.in_words().split("\n")[1:]]
             told.append(f"- {first} {' '.join(rest)}")
         return "\n".join([lead, "", *told])
+
+    @property
+    def _broken(self) -> Mapping[str, Any]:
+        """One of the rows of what breaks, all of which are of one objective."""
+        return next((row for card in self.cards for row in card.get("breaks", [])), {})
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Neurons and tasks."""
@@ -105,14 +110,14 @@ class NeuronCards(Result):
         wide = self.table.pivot(index="neuron", columns="task", values=column).reindex(self.neurons)[tasks]
         tasks = [task for task in tasks if bool(wide[task].notna().any())]  # not texts, of which nothing breaks
         wide = wide[tasks]
-        effects = column == "effect"
+        effects, change = column == "effect", f"rise of the {lost_in(self._broken)}"
         return figures.heatmap(
             wide.to_numpy(dtype=float),
             [html.escape(task) for task in tasks],
             [html.escape(name) for name in wide.index],
             title="What breaks without each neuron alone" if effects else "Mean activation",
-            subtitle="rise of the loss on the answers of each task" if effects else "over the tokens of each task",
-            colour_label="nats" if effects else "activation",
+            subtitle=f"{change} on the answers of each task" if effects else "over the tokens of each task",
+            colour_label=unit_of(self._broken) if effects else "activation",
             y_label="neuron",
             scale="diverging",
             text=None if np.isfinite(wide.to_numpy(dtype=float)).all() and len(tasks) <= 8 else _blank(wide),

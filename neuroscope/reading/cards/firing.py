@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscope.arrays import json_plain
-from neuroscope.reading.activations_result import SINK, Activations
+from neuroscope.reading.activations_result import Activations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ class Firing:
         share = self.acts.first.get(neuron)
         if share is None:
             return ["It is 0 at all tokens, or sees none of them."]
-        return [*self._sink(share), *self._unknown(neuron)]
+        return [*self._sink(neuron, share), *self._unknown(neuron)]
 
     def _unknown(self, neuron: str) -> list[str]:
         if "unknown" not in self.acts.manifest:
@@ -92,11 +92,13 @@ class Firing:
             f"{len(found)} of its texts have words that the tokenizer does not know: they stand there as {token}."
         ] * bool(found)
 
-    @staticmethod
-    def _sink(share: float) -> list[str]:
-        if share > SINK:
-            told = f"{share:.0%} of its absolute activation is on first tokens, whatever the text says"
-            return [f"{SINK_NOTE}{told}. `skip_first=True` of `ns.activations` leaves these out."]
+    def _sink(self, neuron: str, share: float) -> list[str]:
+        about, told = self.acts.manifest, f"{share:.0%} of its absolute activation is on first tokens"
+        if neuron in self.acts.sinks:
+            advice = "" if about["skip_first"] else " `skip_first=True` of `ns.activations` leaves these out."
+            return [f"{SINK_NOTE}{told}, whatever the text says.{advice}"]
+        if neuron in about.get("perhaps_sinks", ()):
+            return [f"{told}; these texts are few, short, or all begin alike, and do not tell whether it is a sink."]
         return []
 
 

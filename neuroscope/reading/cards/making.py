@@ -24,7 +24,7 @@ from neuroscope.attribution.objectives import OBJECTIVES, Objective
 from neuroscope.checks import Progress, public, whole
 from neuroscope.errors import ArgumentError, FileError, MaskError, ModelError, choose
 from neuroscope.evaluation import prepare_neutral
-from neuroscope.masks import NeuronMask, Scores, mask_for, masks_of, scores_of
+from neuroscope.masks import Masks, NeuronMask, Scores, mask_for, masks_of, scores_of
 from neuroscope.models import Model, Unit, resolve
 from neuroscope.reading.activations_result import Activations
 from neuroscope.reading.cards.active_together import active_together, some
@@ -36,7 +36,7 @@ from neuroscope.reading.cards.firing import Firing
 from neuroscope.reading.cards.replicating import Use, used
 from neuroscope.reading.cards.similar import by_tasks
 from neuroscope.reading.cards.subject import ASKED, JOURNAL, Subject, among
-from neuroscope.reading.corpora import JSON, Broken, sources_of
+from neuroscope.reading.corpora import DO_LINES, JSON, Broken, sources_of
 from neuroscope.reading.finding_directions import directions
 from neuroscope.reading.prompts import rows_of
 from neuroscope.reading.tokens_by_neurons import activations
@@ -55,7 +55,7 @@ def neurons(
     *,
     texts: Sequence[str] | None = None,
     scores: Mapping[str, Scores] | None = None,
-    masks: Mapping[str, NeuronMask] | None = None,
+    masks: Masks | None = None,
     adapter: Any = None,
     top: int = 10,
     count: int = 10,
@@ -122,7 +122,7 @@ def neurons(
     mask = mask_for(model, mask, ASKED, unit)
     given = {} if scores is None else scores_of(scores, ASKED)
     known = {str(mask.manifest["task"]): mask} if masks is None and "task" in mask.manifest else {}
-    known = known if masks is None else masks_of(masks, ASKED)
+    known = known if masks is None else masks_of(masks, ASKED, model, unit)
     _same_model(mask, {**{f"scores of {n}": s for n, s in given.items()}, **{f"mask {n}": m for n, m in known.items()}})
     texts, broken_lines = _texts(model, texts, n)
     journal = files.Journal(None if output is None else Path(output) / JOURNAL)
@@ -135,6 +135,7 @@ def neurons(
             uses = _uses(subject, given, parts)
             subject = replace(subject, chosen=_best(subject, uses, top))
             found = _read(subject, uses, known, texts, count)
+            found = replace(found, missing={**_left_out(broken_lines), **found.missing})
             manifest = _manifest(subject, given, texts, {"top": top, "count": count, "parts": parts})
         if change is not None:
             with model.unchanged():
@@ -154,9 +155,15 @@ def _texts(model: Model, texts: Sequence[str] | None, n: int | None) -> tuple[Se
     broken = Broken()
     found = [str(text) for _, text in source.items(model, "test", n, broken)]
     if not found:
-        do = "give JSON lines with a text each, or one text a line"
-        raise FileError(f"{ASKED}(texts): read {texts[0]}", "no text", do)
+        seen = f"no text, {broken.count:,} broken lines ({broken})" if broken.count else "no text"
+        raise FileError(f"{ASKED}(texts): read {texts[0]}", seen, DO_LINES)
     return found, {"broken": {"count": broken.count, "first": broken.lines}} if broken.count else {}
+
+
+def _left_out(broken_lines: Mapping[str, Any]) -> dict[str, str]:
+    """The broken lines as what is missing."""
+    told = broken_lines.get("broken")
+    return {f"{told['count']:,} broken line(s) of the file": "; ".join(told["first"])} if told else {}
 
 
 def _even(parts: Any) -> int:

@@ -74,7 +74,7 @@ class NeuronCard:
         for row in sorted(broken, key=lambda row: -abs(row["effect"])):
             change = "rises" if row["effect"] > 0 else "falls"
             lines.append(
-                f"- Without it alone the {_objective(row)} on {row['task']} {change} by {abs(row['effect']):.3g} "
+                f"- Without it alone the {lost_in(row)} on {row['task']} {change} by {abs(row['effect']):.3g} "
                 f"({row['low']:.3g} to {row['high']:.3g}); without random neurons of its layer by {row['random']:.3g} "
                 f"(q = {row['q']:.2g})."
             )
@@ -90,14 +90,13 @@ class NeuronCard:
                 "without it alone": _band(rows, "effect", "low", "high"),
                 "without random neurons": _band(rows, "random", "random_low", "random_high"),
             }
-            unit = rows[0].get("unit", "nats")
             return figures.bars_with_band(
                 [html.escape(row["task"]) for row in rows],
                 series,
                 bands=["without random neurons"],
                 title=f"What breaks without neuron {html.escape(self.name)}",
-                subtitle=f"rise of the {_objective(rows[0])} on each task's answers, with this neuron alone at zero",
-                value_label=unit,
+                subtitle=f"rise of the {lost_in(rows[0])} on each task's answers, with this neuron alone at zero",
+                value_label=unit_of(rows[0]),
                 band_label="95 % interval over random neurons of its layer",
             )
         written = self.parts.get("writes", {})
@@ -142,9 +141,14 @@ def does_more(test: Mapping[str, Any]) -> bool:
     return test.get("q") is not None and test["q"] < ALPHA and abs(test["effect"]) > abs(test["random"])
 
 
-def _objective(row: Mapping[str, Any]) -> str:
+def lost_in(row: Mapping[str, Any]) -> str:
     """What rises where a neuron that helps is missing."""
     return f"lost {row['unit'].removesuffix(' lost')}" if "unit" in row else "loss"
+
+
+def unit_of(row: Mapping[str, Any]) -> str:
+    """What that is measured in."""
+    return str(row.get("unit", "nats"))
 
 
 def _band(rows: Sequence[Mapping[str, Any]], *names: str) -> tuple[list[float], list[float], list[float]]:
