@@ -36,7 +36,7 @@ on_linux = pytest.mark.skipif(
 def neuroscope(*words, wait=True):
     command = [sys.executable, "-m", "neuroscope", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     try:
         started = subprocess.Popen(command, **pipes, text=True, start_new_session=True)
     finally:
