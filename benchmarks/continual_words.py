@@ -149,7 +149,8 @@ class Found:
                 "Trained and stored are numbers: at a stage, and besides the base (or instead of it) after the last "
                 "one. Seconds are of the training of a whole sequence, MiB its peak beyond what was held before. LX24: "
                 "Table 5, Llama-2-7b, four tasks of which one is another, in %; its rates are not printed."
-                + " W-NCFT also keeps a vector for each task." * any("w-ncft" in name for name in self.parts),
+                + " W-NCFT, whose seconds and MiB are those of NCFT, also keeps a vector for each task."
+                * any("w-ncft" in name for name in self.parts),
                 "**In words.** " + self.words(),
                 f"Average accuracy minus that of {', '.join(r for r in REFERENCES if r in self.parts)}, in points, "
                 "with 95 % intervals (Student's t) over runs of the same order and seed:",
