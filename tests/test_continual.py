@@ -255,6 +255,7 @@ REFUSED = {
     "scored in": ({"scored_in": "first"}, ArgumentError, "did you mean|choose from"),
     "overlap penalty": ({"overlap_penalty": 1.0}, ArgumentError, r"not in \[0, 1\).*exclude=True"),
     "exclude": ({"k": 0.4, "exclude": True}, ArgumentError, r"96 of 96 neurons are free, for 3 task\(s\) with 38 each"),
+    "no need to draw by": ({"method": "ncft-random", "exclude": "score"}, ArgumentError, "needed by no task"),
     "protect nothing": ({"protect": True}, ArgumentError, "protect=True.*no task in known"),
     "protect too much": (
         {"protect": True, "known": [KNOWN], "k": 0.6},

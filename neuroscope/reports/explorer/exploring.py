@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope import files
 from neuroscope.checks import by_text, public
-from neuroscope.errors import ArgumentError, kind_of
+from neuroscope.errors import ArgumentError, FileError, kind_of
 from neuroscope.experiments.f5_cross_ablation import CrossAblation
 from neuroscope.masks import NeuronMask, Scores
 from neuroscope.masks.neuron_mask import masks_of
@@ -45,8 +45,12 @@ class Explorer:
             The path written.
 
         Raises:
-            FileError: the file cannot be written.
+            FileError: the file cannot be written, or the path is named as one of another format.
         """
+        asked = "save an explorer"
+        suffix = files.path_of(path, asked).suffix.lower()
+        if suffix not in ("", ".html", ".htm"):
+            raise FileError(f"{asked} as {Path(path).name!r}", f"the name of a {suffix} file", "give a name in .html")
         return files.write(path, page_of(self.parts, self.title))
 
     def __repr__(self) -> str:

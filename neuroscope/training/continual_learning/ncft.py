@@ -103,6 +103,9 @@ def ncft_random(
     examples: int | None = 256,
 ) -> Learner:
     """Train as many random neurons of every layer as NCFT would choose there; the arguments are those of `ncft`."""
+    if exclude == "score":
+        do = "give exclude=True or False; random neurons are needed by no task"
+        raise ArgumentError("ncft-random with exclude='score'", "no such control", do)
     relevance = _relevance(setting, objective, examples)
     protected = _protected(setting, relevance, k, exclude, protect)
 
