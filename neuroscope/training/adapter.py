@@ -236,8 +236,8 @@ class NeuronAdapter:
         It is a LoRA of full rank on the trained rows and columns, which is exact: of rank r where r of a layer's rows
         and columns are trained, with r (inputs + outputs) numbers where the adapter has r inputs (or outputs). For
         hidden neurons that is 1 + d_ffn / d_model times its size, 3.7 to 6.3 in usual models; the folder's README says
-        both. The changes of biases are in it (`lora_bias`, of peft 0.14 or later). Other adapters that are not merged are
-        left out.
+        both. The changes of biases are in it (`lora_bias`, of peft 0.14 or later). Other adapters that are not merged
+        are left out.
 
         Raises:
             FileError: the folder exists and is not empty, or cannot be written.
