@@ -17,6 +17,7 @@ from neuroscope.__main__ import main
 from neuroscope.command_line import config, known, running, signatures
 from neuroscope.command_line.actions import checkup
 from neuroscope.command_line.actions.work import STAGES
+from neuroscope.command_line.call import PROMPTS
 from neuroscope.command_line.command import ACTIONS, Command, Use
 from neuroscope.command_line.jsonable import plain
 from neuroscope.command_line.options import Option, values_of
@@ -28,6 +29,7 @@ from neuroscope.experiments.table import EXPERIMENTS
 from neuroscope.interop import save_lape
 from neuroscope.masks import NeuronMask
 from neuroscope.masks.json_file import save_json
+from neuroscope.tasks.rows import ASKED
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = pytest.mark.parametrize("row", COMMANDS.values(), ids=list(COMMANDS))
@@ -333,6 +335,30 @@ def test_several_wrong_values_are_told_together(capsys):
     assert said.startswith("neuroscope: 5 errors\n") and "did you mean head?" in said and "mean nli-food?" in said
     with pytest.raises(FileError, match="No such file"):
         Option("x", parameters("neuroscope.reports.main_job:run")["neutral"], "", said_as="lines").read("/none")
+
+
+def test_options_that_bundled_tasks_cannot_take_say_what_these_have(capsys):
+    options = {option for use in COMMANDS["run"].uses if use.function in PROMPTS for option in use.names()}
+    assert len(options - {*ASKED, "shots"}) == 8
+    for name in sorted(options - {*ASKED, "shots"}):
+        flag = f"--{name.replace('_', '-')}"
+        value = {"ranking": "token", "metric": "exact", "holdout": 0.5}.get(name, 3)
+        assert run("evaluate", "--tasks", "nli-food", flag, value) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"neuroscope: nli-food: {flag}\n  found: bundled, "), said
+        assert f"leave {flag} out, which files of jsonl and data sets of the Hub take" in said and "--shots" in said
+    for typed, said in (
+        (["--tasks", "nli-film", "--metric", "exact"], "with metric 'accuracy'"),
+        (["--metric", "exact"], "mini: --metric\n  found: bundled, each with its own"),
+        (["--tasks", "mini-sequence", "--metric", "exact"], "with metric 'accuracy'"),
+        (["--tasks", "nli-film", "--holdout", 0.5], "and made, not read"),
+        (
+            ["--tasks", "nli-film", "--max-new-tokens", 5, "--ranking", "token"],
+            "ranking 'sum' and with max_new_tokens 8",
+        ),
+    ):
+        assert run("run", *typed) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_commands_and_places(capsys):
