@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import itertools
 import json
 import math
 import subprocess
@@ -335,6 +336,29 @@ def test_several_wrong_values_are_told_together(capsys):
     assert said.startswith("neuroscope: 5 errors\n") and "did you mean head?" in said and "mean nli-food?" in said
     with pytest.raises(FileError, match="No such file"):
         Option("x", parameters("neuroscope.reports.main_job:run")["neutral"], "", said_as="lines").read("/none")
+
+
+WRONG = {"device": "cdua", "dtype": "bflt16", "model": "mni", "metric": "acc", "method": "relpp", "tasks": "nli-foo"}
+
+
+@pytest.mark.parametrize("names", itertools.combinations(WRONG, 2), ids="-".join)
+def test_two_wrong_names_are_told_together_typed_or_in_a_file(names, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("neuroscope.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    path = tmp_path / "run.toml"
+    path.write_text("".join(f"{name} = {json.dumps(WRONG[name])}\n" for name in names))
+    a, b = names
+    for command in ("run", "attribute"):
+        for typed, starts in (
+            ([f"--{a}", WRONG[a], f"--{b}", WRONG[b]], [f"--{name} {WRONG[name]}\n" for name in names]),
+            (["--config", path], [f"line {i}: {name} = {WRONG[name]!r}\n" for i, name in enumerate(names, 1)]),
+            (["--config", path, f"--{a}", WRONG[a]], [f"--{a} {WRONG[a]}\n", f"line 2: {b} = {WRONG[b]!r}\n"]),
+        ):
+            assert run(command, *typed) == 2
+            said = capsys.readouterr().err
+            assert said.startswith("neuroscope: 3" if "--config" in typed[:-2] else "neuroscope: 2"), said
+            assert all(start in said for start in starts), said
+    assert run("run", f"--{a}", WRONG[a]) != 0  # and one alone is told as itself
+    assert capsys.readouterr().err.startswith(f"neuroscope: --{a} {WRONG[a]}\n")
 
 
 def test_options_that_bundled_tasks_cannot_take_say_what_these_have(capsys):

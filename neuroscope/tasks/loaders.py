@@ -84,7 +84,7 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
                 raise ArgumentError(
                     f"source: tasks {asked}", f"a suite, {name!r}, among them", "load it alone, or name its tasks"
                 )
-            raise ArgumentError(f"source: tasks {name!r}", _no_such(name), suggest(name, known))
+            raise ArgumentError(f"source: tasks {name!r}", no_such_task(name), suggest(name, known))
     tasks: dict[str, Task] = ByName()
     suites: dict[str, dict[str, Task]] = {}
     for name in names:
@@ -131,7 +131,8 @@ def _says(task: Task, options: list[str]) -> list[str]:
     return [f"with {option} {brief(getattr(task, option))}" for option in options if hasattr(task, option)]
 
 
-def _no_such(name: str) -> str:
+def no_such_task(name: str) -> str:
+    """What was found in the place of a task that is not there."""
     if Path(name).is_file():
         return "a file; tasks are .jsonl files, or folders with train.jsonl and test.jsonl"
     return "no such file or folder, bundled task, group or catalogue name"
