@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import itertools
 import json
 import math
 import subprocess
@@ -17,6 +18,7 @@ from neuroscope.__main__ import main
 from neuroscope.command_line import config, known, running, signatures
 from neuroscope.command_line.actions import checkup
 from neuroscope.command_line.actions.work import STAGES
+from neuroscope.command_line.call import PROMPTS
 from neuroscope.command_line.command import ACTIONS, Command, Use
 from neuroscope.command_line.jsonable import plain
 from neuroscope.command_line.options import Option, values_of
@@ -28,6 +30,7 @@ from neuroscope.experiments.table import EXPERIMENTS
 from neuroscope.interop import save_lape
 from neuroscope.masks import NeuronMask
 from neuroscope.masks.json_file import save_json
+from neuroscope.tasks.rows import ASKED
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = pytest.mark.parametrize("row", COMMANDS.values(), ids=list(COMMANDS))
@@ -333,6 +336,53 @@ def test_several_wrong_values_are_told_together(capsys):
     assert said.startswith("neuroscope: 5 errors\n") and "did you mean head?" in said and "mean nli-food?" in said
     with pytest.raises(FileError, match="No such file"):
         Option("x", parameters("neuroscope.reports.main_job:run")["neutral"], "", said_as="lines").read("/none")
+
+
+WRONG = {"device": "cdua", "dtype": "bflt16", "model": "mni", "metric": "acc", "method": "relpp", "tasks": "nli-foo"}
+
+
+@pytest.mark.parametrize("names", itertools.combinations(WRONG, 2), ids="-".join)
+def test_two_wrong_names_are_told_together_typed_or_in_a_file(names, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("neuroscope.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    path = tmp_path / "run.toml"
+    path.write_text("".join(f"{name} = {json.dumps(WRONG[name])}\n" for name in names))
+    a, b = names
+    for command in ("run", "attribute"):
+        for typed, starts in (
+            ([f"--{a}", WRONG[a], f"--{b}", WRONG[b]], [f"--{name} {WRONG[name]}\n" for name in names]),
+            (["--config", path], [f"line {i}: {name} = {WRONG[name]!r}\n" for i, name in enumerate(names, 1)]),
+            (["--config", path, f"--{a}", WRONG[a]], [f"--{a} {WRONG[a]}\n", f"line 2: {b} = {WRONG[b]!r}\n"]),
+        ):
+            assert run(command, *typed) == 2
+            said = capsys.readouterr().err
+            assert said.startswith("neuroscope: 3" if "--config" in typed[:-2] else "neuroscope: 2"), said
+            assert all(start in said for start in starts), said
+    assert run("run", f"--{a}", WRONG[a]) != 0  # and one alone is told as itself
+    assert capsys.readouterr().err.startswith(f"neuroscope: --{a} {WRONG[a]}\n")
+
+
+def test_options_that_bundled_tasks_cannot_take_say_what_these_have(capsys):
+    options = {option for use in COMMANDS["run"].uses if use.function in PROMPTS for option in use.names()}
+    assert len(options - {*ASKED, "shots"}) == 8
+    for name in sorted(options - {*ASKED, "shots"}):
+        flag = f"--{name.replace('_', '-')}"
+        value = {"ranking": "token", "metric": "exact", "holdout": 0.5}.get(name, 3)
+        assert run("evaluate", "--tasks", "nli-food", flag, value) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"neuroscope: nli-food: {flag}\n  found: bundled, "), said
+        assert f"leave {flag} out, which files of jsonl and data sets of the Hub take" in said and "--shots" in said
+    for typed, said in (
+        (["--tasks", "nli-film", "--metric", "exact"], "with metric 'accuracy'"),
+        (["--metric", "exact"], "mini: --metric\n  found: bundled, each with its own"),
+        (["--tasks", "mini-sequence", "--metric", "exact"], "with metric 'accuracy'"),
+        (["--tasks", "nli-film", "--holdout", 0.5], "and made, not read"),
+        (
+            ["--tasks", "nli-film", "--max-new-tokens", 5, "--ranking", "token"],
+            "ranking 'sum' and with max_new_tokens 8",
+        ),
+    ):
+        assert run("run", *typed) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_commands_and_places(capsys):

@@ -74,15 +74,28 @@ def broken(folder):
     return wrong
 
 
+def built(folder, root=ROOT):
+    """The strict build of a site, as CI runs it; with --quiet mkdocs counts no warnings."""
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = built(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def test_a_warning_fails_the_build(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "mkdocs.yml").write_text("site_name: planted\ntheme: mkdocs\nplugins: []\n")
+    (tmp_path / "docs" / "index.md").write_text("[a page](gone.md)")
+    done = built(tmp_path / "site", tmp_path)
+    assert done.returncode != 0 and "strict mode" in done.stdout + done.stderr, done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -141,6 +154,13 @@ def test_the_reference_lists_what_the_package_lists():
     for space in api.SPACES:
         inside = {name.split(".")[1] for name in said if name.startswith(f"{space}.")}
         assert inside == set(getattr(neuroscope, space).__all__), space
+
+
+def test_the_reference_shows_each_name_once():
+    shown = [path for text in api.pages().values() for path in re.findall(r"^::: (.+)$", text, re.MULTILINE)]
+    origins = [api.origin(path)[0] for path in shown]
+    assert [one for one in set(origins) if origins.count(one) > 1] == []
+    assert {path for _, path in api.results()} < set(origins)
 
 
 def named(said):

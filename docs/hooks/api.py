@@ -5,6 +5,7 @@ room that it comes from.
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,15 @@ class Name:
         return f"ns.{self.said}"
 
 
+@functools.cache
+def tree_of(file: Path) -> ast.Module:
+    """A file's source as a tree; most files are asked for often."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def listed(stub: Path, package: str) -> Iterator[tuple[str, str]]:
     """(name, full path) of everything that a package's list of names imports."""
-    tree = ast.parse(stub.read_text(encoding="utf-8"))
-    for node in tree.body:
+    for node in tree_of(stub).body:
         if isinstance(node, ast.ImportFrom):
             module = f"{package}.{node.module}" if node.level and node.module else node.module or package
             yield from ((alias.asname or alias.name, f"{module}.{alias.name}") for alias in node.names)
@@ -81,12 +87,15 @@ def public_names() -> list[Name]:
 
 
 def _all_of(stub: Path) -> list[str]:
-    tree = ast.parse(stub.read_text(encoding="utf-8"))
-    for node in tree.body:
+    for node in tree_of(stub).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
             return ast.literal_eval(node.value)
     return [
-        alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names if alias.asname
+        alias.asname
+        for node in tree_of(stub).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
     ]
 
 
@@ -95,7 +104,7 @@ def results() -> list[tuple[str, str]]:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.ClassDef) and "Result" in [getattr(base, "id", "") for base in node.bases]:
                 found.append((node.name, f"{module}.{node.name}"))
     return sorted(found)
@@ -108,10 +117,18 @@ def block(heading: str, anchor: str, path: str, level: int = 2) -> str:
     return "\n".join([f'<a id="{anchor}"></a>', "", f"::: {path}", "    options:", *lines, ""])
 
 
+def elsewhere(heading: str, anchor: str, name: Name) -> str:
+    """A second name of what has its part already: each is shown once."""
+    return f"## {heading} {{ #{anchor} }}\n\nSee [`{name.anchor}`]({name.room}.md#{name.anchor}).\n"
+
+
 def pages() -> dict[str, str]:
     """Path of a page in the site -> its Markdown."""
     names = public_names()
     rooms = [*ROOMS, *sorted({name.room for name in names} - set(ROOMS))]
+    shown: dict[str, Name] = {}  # where it is defined -> the first name that it has
+    for name in names:
+        shown.setdefault(origin(name.path)[0], name)
     written = {}
     for room in rooms:
         title, purpose = ROOMS.get(room, (room.capitalize(), ""))
@@ -119,13 +136,19 @@ def pages() -> dict[str, str]:
         parts = [f"# {title}\n\n{purpose}\n"]
         if room in SPACES:
             parts.append(f"`import neuroscope as ns`, then `ns.{room}.NAME`.\n")
-        parts += [block(name.anchor, name.anchor, name.path) for name in here if not _is_table(name)]
+        for name in [name for name in here if not _is_table(name)]:
+            first = shown[origin(name.path)[0]]
+            again = elsewhere(name.anchor, name.anchor, first)
+            parts.append(block(name.anchor, name.anchor, name.path) if first is name else again)
         tables = [name for name in here if _is_table(name)]
         for name in tables:
             parts.append(f"## `{name.anchor}` {{ #{name.anchor} }}\n\nA table by name: `list(ns.{name.said})`.\n")
         if room == "results":
             parts.append(RESULT)
-            parts += [block(kind, f"result.{kind}", path) for kind, path in results()]
+            for kind, path in results():
+                anchor = f"result.{kind}"
+                again = elsewhere(kind, anchor, shown[path]) if path in shown else ""
+                parts.append(again or block(kind, anchor, path))
         written[f"api/{room}.md"] = "\n".join(parts)
     written["api/index.md"] = index(names)
     return written
@@ -143,21 +166,26 @@ def _is_table(name: Name) -> bool:
     return name.said.split(".")[-1].isupper() and name.said.split(".")[-1] != "CKA"
 
 
-def definition(path: str) -> ast.FunctionDef | ast.ClassDef | None:
-    """Where a public name is defined, read off the source: packages pass names on."""
+def origin(path: str) -> tuple[str, ast.FunctionDef | ast.ClassDef | None]:
+    """Full path and definition of a public name, read off the source: packages pass names on."""
     module, _, name = path.rpartition(".")
     for _ in range(8):
         file = ROOT / Path(*module.split("."))
         file = file.with_suffix(".py") if file.with_suffix(".py").exists() else file / "__init__.py"
         stub = file.with_suffix(".pyi") if file.with_suffix(".pyi").exists() else file
-        for node in reversed(ast.parse(file.read_text(encoding="utf-8")).body):  # overloads come first
+        for node in reversed(tree_of(file).body):  # overloads come first
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-                return node
+                return f"{module}.{name}", node
         onward = dict(listed(stub, module))
         if name not in onward:
-            return None
+            return path, None
         module, _, name = onward[name].rpartition(".")
-    return None
+    return path, None
+
+
+def definition(path: str) -> ast.FunctionDef | ast.ClassDef | None:
+    """Where a public name is defined."""
+    return origin(path)[1]
 
 
 def summary(path: str) -> str:

@@ -93,15 +93,12 @@ def read(row: Command, options: Mapping[str, Option], rest: Sequence[str]) -> tu
     """
     typed, general = parsing.typed_values(row, rest)
     values, wrong = values_of(options, typed)
-    wrong = [as_typed(error, options) for error in wrong]
+    wrong = [as_typed(error, options) for error in [*wrong, *_unknown_names(row, values)]]
     if general.get("config"):
         from neuroscope.command_line import config  # only where there is one: every start would pay for it
 
         of_file, errors = config.read(general["config"], row, options)
-        wrong = errors + wrong + _unknown_names(row, values)
-        values = of_file | values
-    elif wrong:
-        wrong += _unknown_names(row, values)
+        wrong, values = errors + wrong, of_file | values
     if len(wrong) > 1:
         raise SeveralErrors(wrong)
     for error in wrong:

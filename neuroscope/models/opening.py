@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,7 @@ from neuroscope.models.structure import parts
 
 PACKAGE = Path(__file__).resolve().parents[1]
 BUNDLED = ("mini",)
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
 def bundled(name: str) -> Path | None:
@@ -88,7 +89,7 @@ def load(
     """
     tokenizer = tokenizer_like(tokenizer)
     dtype = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
-    choose(dtype, ("auto", "float32", "bfloat16", "float16", "float64"), "dtype")
+    choose(dtype, DTYPES, "dtype")
     _check_quantisation(quantization_config)
     if not isinstance(model, (str, Path)):
         options: dict[str, Any] = {"revision": revision, "device": device, "device_map": device_map}
@@ -103,9 +104,11 @@ def load(
         if isinstance(model, Model) and tokenizer is not None:
             return replace(model.renewed(), tokenizer=tokenizer)
         return resolve(model, tokenizer, sites)
+    if device is not None:
+        check_device(device)  # before the weights are read
     options = {"revision": revision, "device_map": device_map, "quantization_config": quantization_config}
     loaded, saved_with_it = _from_pretrained(
-        _place(model), dtype, {name: value for name, value in options.items() if value is not None}
+        place_of(model), dtype, {name: value for name, value in options.items() if value is not None}
     )
     if device is not None:
         _move(loaded, device)
@@ -122,7 +125,7 @@ def _check_quantisation(config: Any) -> None:
         raise ArgumentError(shown("quantization_config", config), kind_of(config), do)
 
 
-def _place(model: str | Path) -> str:
+def place_of(model: str | Path) -> str:
     """The folder, GGUF file or Hub id of a model's name.
 
     Raises:
@@ -205,9 +208,22 @@ def _from_pretrained(name: str, dtype: Any, options: Mapping[str, Any]) -> tuple
     return model, saved_tokenizer(name, **kwargs)
 
 
+def check_device(device: str | torch.device) -> None:
+    """Refuse the name of a device that torch does not know.
+
+    Raises:
+        ModelError: no such device.
+    """
+    _put(lambda: torch.device(device), device)
+
+
 def _move(model: nn.Module, device: str | torch.device) -> None:
+    _put(lambda: model.to(device), device)
+
+
+def _put(what: Callable[[], Any], device: str | torch.device) -> None:
     try:
-        model.to(device)
+        what()
     except (RuntimeError, AssertionError, ValueError) as error:  # by how the device is missing, and by quantisers
         found = str(error).partition("\n")[0]
         raise ModelError(f"put the model on device {str(device)!r}", found, "give cpu, cuda, mps, ...") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope.checks import names_of, public
-from neuroscope.errors import ArgumentError, ByName, FileError, shown, suggest
+from neuroscope.errors import ArgumentError, ByName, FileError, brief, shown, suggest
 from neuroscope.files import path_of
 from neuroscope.tasks.catalogue import CATALOGUE, GROUPS
 from neuroscope.tasks.mini import NAMES, mini_tasks
 from neuroscope.tasks.mini_sequence import CONFLICTING, DISTINCT, sequence_tasks
 from neuroscope.tasks.minimal_pairs import has_minimal_pairs, read_minimal_pairs
-from neuroscope.tasks.rows import ASKED
+from neuroscope.tasks.rows import ASKED, OPTIONS
 from neuroscope.tasks.task import Task, tasks_of
 
 BUNDLED: dict[str, Callable[..., dict[str, Task]]] = {
@@ -58,7 +59,7 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
         ['sentiment-food', 'sentiment-film']
     """
     if isinstance(source, (str, PathLike)) and str(source) in BUNDLED:  # a text may have become a path on its way
-        return ByName(_bundled(str(source), options))
+        return ByName(_bundled(str(source), options, str(source)))
     place = path_of(source, "load_tasks") if isinstance(source, (str, PathLike)) else Path()
     if place.suffix == ".jsonl" and place.is_file():
         task = Task.from_jsonl(place, **options)
@@ -83,7 +84,7 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
                 raise ArgumentError(
                     f"source: tasks {asked}", f"a suite, {name!r}, among them", "load it alone, or name its tasks"
                 )
-            raise ArgumentError(f"source: tasks {name!r}", _no_such(name), suggest(name, known))
+            raise ArgumentError(f"source: tasks {name!r}", no_such_task(name), suggest(name, known))
     tasks: dict[str, Task] = ByName()
     suites: dict[str, dict[str, Task]] = {}
     for name in names:
@@ -91,13 +92,14 @@ def load_tasks(source: str | PathLike[str] | Sequence[str] = "mini", **options: 
             tasks[name] = Task.from_hub(**{"name": name, **CATALOGUE[name], **options})
             continue
         suite = SUITE_OF[name]
-        suites[suite] = suites.get(suite) or _bundled(suite, options)
+        suites[suite] = suites.get(suite) or _bundled(suite, options, name)
         tasks[name] = suites[suite][name]
     return tasks
 
 
-def _bundled(suite: str, options: dict[str, Any]) -> dict[str, Task]:
-    """A bundled suite, its prompts shown as the options say."""
+def _bundled(suite: str, options: dict[str, Any], name: str) -> dict[str, Task]:
+    """A bundled suite, its prompts shown as the options say; `name` is of the suite or the task that was asked for."""
+    _refuse_what_is_read(suite, options, name)
     asked = {name: value for name, value in options.items() if name in ASKED}
     own = {name: value for name, value in options.items() if name not in (*ASKED, "shots")}
     tasks = BUNDLED[suite](**own)
@@ -107,7 +109,30 @@ def _bundled(suite: str, options: dict[str, Any]) -> dict[str, Task]:
     return {name: replace(task, **asked).with_shots(shots, seed) for name, task in tasks.items()}
 
 
-def _no_such(name: str) -> str:
+def _refuse_what_is_read(suite: str, options: dict[str, Any], name: str) -> None:
+    """Options of how rows are read and judged are of no use where nothing is read."""
+    of_rows = {option for make in (Task.from_jsonl, Task.from_hub) for option in inspect.signature(make).parameters}
+    of_rows = (of_rows | {*OPTIONS}) - {*inspect.signature(BUNDLED[suite]).parameters, *ASKED, "shots", "options"}
+    refused = [option for option in options if option in of_rows]
+    if not refused:
+        return
+    tasks = BUNDLED[suite](train=1, discovery=1, test=1)
+    which = [tasks[name]] if name in tasks else list(tasks.values())
+    which = which[:1] if all(_says(task, refused) == _says(which[0], refused) for task in which) else which
+    found = " and ".join(_says(which[0], refused)) if len(which) == 1 else "each with its own"
+    asked = ", ".join(f"{option}=..." for option in refused)
+    can = ", ".join(f"{option}=..." for option in (*ASKED, "shots"))
+    do = f"leave {asked} out, which files of jsonl and data sets of the Hub take; bundled tasks take {can}"
+    raise ArgumentError(f"load_tasks({name!r}, {asked})", f"bundled, {found or 'and made, not read'}", do)
+
+
+def _says(task: Task, options: list[str]) -> list[str]:
+    """What a task has of options."""
+    return [f"with {option} {brief(getattr(task, option))}" for option in options if hasattr(task, option)]
+
+
+def no_such_task(name: str) -> str:
+    """What was found in the place of a task that is not there."""
     if Path(name).is_file():
         return "a file; tasks are .jsonl files, or folders with train.jsonl and test.jsonl"
     return "no such file or folder, bundled task, group or catalogue name"
