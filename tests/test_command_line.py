@@ -38,6 +38,7 @@ USES = sorted({use.function for row in COMMANDS.values() for use in (*row.uses, 
 WIDTHS = {"blocks.0.mlp.hook_post": 512, "blocks.1.mlp.hook_post": 512, "blocks.2.mlp.hook_post": 512}
 WIDTHS["blocks.3.mlp.hook_post"] = 512
 TWO = "sentiment-food,nli-food"
+PAGES = ["report.html", "explorer.html"]
 SMALL = ["--tasks", TWO, "--examples", "4", "--n", "4", "--n-random", "3", "--parts", "none", "--sizes", "none"]
 
 
@@ -68,6 +69,7 @@ def folder(tmp_path_factory):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert run("run", *SMALL, "--output", root / "run", "--json") == 0
     (root / "run.json").write_text(out.getvalue())
+    assert [Path(page).name for page in json.loads(out.getvalue())["result"]["pages"]] == PAGES
     return root
 
 
@@ -178,7 +180,8 @@ def test_json_is_one_document_alone_on_stdout(row, folder, capsys, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     done = folder / f"{row.name}.json"  # of what is there already
     code = 0 if done.exists() else run(*row.name.split(), *cheap(row.name, folder), "--json")
-    text = done.read_text() if done.exists() else capsys.readouterr().out
+    text, err = (done.read_text(), "") if done.exists() else capsys.readouterr()
+    assert err == "" or code == 2  # a program is told nothing beside it but what is wrong
     found = json.loads(text, parse_constant=pytest.fail)
     assert (found["schema"], found["command"], found["exit_code"]) == (1, row.name, code)
     if row.name == "benchmark":
@@ -396,6 +399,9 @@ def test_commands_and_places(capsys):
         assert run(*typed) == 2
         out, err = capsys.readouterr()
         assert out == "" and said in err and "  do: " in err, (typed, err)
+    assert run("--json") == 2
+    error = json.loads(capsys.readouterr().out)["errors"][0]
+    assert error["found"] == "no command" and "run, reproduce" in error["do"]
     assert run() == 2 and "commands:" in capsys.readouterr().err
     assert run("mask", "--help") == 0 and "convert" in capsys.readouterr().out
     for typed in (["--version"], ["run", "--version"], ["mask", "diff", "--version"]):

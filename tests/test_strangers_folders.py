@@ -101,7 +101,7 @@ def test_settings_are_checked_before_a_model_is_loaded(tasks, tmp_path):
         (ArgumentError, "objective='losss'", {"objective": "losss"}),
         (ArgumentError, "unit='neuron'", {"unit": "neuron"}),
         (ArgumentError, "k=2", {"k": 2}),
-        (ArgumentError, "did you mean 'nli-food'", {"tasks": "nli-fod"}),
+        (ArgumentError, "did you mean nli-food", {"tasks": "nli-fod"}),
         (TaskError, "discovery examples of task 'two'", {"tasks": untaught}),
         (FileError, "is a file", {"output": tmp_path / "file" / "deeper"}),
     ):
@@ -113,7 +113,7 @@ def test_settings_are_checked_before_a_model_is_loaded(tasks, tmp_path):
         (ArgumentError, "give 3 seeds", "T2", {"seeds": 2}),
         (ArgumentError, "give 3 seeds", "F5", {"seeds": (4,)}),
         (ArgumentError, "did you mean 'seqft'", "T5", {"methods": ["seqftt"]}),
-        (ArgumentError, "did you mean 'nli-food'", "T1", {"tasks": "nli-fod"}),
+        (ArgumentError, "did you mean nli-food", "T1", {"tasks": "nli-fod"}),
         (ArgumentError, "did you mean 'two'", "F2", {"held_out": "twoo"}),
         (TaskError, "train examples of task 'two'", "F5", {"tasks": found_only}),
         (FileError, "is a file", "T1", {"output": tmp_path / "file" / "deeper"}),
@@ -138,7 +138,7 @@ def test_the_command_line_loads_no_model_before_all_is_right(tmp_path, capsys, m
     for arguments, text in (
         (["run", "--k", "2"], "give a share"),
         (["run", "--method", "magic"], "no such method"),
-        (["run", "--tasks", "nli-fod"], "did you mean 'nli-food'"),
+        (["run", "--tasks", "nli-fod"], "did you mean nli-food"),
         (["reproduce", "T1", "--methods", "ncft"], "T1: --methods\n"),
         (["reproduce", "T2", "--seeds", "2"], "give 3 seeds"),
         (["reproduce", "T5", "--lr", "0"], "lr"),

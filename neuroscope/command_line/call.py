@@ -114,9 +114,14 @@ class Call:
             raise ArgumentError(f"masks {', '.join(map(str, paths))}", f"two of the name {twice}", "rename one of them")
         return {name: NeuronMask.load(path) for name, path in zip(names, paths, strict=True)}
 
-    def say(self, text: str) -> None:
-        """Something on the way, on standard error; of several processes the first speaks."""
-        if speaks(self.options):
+    @property
+    def is_watched(self) -> bool:
+        """Whether what happens on the way is shown: of several processes by the first, and not to a program."""
+        return speaks(self.options) and (sys.stderr.isatty() or "--json" not in self.words)
+
+    def say(self, text: str, always: bool = False) -> None:
+        """Something on the way, on standard error; always: a warning or an error, which programs are told as well."""
+        if self.is_watched or (always and speaks(self.options)):
             sys.stderr.write(f"{text}\n")
 
     @property
@@ -126,7 +131,7 @@ class Call:
 
         how: dict[str, Any] = {"mininterval": 0.1} if sys.stderr.isatty() else {"mininterval": SELDOM, "delay": SELDOM}
         return functools.partial(
-            tqdm, dynamic_ncols=True, leave=False, file=sys.stderr, disable=not speaks(self.options), **how
+            tqdm, dynamic_ncols=True, leave=False, file=sys.stderr, disable=not self.is_watched, **how
         )
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from neuroscope.command_line import parsing
 from neuroscope.command_line.call import Answer, Call
 from neuroscope.command_line.command import ACTIONS, Command
-from neuroscope.command_line.options import Option, values_of
+from neuroscope.command_line.options import Option, nearest, values_of
 from neuroscope.command_line.processes import speaks
+from neuroscope.command_line.table import COMMANDS
 from neuroscope.command_line.words import as_typed
 from neuroscope.errors import ArgumentError, NeuroscopeError
 
@@ -65,10 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _no_command(typed: Sequence[str]) -> int:
-    """Help or version; without either, the commands on standard error."""
+    """Help or version; without either, the commands on standard error, or for programs an error."""
     if typed:
         known = parsing.parser("").parse_args([word for word in typed if word not in ("--json", "--debug")])
         del known  # it has ended the program, or there was nothing else
+    if "--json" in typed:
+        names = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+        raise ArgumentError("neuroscope", "no command", nearest("", names))
     parsing.usage()
     return MISUSED
 

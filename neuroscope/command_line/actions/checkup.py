@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from neuroscope.command_line.call import Answer, Call
+from neuroscope.command_line.call import Answer, Call, quiet_where_nobody_watches
 
 OK, ADVICE, BROKEN = "ok", "advice", "broken"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -203,7 +203,9 @@ def _model() -> Iterator[Finding]:
     from neuroscope.models import load
     from neuroscope.tasks import load_tasks
 
-    score = evaluate(load("mini"), load_tasks("mini")["sentiment-food"], n=32).score
+    with quiet_where_nobody_watches():
+        model = load("mini")
+    score = evaluate(model, load_tasks("mini")["sentiment-food"], n=32).score
     good = score > 0.8  # it has 0.97 of them right
     do = "" if good else "install neuroscope and torch anew: the same numbers cannot be expected here"
     yield Finding("bundled model", OK if good else BROKEN, f"opens, {score:.0%} of 32 examples right", do)

@@ -42,7 +42,8 @@ def whole_run(call: Call, *, processes: int = 1) -> Answer:
         path = main_job.run(opener(call), **arguments)
     report = path.resolve()
     call.say(f"done in {time.perf_counter() - start:.0f} s; `neuroscope report {report.parent}` says what was found")
-    return Answer(str(report), written(report.parent, [report]))
+    pages = [page for page in (report, report.with_name(main_job.EXPLORER)) if page.exists()]
+    return Answer(str(report), written(report.parent, pages))
 
 
 def run_arguments(call: Call) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _reproduced(
             if len(ids) == 1 or not (others_have_it or distributed.world()[1] == 1):
                 raise  # processes that go on with different experiments would wait for each other
             failed[id_] = error
-            call.say(f"{id_}: {error}")
+            call.say(f"{id_}: {error}", always=True)
     return pages, failed
 
 

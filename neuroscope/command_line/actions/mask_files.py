@@ -111,5 +111,5 @@ def convert(call: Call, *, source: str | None = None, target: str | None = None)
     text = "\n".join(map(str, paths))
     note = f"left out, which JSON does not hold: {', '.join(lost)}"
     if lost:
-        call.say(note)
+        call.say(note, always=True)
     return Answer(text, {"written": paths, "left_out": lost})
