@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from neuroscope.attribution.scoring import Scoring
 from neuroscope.checks import whole
 from neuroscope.errors import ArgumentError, ModelError
-from neuroscope.masks import is_one_mask, mask_for
+from neuroscope.masks import NeuronMask, is_one_mask, mask_for
 from neuroscope.models.encoder import over_tensors
 from neuroscope.models.sites import Site, edit, needs_whole_passes
 from neuroscope.tasks.encoding import UNSCORED, Batch
@@ -113,11 +113,12 @@ def _chosen(scoring: Scoring, neurons: Any) -> dict[str, Int[Tensor, " chosen"]]
     widths = {a: s.width for a, s in scoring.sites.items()}
     if neurons is None:
         return {a: torch.arange(width) for a, width in widths.items()}
-    if is_one_mask(neurons):
-        asked = "exact ablation of a mask's neurons"
-        mask = mask_for(scoring.model, neurons, asked, scoring.request.unit, "neurons")
-        mask.fits(scoring.sites, asked)  # of the unit that is scored
-        return dict(mask)
+    asked = "exact ablation of a mask's neurons"
+    if is_one_mask(neurons) and not isinstance(neurons, NeuronMask):
+        neurons = mask_for(scoring.model, neurons, asked, scoring.request.unit, "neurons")
+    if isinstance(neurons, NeuronMask):
+        neurons.fits(scoring.sites, asked)  # of the unit that is scored
+        return dict(neurons)
     total, do = sum(widths.values()), "give a number, a mask, or None"
     if whole(neurons, "neurons", 1, do) > total:
         raise ArgumentError(f"neurons={neurons!r}", f"not a number from 1 to {total}", do)

@@ -342,6 +342,9 @@ def masks_of(masks: object, asked: str, model: Model | None = None, unit: Unit =
     if model is None:
         return by_name(masks, NeuronMask, "masks", asked, f"{do}; {BY_HAND}")
     named: dict[str, Any] = by_name(masks, object, "masks", asked, do)
+    for name, mask in named.items():
+        if not is_one_mask(mask):
+            raise ArgumentError(f"{asked}, masks", f"{kind_of(mask)} under {name!r}", do)
     return {name: mask_for(model, mask, asked, unit, f"masks[{name!r}]") for name, mask in named.items()}
 
 
