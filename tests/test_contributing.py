@@ -49,6 +49,10 @@ def test_it_names_only_files_and_tables_that_there_are():
     text = CONTRIBUTING.read_text(encoding="utf-8")
     paths = re.findall(r"`((?:neuroscope|tests|benchmarks|docs)/[\w/.-]*)`", text)
     assert len(paths) > 12 and [path for path in paths if not (ROOT / path).exists()] == []
+    for page in (text, (ROOT / "AGENTS.md").read_text(encoding="utf-8")):
+        folders = re.findall(r"`(\w+)/`", page)
+        assert len(folders) > 5
+        assert [f for f in folders if not (ROOT / f).exists() and not (ROOT / "neuroscope" / f).exists()] == []
     kinds = re.findall(r"^## How to add an? (.+)$", text, re.MULTILINE)
     assert kinds == ["method of attribution", "objective", "metric", "task", "experiment", "model family"]
 
