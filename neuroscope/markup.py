@@ -226,6 +226,11 @@ def table_html(caption: str, frame: pd.DataFrame) -> str:
     )
 
 
+def in_notebook(caption: str, frame: pd.DataFrame) -> str:
+    """A frame's table with the style that it needs."""
+    return f"<style>{TABLE_STYLE}</style>{table_html(caption, frame)}"
+
+
 def _number_class(kind: Any) -> str:
     return ' class="number"' if kind.kind in "iuf" else ""
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +307,14 @@ def test_frames_are_tidy():
     assert frame.relevance.tolist() == [float(i) for i in range(16)]
     assert list(zip(frame.address, frame.neuron, strict=True)) == EVERY
     assert mask_of(set()).to_frame().empty
+
+
+def test_a_notebook_shows_masks_and_scores_as_tables():
+    evil = "<script>x</script>"
+    page = mask_of({EVERY[1], EVERY[15]}, {"task": evil})._repr_html_()
+    assert page.count("<tr>") == 3 and evil not in page and "2 of 16 hidden neurons for &lt;script&gt;" in page
+    page = scores_of([float(i % 7) - 3.5 for i in range(16)])._repr_html_()
+    assert re.findall(r'"number">(-?[\d.]+)</td></tr>', page)[:5] == ["-3.5", "-3.5", "-3.5", "-2.5", "2.5"]
 
 
 def test_figures_count_the_neurons():

@@ -16,6 +16,7 @@ from torch import Tensor
 from neuroscope import figures, files
 from neuroscope.checks import public
 from neuroscope.errors import ArgumentError, FileError, MaskError, choose, kind_of, naming
+from neuroscope.markup import in_notebook
 from neuroscope.masks.by_hand import check_indices, neurons_of
 from neuroscope.masks.draws import DRAWN, Match
 from neuroscope.masks.evidence import checked, of_file
@@ -275,6 +276,10 @@ class NeuronMask(PerNeuron):
     def to_frame(self) -> pd.DataFrame:
         """One row per chosen neuron: address, layer, neuron."""
         return frame_of(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: its first neurons."""
+        return in_notebook(repr(self), self.to_frame())
 
     def figure(self) -> go.Figure:
         """Where in depth the mask's neurons are."""

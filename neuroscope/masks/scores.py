@@ -16,6 +16,7 @@ from neuroscope import figures
 from neuroscope.arrays import array_of
 from neuroscope.checks import by_text, finite, flag, plain, public, share, whole
 from neuroscope.errors import ArgumentError, NumericalError, naming
+from neuroscope.markup import in_notebook
 from neuroscope.masks.cut import Cut, top_of
 from neuroscope.masks.neuron_mask import NeuronMask
 from neuroscope.masks.per_neuron import PerNeuron, by_name, frame_of
@@ -182,6 +183,12 @@ class Scores(PerNeuron):
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron: address, layer, neuron, relevance."""
         return frame_of({a: torch.arange(len(v)) for a, v in self.items()}, relevance=self.vector())
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the neurons with the largest scores, of either sign."""
+        frame = self.to_frame()
+        order = frame["relevance"].abs().sort_values(ascending=False, kind="stable").index
+        return in_notebook(repr(self), frame.loc[order].reset_index(drop=True))
 
     def diagnostics(self) -> ScoreDiagnostics:
         """What the scores rest on, before a mask is made of them: zeros, ties, concentration, certainty, depth, sinks.
