@@ -97,7 +97,7 @@ def ncft_random(
     setting: Setting,
     *,
     k: float = 0.10,
-    exclude: bool = False,
+    exclude: Exclude = False,
     protect: Protect = False,
     objective: str = "loss",
     examples: int | None = 256,
@@ -110,7 +110,7 @@ def ncft_random(
     protected = _protected(setting, relevance, k, exclude, protect)
 
     def choice(task: Task, earlier: Sequence[NeuronAdapter]) -> NeuronMask:
-        out = left_out(earlier, exclude, protected)
+        out = left_out(earlier, bool(exclude), protected)
         return random_instead(best(relevance(task), {}, out, k, 0.0), out, setting.seed)
 
     return train_chosen(setting, choice)
