@@ -101,7 +101,7 @@ def test_settings_are_checked_before_a_model_is_loaded(tasks, tmp_path):
         (ArgumentError, "objective='losss'", {"objective": "losss"}),
         (ArgumentError, "unit='neuron'", {"unit": "neuron"}),
         (ArgumentError, "k=2", {"k": 2}),
-        (ArgumentError, "did you mean nli-food", {"tasks": "nli-fod"}),
+        (ArgumentError, "did you mean 'nli-food'", {"tasks": "nli-fod"}),
         (TaskError, "discovery examples of task 'two'", {"tasks": untaught}),
         (FileError, "is a file", {"output": tmp_path / "file" / "deeper"}),
     ):
@@ -113,7 +113,7 @@ def test_settings_are_checked_before_a_model_is_loaded(tasks, tmp_path):
         (ArgumentError, "give 3 seeds", "T2", {"seeds": 2}),
         (ArgumentError, "give 3 seeds", "F5", {"seeds": (4,)}),
         (ArgumentError, "did you mean 'seqft'", "T5", {"methods": ["seqftt"]}),
-        (ArgumentError, "did you mean nli-food", "T1", {"tasks": "nli-fod"}),
+        (ArgumentError, "did you mean 'nli-food'", "T1", {"tasks": "nli-fod"}),
         (ArgumentError, "did you mean 'two'", "F2", {"held_out": "twoo"}),
         (TaskError, "train examples of task 'two'", "F5", {"tasks": found_only}),
         (FileError, "is a file", "T1", {"output": tmp_path / "file" / "deeper"}),
