@@ -28,6 +28,8 @@ ASKED = (  # a question, the method that answers it, and the one that it is comp
     ("How much of it is leaving all but the FFNs alone", "ffn", "seqft"),
     ("How much is training few neurons instead of all in the FFNs", "ncft-random", "ffn"),
     ("How much is the choice of the neurons", "ncft", "ncft-random"),
+    ("Do half of the neurons do better than a tenth", "ncft-half", "ncft"),
+    ("Do neurons found in the base do better than those found in the model as it stands", "ncft-base", "ncft"),
     ("How much is leaving earlier tasks' neurons alone", "ncft-exclude", "ncft"),
     ("How much is being told which task is asked, and weighting by it", "w-ncft", "ncft"),
     ("Do masks with exclusion do better than a LoRA", "ncft-exclude", "seq-lora"),
@@ -47,9 +49,15 @@ ASKED = (  # a question, the method that answers it, and the one that it is comp
 )
 LEARNT = (  # the same, of how well each task is done right after its own stage
     ("Do masks learn more than everything does", "ncft", "seqft"),
+    ("Do half of the neurons learn more than a tenth", "ncft-half", "ncft"),
+    ("Do neurons found in the base learn more than those found in the model as it stands", "ncft-base", "ncft"),
     ("Do few neurons learn more than all of the FFNs do", "ncft-random", "ffn"),
     ("Does a LoRA of each task's own learn more than all of the FFNs do", "epi", "ffn"),
     ("Does a LoRA of each task's own learn more than few neurons, which are more numbers", "epi", "ncft-random"),
+)
+FORGOTTEN = (  # and of how much is forgotten
+    ("Do masks forget more than everything does", "ncft", "seqft"),
+    ("Do half of the neurons forget more than a tenth", "ncft-half", "ncft"),
 )
 HEADING = "## T5: tasks learnt one after another"
 RATES_TRIED = 3.5  # per method, on average
@@ -152,7 +160,7 @@ class Found:
                 + " W-NCFT, whose seconds and MiB are those of NCFT, also keeps a vector for each task."
                 * any("w-ncft" in name for name in self.parts),
                 "**In words.** " + self.words(),
-                f"Average accuracy minus that of {', '.join(r for r in REFERENCES if r in self.parts)}, in points, "
+                f"Average accuracy minus that of {', '.join(self.references)}, in points, "
                 "with 95 % intervals (Student's t) over runs of the same order and seed:",
                 self.differences(),
                 f"Each task right after its own stage (mean over runs; * not shown to be better than the best constant "
@@ -185,14 +193,18 @@ class Found:
         header += ["trained", "stored", "s", "MiB", "sees", "LX24"]
         return common.table(header, [row for _, row in sorted(rows, key=lambda each: each[0])])
 
+    @property
+    def references(self) -> list[str]:
+        """What every method is held against; the first one, where none of the usual is there."""
+        return [name for name in REFERENCES if name in self.parts] or list(self.parts)[:1]
+
     def differences(self) -> str:
         """Every method against every reference."""
-        there = [name for name in REFERENCES if name in self.parts]
         rows = [
-            [name, *("" if name == other else _points(*self.gap(name, other)) for other in there)]
+            [name, *("" if name == other else _points(*self.gap(name, other)) for other in self.references)]
             for name in self.parts
         ]
-        return common.table(["method", *there], rows)
+        return common.table(["method", *self.references], rows)
 
     def learnt(self) -> str:
         """Learning accuracy by task."""
@@ -209,7 +221,8 @@ class Found:
     def words(self) -> str:
         """What the numbers answer."""
         lines = []
-        for what, questions in (("average accuracy", ASKED), ("learning accuracy", LEARNT)):
+        every = {"average accuracy": ASKED, "learning accuracy": LEARNT, "forgetting": FORGOTTEN}
+        for what, questions in every.items():
             for question, method, other in questions:
                 if method in self.parts and other in self.parts:
                     answer = answered(question, *self.gap(method, other, what))
@@ -220,6 +233,10 @@ class Found:
             "on the same tasks."
         )
         for name, part in self.parts.items():
+            by_order = part.metrics().groupby("order")["forgetting"].agg(["min", "max"]).dropna()
+            if len(by_order) > 1:
+                ranges = "; ".join(f"{low:.3f} to {high:.3f}" for low, high in by_order.itertuples(index=False))
+                lines.append(f"- {name} forgets, by the order of the tasks, over its seeds: {ranges}.")
             if found := identified(part):
                 mean, runs = float(np.mean(found)), len(found)
                 lines.append(
